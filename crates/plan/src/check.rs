@@ -1,0 +1,101 @@
+//! Whether a plan makes sense: every index, offset and size is checked before an executor uses one.
+
+use crate::{Arg, Plan, Program, Step, SymbolValues, WEIGHT_ALIGN, WeightData, upper_bounds};
+
+/// Sizes above this are refused: they cannot be meant, and they keep later sums from overflowing.
+const MAX_BYTES: u64 = 1 << 48;
+
+/// Checks a plan whose weight section has `weight_bytes` bytes. Returns all problems.
+pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
+    let mut problems = Vec::new();
+    for weight in &plan.weights {
+        let name = &weight.name;
+        let Some(bytes) = weight.bytes().filter(|bytes| *bytes <= MAX_BYTES) else {
+            problems.push(format!("weight `{name}` is too large"));
+            continue;
+        };
+        match &weight.data {
+            WeightData::Stored { offset } => {
+                let inside = offset.checked_add(bytes).is_some_and(|end| end <= weight_bytes);
+                if !inside || offset % WEIGHT_ALIGN != 0 {
+                    problems.push(format!("weight `{name}` lies outside the weight section"));
+                }
+            }
+            WeightData::Random(parts) => {
+                let elements = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.elements));
+                if elements != Some(bytes / weight.dtype.bytes()) || !weight.dtype.is_float() {
+                    problems.push(format!("the random parts of weight `{name}` do not add up to its shape"));
+                }
+            }
+        }
+    }
+    for (index, group) in plan.kv.iter().enumerate() {
+        let sizes = [group.layers, group.kv_heads, group.head_dim, group.block_tokens, group.blocks];
+        let product = sizes.iter().try_fold(8u64, |bytes, size| bytes.checked_mul(u64::from(*size)));
+        if sizes.contains(&0) || product.is_none_or(|bytes| bytes > MAX_BYTES) {
+            problems.push(format!("KV group {index} has an impossible size"));
+        }
+    }
+    let limits = &plan.limits;
+    let sizes = [limits.max_batch_size, limits.max_seq_len, limits.max_num_tokens, limits.max_logit_rows];
+    if sizes.contains(&0) || plan.world_size != 1 {
+        problems.push("a limit is zero, or the plan wants more than one device".to_owned());
+    }
+    for program in &plan.programs {
+        let report = |problem: String| problems.push(format!("program `{}`: {problem}", program.name));
+        check_program(plan, program, report);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String)) {
+    if program.symbols.iter().any(|decl| decl.min > decl.max || decl.max > MAX_BYTES) {
+        report("a symbol has impossible bounds".to_owned());
+        return;
+    }
+    let values = upper_bounds(&program.symbols);
+    if values.len() != program.symbols.len() {
+        report("a symbol is declared twice".to_owned());
+    }
+    if program.arena_bytes > MAX_BYTES {
+        report("the arena is too large".to_owned());
+    }
+    for buffer in &program.buffers {
+        let size = buffer_bytes(buffer, &values);
+        let inside = buffer.offset.checked_add(buffer.bytes).is_some_and(|end| end <= program.arena_bytes);
+        if size.is_none_or(|bytes| bytes > buffer.bytes) || !inside || buffer.offset % WEIGHT_ALIGN != 0 {
+            report(format!("buffer `{}` lies outside the arena", buffer.name));
+        }
+    }
+    for port in program.inputs.iter().chain(&program.outputs) {
+        if port.buffer as usize >= program.buffers.len() {
+            report(format!("port `{}` names no buffer", port.name));
+        }
+    }
+    for Step::Launch(launch) in &program.steps {
+        if launch.kernel as usize >= plan.kernels.len() {
+            report(format!("`{}` names no kernel", launch.site));
+        }
+        if launch.grid.eval(&values).is_err() {
+            report(format!("the grid of `{}` has no value", launch.site));
+        }
+        for arg in launch.inputs.iter().chain(&launch.outputs) {
+            let known = match *arg {
+                Arg::Buffer(index) => (index as usize) < program.buffers.len(),
+                Arg::Weight(index) => (index as usize) < plan.weights.len(),
+                Arg::Kv { group, layer } => plan.kv.get(group as usize).is_some_and(|group| layer < group.layers),
+            };
+            if !known {
+                report(format!("an argument of `{}` names nothing", launch.site));
+            }
+        }
+        if launch.outputs.iter().any(|arg| matches!(arg, Arg::Weight(_))) {
+            report(format!("`{}` writes a weight", launch.site));
+        }
+    }
+}
+
+/// Bytes of a buffer under `values`, `None` where they have no value or overflow.
+pub(crate) fn buffer_bytes(buffer: &crate::Buffer, values: &SymbolValues) -> Option<u64> {
+    buffer.shape.iter().try_fold(buffer.dtype.bytes(), |bytes, dim| bytes.checked_mul(dim.eval(values).ok()?))
+}

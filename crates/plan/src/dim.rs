@@ -1,0 +1,449 @@
+//! Symbolic sizes: sums of products of symbols, kept in one normal form, so that equal text means equal size.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Add, Mul};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A named size that a program binds when it runs, such as `T`, the packed tokens of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Symbol(String);
+
+impl Symbol {
+    /// A symbol of this name: a letter, then letters, digits and `_`.
+    pub fn new(name: &str) -> Option<Symbol> {
+        let mut chars = name.chars();
+        let valid = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+            && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !["ceil", "max"].contains(&name);
+        valid.then(|| Symbol(name.to_owned()))
+    }
+
+    /// The name as printed.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A symbol and the values it may take, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SymbolDecl {
+    /// The symbol.
+    pub symbol: Symbol,
+    /// Smallest value.
+    pub min: u64,
+    /// Largest value: buffers are sized for it.
+    pub max: u64,
+}
+
+/// Values of symbols during one evaluation.
+pub type SymbolValues = BTreeMap<Symbol, u64>;
+
+/// The largest value of every symbol, the one that buffers are sized for.
+pub fn upper_bounds(symbols: &[SymbolDecl]) -> SymbolValues {
+    symbols.iter().map(|decl| (decl.symbol.clone(), decl.max)).collect()
+}
+
+/// Why a size has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DimError {
+    /// The expression names a symbol that is not bound.
+    #[error("symbol `{0}` has no value")]
+    Unbound(Symbol),
+    /// The value does not fit 64 bits.
+    #[error("the size `{0}` overflows 64 bits")]
+    Overflow(Dim),
+}
+
+/// A non-negative integer expression over symbols, in normal form: terms and factors are sorted, equal terms are
+/// merged, constants are folded. Two dims are equal exactly when their normal forms are.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Dim {
+    terms: Vec<Term>,
+}
+
+/// `coefficient * factors…`; no factors is a constant. Derived order puts more factors last, printing reverses it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+struct Term {
+    factors: Vec<Factor>,
+    coefficient: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+enum Factor {
+    Symbol(Symbol),
+    CeilDiv(Box<Dim>, u64),
+    Max(Vec<Dim>),
+}
+
+impl Dim {
+    /// The size that a symbol stands for.
+    pub fn symbol(symbol: &Symbol) -> Dim {
+        Dim::from_factor(Factor::Symbol(symbol.clone()))
+    }
+
+    /// The value, where no symbol takes part.
+    pub fn as_const(&self) -> Option<u64> {
+        match self.terms.as_slice() {
+            [] => Some(0),
+            [term] if term.factors.is_empty() => Some(term.coefficient),
+            _ => None,
+        }
+    }
+
+    /// `ceil(self / divisor)`.
+    ///
+    /// # Panics
+    /// If `divisor` is zero.
+    pub fn ceil_div(&self, divisor: u64) -> Dim {
+        assert!(divisor > 0, "a dim is divided by zero");
+        match self.as_const() {
+            Some(value) => Dim::from(value.div_ceil(divisor)),
+            None if divisor == 1 => self.clone(),
+            None => Dim::from_factor(Factor::CeilDiv(Box::new(self.clone()), divisor)),
+        }
+    }
+
+    /// The larger of two sizes.
+    pub fn at_least(&self, other: &Dim) -> Dim {
+        let mut items: Vec<Dim> = Vec::new();
+        let mut constant = 0;
+        for dim in [self, other] {
+            match (dim.as_const(), dim.terms.as_slice()) {
+                (Some(value), _) => constant = constant.max(value),
+                (None, [Term { factors, coefficient: 1 }]) if matches!(factors.as_slice(), [Factor::Max(_)]) => {
+                    let Factor::Max(inner) = &factors[0] else { continue };
+                    for item in inner {
+                        match item.as_const() {
+                            Some(value) => constant = constant.max(value),
+                            None => items.push(item.clone()),
+                        }
+                    }
+                }
+                _ => items.push(dim.clone()),
+            }
+        }
+        items.sort();
+        items.dedup();
+        if items.is_empty() {
+            return Dim::from(constant);
+        }
+        if constant > 0 {
+            items.push(Dim::from(constant));
+        }
+        if items.len() == 1 {
+            return items.remove(0);
+        }
+        Dim::from_factor(Factor::Max(items))
+    }
+
+    /// The value under `values`.
+    pub fn eval(&self, values: &SymbolValues) -> Result<u64, DimError> {
+        let overflow = || DimError::Overflow(self.clone());
+        let mut sum: u64 = 0;
+        for term in &self.terms {
+            let mut product = term.coefficient;
+            for factor in &term.factors {
+                let value = match factor {
+                    Factor::Symbol(symbol) => *values.get(symbol).ok_or_else(|| DimError::Unbound(symbol.clone()))?,
+                    Factor::CeilDiv(dim, divisor) => dim.eval(values)?.div_ceil((*divisor).max(1)),
+                    Factor::Max(items) => {
+                        let mut largest = 0;
+                        for item in items {
+                            largest = largest.max(item.eval(values)?);
+                        }
+                        largest
+                    }
+                };
+                product = product.checked_mul(value).ok_or_else(overflow)?;
+            }
+            sum = sum.checked_add(product).ok_or_else(overflow)?;
+        }
+        Ok(sum)
+    }
+
+    /// The expression with some symbols replaced by others or by constants; symbols not named stay.
+    pub fn substitute(&self, replacements: &BTreeMap<Symbol, Dim>) -> Dim {
+        let mut sum = Dim::from(0);
+        for term in &self.terms {
+            let mut product = Dim::from(term.coefficient);
+            for factor in &term.factors {
+                let factor = match factor {
+                    Factor::Symbol(symbol) => replacements.get(symbol).cloned().unwrap_or_else(|| Dim::symbol(symbol)),
+                    Factor::CeilDiv(dim, divisor) => dim.substitute(replacements).ceil_div(*divisor),
+                    Factor::Max(items) => {
+                        let items = items.iter().map(|item| item.substitute(replacements));
+                        items.reduce(|a, b| a.at_least(&b)).unwrap_or_else(|| Dim::from(0))
+                    }
+                };
+                product = product * factor;
+            }
+            sum = sum + product;
+        }
+        sum
+    }
+
+    /// Every symbol that occurs.
+    pub fn symbols(&self) -> Vec<Symbol> {
+        let mut found = Vec::new();
+        self.visit_symbols(&mut |symbol| found.push(symbol.clone()));
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    fn visit_symbols(&self, visit: &mut impl FnMut(&Symbol)) {
+        for factor in self.terms.iter().flat_map(|term| &term.factors) {
+            match factor {
+                Factor::Symbol(symbol) => visit(symbol),
+                Factor::CeilDiv(dim, _) => dim.visit_symbols(visit),
+                Factor::Max(items) => items.iter().for_each(|item| item.visit_symbols(visit)),
+            }
+        }
+    }
+
+    fn from_factor(factor: Factor) -> Dim {
+        Dim { terms: vec![Term { factors: vec![factor], coefficient: 1 }] }
+    }
+
+    /// Restores the normal form. Sizes of tensors are far below 2^64; a coefficient that is not saturates, and
+    /// evaluation then reports the overflow.
+    fn normalize(terms: impl IntoIterator<Item = Term>) -> Dim {
+        let mut merged: BTreeMap<Vec<Factor>, u64> = BTreeMap::new();
+        for term in terms {
+            let coefficient = merged.entry(term.factors).or_insert(0);
+            *coefficient = coefficient.saturating_add(term.coefficient);
+        }
+        let terms = merged.into_iter().filter(|(_, coefficient)| *coefficient > 0);
+        Dim { terms: terms.map(|(factors, coefficient)| Term { factors, coefficient }).collect() }
+    }
+}
+
+impl From<u64> for Dim {
+    fn from(value: u64) -> Dim {
+        Dim::normalize([Term { factors: Vec::new(), coefficient: value }])
+    }
+}
+
+impl Add for Dim {
+    type Output = Dim;
+
+    fn add(self, other: Dim) -> Dim {
+        Dim::normalize(self.terms.into_iter().chain(other.terms))
+    }
+}
+
+impl Mul for Dim {
+    type Output = Dim;
+
+    fn mul(self, other: Dim) -> Dim {
+        let mut terms = Vec::new();
+        for a in &self.terms {
+            for b in &other.terms {
+                let mut factors: Vec<Factor> = a.factors.iter().chain(&b.factors).cloned().collect();
+                factors.sort();
+                terms.push(Term { factors, coefficient: a.coefficient.saturating_mul(b.coefficient) });
+            }
+        }
+        Dim::normalize(terms)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terms.is_empty() {
+            return f.write_str("0");
+        }
+        for (index, term) in self.terms.iter().rev().enumerate() {
+            if index > 0 {
+                f.write_str(" + ")?;
+            }
+            let mut separator = "";
+            if term.coefficient != 1 || term.factors.is_empty() {
+                write!(f, "{}", term.coefficient)?;
+                separator = " * ";
+            }
+            for factor in &term.factors {
+                write!(f, "{separator}{factor}")?;
+                separator = " * ";
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Factor::Symbol(symbol) => write!(f, "{symbol}"),
+            Factor::CeilDiv(dim, divisor) => write!(f, "ceil({dim}, {divisor})"),
+            Factor::Max(items) => {
+                f.write_str("max(")?;
+                for (index, item) in items.iter().enumerate() {
+                    let separator = if index > 0 { ", " } else { "" };
+                    write!(f, "{separator}{item}")?;
+                }
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Dim {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Dim, String> {
+        let mut parser = Parser { rest: text, depth: 0 };
+        let dim = parser.sum()?;
+        parser.skip_space();
+        if parser.rest.is_empty() { Ok(dim) } else { Err(format!("unexpected `{}` in a size", parser.rest)) }
+    }
+}
+
+/// `sum = product ('+' product)*`, `product = atom ('*' atom)*`.
+struct Parser<'a> {
+    rest: &'a str,
+    depth: u32,
+}
+
+impl<'a> Parser<'a> {
+    fn skip_space(&mut self) {
+        self.rest = self.rest.trim_start();
+    }
+
+    fn eat(&mut self, token: char) -> bool {
+        self.skip_space();
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn expect(&mut self, token: char) -> Result<(), String> {
+        if self.eat(token) { Ok(()) } else { Err(format!("expected `{token}` in a size, found `{}`", self.rest)) }
+    }
+
+    fn word(&mut self) -> &'a str {
+        self.skip_space();
+        let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        word
+    }
+
+    fn sum(&mut self) -> Result<Dim, String> {
+        let mut dim = self.product()?;
+        while self.eat('+') {
+            dim = dim + self.product()?;
+        }
+        Ok(dim)
+    }
+
+    fn product(&mut self) -> Result<Dim, String> {
+        let mut dim = self.atom()?;
+        while self.eat('*') {
+            dim = dim * self.atom()?;
+        }
+        Ok(dim)
+    }
+
+    fn atom(&mut self) -> Result<Dim, String> {
+        self.depth += 1;
+        if self.depth > 64 {
+            return Err("a size is nested too deeply".to_owned());
+        }
+        let word = self.word();
+        if word.is_empty() {
+            return Err(format!("expected a size, found `{}`", self.rest));
+        }
+        let dim = match word {
+            "ceil" => {
+                self.expect('(')?;
+                let dim = self.sum()?;
+                self.expect(',')?;
+                let divisor = self.word().parse::<u64>().ok().filter(|divisor| *divisor > 0);
+                let divisor = divisor.ok_or("expected a positive divisor in `ceil(size, divisor)`")?;
+                self.expect(')')?;
+                dim.ceil_div(divisor)
+            }
+            "max" => {
+                self.expect('(')?;
+                let mut dim = self.sum()?;
+                while self.eat(',') {
+                    dim = dim.at_least(&self.sum()?);
+                }
+                self.expect(')')?;
+                dim
+            }
+            word if word.starts_with(|c: char| c.is_ascii_digit()) => {
+                Dim::from(word.parse::<u64>().map_err(|_| format!("`{word}` is not a size"))?)
+            }
+            word => Dim::symbol(&Symbol::new(word).ok_or_else(|| format!("`{word}` is not a symbol"))?),
+        };
+        self.depth -= 1;
+        Ok(dim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dim(text: &str) -> Dim {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn equal_sizes_have_one_spelling() {
+        for (a, b) in [
+            ("B + 1", "1 + B"),
+            ("T * 2 * 3", "6 * T"),
+            ("T + T", "2 * T"),
+            ("ceil(128, 64)", "2"),
+            ("ceil(T, 1)", "T"),
+            ("max(T, max(4, 8))", "max(8, T)"),
+            ("max(T, T)", "T"),
+            ("T * B", "B * T"),
+            ("0 * T", "0"),
+        ] {
+            assert_eq!(dim(a), dim(b));
+            assert_eq!(dim(a).to_string(), dim(b).to_string());
+            assert_eq!(dim(&dim(a).to_string()), dim(a));
+        }
+    }
+
+    #[test]
+    fn evaluates_and_substitutes() {
+        let t = Symbol::new("T").unwrap();
+        let values = SymbolValues::from([(t.clone(), 65)]);
+        assert_eq!(dim("ceil(T, 64) * 16 + max(T, 70)").eval(&values), Ok(102));
+        assert_eq!(dim("ceil(T, 64)").substitute(&BTreeMap::from([(t, Dim::from(65))])), Dim::from(2));
+        assert_eq!(dim("B").eval(&values), Err(DimError::Unbound(Symbol::new("B").unwrap())));
+        assert!(matches!(dim("18446744073709551615 * T").eval(&values), Err(DimError::Overflow(_))));
+    }
+
+    #[test]
+    fn refuses_bad_text() {
+        for text in ["", "T -", "ceil(T, 0)", "T T", "9x", "(T)", "max()"] {
+            assert!(text.parse::<Dim>().is_err(), "{text} was accepted");
+        }
+        assert!("max(".repeat(10_000).parse::<Dim>().is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! The words that compiler and runtime share: element types, symbolic sizes, the plan and its file, and the
+//! interface of an executor. Knows neither the graph a plan came from nor the device it runs on.
+
+mod check;
+mod codec;
+mod dim;
+mod dtype;
+mod dump;
+mod executor;
+mod file;
+mod model;
+mod random;
+
+pub use check::check;
+pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
+pub use dtype::DType;
+pub use dump::dump;
+pub use executor::{Bindings, ExecError, Executor, PortData, Session, StepId};
+pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
+pub use model::{
+    Arg, Buffer, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar, Step,
+    TextFile, Weight, WeightData,
+};
+pub use random::RandomPart;
