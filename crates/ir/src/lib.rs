@@ -1,0 +1,29 @@
+//! The graph of a model: typed ops, their text form, the verifier, rewriting by patches, and the interpreter that
+//! says what a graph means. Does no I/O; knows no device and no kernel.
+
+mod attr;
+mod dag;
+mod graph;
+mod host;
+mod interpreter;
+mod kv;
+mod op;
+pub mod ops;
+mod rewrite;
+pub mod text;
+mod types;
+mod verify;
+mod weights;
+
+pub use attr::{AttrReader, AttrValue, Attribute};
+pub use dag::{OpId, Use, Value};
+pub use graph::{Graph, GraphError, Output};
+pub use host::{HostData, HostTensor};
+pub use interpreter::{Environment, EvalError, constant_value, evaluate};
+pub use kv::{KvDecl, KvState, Slot, Tokens};
+pub use op::{DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
+pub use ops::OpSet;
+pub use rewrite::{Patch, PatchValue, RewriteError, Rule, rewrite};
+pub use types::{TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, type_error};
+pub use verify::{Diagnostic, Stage, Verified, verify};
+pub use weights::{NoWeights, WeightSource, read_tensor};

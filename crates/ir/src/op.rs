@@ -1,0 +1,221 @@
+//! What an op is: six answers, and the macro that writes four of them from a declaration.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{AttrReader, AttrValue, HostTensor, KvState, Type, TypeError};
+
+/// How an op relates the elements of its operands to those of its results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpClass {
+    /// Has no operands, and the same value in every step.
+    Source,
+    /// Each result element depends on the operand elements of the same index.
+    Elementwise,
+    /// Each result row depends on the operand rows of the same index.
+    Reduction,
+    /// A sum of products over an axis.
+    Matmul,
+    /// Copies elements to other places.
+    Movement,
+    /// Reads or writes the state of a layer.
+    State,
+}
+
+/// Names of an op's operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operands {
+    /// Always there.
+    pub required: &'static [&'static str],
+    /// May follow, in this order.
+    pub optional: &'static [&'static str],
+    /// Any number of operands under one name may follow.
+    pub rest: Option<&'static str>,
+}
+
+impl Operands {
+    /// Whether an op may have this many operands; the message says how many it may.
+    pub fn check(&self, count: usize) -> Result<(), String> {
+        let (least, most) = (self.required.len(), self.required.len() + self.optional.len());
+        match self.rest {
+            _ if count >= least && count <= most => Ok(()),
+            Some(_) if count >= least => Ok(()),
+            Some(_) => Err(format!("expected at least {least} operands, found {count}")),
+            None if least == most => Err(format!("expected {least} operands, found {count}")),
+            None => Err(format!("expected {least} to {most} operands, found {count}")),
+        }
+    }
+}
+
+/// The six questions that every op answers.
+pub trait OpDef: Any + fmt::Debug + Send + Sync {
+    /// The name in text, `snake_case`.
+    fn mnemonic(&self) -> &'static str;
+    /// Names of the operands.
+    fn operands(&self) -> Operands;
+    /// The attributes as text prints them.
+    fn attrs(&self) -> Vec<(&'static str, AttrValue)>;
+    /// How results depend on operands.
+    fn class(&self) -> OpClass;
+    /// The types of the results, or why these operands are refused. Their number has been checked.
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
+    /// The values of the results: plain f32 loops that define what the op means. Results are rounded to their dtype
+    /// by the interpreter.
+    fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+}
+
+/// What the author of an op writes beside its `op!` declaration.
+pub trait Semantics {
+    /// See [`OpDef::class`].
+    const CLASS: OpClass;
+    /// See [`OpDef::infer`].
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
+    /// See [`OpDef::eval`].
+    fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+}
+
+/// What `op!` knows about an op without having one.
+pub trait DeclaredOp: OpDef + Sized {
+    /// The name in text.
+    const MNEMONIC: &'static str;
+    /// The documentation of the declaration.
+    const DOC: &'static str;
+    /// Names of the operands.
+    const OPERANDS: Operands;
+    /// Names of the attributes.
+    const ATTRS: &'static [&'static str];
+    /// An op from its attributes in text.
+    fn from_attrs(attrs: AttrReader) -> Result<Self, String>;
+}
+
+/// A row of an op list: how to print help for an op and how to make one from text.
+#[derive(Clone, Copy, Debug)]
+pub struct OpInfo {
+    /// The name in text.
+    pub mnemonic: &'static str,
+    /// What it does: the documentation of its declaration.
+    pub doc: &'static str,
+    /// Names of the operands.
+    pub operands: Operands,
+    /// Names of the attributes.
+    pub attrs: &'static [&'static str],
+    /// An op from its attributes in text.
+    pub parse: fn(AttrReader) -> Result<Op, String>,
+}
+
+impl OpInfo {
+    /// The row of a declared op.
+    pub fn of<T: DeclaredOp>() -> OpInfo {
+        OpInfo {
+            mnemonic: T::MNEMONIC,
+            doc: T::DOC,
+            operands: T::OPERANDS,
+            attrs: T::ATTRS,
+            parse: |attrs| T::from_attrs(attrs).map(Op::new),
+        }
+    }
+}
+
+/// An op of any kind.
+#[derive(Clone, Debug)]
+pub struct Op(Arc<dyn OpDef>);
+
+impl Op {
+    /// Wraps an op.
+    pub fn new(op: impl OpDef) -> Op {
+        Op(Arc::new(op))
+    }
+
+    /// The op, if it is a `T`.
+    pub fn cast<T: OpDef>(&self) -> Option<&T> {
+        let any: &dyn Any = self.0.as_ref();
+        any.downcast_ref()
+    }
+}
+
+impl std::ops::Deref for Op {
+    type Target = dyn OpDef;
+
+    fn deref(&self) -> &(dyn OpDef + 'static) {
+        self.0.as_ref()
+    }
+}
+
+/// Ops are equal when their text is.
+impl PartialEq for Op {
+    fn eq(&self, other: &Op) -> bool {
+        self.mnemonic() == other.mnemonic() && self.attrs() == other.attrs()
+    }
+}
+
+/// Declares an op: documentation, name, operands and attributes. `Semantics` are written by hand below it.
+///
+/// Operands are `(x, weight)`, with optional ones behind a semicolon, `(x, weight; bias)`, or any number of one name,
+/// `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
+#[macro_export]
+macro_rules! op {
+    (
+        $(#[doc = $doc:literal])+
+        pub struct $name:ident = $mnemonic:literal ($($operands:tt)*) { $($attr:ident : $ty:ty),* $(,)? }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $(#[doc = concat!("Attribute `", stringify!($attr), "`.")] pub $attr: $ty,)*
+        }
+
+        impl $crate::DeclaredOp for $name {
+            const MNEMONIC: &'static str = $mnemonic;
+            const DOC: &'static str = concat!($($doc, "\n"),+);
+            const OPERANDS: $crate::Operands = $crate::op!(@operands $($operands)*);
+            const ATTRS: &'static [&'static str] = &[$(stringify!($attr)),*];
+
+            fn from_attrs(#[allow(unused_mut)] mut attrs: $crate::AttrReader) -> Result<Self, String> {
+                let op = $name { $($attr: attrs.take(stringify!($attr))?),* };
+                attrs.finish()?;
+                Ok(op)
+            }
+        }
+
+        impl $crate::OpDef for $name {
+            fn mnemonic(&self) -> &'static str {
+                $mnemonic
+            }
+
+            fn operands(&self) -> $crate::Operands {
+                <Self as $crate::DeclaredOp>::OPERANDS
+            }
+
+            fn attrs(&self) -> Vec<(&'static str, $crate::AttrValue)> {
+                vec![$((stringify!($attr), $crate::Attribute::to_value(&self.$attr))),*]
+            }
+
+            fn class(&self) -> $crate::OpClass {
+                <Self as $crate::Semantics>::CLASS
+            }
+
+            fn infer(&self, operands: &[&$crate::Type]) -> Result<Vec<$crate::Type>, $crate::TypeError> {
+                $crate::Semantics::infer(self, operands)
+            }
+
+            fn eval(
+                &self,
+                operands: &[&$crate::HostTensor],
+                state: &mut $crate::KvState,
+            ) -> Result<Vec<$crate::HostTensor>, String> {
+                $crate::Semantics::eval(self, operands, state)
+            }
+        }
+    };
+    (@operands $rest:ident ..) => {
+        $crate::Operands { required: &[], optional: &[], rest: Some(stringify!($rest)) }
+    };
+    (@operands $($required:ident),* $(; $($optional:ident),+)?) => {
+        $crate::Operands {
+            required: &[$(stringify!($required)),*],
+            optional: &[$($(stringify!($optional)),+)?],
+            rest: None,
+        }
+    };
+}

@@ -1,0 +1,40 @@
+//! The index of the largest element: greedy sampling.
+
+use plan::DType;
+
+use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_rank, op, type_error};
+
+op! {
+    /// The index of the largest of the first `classes` elements of each row, the smallest such index on a tie:
+    /// `[R, V]` to i32 `[R]`. `classes` leaves out the rows that pad an embedding table past its tokenizer.
+    pub struct Argmax = "argmax" (x) { classes: u32 }
+}
+
+impl Semantics for Argmax {
+    const CLASS: OpClass = OpClass::Reduction;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let x = operands[0].tensor()?;
+        expect_rank("x", x, 2)?;
+        match x.width() {
+            Some(width) if (1..=width).contains(&u64::from(self.classes)) && x.dtype.is_float() => {
+                Ok(vec![TensorType { dtype: DType::I32, shape: vec![x.shape[0].clone()] }.into()])
+            }
+            _ => type_error(format!("expected a floating-point tensor at least {} wide, found {x}", self.classes)),
+        }
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        let best = |row: &[f32]| {
+            let mut best = 0;
+            for (index, value) in row[..self.classes as usize].iter().enumerate() {
+                if *value > row[best] {
+                    best = index;
+                }
+            }
+            best as i32
+        };
+        let values: Vec<i32> = operands[0].rows().map(best).collect();
+        Ok(vec![HostTensor::i32([values.len()], values)])
+    }
+}

@@ -1,0 +1,55 @@
+//! The gated activation of a decoder's MLP.
+
+use super::elementwise::silu;
+use crate::{HostTensor, KvState, OpClass, Semantics, Type, TypeError, expect_rank, expect_same, op, type_error};
+
+op! {
+    /// `silu(gate) * up`, of equal types.
+    pub struct SiluMul = "silu_mul" (gate, up) {}
+}
+
+op! {
+    /// `silu(gate) * up` where `gate` and `up` are the left and the right half of each row:
+    /// `[T, 2 * I]` to `[T, I]`.
+    pub struct Swiglu = "swiglu" (gate_up) {}
+}
+
+impl Semantics for SiluMul {
+    const CLASS: OpClass = OpClass::Elementwise;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let (gate, up) = (operands[0].tensor()?, operands[1].tensor()?);
+        expect_same("the types of gate and up", gate, up)?;
+        match gate.dtype.is_float() {
+            true => Ok(vec![gate.clone().into()]),
+            false => type_error(format!("expected a floating-point tensor, found {gate}")),
+        }
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        Ok(vec![operands[0].zip(operands[1], |gate, up| silu(gate) * up)])
+    }
+}
+
+impl Semantics for Swiglu {
+    const CLASS: OpClass = OpClass::Reduction;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let gate_up = operands[0].tensor()?;
+        expect_rank("gate_up", gate_up, 2)?;
+        match gate_up.width() {
+            Some(width) if width % 2 == 0 && gate_up.dtype.is_float() => Ok(vec![gate_up.with_width(width / 2).into()]),
+            _ => type_error(format!("expected a floating-point tensor of even constant width, found {gate_up}")),
+        }
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        let half = operands[0].width() / 2;
+        let mut values = Vec::with_capacity(operands[0].floats().len() / 2);
+        for row in operands[0].rows() {
+            let (gate, up) = row.split_at(half);
+            values.extend(gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up));
+        }
+        Ok(vec![HostTensor::f32([operands[0].shape[0], half], values)])
+    }
+}

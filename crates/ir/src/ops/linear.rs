@@ -1,0 +1,45 @@
+//! The matrix product of activations with a weight.
+
+use crate::{
+    HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_rank, expect_same, op, type_error,
+};
+
+op! {
+    /// `x @ weight^T + bias`: `[T, K]`, `[N, K]` and `[N]` to `[T, N]`, accumulated in f32. The result has the dtype
+    /// of `x`; weight and bias may have others.
+    pub struct Linear = "linear" (x, weight; bias) {}
+}
+
+impl Semantics for Linear {
+    const CLASS: OpClass = OpClass::Matmul;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let (x, weight) = (operands[0].tensor()?, operands[1].tensor()?);
+        expect_rank("x", x, 2)?;
+        expect_rank("weight", weight, 2)?;
+        expect_same("the widths of x and weight", &x.shape[1], &weight.shape[1])?;
+        if let Some(bias) = operands.get(2) {
+            let bias = bias.tensor()?;
+            expect_rank("bias", bias, 1)?;
+            expect_same("the rows of weight and bias", &weight.shape[0], &bias.shape[0])?;
+        }
+        if operands.iter().any(|ty| ty.tensor().is_ok_and(|ty| !ty.dtype.is_float())) {
+            return type_error("expected floating-point operands");
+        }
+        let shape = vec![x.shape[0].clone(), weight.shape[0].clone()];
+        Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        let (x, weight) = (operands[0], operands[1]);
+        let bias = operands.get(2).map(|bias| bias.floats());
+        let mut values = Vec::with_capacity(x.shape[0] * weight.shape[0]);
+        for row in x.rows() {
+            for (column, weights) in weight.rows().enumerate() {
+                let product: f32 = row.iter().zip(weights).map(|(a, b)| a * b).sum();
+                values.push(product + bias.map_or(0.0, |bias| bias[column]));
+            }
+        }
+        Ok(vec![HostTensor::f32([x.shape[0], weight.shape[0]], values)])
+    }
+}

@@ -1,0 +1,79 @@
+//! The ops, one thing a file, and the list of them.
+
+mod argmax;
+mod attention;
+mod concat;
+mod constant;
+mod elementwise;
+mod embedding;
+mod gated;
+mod gather;
+mod linear;
+mod norm;
+mod rope;
+
+pub use argmax::Argmax;
+pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv};
+pub use concat::{Concat, Split};
+pub use constant::{Constant, Input};
+pub use elementwise::{Add, Cast, Mul, Silu};
+pub use embedding::Embedding;
+pub use gated::{SiluMul, Swiglu};
+pub use gather::GatherRows;
+pub use linear::Linear;
+pub use norm::{AddRmsNorm, RmsNorm};
+pub use rope::{Rope, RopeFrequencies, RopeScaling};
+
+use crate::{DeclaredOp, OpInfo};
+
+/// The ops that text may name. `constant` and the graph's inputs have a syntax of their own.
+#[derive(Clone, Debug)]
+pub struct OpSet {
+    ops: Vec<OpInfo>,
+}
+
+impl OpSet {
+    /// The ops of smelt.
+    pub fn standard() -> OpSet {
+        macro_rules! list {
+            ($($op:ident),* $(,)?) => { OpSet { ops: vec![$(OpInfo::of::<$op>()),*] } };
+        }
+        list![
+            Add,
+            AddRmsNorm,
+            AppendKv,
+            Argmax,
+            Cast,
+            Concat,
+            Embedding,
+            GatherRows,
+            Linear,
+            Mul,
+            PagedAttention,
+            RmsNorm,
+            Rope,
+            RopeAppendKv,
+            RopeFrequencies,
+            Silu,
+            SiluMul,
+            Split,
+            Swiglu,
+        ]
+    }
+
+    /// The same set with one more op.
+    pub fn with<T: DeclaredOp>(mut self) -> OpSet {
+        self.ops.push(OpInfo::of::<T>());
+        self
+    }
+
+    /// The op of this name.
+    pub fn find(&self, mnemonic: &str) -> Option<&OpInfo> {
+        self.ops.iter().find(|op| op.mnemonic == mnemonic)
+    }
+
+    /// All ops.
+    pub fn iter(&self) -> impl Iterator<Item = &OpInfo> {
+        self.ops.iter()
+    }
+}

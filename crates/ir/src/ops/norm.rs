@@ -1,0 +1,69 @@
+//! Normalization over the last axis.
+
+use crate::{
+    HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_rank, expect_same, op, type_error,
+};
+
+op! {
+    /// Root-mean-square normalization over the last axis, times a gain:
+    /// `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32.
+    pub struct RmsNorm = "rms_norm" (x, weight) { eps: f32 }
+}
+
+op! {
+    /// `sum = a + b` and `rms_norm(sum, weight)`, the residual step of a decoder layer in one op.
+    pub struct AddRmsNorm = "add_rms_norm" (a, b, weight) { eps: f32 }
+}
+
+fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
+    expect_rank("weight", weight, 1)?;
+    match x.shape.last() {
+        Some(width) => expect_same("the widths of x and weight", width, &weight.shape[0])?,
+        None => return type_error("expected at least one dimension, found a scalar"),
+    }
+    match x.dtype.is_float() && weight.dtype.is_float() {
+        true => Ok(()),
+        false => type_error("expected floating-point operands"),
+    }
+}
+
+fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTensor {
+    let mut values = Vec::with_capacity(x.floats().len());
+    for row in x.rows() {
+        let mean_square = row.iter().map(|value| value * value).sum::<f32>() / row.len() as f32;
+        let scale = 1.0 / (mean_square + eps).sqrt();
+        values.extend(row.iter().zip(weight.floats()).map(|(value, gain)| value * scale * gain));
+    }
+    HostTensor::f32(x.shape.clone(), values)
+}
+
+impl Semantics for RmsNorm {
+    const CLASS: OpClass = OpClass::Reduction;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let (x, weight) = (operands[0].tensor()?, operands[1].tensor()?);
+        check(x, weight)?;
+        Ok(vec![x.clone().into()])
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        Ok(vec![rms_norm(operands[0], operands[1], self.eps)])
+    }
+}
+
+impl Semantics for AddRmsNorm {
+    const CLASS: OpClass = OpClass::Reduction;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let (a, b, weight) = (operands[0].tensor()?, operands[1].tensor()?, operands[2].tensor()?);
+        expect_same("the types of a and b", a, b)?;
+        check(a, weight)?;
+        Ok(vec![a.clone().into(), a.clone().into()])
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        let sum = operands[0].zip(operands[1], |a, b| a + b);
+        let normed = rms_norm(&sum, operands[2], self.eps);
+        Ok(vec![sum, normed])
+    }
+}

@@ -1,0 +1,219 @@
+//! Rewriting: a rule looks at an op and returns a patch, or nothing; the driver applies patches until none comes.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::graph::infer;
+use crate::ops::Constant;
+use crate::{Graph, Op, OpDef, OpId, Type, Value};
+
+/// A rewriting rule. `apply` is tried on every op; what it returns replaces results of that op or of others.
+#[derive(Clone, Copy)]
+pub struct Rule {
+    /// The name that messages and traces show.
+    pub name: &'static str,
+    /// Returns the patch, or `None` where the rule does not apply.
+    pub apply: fn(&Graph, OpId) -> Option<Patch>,
+}
+
+/// A value as a patch names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchValue {
+    /// A value of the graph.
+    Old(Value),
+    /// A result of an op of the patch.
+    New {
+        /// Index of the op in the patch.
+        op: usize,
+        /// Which of its results.
+        result: u32,
+    },
+}
+
+impl From<Value> for PatchValue {
+    fn from(value: Value) -> PatchValue {
+        PatchValue::Old(value)
+    }
+}
+
+impl PatchValue {
+    /// Another result of the same new op.
+    pub fn result(self, result: u32) -> PatchValue {
+        match self {
+            PatchValue::Old(value) => PatchValue::Old(Value { result, ..value }),
+            PatchValue::New { op, .. } => PatchValue::New { op, result },
+        }
+    }
+}
+
+struct NewOp {
+    op: Op,
+    operands: Vec<PatchValue>,
+    types: Vec<Type>,
+    name: Option<String>,
+}
+
+/// Ops to add in the place of one op, and which values they replace. Built by rules, applied by the driver.
+#[derive(Default)]
+pub struct Patch {
+    ops: Vec<NewOp>,
+    replacements: Vec<(Value, PatchValue)>,
+    error: Option<String>,
+}
+
+impl Patch {
+    /// A patch that changes nothing yet.
+    pub fn new() -> Patch {
+        Patch::default()
+    }
+
+    /// A patch that replaces one value by another one of the graph.
+    pub fn forward(old: Value, new: Value) -> Patch {
+        let mut patch = Patch::new();
+        patch.replace(old, new);
+        patch
+    }
+
+    /// Adds an op and returns its first result. An ill-typed op is a bug of the rule, reported when it is applied.
+    pub fn add(&mut self, graph: &Graph, op: impl OpDef, operands: &[PatchValue]) -> PatchValue {
+        self.add_op(graph, Op::new(op), operands)
+    }
+
+    /// Adds an op that is already wrapped.
+    pub fn add_op(&mut self, graph: &Graph, op: Op, operands: &[PatchValue]) -> PatchValue {
+        let effect = Type::Effect;
+        let types: Vec<&Type> = operands
+            .iter()
+            .map(|value| match *value {
+                PatchValue::Old(value) => graph.ty(value),
+                PatchValue::New { op, result } => self.ops[op].types.get(result as usize).unwrap_or(&effect),
+            })
+            .collect();
+        let types = infer(&op, &types).unwrap_or_else(|error| {
+            self.error.get_or_insert(error.to_string());
+            Vec::new()
+        });
+        let name = op.cast::<Constant>().map(|constant| constant.key.clone());
+        self.ops.push(NewOp { op, operands: operands.to_vec(), types, name });
+        PatchValue::New { op: self.ops.len() - 1, result: 0 }
+    }
+
+    /// Names the first result of the newest op; without a name it takes that of the value it replaces, or one made
+    /// from the op's.
+    pub fn name(&mut self, name: impl Into<String>) {
+        if let Some(op) = self.ops.last_mut() {
+            op.name = Some(name.into());
+        }
+    }
+
+    /// Makes users of `old` use `new`.
+    pub fn replace(&mut self, old: Value, new: impl Into<PatchValue>) {
+        self.replacements.push((old, new.into()));
+    }
+}
+
+/// Why rewriting stopped: both are bugs of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RewriteError {
+    /// The rule built an ill-typed op or changed the type of a value.
+    #[error("rule `{rule}` built a bad patch at `%{value}`: {reason}")]
+    BadPatch {
+        /// The rule.
+        rule: &'static str,
+        /// Where it applied.
+        value: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The rules undo each other.
+    #[error("rule `{rule}` still applies after {patches} patches: the rules do not come to an end")]
+    NoFixpoint {
+        /// The rule that would have applied next.
+        rule: &'static str,
+        /// Patches until then.
+        patches: usize,
+    },
+}
+
+/// Applies rules to all ops, and again to what they changed, until none applies. Returns the number of patches.
+pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError> {
+    let limit = 16 * graph.len() + 64;
+    let mut queue: VecDeque<OpId> = graph.ops().collect();
+    let mut queued: HashSet<OpId> = queue.iter().copied().collect();
+    let mut patches = 0;
+    while let Some(id) = queue.pop_front() {
+        queued.remove(&id);
+        if !graph.contains(id) {
+            continue;
+        }
+        let Some((rule, patch)) = rules.iter().find_map(|rule| Some((rule, (rule.apply)(graph, id)?))) else {
+            continue;
+        };
+        if patches == limit {
+            graph.settle();
+            return Err(RewriteError::NoFixpoint { rule: rule.name, patches });
+        }
+        let value = graph.value_name(graph.result(id)).to_owned();
+        let touched = apply(graph, id, patch).map_err(|reason| {
+            graph.settle();
+            RewriteError::BadPatch { rule: rule.name, value, reason }
+        })?;
+        patches += 1;
+        for id in touched {
+            if graph.contains(id) && queued.insert(id) {
+                queue.push_back(id);
+            }
+        }
+    }
+    if patches > 0 {
+        graph.settle();
+    }
+    Ok(patches)
+}
+
+/// Applies one patch in the place of `root`. Returns the ops that rules may now match.
+fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, String> {
+    if let Some(error) = patch.error {
+        return Err(error);
+    }
+    for (old, new) in &patch.replacements {
+        let new_type = match *new {
+            PatchValue::Old(value) => graph.ty(value),
+            PatchValue::New { op, result } => {
+                patch.ops[op].types.get(result as usize).ok_or("a replacement has no such result")?
+            }
+        };
+        if graph.ty(*old) != new_type {
+            return Err(format!("the type of `%{}` would change to {new_type}", graph.value_name(*old)));
+        }
+    }
+    let mut ids: Vec<OpId> = Vec::new();
+    let base = graph.value_name(graph.result(root)).to_owned();
+    let resolve = |ids: &[OpId], value: PatchValue| match value {
+        PatchValue::Old(value) => value,
+        PatchValue::New { op, result } => Value { op: ids[op], result },
+    };
+    for NewOp { op, operands, types, name } in patch.ops {
+        let operands: Vec<Value> = operands.iter().map(|value| resolve(&ids, *value)).collect();
+        let name = name.unwrap_or_else(|| format!("{base}.{}", op.mnemonic()));
+        let rank = graph.rank_beside(root);
+        ids.push(graph.insert(op, &operands, types, &[&name], rank));
+    }
+    let mut touched = ids.clone();
+    for (old, new) in &patch.replacements {
+        let value = resolve(&ids, *new);
+        graph.redirect(*old, value);
+        if matches!(new, PatchValue::New { .. }) {
+            graph.take_name(*old, value);
+        }
+        touched.extend(graph.uses(value).into_iter().map(|user| user.op));
+    }
+    for (old, _) in &patch.replacements {
+        if graph.contains(old.op) {
+            // Producers that lose a user may match now, too.
+            touched.extend(graph.operands(old.op).into_iter().map(|operand| operand.op));
+            graph.remove_unused(old.op);
+        }
+    }
+    touched.push(root);
+    Ok(touched)
+}

@@ -1,0 +1,441 @@
+//! Text to a graph. Errors carry line and column, and say what was expected.
+
+use std::collections::HashMap;
+
+use plan::{DType, Dim, Symbol, SymbolDecl};
+
+use super::lexer::{Spanned, Token, lex};
+use crate::{AttrReader, AttrValue, Graph, KvDecl, OpId, OpSet, TensorType, Type, Value};
+
+/// Where text is not IR.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}\n{source_line}\n{:>column$}", "^")]
+pub struct ParseError {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong, or was expected.
+    pub message: String,
+    /// The line's text.
+    pub source_line: String,
+}
+
+/// A parsed graph, and where its ops were.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// The graph.
+    pub graph: Graph,
+    /// The line of each op, from 1.
+    pub lines: HashMap<OpId, usize>,
+}
+
+/// Parses one graph. Comments run from `//` to the end of the line.
+pub fn parse(text: &str, ops: &OpSet) -> Result<Parsed, ParseError> {
+    let tokens = lex(text).map_err(|(message, at)| error(text, at, message))?;
+    let mut parser = Parser { text, tokens, next: 0, ops, depth: 0 };
+    parser.graph()
+}
+
+fn error(text: &str, at: usize, message: String) -> ParseError {
+    let at = at.min(text.len());
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+    ParseError {
+        line: text[..at].matches('\n').count() + 1,
+        column: text[start..at].chars().count() + 1,
+        message,
+        source_line: text[start..end].to_owned(),
+    }
+}
+
+/// Lists may be nested this deep: more is an attack on the stack.
+const MAX_DEPTH: u32 = 64;
+
+struct Parser<'a> {
+    text: &'a str,
+    tokens: Vec<Spanned>,
+    next: usize,
+    ops: &'a OpSet,
+    depth: u32,
+}
+
+impl Parser<'_> {
+    fn peek(&self) -> &Token {
+        &self.tokens[self.next].token
+    }
+
+    fn at(&self) -> usize {
+        self.tokens[self.next].at
+    }
+
+    fn fail<T>(&self, at: usize, message: impl Into<String>) -> Result<T, ParseError> {
+        Err(error(self.text, at, message.into()))
+    }
+
+    fn expected<T>(&self, what: &str) -> Result<T, ParseError> {
+        self.fail(self.at(), format!("expected {what}, found {}", self.peek().describe()))
+    }
+
+    fn eat(&mut self, punct: &'static str) -> bool {
+        let found = *self.peek() == Token::Punct(punct);
+        if found {
+            self.next += 1;
+        }
+        found
+    }
+
+    fn punct(&mut self, punct: &'static str) -> Result<(), ParseError> {
+        if self.eat(punct) { Ok(()) } else { self.expected(&format!("`{punct}`")) }
+    }
+
+    fn word(&mut self, what: &str) -> Result<String, ParseError> {
+        match self.peek().clone() {
+            Token::Word(word) => {
+                self.next += 1;
+                Ok(word)
+            }
+            _ => self.expected(what),
+        }
+    }
+
+    fn keyword(&mut self, word: &str) -> Result<(), ParseError> {
+        match self.peek() {
+            Token::Word(found) if found == word => {
+                self.next += 1;
+                Ok(())
+            }
+            _ => self.expected(&format!("`{word}`")),
+        }
+    }
+
+    fn count(&mut self, what: &str) -> Result<u64, ParseError> {
+        match *self.peek() {
+            Token::Int(value) if value >= 0 => {
+                self.next += 1;
+                Ok(value as u64)
+            }
+            _ => self.expected(what),
+        }
+    }
+
+    fn value_name(&mut self) -> Result<String, ParseError> {
+        match self.peek().clone() {
+            Token::Value(name) => {
+                self.next += 1;
+                Ok(name)
+            }
+            _ => self.expected("a value such as `%x`"),
+        }
+    }
+
+    fn graph(&mut self) -> Result<Parsed, ParseError> {
+        self.keyword("graph")?;
+        let name = match self.peek().clone() {
+            Token::Name(name) => {
+                self.next += 1;
+                name
+            }
+            _ => return self.expected("a graph name such as `@block`"),
+        };
+        let symbols = self.symbols()?;
+        self.punct("(")?;
+        let mut inputs: Vec<(String, TensorType)> = Vec::new();
+        while !self.eat(")") {
+            if !inputs.is_empty() {
+                self.punct(",")?;
+            }
+            let at = self.at();
+            let name = self.value_name()?;
+            if inputs.iter().any(|(other, _)| *other == name) {
+                return self.fail(at, format!("`%{name}` is already defined"));
+            }
+            self.punct(":")?;
+            inputs.push((name, self.tensor_type()?));
+        }
+        self.punct("{")?;
+        let mut kv = Vec::new();
+        while *self.peek() == Token::Word("kv".to_owned()) {
+            kv.push(self.kv_decl(kv.len())?);
+        }
+        let mut parsed = Parsed { graph: Graph::new(&name, symbols, kv), lines: HashMap::new() };
+        for (name, ty) in inputs {
+            parsed.graph.add_input(&name, ty);
+        }
+        while matches!(self.peek(), Token::Value(_)) {
+            self.op(&mut parsed)?;
+        }
+        self.outputs(&mut parsed.graph)?;
+        self.punct("}")?;
+        match self.peek() {
+            Token::End => Ok(parsed),
+            _ => self.expected("the end of the text"),
+        }
+    }
+
+    fn symbols(&mut self) -> Result<Vec<SymbolDecl>, ParseError> {
+        let mut symbols: Vec<SymbolDecl> = Vec::new();
+        if !self.eat("<") {
+            return Ok(symbols);
+        }
+        loop {
+            let at = self.at();
+            let word = self.word("a symbol such as `T`")?;
+            let Some(symbol) = Symbol::new(&word) else { return self.fail(at, format!("`{word}` is not a symbol")) };
+            if symbols.iter().any(|decl| decl.symbol == symbol) {
+                return self.fail(at, format!("symbol `{symbol}` is already declared"));
+            }
+            self.keyword("in")?;
+            let min = self.count("a smallest value")?;
+            self.punct("..")?;
+            let at = self.at();
+            let max = self.count("a largest value")?;
+            if max < min {
+                return self.fail(at, format!("expected a largest value of at least {min}, found {max}"));
+            }
+            symbols.push(SymbolDecl { symbol, min, max });
+            if self.eat(">") {
+                return Ok(symbols);
+            }
+            self.punct(",")?;
+        }
+    }
+
+    fn kv_decl(&mut self, index: usize) -> Result<KvDecl, ParseError> {
+        self.keyword("kv")?;
+        let at = self.at();
+        if self.count("the number of the KV group")? != index as u64 {
+            return self.fail(at, format!("expected KV group {index}, in order"));
+        }
+        self.punct(":")?;
+        let dtype = self.dtype()?;
+        let at = self.at();
+        self.punct("{")?;
+        let mut attrs = AttrReader::new(self.attr_list()?);
+        self.punct("}")?;
+        let mut read = || {
+            Ok(KvDecl {
+                dtype,
+                layers: attrs.take("layers")?,
+                kv_heads: attrs.take("kv_heads")?,
+                head_dim: attrs.take("head_dim")?,
+                block_tokens: attrs.take("block_tokens")?,
+            })
+        };
+        let decl = read().or_else(|message: String| self.fail(at, message))?;
+        if [decl.layers, decl.kv_heads, decl.head_dim, decl.block_tokens].contains(&0) {
+            return self.fail(at, "expected sizes of at least 1");
+        }
+        attrs.finish().or_else(|message| self.fail(at, message))?;
+        Ok(decl)
+    }
+
+    fn op(&mut self, parsed: &mut Parsed) -> Result<(), ParseError> {
+        let line_at = self.at();
+        let mut names = Vec::new();
+        loop {
+            let at = self.at();
+            let name = self.value_name()?;
+            if parsed.graph.find(&name).is_some() || names.contains(&name) {
+                return self.fail(at, format!("`%{name}` is already defined"));
+            }
+            names.push(name);
+            if !self.eat(",") {
+                break;
+            }
+        }
+        self.punct("=")?;
+        let at = self.at();
+        let mnemonic = self.word("an op such as `add`")?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let id = match mnemonic.as_str() {
+            "constant" => self.constant(&mut parsed.graph, &names)?,
+            _ => self.named_op(&mut parsed.graph, &mnemonic, at, &names)?,
+        };
+        let line = self.text[..line_at].matches('\n').count() + 1;
+        parsed.lines.insert(id, line);
+        Ok(())
+    }
+
+    fn constant(&mut self, graph: &mut Graph, names: &[&str]) -> Result<OpId, ParseError> {
+        let key = match self.peek().clone() {
+            Token::Key(key) => key,
+            _ => return self.expected("a key such as `@\"model.norm.weight\"`"),
+        };
+        let at = self.at();
+        self.next += 1;
+        if names.len() != 1 {
+            return self.fail(at, format!("`constant` has 1 result, found {} names", names.len()));
+        }
+        self.punct(":")?;
+        let ty = self.tensor_type()?;
+        let op = crate::Op::new(crate::ops::Constant { key, ty });
+        graph.add(op, &[], names).or_else(|error| self.fail(at, error.to_string()))
+    }
+
+    fn named_op(&mut self, graph: &mut Graph, mnemonic: &str, at: usize, names: &[&str]) -> Result<OpId, ParseError> {
+        let Some(info) = self.ops.find(mnemonic) else {
+            return self.fail(at, format!("unknown op `{mnemonic}`"));
+        };
+        let parse = info.parse;
+        let mut operands: Vec<Value> = Vec::new();
+        while matches!(self.peek(), Token::Value(_)) {
+            let operand_at = self.at();
+            let name = self.value_name()?;
+            match graph.find(&name) {
+                Some(value) => operands.push(value),
+                None => return self.fail(operand_at, format!("`%{name}` is not defined above")),
+            }
+            if !self.eat(",") {
+                break;
+            }
+        }
+        let attrs_at = self.at();
+        let mut attrs = Vec::new();
+        if self.eat("{") {
+            attrs = self.attr_list()?;
+            self.punct("}")?;
+        }
+        let op = parse(AttrReader::new(attrs)).or_else(|message| self.fail(attrs_at, message))?;
+        self.punct(":")?;
+        let types_at = self.at();
+        let mut types = vec![self.ty()?];
+        while self.eat(",") {
+            types.push(self.ty()?);
+        }
+        let inferred = graph.infer(&op, &operands).or_else(|error| self.fail(at, error.to_string()))?;
+        if inferred != types {
+            let list: Vec<String> = inferred.iter().map(Type::to_string).collect();
+            return self.fail(types_at, format!("expected type {}", list.join(", ")));
+        }
+        if inferred.len() != names.len() {
+            return self.fail(at, format!("`{mnemonic}` has {} results, found {} names", inferred.len(), names.len()));
+        }
+        graph.add(op, &operands, names).or_else(|error| self.fail(at, error.to_string()))
+    }
+
+    fn outputs(&mut self, graph: &mut Graph) -> Result<(), ParseError> {
+        self.keyword("return")?;
+        loop {
+            let name = match self.peek().clone() {
+                Token::Word(name) => {
+                    self.next += 1;
+                    self.punct("=")?;
+                    Some(name)
+                }
+                _ => None,
+            };
+            let at = self.at();
+            let value_name = self.value_name()?;
+            let Some(value) = graph.find(&value_name) else {
+                return self.fail(at, format!("`%{value_name}` is not defined above"));
+            };
+            graph.add_output(&name.unwrap_or(value_name), value);
+            if !self.eat(",") {
+                return Ok(());
+            }
+        }
+    }
+
+    fn dtype(&mut self) -> Result<DType, ParseError> {
+        let at = self.at();
+        let word = self.word("a dtype")?;
+        word.parse().or_else(|message: String| self.fail(at, message))
+    }
+
+    fn ty(&mut self) -> Result<Type, ParseError> {
+        if *self.peek() == Token::Word("effect".to_owned()) {
+            self.next += 1;
+            return Ok(Type::Effect);
+        }
+        Ok(Type::Tensor(self.tensor_type()?))
+    }
+
+    fn tensor_type(&mut self) -> Result<TensorType, ParseError> {
+        let dtype = self.dtype()?;
+        self.punct("[")?;
+        let mut shape = Vec::new();
+        while !self.eat("]") {
+            if !shape.is_empty() {
+                self.punct(",")?;
+            }
+            shape.push(self.dim()?);
+        }
+        Ok(TensorType { dtype, shape })
+    }
+
+    /// A size: the text up to the `,` or `]` that ends it, in the language of [`Dim`].
+    fn dim(&mut self) -> Result<Dim, ParseError> {
+        let start = self.at();
+        let mut depth = 0;
+        loop {
+            match self.peek() {
+                Token::Punct("(") => depth += 1,
+                Token::Punct(")") => depth -= 1,
+                Token::Punct("," | "]") if depth <= 0 => break,
+                Token::End => return self.expected("`]`"),
+                _ => {}
+            }
+            self.next += 1;
+        }
+        let text = self.text[start..self.at()].trim();
+        text.parse().or_else(|message: String| self.fail(start, message))
+    }
+
+    /// `name = value, …` up to the `}`, which stays.
+    fn attr_list(&mut self) -> Result<Vec<(String, AttrValue)>, ParseError> {
+        let mut attrs: Vec<(String, AttrValue)> = Vec::new();
+        while *self.peek() != Token::Punct("}") {
+            if !attrs.is_empty() {
+                self.punct(",")?;
+            }
+            let at = self.at();
+            let name = self.word("an attribute name")?;
+            if attrs.iter().any(|(other, _)| *other == name) {
+                return self.fail(at, format!("attribute `{name}` is given twice"));
+            }
+            self.punct("=")?;
+            attrs.push((name, self.attr_value()?));
+        }
+        Ok(attrs)
+    }
+
+    fn attr_value(&mut self) -> Result<AttrValue, ParseError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return self.fail(self.at(), "attributes are nested too deeply");
+        }
+        let value = match self.peek().clone() {
+            Token::Punct("[") => {
+                self.next += 1;
+                AttrValue::List(self.attr_values("]")?)
+            }
+            Token::Int(value) => {
+                self.next += 1;
+                AttrValue::Int(value)
+            }
+            Token::Float(value) => {
+                self.next += 1;
+                AttrValue::Float(value)
+            }
+            Token::Word(word) => {
+                self.next += 1;
+                if self.eat("(") { AttrValue::Call(word, self.attr_values(")")?) } else { AttrValue::Word(word) }
+            }
+            _ => return self.expected("a value"),
+        };
+        self.depth -= 1;
+        Ok(value)
+    }
+
+    fn attr_values(&mut self, end: &'static str) -> Result<Vec<AttrValue>, ParseError> {
+        let mut values = Vec::new();
+        while !self.eat(end) {
+            if !values.is_empty() {
+                self.punct(",")?;
+            }
+            values.push(self.attr_value()?);
+        }
+        Ok(values)
+    }
+}
