@@ -170,6 +170,20 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError>
     Ok(patches)
 }
 
+impl Graph {
+    /// Applies one patch in the place of `root`, outside of `rewrite`; `name` is what an error calls its maker.
+    pub fn apply(&mut self, name: &'static str, root: OpId, patch: Patch) -> Result<(), RewriteError> {
+        let value = self.value_name(self.result(root)).to_owned();
+        // Without new ops, users only move to values that stand earlier: the order stays right.
+        let disorders = !patch.ops.is_empty();
+        let applied = apply(self, root, patch);
+        if disorders {
+            self.settle();
+        }
+        applied.map(drop).map_err(|reason| RewriteError::BadPatch { rule: name, value, reason })
+    }
+}
+
 /// Applies one patch in the place of `root`. Returns the ops that rules may now match.
 fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, String> {
     if let Some(error) = patch.error {

@@ -1,0 +1,25 @@
+//! The residual sum and the norm that follows it.
+
+use ir::ops::{Add, AddRmsNorm, RmsNorm};
+use ir::{Graph, OpId, Patch};
+
+use crate::{Numerics, rewrite_pass};
+
+rewrite_pass! {
+    /// `rms_norm(a + b, w) → add_rms_norm(a, b, w)`; the sum stays available to its other users.
+    pub struct FuseAddRmsNorm(Numerics::Rounding) { add_rms_norm }
+}
+
+fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
+    let norm = graph.cast::<RmsNorm>(id)?;
+    let [sum, weight] = graph.operands_of(id)?;
+    let (add, _) = graph.producer::<Add>(sum)?;
+    let [a, b] = graph.operands_of(add)?;
+    // a weight made from the sum would come before itself
+    graph.is_constant(weight).then_some(())?;
+    let mut patch = Patch::new();
+    let fused = patch.add(graph, AddRmsNorm { eps: norm.eps }, &[a.into(), b.into(), weight.into()]);
+    patch.replace(sum, fused);
+    patch.replace(graph.result(id), fused.result(1));
+    Some(patch)
+}

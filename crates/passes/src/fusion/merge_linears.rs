@@ -1,0 +1,72 @@
+//! One large matrix product instead of several small ones: q/k/v, gate/up.
+
+use ir::ops::{Concat, Linear, Split};
+use ir::{Graph, OpId, Patch, PatchValue, Value};
+
+use crate::{Numerics, rewrite_pass};
+
+rewrite_pass! {
+    /// `linear(x, a), linear(x, b), … → split(linear(x, concat(a, b, …)))`, where the weights are constants of one
+    /// dtype and all or none have a bias. In program order, so that q, k, v come out packed in that order.
+    pub struct MergeLinears(Numerics::Exact) { merge_linears }
+}
+
+fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
+    graph.cast::<Linear>(id)?;
+    let first = graph.operands(id);
+    let siblings = siblings(graph, id, &first);
+    (siblings.len() > 1 && siblings[0] == id).then_some(())?;
+    let sizes = siblings.iter().map(|linear| u32::try_from(graph.tensor(graph.result(*linear))?.width()?).ok());
+    let sizes: Vec<u32> = sizes.collect::<Option<_>>()?;
+    let name = joined_name(siblings.iter().map(|linear| graph.value_name(graph.result(*linear))));
+
+    let mut patch = Patch::new();
+    let mut operands: Vec<PatchValue> = vec![first[0].into()];
+    for (operand, suffix) in (1..first.len()).zip(["weight", "bias"]) {
+        let parts: Vec<PatchValue> = siblings.iter().map(|linear| graph.operands(*linear)[operand].into()).collect();
+        operands.push(patch.add(graph, Concat {}, &parts));
+        patch.name(format!("{name}.{suffix}"));
+    }
+    let merged = patch.add(graph, Linear {}, &operands);
+    patch.name(name);
+    let split = patch.add(graph, Split { sizes }, &[merged]);
+    for (linear, part) in siblings.iter().zip(0..) {
+        patch.replace(graph.result(*linear), split.result(part));
+    }
+    Some(patch)
+}
+
+/// The linears over the same `x` that can be merged with this one, itself included.
+fn siblings(graph: &Graph, id: OpId, first: &[Value]) -> Vec<OpId> {
+    let mergeable = |linear: OpId| {
+        let operands = graph.operands(linear);
+        graph.cast::<Linear>(linear).is_some()
+            && operands.len() == first.len()
+            && operands[0] == first[0]
+            && operands.iter().zip(first).skip(1).all(|(a, b)| {
+                let dtypes = graph.tensor(*a).zip(graph.tensor(*b));
+                graph.is_constant(*a) && dtypes.is_some_and(|(a, b)| a.dtype == b.dtype)
+            })
+    };
+    if !mergeable(id) {
+        return Vec::new();
+    }
+    let mut users: Vec<OpId> = graph.uses(first[0]).into_iter().map(|user| user.op).collect();
+    users.dedup();
+    users.retain(|user| mergeable(*user));
+    users
+}
+
+/// `layers.0.attn.q`, `layers.0.attn.k` to `layers.0.attn.q_k`.
+fn joined_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut joined = String::new();
+    for name in names {
+        if joined.is_empty() {
+            joined.push_str(name);
+        } else {
+            joined.push('_');
+            joined.push_str(name.rsplit('.').next().unwrap_or(name));
+        }
+    }
+    joined
+}

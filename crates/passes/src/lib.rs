@@ -1,0 +1,16 @@
+//! Passes over graphs: what a pass is, the passes of smelt, the pipeline they form, and the manager that runs it.
+//! Does no I/O and knows no kernel.
+
+mod cleanup;
+mod fusion;
+mod list;
+mod manager;
+mod pass;
+pub mod pipeline;
+
+pub use cleanup::{Canonicalize, FoldConstants, RemoveDeadOps};
+pub use fusion::{FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
+pub use list::{PassInfo, PassList};
+pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
+pub use pass::{Changed, Numerics, Pass, PassContext, PassError};
+pub use pipeline::{Pipeline, Slot};

@@ -1,0 +1,131 @@
+//! What a pass is, and the macro for those that are nothing but rules.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use ir::{Graph, RewriteError, WeightSource};
+
+/// A transformation of a graph.
+pub trait Pass: fmt::Debug + Send + Sync {
+    /// The name by which command lines and messages know it, made from the type's: `fuse-swiglu`.
+    fn name(&self) -> Cow<'static, str> {
+        Cow::Owned(kebab_case(std::any::type_name::<Self>()))
+    }
+
+    /// Whether later stages need it: such a pass cannot be switched off.
+    fn required(&self) -> bool {
+        false
+    }
+
+    /// How values before and after are compared.
+    fn numerics(&self) -> Numerics {
+        Numerics::Exact
+    }
+
+    /// Transforms the graph.
+    fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError>;
+}
+
+/// How the values of a graph may differ before and after a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Numerics {
+    /// Not at all.
+    Exact,
+    /// By rounding: a value is no longer rounded to its dtype on the way, or sums are taken in another order.
+    Rounding,
+}
+
+/// Whether a pass did anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// The graph is as it was.
+    No,
+    /// It is not.
+    Yes,
+}
+
+impl From<bool> for Changed {
+    fn from(changed: bool) -> Changed {
+        if changed { Changed::Yes } else { Changed::No }
+    }
+}
+
+/// What a pass may look at beside the graph.
+#[derive(Clone, Copy)]
+pub struct PassContext<'a> {
+    /// The bytes of constants, for passes that must see them.
+    pub weights: &'a dyn WeightSource,
+}
+
+/// Why a pass failed: a bug of the pass, not of its input.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PassError {
+    /// A rewriting rule misbehaved.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// `a::b::FuseSwiglu<T>` to `fuse-swiglu`.
+fn kebab_case(path: &str) -> String {
+    let path = path.split('<').next().unwrap_or(path);
+    let name = path.rsplit("::").next().unwrap_or(path);
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// Declares a pass that applies rewriting rules until none applies. `, required` behind the numerics keeps it from
+/// being switched off.
+///
+/// ```text
+/// rewrite_pass! {
+///     /// `silu(g) * u → silu_mul(g, u)`
+///     pub struct FuseSiluMul(Numerics::Rounding) { silu_mul }
+/// }
+/// ```
+#[macro_export]
+macro_rules! rewrite_pass {
+    ($(#[$meta:meta])* pub struct $name:ident($numerics:expr $(, $required:ident)?) { $($rule:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $name;
+
+        impl $crate::Pass for $name {
+            $(fn $required(&self) -> bool {
+                true
+            })?
+
+            fn numerics(&self) -> $crate::Numerics {
+                $numerics
+            }
+
+            fn run(
+                &self,
+                graph: &mut ::ir::Graph,
+                _: &$crate::PassContext<'_>,
+            ) -> Result<$crate::Changed, $crate::PassError> {
+                let rules = [$(::ir::Rule { name: stringify!($rule), apply: $rule }),+];
+                Ok((::ir::rewrite(graph, &rules)? > 0).into())
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kebab_case;
+
+    #[test]
+    fn names_come_from_types() {
+        assert_eq!(kebab_case("passes::fusion::FuseAddRmsNorm"), "fuse-add-rms-norm");
+        assert_eq!(kebab_case("Wrap<passes::A>"), "wrap");
+    }
+}

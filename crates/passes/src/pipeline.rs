@@ -1,0 +1,92 @@
+//! The order of passes, with the reason for each place in the margin.
+
+use ir::Stage;
+
+use crate::{
+    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
+    RemoveDeadOps,
+};
+
+/// Where a user's passes may enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// On the graph as the frontend made it.
+    AfterImport,
+    /// On the canonical graph, before anything is fused.
+    BeforeFusion,
+    /// On the fused graph, before kernels are chosen.
+    AfterFusion,
+}
+
+/// One line of a pipeline.
+#[derive(Debug)]
+pub enum Entry {
+    /// Runs a pass.
+    Pass(Box<dyn Pass>),
+    /// From here on the graph must be legal at this stage.
+    Reach(Stage),
+    /// A user's passes enter here.
+    Slot(Slot),
+}
+
+/// Passes in order.
+#[derive(Debug)]
+pub struct Pipeline {
+    entries: Vec<Entry>,
+}
+
+/// The pipeline that `compile` runs.
+pub fn standard() -> Pipeline {
+    Pipeline {
+        entries: vec![
+            Entry::Reach(Stage::Imported),
+            Entry::Slot(Slot::AfterImport),
+            pass(Canonicalize),
+            pass(FoldConstants), // after canonicalize: equal weights are then spelled alike
+            pass(RemoveDeadOps),
+            Entry::Reach(Stage::Canonical),
+            Entry::Slot(Slot::BeforeFusion),
+            pass(MergeLinears), // first: the fusions below look for the splits it makes
+            pass(FuseAddRmsNorm),
+            pass(FuseSiluMul),
+            pass(FuseSwiglu),       // after fuse-silu-mul, whose op it matches
+            pass(FuseRopeAppendKv), // after merge-linears: q, k and v must be one packed row
+            pass(RemoveDeadOps),
+            Entry::Reach(Stage::Fused),
+            Entry::Slot(Slot::AfterFusion),
+            Entry::Reach(Stage::Fused), // again: a user's pass must leave what code generation takes
+        ],
+    }
+}
+
+fn pass(pass: impl Pass + 'static) -> Entry {
+    Entry::Pass(Box::new(pass))
+}
+
+impl Pipeline {
+    /// A pipeline of these passes alone, for tests and `smelt opt`.
+    pub fn of(passes: Vec<Box<dyn Pass>>) -> Pipeline {
+        Pipeline { entries: passes.into_iter().map(Entry::Pass).collect() }
+    }
+
+    /// The lines, in order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The same pipeline with a pass at the end of a slot.
+    pub fn with(mut self, slot: Slot, pass: Box<dyn Pass>) -> Pipeline {
+        let at = self.entries.iter().position(|entry| matches!(entry, Entry::Slot(found) if *found == slot));
+        // The pass goes before the slot's mark: the next one at the same slot then comes behind it.
+        let at = at.unwrap_or(self.entries.len());
+        self.entries.insert(at, Entry::Pass(pass));
+        self
+    }
+
+    /// The pipeline up to the point where the graph has reached a stage.
+    pub fn until(mut self, stage: Stage) -> Pipeline {
+        let at = self.entries.iter().position(|entry| matches!(entry, Entry::Reach(found) if *found == stage));
+        self.entries.truncate(at.map_or(self.entries.len(), |at| at + 1));
+        self
+    }
+}
