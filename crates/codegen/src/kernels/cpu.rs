@@ -1,0 +1,137 @@
+//! The CPU kernels: which op each does, in how many tasks. Their code is in `runtime/src/cpu`.
+//!
+//! Values are f32; weights and the KV cache may be narrower. A task should take some microseconds, for handing one
+//! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
+
+use ir::ops::{
+    Add, AddRmsNorm, AppendKv, Argmax, Cast, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope,
+    RopeAppendKv, Silu, SiluMul, Split, Swiglu,
+};
+use ir::{Graph, OpDef, OpId, TensorType, Value};
+use plan::{DType, Dim};
+
+use crate::{Call, Catalog, Kernel, Refusal};
+
+/// Bytes of weights that one task of a linear reads.
+const LINEAR_TASK_BYTES: u64 = 128 << 10;
+/// Rows that one task of a row-wise kernel takes.
+const ROWS: u64 = 8;
+
+/// A row of the catalog.
+#[derive(Debug)]
+struct CpuKernel {
+    name: &'static str,
+    call: fn(&Graph, OpId) -> Result<Call, Refusal>,
+}
+
+impl Kernel for CpuKernel {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn call(&self, graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+        let call = (self.call)(graph, op)?;
+        values_are_f32(graph, op)?;
+        Ok(call)
+    }
+}
+
+/// The kernels of the `cpu` target.
+pub(crate) fn catalog() -> Catalog {
+    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CpuKernel { name, call }) };
+    Catalog::new(vec![
+        kernel("linear", linear),
+        kernel("paged_attention", paged_attention),
+        kernel("rope_append_kv", rope_append_kv),
+        kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
+        kernel("rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<RmsNorm>(graph, op)?.eps))),
+        kernel("swiglu", rows_of::<Swiglu>),
+        kernel("silu_mul", rows_of::<SiluMul>),
+        kernel("embedding", rows_of::<Embedding>),
+        kernel("gather_rows", rows_of::<GatherRows>),
+        kernel("argmax", argmax),
+        kernel("add", rows_of::<Add>),
+        kernel("mul", rows_of::<Mul>),
+        kernel("silu", rows_of::<Silu>),
+        kernel("copy", rows_of::<Cast>),
+        kernel("split", rows_of::<Split>),
+        kernel("rope", |graph, op| Ok(rows(graph, op)?.int("head_dim", attr::<Rope>(graph, op)?.head_dim))),
+        kernel("append_kv", |graph, op| {
+            let append = attr::<AppendKv>(graph, op)?;
+            Ok(Call::grid(tokens(graph, op)?.ceil_div(ROWS)).kv(append.group, append.layer, true))
+        }),
+    ])
+}
+
+/// Results, and operands that are not constant, are f32; ids and positions are i32.
+fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
+    let operands = graph.operands(op).into_iter().filter(|operand| !graph.is_constant(*operand));
+    for value in operands.chain(graph.results(op)) {
+        let dtype = graph.tensor(value).map_or(DType::F32, |ty| ty.dtype);
+        // rows of an embedding table come out in its dtype and are cast behind it: the kernels write f32
+        let widened = graph.cast::<Embedding>(op).is_some() || graph.cast::<Cast>(op).is_some();
+        if dtype != DType::F32 && dtype != DType::I32 && !widened {
+            let name = graph.value_name(value);
+            return Err(Refusal::Because(format!("`%{name}` is {dtype}, CPU kernels take f32 values")));
+        }
+    }
+    Ok(())
+}
+
+fn attr<T: OpDef>(graph: &Graph, op: OpId) -> Result<&T, Refusal> {
+    graph.cast::<T>(op).ok_or(Refusal::OtherOp)
+}
+
+fn tensor(graph: &Graph, value: Value) -> Result<&TensorType, Refusal> {
+    graph.tensor(value).ok_or_else(|| Refusal::Because("an operand is an effect".to_owned()))
+}
+
+/// The first dimension of the first operand.
+fn tokens(graph: &Graph, op: OpId) -> Result<Dim, Refusal> {
+    let first = graph.operands(op).first().copied().ok_or(Refusal::OtherOp)?;
+    let ty = tensor(graph, first)?;
+    ty.shape.first().cloned().ok_or_else(|| Refusal::Because("an operand is a scalar".to_owned()))
+}
+
+/// A task for every few rows of the result.
+fn rows(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let ty = graph.tensor(graph.result(op)).ok_or(Refusal::OtherOp)?;
+    let outer = ty.shape.split_last().map_or(&[][..], |(_, outer)| outer);
+    let rows = outer.iter().cloned().fold(Dim::from(1), |product, dim| product * dim);
+    Ok(Call::grid(rows.ceil_div(ROWS)))
+}
+
+fn rows_of<T: OpDef>(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    attr::<T>(graph, op)?;
+    rows(graph, op)
+}
+
+fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let argmax = attr::<Argmax>(graph, op)?;
+    Ok(Call::grid(tokens(graph, op)?).int("classes", argmax.classes))
+}
+
+fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    attr::<Linear>(graph, op)?;
+    let weight = tensor(graph, graph.operands(op)[1])?;
+    let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
+        return Err(Refusal::Because("the weight has a symbolic size".to_owned()));
+    };
+    // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
+    let per_task = (LINEAR_TASK_BYTES / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
+    let per_task = per_task.min(columns.next_multiple_of(24));
+    Ok(Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64))
+}
+
+fn paged_attention(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let attention = attr::<PagedAttention>(graph, op)?;
+    let grid = tokens(graph, op)? * Dim::from(u64::from(attention.kv_heads));
+    let call = Call::grid(grid).float("scale", attention.scale);
+    Ok(call.kv(attention.group, attention.layer, false))
+}
+
+fn rope_append_kv(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let rope = attr::<RopeAppendKv>(graph, op)?;
+    let call = Call::grid(tokens(graph, op)?.ceil_div(ROWS)).int("heads", rope.heads);
+    Ok(call.kv(rope.group, rope.layer, true))
+}

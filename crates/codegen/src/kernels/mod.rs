@@ -1,0 +1,3 @@
+//! What code generation knows of each target's kernels.
+
+pub(crate) mod cpu;

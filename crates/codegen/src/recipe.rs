@@ -1,0 +1,191 @@
+//! How a weight of the plan comes from tensors of the checkpoint. Evaluated a range at a time, in parallel, while the
+//! plan is written: no tensor is ever whole in memory.
+
+use std::ops::Range;
+
+use ir::ops::{Cast, Concat, Constant};
+use ir::{EvalError, Graph, HostData, HostTensor, Value, WeightSource, constant_value};
+use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart};
+use rayon::prelude::*;
+
+/// An element-wise recipe: element `i` of the weight depends on few elements of the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recipe {
+    /// A tensor of the checkpoint.
+    Tensor {
+        /// Its key.
+        key: String,
+        /// Its dtype.
+        dtype: DType,
+        /// Its elements.
+        elements: u64,
+    },
+    /// Another recipe in another dtype.
+    Cast(Box<Recipe>, DType),
+    /// Recipes one behind the other.
+    Concat(Vec<Recipe>),
+    /// A value that was computed by the interpreter: frequencies, and whatever else is small and constant.
+    Value(HostTensor, DType),
+}
+
+/// Constants that the interpreter computes may have this many elements: it is slow, and holds them whole.
+const MAX_VALUE_ELEMENTS: u64 = 1 << 24;
+
+impl Recipe {
+    /// The recipe of a constant value of a graph.
+    pub fn of(graph: &Graph, value: Value, weights: &dyn WeightSource) -> Result<Recipe, EvalError> {
+        if let Some((_, constant)) = graph.producer::<Constant>(value) {
+            let elements = constant.ty.const_shape().unwrap_or_default().iter().product();
+            return Ok(Recipe::Tensor { key: constant.key.clone(), dtype: constant.ty.dtype, elements });
+        }
+        let operands = graph.operands(value.op);
+        if let Some((_, cast)) = graph.producer::<Cast>(value) {
+            return Ok(Recipe::Cast(Box::new(Recipe::of(graph, operands[0], weights)?), cast.to));
+        }
+        if graph.producer::<Concat>(value).is_some() {
+            let parts = operands.into_iter().map(|part| Recipe::of(graph, part, weights));
+            return Ok(Recipe::Concat(parts.collect::<Result<_, _>>()?));
+        }
+        let error = |reason: &str| EvalError { value: graph.value_name(value).to_owned(), reason: reason.to_owned() };
+        let ty = graph.tensor(value).ok_or_else(|| error("is an effect, not a tensor"))?;
+        let elements = ty.const_shape().ok_or_else(|| error("is constant but has a symbolic size"))?;
+        if elements.iter().product::<u64>() > MAX_VALUE_ELEMENTS {
+            return Err(error("is too large a constant to be computed when the plan is written"));
+        }
+        Ok(Recipe::Value(constant_value(graph, value, weights)?, ty.dtype))
+    }
+
+    /// Type of an element.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Recipe::Tensor { dtype, .. } | Recipe::Cast(_, dtype) | Recipe::Value(_, dtype) => *dtype,
+            Recipe::Concat(parts) => parts.first().map_or(DType::F32, Recipe::dtype),
+        }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        match self {
+            Recipe::Tensor { elements, .. } => *elements,
+            Recipe::Cast(inner, _) => inner.elements(),
+            Recipe::Concat(parts) => parts.iter().map(Recipe::elements).sum(),
+            Recipe::Value(value, _) => value.shape.iter().product::<usize>() as u64,
+        }
+    }
+
+    /// The random parts, where all of the recipe is random and rounding to its dtype is the only rounding.
+    pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
+        match self {
+            Recipe::Tensor { key, .. } => weights.random(key).map(|part| vec![part]),
+            Recipe::Cast(inner, to) => match inner.dtype() == DType::F32 || inner.dtype() == *to {
+                true => inner.random(weights),
+                false => None,
+            },
+            Recipe::Concat(parts) => {
+                let parts: Option<Vec<_>> = parts.iter().map(|part| part.random(weights)).collect();
+                parts.map(|parts| parts.concat())
+            }
+            Recipe::Value(..) => None,
+        }
+    }
+
+    /// Computes a range of elements as little-endian bytes.
+    pub fn read(&self, weights: &dyn WeightSource, range: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        match self {
+            Recipe::Tensor { key, .. } => weights.read(key, range, out),
+            Recipe::Cast(inner, to) => {
+                let from = inner.dtype();
+                let mut source = vec![0; ((range.end - range.start) * from.bytes()) as usize];
+                inner.read(weights, range, &mut source)?;
+                convert(&source, from, out, *to);
+                Ok(())
+            }
+            Recipe::Concat(parts) => {
+                let bytes = self.dtype().bytes();
+                let mut start = 0;
+                for part in parts {
+                    let end = start + part.elements();
+                    let (from, to) = (range.start.max(start), range.end.min(end));
+                    if from < to {
+                        let at = |element: u64| ((element - range.start) * bytes) as usize;
+                        part.read(weights, from - start..to - start, &mut out[at(from)..at(to)])?;
+                    }
+                    start = end;
+                }
+                Ok(())
+            }
+            Recipe::Value(value, dtype) => {
+                let range = range.start as usize..range.end as usize;
+                match &value.data {
+                    HostData::F32(values) => encode(values[range].iter().copied(), *dtype, out),
+                    HostData::I32(values) => {
+                        let cells = out.chunks_exact_mut(4).zip(&values[range]);
+                        cells.for_each(|(cell, value)| cell.copy_from_slice(&value.to_le_bytes()));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends the whole weight to a plan, a chunk at a time, each computed by all threads.
+    pub fn write(&self, weights: &dyn WeightSource, writer: &mut PlanWriter) -> Result<(), WriteError> {
+        let bytes = self.dtype().bytes();
+        let per_chunk = CHUNK_BYTES as u64 / bytes;
+        // small enough to spread over threads, large enough to copy at full speed
+        let per_piece = per_chunk / 32;
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut start = 0;
+        while start < self.elements() {
+            let end = self.elements().min(start + per_chunk);
+            let chunk = &mut buffer[..((end - start) * bytes) as usize];
+            let pieces = chunk.par_chunks_mut((per_piece * bytes) as usize).enumerate();
+            pieces.try_for_each(|(index, piece)| {
+                let from = start + index as u64 * per_piece;
+                self.read(weights, from..from + piece.len() as u64 / bytes, piece).map_err(WriteError::Weights)
+            })?;
+            writer.append(chunk)?;
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+/// Why a weight was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The checkpoint could not be read.
+    #[error("{0}")]
+    Weights(String),
+    /// The plan could not be written.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+fn convert(source: &[u8], from: DType, out: &mut [u8], to: DType) {
+    let pairs = || source.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let words = || source.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    match from {
+        DType::F32 => encode(words().map(f32::from_bits), to, out),
+        DType::F16 => encode(pairs().map(|bits| half::f16::from_bits(bits).to_f32()), to, out),
+        DType::BF16 => encode(pairs().map(|bits| half::bf16::from_bits(bits).to_f32()), to, out),
+        DType::I32 => out.copy_from_slice(source),
+    }
+}
+
+fn encode(values: impl Iterator<Item = f32>, dtype: DType, out: &mut [u8]) {
+    match dtype {
+        DType::F32 | DType::I32 => {
+            let cells = out.chunks_exact_mut(4).zip(values);
+            cells.for_each(|(cell, value)| cell.copy_from_slice(&value.to_le_bytes()));
+        }
+        DType::F16 => {
+            let cells = out.chunks_exact_mut(2).zip(values);
+            cells.for_each(|(cell, value)| cell.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()));
+        }
+        DType::BF16 => {
+            let cells = out.chunks_exact_mut(2).zip(values);
+            cells.for_each(|(cell, value)| cell.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()));
+        }
+    }
+}

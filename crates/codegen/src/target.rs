@@ -1,0 +1,66 @@
+//! Machines that plans are made for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use plan::DType;
+
+use crate::{Catalog, kernels};
+
+/// A machine that plans are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Any CPU that Rust runs on.
+    Cpu,
+}
+
+/// A target that this program cannot compile for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown target `{0}`, this program compiles for: cpu")]
+pub struct UnknownTarget(pub String);
+
+impl Target {
+    /// The name in plans and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Cpu => "cpu",
+        }
+    }
+
+    /// The dtype in which values flow between ops when weights are of `weights`. CPUs have no 16-bit arithmetic:
+    /// there, values are f32 and only weights and the KV cache are narrow.
+    pub fn activations(self, _weights: DType) -> DType {
+        match self {
+            Target::Cpu => DType::F32,
+        }
+    }
+
+    /// Tokens of a KV block. 64 rows of one head are contiguous: one bulk copy on a GPU, a page or two on a CPU.
+    pub fn block_tokens(self) -> u32 {
+        64
+    }
+
+    /// The kernels of the target.
+    pub fn catalog(self) -> Catalog {
+        match self {
+            Target::Cpu => kernels::cpu::catalog(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Target {
+    type Err = UnknownTarget;
+
+    fn from_str(text: &str) -> Result<Target, UnknownTarget> {
+        match text {
+            "cpu" => Ok(Target::Cpu),
+            _ => Err(UnknownTarget(text.to_owned())),
+        }
+    }
+}
