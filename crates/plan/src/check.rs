@@ -67,6 +67,7 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
             report(format!("buffer `{}` lies outside the arena", buffer.name));
         }
     }
+    check_lifetimes(program, &mut report);
     for port in program.inputs.iter().chain(&program.outputs) {
         if port.buffer as usize >= program.buffers.len() {
             report(format!("port `{}` names no buffer", port.name));
@@ -91,6 +92,37 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
         }
         if launch.outputs.iter().any(|arg| matches!(arg, Arg::Weight(_))) {
             report(format!("`{}` writes a weight", launch.site));
+        }
+    }
+}
+
+/// Buffers that hold values at the same time must not share bytes, and launches must not use others: kernels rely on
+/// their inputs and outputs being apart.
+fn check_lifetimes(program: &Program, report: &mut impl FnMut(String)) {
+    let mut order: Vec<&crate::Buffer> = program.buffers.iter().filter(|buffer| buffer.bytes > 0).collect();
+    order.sort_by_key(|buffer| buffer.offset);
+    for (index, buffer) in order.iter().enumerate() {
+        let end = buffer.offset.saturating_add(buffer.bytes);
+        for other in order[index + 1..].iter().take_while(|other| other.offset < end) {
+            if buffer.live.0 <= other.live.1 && other.live.0 <= buffer.live.1 {
+                report(format!("buffers `{}` and `{}` share bytes", buffer.name, other.name));
+            }
+        }
+    }
+    for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
+        for arg in launch.inputs.iter().chain(&launch.outputs) {
+            let Arg::Buffer(index) = arg else { continue };
+            let Some(buffer) = program.buffers.get(*index as usize) else { continue };
+            if (step as u64) < u64::from(buffer.live.0) || step as u64 > u64::from(buffer.live.1) {
+                report(format!("`{}` uses buffer `{}` outside of its lifetime", launch.site, buffer.name));
+            }
+        }
+        let twice = |(index, out): (usize, &Arg)| launch.outputs[..index].contains(out);
+        if launch.outputs.iter().enumerate().any(twice) {
+            report(format!("`{}` writes an output twice", launch.site));
+        }
+        if launch.outputs.iter().any(|out| launch.inputs.contains(out) && matches!(out, Arg::Buffer(_))) {
+            report(format!("`{}` writes what it reads", launch.site));
         }
     }
 }

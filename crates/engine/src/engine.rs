@@ -1,0 +1,205 @@
+//! The loop from requests to tokens.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use plan::{Bindings, ExecError, PlanFile, PortData, Session};
+
+use crate::BlockPool;
+use crate::sequence::{FinishReason, Request, RequestId, Sequence};
+use crate::step::{Chunk, pack, schedule};
+
+/// Generates tokens for any number of requests at a time. A request waits until it has a place in the batch and
+/// blocks for all the tokens it may need, so that none is ever thrown out.
+pub struct Engine {
+    file: Arc<PlanFile>,
+    session: Box<dyn Session>,
+    blocks: BlockPool,
+    waiting: VecDeque<Sequence>,
+    running: Vec<Sequence>,
+    next_id: u64,
+}
+
+/// What one step did for one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The request.
+    pub request: RequestId,
+    /// The token it got, if any.
+    pub token: Option<u32>,
+    /// Logits of this step's positions, `[rows, vocab]`, where the request wants them.
+    pub logits: Vec<f32>,
+    /// Set with the last token.
+    pub finished: Option<FinishReason>,
+    /// Whether nothing more will come.
+    pub done: bool,
+}
+
+/// Why a request or a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request does not fit the plan.
+    #[error("{0}")]
+    Request(String),
+    /// The device failed.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+}
+
+impl Engine {
+    /// An engine over a loaded plan.
+    pub fn new(file: Arc<PlanFile>, session: Box<dyn Session>) -> Engine {
+        // All groups have as many blocks, and a block number means the same place in each.
+        let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
+        let blocks = BlockPool::new(blocks);
+        Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 }
+    }
+
+    /// Takes a request, or says why the plan cannot hold it.
+    pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        let plan = self.file.plan();
+        let fail = |reason: String| Err(EngineError::Request(reason));
+        let (prompt, generated) = (request.prompt.len(), request.params.max_tokens as usize);
+        let max_seq_len = plan.limits.max_seq_len as usize;
+        if prompt == 0 {
+            return fail("the prompt is empty, expected at least one token".to_owned());
+        }
+        if let Some(id) = request.prompt.iter().find(|id| **id >= plan.model.vocab_size) {
+            return fail(format!("token {id} is outside the vocabulary, expected ids below {}", plan.model.vocab_size));
+        }
+        if prompt + generated > max_seq_len {
+            return fail(format!(
+                "a prompt of {prompt} tokens and {generated} generated ones are {}, the plan allows {max_seq_len} \
+                 (compile with a larger --max-seq-len, or ask for fewer with --max-tokens)",
+                prompt + generated
+            ));
+        }
+        let needed = self.blocks_for(prompt + generated);
+        let total = self.file.plan().kv.iter().map(|group| group.blocks as usize).min().unwrap_or(0);
+        if needed > total {
+            return fail(format!(
+                "{} tokens take {needed} KV blocks, the plan has {total} (compile with a larger --kv-cache)",
+                prompt + generated
+            ));
+        }
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.waiting.push_back(Sequence {
+            id,
+            tokens: request.prompt,
+            prompt_len: prompt,
+            cached: 0,
+            blocks: Vec::new(),
+            finished: (generated == 0).then_some(FinishReason::Length),
+            params: request.params,
+        });
+        Ok(id)
+    }
+
+    /// Whether a request waits or runs.
+    pub fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.running.is_empty()
+    }
+
+    /// Runs one step and returns what came of it.
+    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        self.admit();
+        let mut events = Vec::new();
+        let chunks = schedule(&self.running, &self.file.plan().limits);
+        if !chunks.is_empty() {
+            self.run(&chunks, &mut events)?;
+        }
+        self.retire(&mut events);
+        Ok(events)
+    }
+
+    fn blocks_for(&self, tokens: usize) -> usize {
+        let block_tokens = self.file.plan().kv.first().map_or(1, |group| group.block_tokens as usize);
+        tokens.div_ceil(block_tokens)
+    }
+
+    /// Gives waiting requests their blocks, in order of arrival.
+    fn admit(&mut self) {
+        while self.running.len() < self.file.plan().limits.max_batch_size as usize {
+            let Some(next) = self.waiting.front() else { return };
+            let needed = self.blocks_for(next.prompt_len + next.params.max_tokens as usize);
+            let Some(blocks) = self.blocks.take(needed) else { return };
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            sequence.blocks = blocks;
+            self.running.push(sequence);
+        }
+    }
+
+    fn run(&mut self, chunks: &[Chunk], events: &mut Vec<Event>) -> Result<(), EngineError> {
+        let file = Arc::clone(&self.file);
+        let plan = file.plan();
+        let blocks_per_sequence = self.blocks_for(plan.limits.max_seq_len as usize);
+        let inputs = pack(plan, &self.running, chunks, blocks_per_sequence);
+        let bindings = Bindings {
+            symbols: inputs.symbols.clone(),
+            inputs: vec![
+                ("tokens", &inputs.tokens),
+                ("positions", &inputs.positions),
+                ("query_starts", &inputs.query_starts),
+                ("block_table", &inputs.block_table),
+                ("rows", &inputs.rows),
+            ],
+        };
+        let step = self.session.submit(inputs.program, &bindings)?;
+        let wrong =
+            |port: &str| ExecError::Unsupported(format!("the plan has no output `{port}` of the expected dtype"));
+        let PortData::I32(sampled) = self.session.read(step, "next_tokens")? else {
+            return Err(wrong("next_tokens").into());
+        };
+        let wants_logits = chunks.iter().any(|chunk| self.running[chunk.sequence].params.logits);
+        let logits = match wants_logits {
+            true => match self.session.read(step, "logits")? {
+                PortData::F32(logits) => logits,
+                PortData::I32(_) => return Err(wrong("logits").into()),
+            },
+            false => Vec::new(),
+        };
+        let vocab = plan.model.vocab_size as usize;
+        let mut row = 0;
+        for chunk in chunks {
+            let sequence = &mut self.running[chunk.sequence];
+            sequence.cached += chunk.tokens;
+            let rows = row..row + chunk.rows;
+            row = rows.end;
+            let mut event =
+                Event { request: sequence.id, token: None, logits: Vec::new(), finished: None, done: false };
+            if sequence.params.logits {
+                event.logits = logits.get(rows.start * vocab..rows.end * vocab).unwrap_or_default().to_vec();
+            }
+            if sequence.pending() == 0 && sequence.finished.is_none() {
+                let token = rows.last().and_then(|row| sampled.get(row)).copied();
+                let token = token.and_then(|token| u32::try_from(token).ok()).ok_or_else(|| wrong("next_tokens"))?;
+                sequence.push(token, &plan.model.eos);
+                event.token = Some(token);
+                event.finished = sequence.finished;
+            }
+            events.push(event);
+        }
+        Ok(())
+    }
+
+    /// Takes finished sequences out and frees their blocks.
+    fn retire(&mut self, events: &mut Vec<Event>) {
+        let (done, running) = std::mem::take(&mut self.running).into_iter().partition(Sequence::is_done);
+        self.running = running;
+        let done: Vec<Sequence> = done;
+        for sequence in done {
+            self.blocks.give_back(sequence.blocks);
+            match events.iter_mut().find(|event| event.request == sequence.id) {
+                Some(event) => event.done = true,
+                None => events.push(Event {
+                    request: sequence.id,
+                    token: None,
+                    logits: Vec::new(),
+                    finished: sequence.finished,
+                    done: true,
+                }),
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Packing sequences into the inputs of one step.
+
+use plan::{Limits, Plan, ProgramKind, Symbol, SymbolValues};
+
+use crate::sequence::Sequence;
+
+/// A chunk of one sequence in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// Index of the sequence among the running ones.
+    pub sequence: usize,
+    /// Tokens taken.
+    pub tokens: usize,
+    /// Rows of logits wanted: of the last tokens of the chunk.
+    pub rows: usize,
+}
+
+/// Chooses what runs next: every sequence with one pending token first, then prompts, in order of arrival, as many
+/// tokens as the limits leave.
+pub(crate) fn schedule(running: &[Sequence], limits: &Limits) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    let mut tokens = limits.max_num_tokens as usize;
+    let mut rows = limits.max_logit_rows as usize;
+    let decoding = |sequence: &Sequence| sequence.pending() == 1;
+    let order = [true, false].map(|first| running.iter().enumerate().filter(move |(_, s)| decoding(s) == first));
+    for (index, sequence) in order.into_iter().flatten() {
+        if sequence.is_done() || tokens == 0 || rows == 0 {
+            continue;
+        }
+        let mut taken = sequence.pending().min(tokens);
+        if sequence.params.logits {
+            taken = taken.min(rows);
+        }
+        let complete = taken == sequence.pending();
+        let wanted = match sequence.params.logits {
+            true => taken,
+            false => usize::from(complete),
+        };
+        chunks.push(Chunk { sequence: index, tokens: taken, rows: wanted });
+        tokens -= taken;
+        rows -= wanted;
+    }
+    chunks
+}
+
+/// The inputs of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StepInputs {
+    pub program: usize,
+    pub symbols: SymbolValues,
+    pub tokens: Vec<i32>,
+    pub positions: Vec<i32>,
+    pub query_starts: Vec<i32>,
+    pub block_table: Vec<i32>,
+    pub rows: Vec<i32>,
+}
+
+/// Packs chunks for the smallest program that holds them. A decode program is padded with tokens of no sequence.
+pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], blocks_per_sequence: usize) -> StepInputs {
+    let mut inputs = StepInputs {
+        program: 0,
+        symbols: SymbolValues::new(),
+        tokens: Vec::new(),
+        positions: Vec::new(),
+        query_starts: vec![0],
+        block_table: Vec::new(),
+        rows: Vec::new(),
+    };
+    for chunk in chunks {
+        let sequence = &running[chunk.sequence];
+        for position in sequence.cached..sequence.cached + chunk.tokens {
+            inputs.tokens.push(sequence.tokens[position] as i32);
+            inputs.positions.push(position as i32);
+        }
+        let end = inputs.tokens.len();
+        inputs.query_starts.push(end as i32);
+        inputs.rows.extend((end - chunk.rows..end).map(|row| row as i32));
+        let mut table: Vec<i32> = sequence.blocks.iter().map(|block| *block as i32).collect();
+        table.resize(blocks_per_sequence, 0);
+        inputs.block_table.extend(table);
+    }
+    if inputs.rows.is_empty() {
+        // a program computes at least one row; nobody looks at this one
+        inputs.rows.push(0);
+    }
+    let single = chunks.iter().all(|chunk| chunk.tokens == 1 && chunk.rows == 1);
+    let decode = if single { smallest_decode(plan, chunks.len()) } else { None };
+    let sizes = match decode {
+        Some((program, batch)) => {
+            inputs.program = program;
+            inputs.tokens.resize(batch, 0);
+            inputs.positions.resize(batch, 0);
+            inputs.query_starts.resize(batch + 1, chunks.len() as i32);
+            inputs.block_table.resize(batch * blocks_per_sequence, 0);
+            inputs.rows = (0..batch as i32).collect();
+            [batch; 3]
+        }
+        None => {
+            let mixed = plan.programs.iter().position(|program| program.kind == ProgramKind::Mixed);
+            inputs.program = mixed.unwrap_or(plan.programs.len());
+            [inputs.tokens.len(), chunks.len(), inputs.rows.len()]
+        }
+    };
+    for (name, size) in ["T", "B", "R"].into_iter().zip(sizes) {
+        inputs.symbols.extend(Symbol::new(name).map(|symbol| (symbol, size as u64)));
+    }
+    inputs
+}
+
+/// The decode program of the smallest batch that holds this many sequences, and its batch.
+fn smallest_decode(plan: &Plan, sequences: usize) -> Option<(usize, usize)> {
+    let decode = plan.programs.iter().enumerate().filter(|(_, program)| program.kind == ProgramKind::Decode);
+    let batches = decode.map(|(index, program)| {
+        let batch = program.symbols.iter().find(|decl| decl.symbol.name() == "B").map_or(0, |decl| decl.max);
+        (index, batch as usize)
+    });
+    batches.filter(|(_, batch)| *batch >= sequences).min_by_key(|(_, batch)| *batch)
+}

@@ -1,0 +1,202 @@
+//! Arguments of a launch as kernels see them: tensors with checked dtypes, and parts of outputs to write.
+
+use plan::{DType, Kernel, Scalar};
+
+/// Everything a launch works on.
+pub struct Args {
+    /// Tensors that it reads.
+    pub inputs: Vec<Tensor>,
+    /// Tensors that it writes.
+    pub outputs: Vec<Tensor>,
+    /// The layer of the KV cache that it touches.
+    pub kv: Option<KvLayer>,
+    /// The kernel with its parameters.
+    pub kernel: Kernel,
+}
+
+/// A row-major tensor in memory that the session owns.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: *mut u8,
+}
+
+// SAFETY: the memory lives as long as the session, whose launches run one after the other; within a launch, tasks
+// read inputs and write disjoint parts of outputs (the contract of `CpuKernel`, and of `Tensor::write`).
+unsafe impl Send for Tensor {}
+// SAFETY: as above.
+unsafe impl Sync for Tensor {}
+
+impl Tensor {
+    /// A tensor at `data`.
+    ///
+    /// # Safety
+    /// `data` must be aligned to the dtype and valid for the tensor's bytes for as long as it is used.
+    pub(super) unsafe fn new(dtype: DType, shape: Vec<usize>, data: *mut u8) -> Tensor {
+        Tensor { dtype, shape, data }
+    }
+
+    /// Type of an element.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The innermost size.
+    pub fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Rows of the innermost size.
+    pub fn row_count(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// The elements of an f32 tensor.
+    pub fn floats(&self) -> Result<&[f32], String> {
+        self.expect(DType::F32)?;
+        // SAFETY: `new` promised validity, the dtype is right.
+        Ok(unsafe { self.elements() })
+    }
+
+    /// The elements of an i32 tensor.
+    pub fn ints(&self) -> Result<&[i32], String> {
+        self.expect(DType::I32)?;
+        // SAFETY: `new` promised validity, the dtype is right.
+        Ok(unsafe { self.elements() })
+    }
+
+    /// The elements as a type of the tensor's dtype.
+    ///
+    /// # Safety
+    /// `E` must have the size and meaning of the dtype.
+    pub(super) unsafe fn elements<E>(&self) -> &[E] {
+        // SAFETY: `new` promised validity.
+        unsafe { std::slice::from_raw_parts(self.data.cast::<E>(), self.len()) }
+    }
+
+    /// Elements of a floating-point tensor, widened to f32.
+    pub fn widened(&self, range: std::ops::Range<usize>) -> Result<Vec<f32>, String> {
+        let outside = || format!("elements {range:?} of a tensor of {}", self.len());
+        // SAFETY: `new` promised validity, each arm has the right type.
+        unsafe {
+            match self.dtype {
+                DType::F32 => Ok(self.elements::<f32>().get(range.clone()).ok_or_else(outside)?.to_vec()),
+                DType::F16 => {
+                    let values = self.elements::<half::f16>().get(range.clone()).ok_or_else(outside)?;
+                    Ok(values.iter().map(|value| value.to_f32()).collect())
+                }
+                DType::BF16 => {
+                    let values = self.elements::<half::bf16>().get(range.clone()).ok_or_else(outside)?;
+                    Ok(values.iter().map(|value| value.to_f32()).collect())
+                }
+                DType::I32 => Err("expected a floating-point tensor, found i32".to_owned()),
+            }
+        }
+    }
+
+    /// A part of an output to write.
+    ///
+    /// # Safety
+    /// No other task of the launch may touch these elements, and `E` must be of the dtype.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn write<E>(&self, range: std::ops::Range<usize>) -> Result<&mut [E], String> {
+        if size_of::<E>() as u64 != self.dtype.bytes() || range.start > range.end || range.end > self.len() {
+            return Err(format!("elements {range:?} of a tensor of {} were to be written", self.len()));
+        }
+        // SAFETY: the range is inside the tensor; the caller promises that it is this task's alone.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.data.cast::<E>().add(range.start), range.len()) })
+    }
+
+    /// Checks the dtype.
+    pub fn expect(&self, dtype: DType) -> Result<(), String> {
+        match self.dtype == dtype {
+            true => Ok(()),
+            false => Err(format!("expected a tensor of {dtype}, found one of {}", self.dtype)),
+        }
+    }
+
+    /// Checks dtype and shape.
+    pub fn expect_shape(&self, dtype: DType, shape: &[usize]) -> Result<(), String> {
+        self.expect(dtype)?;
+        match self.shape == shape {
+            true => Ok(()),
+            false => Err(format!("expected shape {shape:?}, found {:?}", self.shape)),
+        }
+    }
+}
+
+/// The blocks of one layer, laid out as [`plan::KvGroup`] says.
+#[derive(Clone, Debug)]
+pub struct KvLayer {
+    pub(super) dtype: DType,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) block_tokens: usize,
+    pub(super) blocks: usize,
+    pub(super) data: *mut u8,
+}
+
+// SAFETY: as for `Tensor`.
+unsafe impl Send for KvLayer {}
+// SAFETY: as for `Tensor`.
+unsafe impl Sync for KvLayer {}
+
+impl KvLayer {
+    /// The first key of a head in a block, as an element offset; the values follow `block_tokens * head_dim` later.
+    pub(super) fn keys_at(&self, block: i32, head: usize) -> Result<usize, String> {
+        let index = usize::try_from(block).ok().filter(|index| *index < self.blocks && head < self.kv_heads);
+        let index = index.ok_or_else(|| format!("KV block {block} is outside a pool of {}", self.blocks))?;
+        Ok((index * self.kv_heads + head) * 2 * self.block_tokens * self.head_dim)
+    }
+}
+
+impl Args {
+    /// Checks the number of inputs and outputs.
+    pub fn expect_counts(&self, inputs: usize, outputs: usize) -> Result<(), String> {
+        match self.inputs.len() == inputs && self.outputs.len() == outputs {
+            true => Ok(()),
+            false => Err(format!(
+                "expected {inputs} inputs and {outputs} outputs, found {} and {}",
+                self.inputs.len(),
+                self.outputs.len()
+            )),
+        }
+    }
+
+    /// The layer of the KV cache.
+    pub fn kv(&self) -> Result<&KvLayer, String> {
+        self.kv.as_ref().ok_or_else(|| "expected a layer of the KV cache".to_owned())
+    }
+
+    /// A positive integer parameter.
+    pub fn int(&self, name: &str) -> Result<usize, String> {
+        match self.kernel.param(name) {
+            Some(Scalar::Int(value)) if *value > 0 => Ok(*value as usize),
+            _ => Err(format!("expected a positive integer parameter `{name}`")),
+        }
+    }
+
+    /// A real parameter.
+    pub fn float(&self, name: &str) -> Result<f32, String> {
+        match self.kernel.param(name) {
+            Some(Scalar::Float(value)) => Ok(*value as f32),
+            _ => Err(format!("expected a real parameter `{name}`")),
+        }
+    }
+}

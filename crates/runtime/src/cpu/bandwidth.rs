@@ -1,0 +1,42 @@
+//! How fast this machine's threads can read memory together: the ceiling of decoding.
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::simd::{Element, LANES, Lanes, dispatch};
+
+/// Bytes per second at which all threads of the current pool read 1 GiB of memory: the best of five passes.
+pub fn read_bandwidth() -> f64 {
+    const WORDS: usize = 1 << 28;
+    const PIECE: usize = 1 << 16;
+    // Written, and not zero: untouched pages would all be one page.
+    let mut data = vec![0f32; WORDS];
+    data.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| piece.fill(index as f32));
+    let pass = || {
+        let start = Instant::now();
+        let sum: f32 = data.par_chunks(PIECE).map(sum).sum();
+        let seconds = start.elapsed().as_secs_f64();
+        std::hint::black_box(sum);
+        (WORDS * size_of::<f32>()) as f64 / seconds
+    };
+    (0..5).map(|_| pass()).fold(0.0, f64::max)
+}
+
+dispatch!(
+    /// The sum of all elements, with enough sums in flight to be limited by memory alone.
+    fn sum<E: Element>(values: &[E]) -> f32 = sum_body
+);
+
+#[inline(always)]
+fn sum_body<L: Lanes, E: Element>(values: &[E]) -> f32 {
+    const SUMS: usize = 8;
+    let mut sums = [L::splat(0.0); SUMS];
+    for chunk in values.chunks_exact(SUMS * LANES) {
+        for (index, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a chunk holds `SUMS` vectors.
+            *sum = sum.add_product(unsafe { L::load(chunk.as_ptr().add(index * LANES)) }, L::splat(1.0));
+        }
+    }
+    sums.into_iter().map(L::sum).sum()
+}

@@ -1,0 +1,317 @@
+//! Sessions on the CPU: where tensors lie, and running programs over a thread pool.
+
+use std::sync::Arc;
+
+use plan::{
+    Arg, Bindings, Buffer, DType, ExecError, Executor, KvGroup, Launch, Plan, PlanFile, PortData, Program, Session,
+    Step, StepId, SymbolValues, WeightData,
+};
+use rayon::prelude::*;
+
+use super::memory::Memory;
+use super::{Args, CpuKernel, KvLayer, Tensor, kernels};
+
+/// Runs plans for the `cpu` target.
+pub struct CpuExecutor {
+    pool: Arc<rayon::ThreadPool>,
+    kernels: Arc<Vec<Box<dyn CpuKernel>>>,
+}
+
+impl CpuExecutor {
+    /// An executor with this many threads, or as many as the machine has.
+    pub fn new(threads: Option<usize>) -> Result<CpuExecutor, ExecError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|index| format!("smelt-cpu-{index}"))
+            .build()
+            .map_err(|error| ExecError::NoDevice(format!("no threads: {error}")))?;
+        Ok(CpuExecutor { pool: Arc::new(pool), kernels: Arc::new(kernels()) })
+    }
+
+    /// The same executor with more kernels, preferred to those of the same name.
+    pub fn with_kernels(self, more: Vec<Box<dyn CpuKernel>>) -> CpuExecutor {
+        let all = more.into_iter().chain(kernels()).collect();
+        CpuExecutor { kernels: Arc::new(all), ..self }
+    }
+
+    /// Threads of the pool.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs a function on the pool, for measurements.
+    pub fn install<R: Send>(&self, run: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(run)
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn target(&self) -> &str {
+        "cpu"
+    }
+
+    fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
+        let plan = file.plan();
+        if plan.target != "cpu" {
+            return Err(ExecError::WrongTarget { plan: plan.target.clone(), executor: "cpu".to_owned() });
+        }
+        self.pool.install(|| (0..file.chunk_count()).into_par_iter().try_for_each(|chunk| file.verify_chunk(chunk)))?;
+        let mut kernels = Vec::new();
+        for kernel in &plan.kernels {
+            let index = self.kernels.iter().position(|known| known.name() == kernel.name);
+            kernels.push(index.ok_or_else(|| {
+                ExecError::Unsupported(format!(
+                    "the plan wants a CPU kernel `{}`, which this program lacks",
+                    kernel.name
+                ))
+            })?);
+        }
+        let weights = self.pool.install(|| random_weights(plan))?;
+        let pools = plan.kv.iter().map(|group| Memory::zeroed(group.pool_bytes()));
+        let pools = pools.collect::<Result<Vec<_>, _>>().map_err(ExecError::OutOfMemory)?;
+        let arena_bytes = plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0);
+        let arena = Memory::zeroed(arena_bytes).map_err(ExecError::OutOfMemory)?;
+        let prepared = plan.programs.iter().map(|_| None).collect();
+        Ok(Box::new(CpuSession {
+            pool: Arc::clone(&self.pool),
+            catalog: Arc::clone(&self.kernels),
+            kernels,
+            file,
+            weights,
+            pools,
+            arena,
+            prepared,
+            last: None,
+            steps: 0,
+        }))
+    }
+}
+
+/// Memory for each weight that the plan describes instead of holding it.
+fn random_weights(plan: &Plan) -> Result<Vec<Option<Memory>>, ExecError> {
+    let make = |weight: &plan::Weight| match &weight.data {
+        WeightData::Stored { .. } => Ok(None),
+        WeightData::Random(parts) => {
+            let mut memory = Memory::zeroed(weight.bytes().unwrap_or(0)).map_err(ExecError::OutOfMemory)?;
+            memory.fill_random(weight.dtype, parts);
+            Ok(Some(memory))
+        }
+    };
+    plan.weights.iter().map(make).collect()
+}
+
+struct CpuSession {
+    pool: Arc<rayon::ThreadPool>,
+    catalog: Arc<Vec<Box<dyn CpuKernel>>>,
+    /// For each kernel of the plan, its index in the catalog.
+    kernels: Vec<usize>,
+    file: Arc<PlanFile>,
+    weights: Vec<Option<Memory>>,
+    pools: Vec<Memory>,
+    arena: Memory,
+    /// For each program, its launches for the sizes of the latest step.
+    prepared: Vec<Option<Prepared>>,
+    last: Option<(StepId, usize)>,
+    steps: u64,
+}
+
+/// A program with sizes and addresses filled in.
+struct Prepared {
+    symbols: SymbolValues,
+    launches: Vec<PreparedLaunch>,
+}
+
+struct PreparedLaunch {
+    kernel: usize,
+    args: Args,
+    grid: usize,
+}
+
+impl CpuSession {
+    fn prepare(&mut self, index: usize, symbols: &SymbolValues) -> Result<(), ExecError> {
+        if self.prepared[index].as_ref().is_some_and(|prepared| prepared.symbols == *symbols) {
+            return Ok(());
+        }
+        let file = Arc::clone(&self.file);
+        let plan = file.plan();
+        let program = &plan.programs[index];
+        check_symbols(program, symbols)?;
+        let mut launches = Vec::with_capacity(program.steps.len());
+        for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
+            let name = plan.kernels[launch.kernel as usize].name.as_str();
+            let prepared = self.prepare_launch(plan, program, launch, symbols);
+            launches.push(prepared.map_err(|reason| kernel_error(name, program, launch, step, reason))?);
+        }
+        self.prepared[index] = Some(Prepared { symbols: symbols.clone(), launches });
+        Ok(())
+    }
+
+    fn prepare_launch(
+        &mut self,
+        plan: &Plan,
+        program: &Program,
+        launch: &Launch,
+        symbols: &SymbolValues,
+    ) -> Result<PreparedLaunch, String> {
+        let mut kv = None;
+        let mut tensors = |args: &[Arg]| {
+            let mut tensors = Vec::new();
+            for arg in args {
+                match *arg {
+                    Arg::Buffer(index) => tensors.push(self.buffer(&program.buffers[index as usize], symbols)?),
+                    Arg::Weight(index) => tensors.push(self.weight(plan, index as usize)),
+                    Arg::Kv { group, layer } => kv = Some(self.kv(&plan.kv[group as usize], group, layer)),
+                }
+            }
+            Ok::<_, String>(tensors)
+        };
+        let (inputs, outputs) = (tensors(&launch.inputs)?, tensors(&launch.outputs)?);
+        let args = Args { inputs, outputs, kv, kernel: plan.kernels[launch.kernel as usize].clone() };
+        let kernel = self.kernels[launch.kernel as usize];
+        self.catalog[kernel].check(&args)?;
+        let grid = launch.grid.eval(symbols).map_err(|error| error.to_string())? as usize;
+        Ok(PreparedLaunch { kernel, args, grid })
+    }
+
+    fn buffer(&mut self, buffer: &Buffer, symbols: &SymbolValues) -> Result<Tensor, String> {
+        let shape = buffer.shape.iter().map(|dim| dim.eval(symbols).map(|size| size as usize));
+        let shape = shape.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        // SAFETY: the plan was checked: at the symbols' upper bounds, which `check_symbols` holds, the buffer lies
+        // inside the arena, at a multiple of 256 bytes.
+        Ok(unsafe { Tensor::new(buffer.dtype, shape, self.arena.as_mut_ptr().add(buffer.offset as usize)) })
+    }
+
+    fn weight(&mut self, plan: &Plan, index: usize) -> Tensor {
+        let weight = &plan.weights[index];
+        let shape: Vec<usize> = weight.shape.iter().map(|size| *size as usize).collect();
+        let data = match (&weight.data, &mut self.weights[index]) {
+            (WeightData::Stored { offset }, _) => {
+                self.file.stored(*offset, weight.bytes().unwrap_or(0)).as_ptr().cast_mut()
+            }
+            (WeightData::Random(_), Some(memory)) => memory.as_mut_ptr(),
+            (WeightData::Random(_), None) => std::ptr::null_mut(),
+        };
+        // SAFETY: the plan was checked: stored weights lie inside the section, which is mapped at page alignment;
+        // random ones have memory of their size. Nothing writes to weights.
+        unsafe { Tensor::new(weight.dtype, shape, data) }
+    }
+
+    fn kv(&mut self, group: &KvGroup, index: u32, layer: u32) -> KvLayer {
+        let layer_bytes = group.pool_bytes() / u64::from(group.layers);
+        // SAFETY: the plan was checked: `layer` is below the number of layers the pool was made for.
+        let data = unsafe { self.pools[index as usize].as_mut_ptr().add((layer_bytes * u64::from(layer)) as usize) };
+        KvLayer {
+            dtype: group.dtype,
+            kv_heads: group.kv_heads as usize,
+            head_dim: group.head_dim as usize,
+            block_tokens: group.block_tokens as usize,
+            blocks: group.blocks as usize,
+            data,
+        }
+    }
+
+    /// Copies the bound inputs into their buffers.
+    fn bind(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<(), ExecError> {
+        let file = Arc::clone(&self.file);
+        let program = &file.plan().programs[index];
+        let fail = |reason: String| ExecError::Bindings { program: program.name.clone(), reason };
+        for (name, _) in &bindings.inputs {
+            if !program.inputs.iter().any(|port| port.name == *name) {
+                return Err(fail(format!("it has no input `{name}`")));
+            }
+        }
+        for port in &program.inputs {
+            let bound = bindings.inputs.iter().find(|(name, _)| *name == port.name);
+            let (name, values) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
+            let tensor = self.buffer(&program.buffers[port.buffer as usize], &bindings.symbols).map_err(fail)?;
+            tensor.expect(DType::I32).map_err(fail)?;
+            if tensor.len() != values.len() {
+                return Err(fail(format!("input `{name}` has {} values, expected {}", values.len(), tensor.len())));
+            }
+            // SAFETY: no launch is running.
+            unsafe { tensor.write::<i32>(0..values.len()) }.map_err(fail)?.copy_from_slice(values);
+        }
+        Ok(())
+    }
+}
+
+/// Every symbol must be bound within its bounds: buffers are sized for them.
+fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), ExecError> {
+    for decl in &program.symbols {
+        let value = symbols.get(&decl.symbol).copied();
+        if value.is_none_or(|value| value < decl.min || value > decl.max) {
+            let found = value.map_or("nothing".to_owned(), |value| value.to_string());
+            let reason = format!("expected `{}` in {}..{}, found {found}", decl.symbol, decl.min, decl.max);
+            return Err(ExecError::Bindings { program: program.name.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+fn kernel_error(kernel: &str, program: &Program, launch: &Launch, step: usize, reason: String) -> ExecError {
+    let (program, site) = (program.name.clone(), launch.site.clone());
+    ExecError::Kernel { kernel: kernel.to_owned(), program, site, step, reason }
+}
+
+/// Runs the tasks of a launch; a single one stays on this thread.
+fn run_launch(kernel: &dyn CpuKernel, launch: &PreparedLaunch) -> Result<(), String> {
+    match launch.grid {
+        0 => Ok(()),
+        1 => kernel.run(&launch.args, 0),
+        grid => (0..grid).into_par_iter().try_for_each(|task| kernel.run(&launch.args, task)),
+    }
+}
+
+impl Session for CpuSession {
+    fn submit(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
+        let file = Arc::clone(&self.file);
+        let Some(program) = file.plan().programs.get(index) else {
+            let reason = "the plan has no such program".to_owned();
+            return Err(ExecError::Bindings { program: index.to_string(), reason });
+        };
+        self.prepare(index, &bindings.symbols)?;
+        self.bind(index, bindings)?;
+        let prepared = &self.prepared[index];
+        let catalog = &self.catalog;
+        self.pool.install(|| {
+            let launches = prepared.iter().flat_map(|prepared| &prepared.launches);
+            for (step, (launch, Step::Launch(planned))) in launches.zip(&program.steps).enumerate() {
+                let kernel = catalog[launch.kernel].as_ref();
+                run_launch(kernel, launch)
+                    .map_err(|reason| kernel_error(kernel.name(), program, planned, step, reason))?;
+            }
+            Ok::<(), ExecError>(())
+        })?;
+        self.steps += 1;
+        let id = StepId(self.steps);
+        self.last = Some((id, index));
+        Ok(id)
+    }
+
+    fn wait(&mut self, _: StepId) -> Result<(), ExecError> {
+        // submit runs the whole step
+        Ok(())
+    }
+
+    fn read(&mut self, step: StepId, port: &str) -> Result<PortData, ExecError> {
+        let fail = |program: &str, reason: &str| ExecError::Bindings {
+            program: program.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (_, index) = self
+            .last
+            .filter(|(last, _)| *last == step)
+            .ok_or_else(|| fail("?", "only the latest step's outputs are kept"))?;
+        let file = Arc::clone(&self.file);
+        let program = &file.plan().programs[index];
+        let found = program.outputs.iter().find(|output| output.name == port);
+        let found = found.ok_or_else(|| fail(&program.name, &format!("it has no output `{port}`")))?;
+        let symbols = self.prepared[index].as_ref().map(|prepared| prepared.symbols.clone()).unwrap_or_default();
+        let tensor = self.buffer(&program.buffers[found.buffer as usize], &symbols);
+        let data = tensor.and_then(|tensor| match tensor.dtype() {
+            DType::I32 => Ok(PortData::I32(tensor.ints()?.to_vec())),
+            _ => Ok(PortData::F32(tensor.widened(0..tensor.len())?)),
+        });
+        data.map_err(|reason| fail(&program.name, &reason))
+    }
+}

@@ -1,0 +1,49 @@
+//! Zeroed memory for arenas, KV pools and random weights. Pages are taken from the system when they are first
+//! touched, so a large KV pool costs what is used of it.
+
+use memmap2::MmapMut;
+use plan::{DType, RandomPart};
+use rayon::prelude::*;
+
+/// Anonymous memory, zeroed, aligned to pages.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    map: MmapMut,
+}
+
+impl Memory {
+    pub fn zeroed(bytes: u64) -> Result<Memory, String> {
+        let size = usize::try_from(bytes.max(1)).map_err(|_| format!("{bytes} bytes do not fit this machine"))?;
+        let map = MmapMut::map_anon(size).map_err(|error| format!("{bytes} bytes of memory: {error}"))?;
+        #[cfg(target_os = "linux")]
+        // Fewer page-table walks while weights stream; a system without huge pages says no, which is fine.
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Memory { map })
+    }
+
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+
+    /// Fills the memory with random weights, one part behind the other.
+    pub fn fill_random(&mut self, dtype: DType, parts: &[RandomPart]) {
+        let width = dtype.bytes() as usize;
+        let mut rest: &mut [u8] = &mut self.map;
+        for part in parts {
+            let (bytes, tail) = rest.split_at_mut(part.elements as usize * width);
+            rest = tail;
+            const PIECE: usize = 1 << 20;
+            bytes.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| {
+                let first = (index * PIECE / width) as u64;
+                for (cell, element) in piece.chunks_exact_mut(width).zip(first..) {
+                    let value = part.value(element);
+                    match dtype {
+                        DType::F32 | DType::I32 => cell.copy_from_slice(&value.to_le_bytes()),
+                        DType::F16 => cell.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+                        DType::BF16 => cell.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+                    }
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Plans on a CPU: kernels in Rust that read narrow weights directly, and sum in an order that depends neither on the
+//! number of rows nor on the number of threads. So a token's logits are the same bits in any batch.
+
+mod args;
+mod attention;
+mod bandwidth;
+mod executor;
+mod linear;
+mod memory;
+mod norm;
+mod rope;
+mod rows;
+mod simd;
+
+pub use args::{Args, KvLayer, Tensor};
+pub use bandwidth::read_bandwidth;
+pub use executor::CpuExecutor;
+pub use simd::instruction_set;
+
+/// A kernel of the CPU. Tasks of one launch run in any order and at the same time: each writes its own elements.
+pub trait CpuKernel: Send + Sync {
+    /// The name by which plans know it.
+    fn name(&self) -> &'static str;
+
+    /// Whether it can run with these arguments: their number, dtypes and shapes. What it accepts, `run` relies on.
+    fn check(&self, args: &Args) -> Result<(), String>;
+
+    /// Runs one of the tasks.
+    fn run(&self, args: &Args, task: usize) -> Result<(), String>;
+}
+
+/// The kernels of smelt.
+pub(crate) fn kernels() -> Vec<Box<dyn CpuKernel>> {
+    vec![
+        Box::new(linear::Linear),
+        Box::new(attention::PagedAttention),
+        Box::new(rope::RopeAppendKv),
+        Box::new(rope::AppendKv),
+        Box::new(rope::Rope),
+        Box::new(norm::RmsNorm),
+        Box::new(norm::AddRmsNorm),
+        Box::new(rows::Embedding),
+        Box::new(rows::GatherRows),
+        Box::new(rows::Argmax),
+        Box::new(rows::Split),
+        Box::new(rows::Swiglu),
+        Box::new(rows::Copy),
+        Box::new(rows::Silu),
+        Box::new(rows::Binary { name: "add", apply: |a, b| a + b }),
+        Box::new(rows::Binary { name: "mul", apply: |a, b| a * b }),
+        Box::new(rows::Binary { name: "silu_mul", apply: |gate, up| rows::silu(gate) * up }),
+    ]
+}

@@ -1,0 +1,255 @@
+//! Kernels that take a few rows a task and do little with each: lookups, element-wise functions, splits, argmax.
+
+use super::simd::with_element;
+use super::{Args, CpuKernel, Tensor};
+use plan::DType;
+
+/// Rows of a task. Code generation sizes grids with the same number.
+const ROWS: usize = 8;
+
+/// The rows of a task.
+pub(super) fn task_rows(task: usize, rows: usize) -> std::ops::Range<usize> {
+    let first = task.saturating_mul(ROWS).min(rows);
+    first..(first + ROWS).min(rows)
+}
+
+/// `x / (1 + exp(-x))`
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+/// Rows of a table by token id.
+pub(super) struct Embedding;
+/// Rows of x by index.
+pub(super) struct GatherRows;
+/// The same values as f32.
+pub(super) struct Copy;
+/// Widths of the outputs add up to that of the input.
+pub(super) struct Split;
+/// `silu(left half) * right half`.
+pub(super) struct Swiglu;
+/// `silu(x)`.
+pub(super) struct Silu;
+/// A function of two elements.
+pub(super) struct Binary {
+    pub name: &'static str,
+    pub apply: fn(f32, f32) -> f32,
+}
+/// The index of the largest of the first `classes` elements; one row a task.
+pub(super) struct Argmax;
+
+/// Row `index` of a table to row `row` of the output, in the output's dtype.
+fn lookup(table: &Tensor, index: i32, out: &Tensor, row: usize) -> Result<(), String> {
+    let width = table.width();
+    let index = usize::try_from(index).ok().filter(|index| *index < table.row_count());
+    let index = index.ok_or_else(|| format!("an index is outside {} rows", table.row_count()))?;
+    let (from, to) = (index * width..(index + 1) * width, row * width..(row + 1) * width);
+    if table.dtype() == out.dtype() {
+        return with_element!(table.dtype(), E => {
+            // SAFETY: the type is that of the dtype; rows are divided between tasks.
+            unsafe { out.write::<E>(to)?.copy_from_slice(&table.elements::<E>()[from]) };
+            Ok(())
+        });
+    }
+    let values = table.widened(from)?;
+    // SAFETY: rows are divided between tasks.
+    unsafe { out.write::<f32>(to)? }.copy_from_slice(&values);
+    Ok(())
+}
+
+impl CpuKernel for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(2, 1)?;
+        let (tokens, table) = (&args.inputs[0], &args.inputs[1]);
+        tokens.expect(DType::I32)?;
+        if table.shape().len() != 2 {
+            return Err("expected a table of rank 2".to_owned());
+        }
+        args.outputs[0].expect_shape(table.dtype(), &[tokens.len(), table.width()])
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let tokens = args.inputs[0].ints()?;
+        task_rows(task, tokens.len()).try_for_each(|row| lookup(&args.inputs[1], tokens[row], &args.outputs[0], row))
+    }
+}
+
+impl CpuKernel for GatherRows {
+    fn name(&self) -> &'static str {
+        "gather_rows"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(2, 1)?;
+        args.inputs[1].expect(DType::I32)?;
+        args.outputs[0].expect_shape(args.inputs[0].dtype(), &[args.inputs[1].len(), args.inputs[0].width()])
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let rows = args.inputs[1].ints()?;
+        task_rows(task, rows.len()).try_for_each(|row| lookup(&args.inputs[0], rows[row], &args.outputs[0], row))
+    }
+}
+
+impl CpuKernel for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(1, 1)?;
+        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let width = args.inputs[0].width();
+        let rows = task_rows(task, args.inputs[0].row_count());
+        let range = rows.start * width..rows.end * width;
+        let values = args.inputs[0].widened(range.clone())?;
+        // SAFETY: rows are divided between tasks.
+        unsafe { args.outputs[0].write::<f32>(range)? }.copy_from_slice(&values);
+        Ok(())
+    }
+}
+
+impl CpuKernel for Split {
+    fn name(&self) -> &'static str {
+        "split"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(1, args.outputs.len())?;
+        let x = &args.inputs[0];
+        x.expect(DType::F32)?;
+        let sum: usize = args.outputs.iter().map(Tensor::width).sum();
+        if sum != x.width() || args.outputs.iter().any(|out| out.row_count() != x.row_count()) {
+            return Err(format!("the parts are {sum} wide, x {}", x.width()));
+        }
+        args.outputs.iter().try_for_each(|out| out.expect(DType::F32))
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
+        for row in task_rows(task, args.inputs[0].row_count()) {
+            let mut start = row * width;
+            for out in &args.outputs {
+                let size = out.width();
+                // SAFETY: rows are divided between tasks.
+                let part = unsafe { out.write::<f32>(row * size..(row + 1) * size)? };
+                part.copy_from_slice(&x[start..start + size]);
+                start += size;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CpuKernel for Swiglu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(1, 1)?;
+        let (x, out) = (&args.inputs[0], &args.outputs[0]);
+        x.expect(DType::F32)?;
+        out.expect(DType::F32)?;
+        match 2 * out.width() == x.width() && out.row_count() == x.row_count() {
+            true => Ok(()),
+            false => Err(format!("expected an output half of {} wide", x.width())),
+        }
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let (x, half) = (args.inputs[0].floats()?, args.outputs[0].width());
+        for row in task_rows(task, args.inputs[0].row_count()) {
+            let (gate, up) = x[2 * row * half..2 * (row + 1) * half].split_at(half);
+            // SAFETY: rows are divided between tasks.
+            let out = unsafe { args.outputs[0].write::<f32>(row * half..(row + 1) * half)? };
+            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                *out = silu(*gate) * up;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CpuKernel for Silu {
+    fn name(&self) -> &'static str {
+        "silu"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(1, 1)?;
+        args.inputs[0].expect(DType::F32)?;
+        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
+        let rows = task_rows(task, args.inputs[0].row_count());
+        let range = rows.start * width..rows.end * width;
+        // SAFETY: rows are divided between tasks.
+        let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
+        out.iter_mut().zip(&x[range]).for_each(|(out, x)| *out = silu(*x));
+        Ok(())
+    }
+}
+
+impl CpuKernel for Binary {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(2, 1)?;
+        let shape = args.inputs[0].shape();
+        args.inputs.iter().chain(&args.outputs).try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let (a, b, width) = (args.inputs[0].floats()?, args.inputs[1].floats()?, args.inputs[0].width());
+        let rows = task_rows(task, args.inputs[0].row_count());
+        let range = rows.start * width..rows.end * width;
+        // SAFETY: rows are divided between tasks.
+        let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
+        for ((out, a), b) in out.iter_mut().zip(&a[range.clone()]).zip(&b[range]) {
+            *out = (self.apply)(*a, *b);
+        }
+        Ok(())
+    }
+}
+
+impl CpuKernel for Argmax {
+    fn name(&self) -> &'static str {
+        "argmax"
+    }
+
+    fn check(&self, args: &Args) -> Result<(), String> {
+        args.expect_counts(1, 1)?;
+        args.inputs[0].expect(DType::F32)?;
+        if args.int("classes")? > args.inputs[0].width() {
+            return Err(format!("a row has {} elements", args.inputs[0].width()));
+        }
+        args.outputs[0].expect_shape(DType::I32, &[args.inputs[0].row_count()])
+    }
+
+    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
+        let row = x.get(task * width..(task + 1) * width).ok_or("a task has no row")?;
+        let mut best = 0;
+        for (index, value) in row[..args.int("classes")?].iter().enumerate() {
+            if *value > row[best] {
+                best = index;
+            }
+        }
+        // SAFETY: one row a task.
+        let out = unsafe { args.outputs[0].write::<i32>(task..task + 1)? };
+        out[0] = best as i32;
+        Ok(())
+    }
+}

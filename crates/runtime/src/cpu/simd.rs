@@ -1,0 +1,280 @@
+//! Eight f32 lanes: on x86-64 with AVX2, FMA and F16C in one register, elsewhere as an array. A sum over a row is
+//! eight interleaved sums, added up in one fixed order, whatever the number of rows or threads.
+
+use half::{bf16, f16};
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 8;
+
+/// An element that widens to f32.
+pub(super) trait Element: Copy + Send + Sync + 'static {
+    fn widen(self) -> f32;
+
+    /// The nearest element, ties to even.
+    fn narrow(value: f32) -> Self;
+
+    /// Eight elements, widened into a register.
+    ///
+    /// # Safety
+    /// `at` must be valid for eight elements, the CPU must have AVX2 and F16C.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_avx2(at: *const Self) -> std::arch::x86_64::__m256;
+}
+
+/// Eight lanes.
+pub(super) trait Lanes: Copy {
+    fn splat(value: f32) -> Self;
+
+    /// Eight elements, widened.
+    ///
+    /// # Safety
+    /// `at` must be valid for eight elements.
+    unsafe fn load<E: Element>(at: *const E) -> Self;
+
+    /// # Safety
+    /// `at` must be valid for eight elements.
+    unsafe fn store(self, at: *mut f32);
+
+    /// `self + a * b`
+    fn add_product(self, a: Self, b: Self) -> Self;
+
+    /// `((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))`
+    fn sum(self) -> f32;
+}
+
+/// Lanes as an array, for every CPU.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+impl Lanes for Portable {
+    #[inline(always)]
+    fn splat(value: f32) -> Portable {
+        Portable([value; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn load<E: Element>(at: *const E) -> Portable {
+        // SAFETY: promised by the caller.
+        Portable(std::array::from_fn(|lane| unsafe { at.add(lane).read() }.widen()))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32) {
+        // SAFETY: promised by the caller.
+        unsafe { at.cast::<[f32; LANES]>().write_unaligned(self.0) };
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: Portable, b: Portable) -> Portable {
+        Portable(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let l = self.0;
+        ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn narrow(value: f32) -> f32 {
+        value
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_avx2(at: *const f32) -> std::arch::x86_64::__m256 {
+        // SAFETY: promised by the caller.
+        unsafe { std::arch::x86_64::_mm256_loadu_ps(at) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn narrow(value: f32) -> bf16 {
+        bf16::from_f32(value)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_avx2(at: *const bf16) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::*;
+        // SAFETY: promised by the caller.
+        unsafe {
+            let halves = _mm_loadu_si128(at.cast());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+        }
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn narrow(value: f32) -> f16 {
+        f16::from_f32(value)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_avx2(at: *const f16) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::*;
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx2::Avx2;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{Element, Lanes};
+
+    /// Lanes in one AVX register. Only for functions compiled for AVX2, FMA and F16C.
+    #[derive(Clone, Copy)]
+    pub struct Avx2(__m256);
+
+    impl Lanes for Avx2 {
+        #[inline(always)]
+        fn splat(value: f32) -> Avx2 {
+            // SAFETY: this type is used only where AVX2 was found.
+            Avx2(unsafe { _mm256_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load<E: Element>(at: *const E) -> Avx2 {
+            // SAFETY: promised by the caller; this type is used only where AVX2 and F16C were found.
+            Avx2(unsafe { E::load_avx2(at) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, at: *mut f32) {
+            // SAFETY: promised by the caller.
+            unsafe { _mm256_storeu_ps(at, self.0) };
+        }
+
+        #[inline(always)]
+        fn add_product(self, a: Avx2, b: Avx2) -> Avx2 {
+            // SAFETY: this type is used only where FMA was found.
+            Avx2(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: this type is used only where AVX2 was found.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            }
+        }
+    }
+}
+
+/// Whether the CPU has what [`Avx2`] needs. The answer is cached by the standard library.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// The vector instructions that kernels use on this machine.
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        return "avx2";
+    }
+    "portable"
+}
+
+/// Runs a function generic over [`Lanes`] with the best that the CPU has.
+///
+/// `dispatch!(fn name<E: Element>(a: A, b: B) -> R = body)` defines `name`, where `body` is a function
+/// `body<L: Lanes, E: Element>(a, b)` marked `#[inline(always)]`.
+macro_rules! dispatch {
+    ($(#[$meta:meta])* fn $name:ident<E: Element>($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $body:ident) => {
+        $(#[$meta])*
+        fn $name<E: Element>($($arg: $ty),*) -> $ret {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn with_avx2<E: Element>($($arg: $ty),*) -> $ret {
+                    $body::<$crate::cpu::simd::Avx2, E>($($arg),*)
+                }
+                if $crate::cpu::simd::has_avx2() {
+                    // SAFETY: the features were found.
+                    return unsafe { with_avx2::<E>($($arg),*) };
+                }
+            }
+            $body::<$crate::cpu::simd::Portable, E>($($arg),*)
+        }
+    };
+}
+pub(super) use dispatch;
+
+/// Runs `$body` with `$element` as the type of a tensor's floating-point dtype.
+macro_rules! with_element {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        match $dtype {
+            plan::DType::F32 => {
+                type $element = f32;
+                $body
+            }
+            plan::DType::F16 => {
+                type $element = half::f16;
+                $body
+            }
+            plan::DType::BF16 => {
+                type $element = half::bf16;
+                $body
+            }
+            plan::DType::I32 => Err("expected a floating-point tensor, found i32".to_owned()),
+        }
+    };
+}
+pub(super) use with_element;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    dispatch!(fn row_sum<E: Element>(row: &[E]) -> f32 = row_sum_body);
+
+    #[inline(always)]
+    fn row_sum_body<L: Lanes, E: Element>(row: &[E]) -> f32 {
+        let mut sum = L::splat(0.0);
+        for chunk in row.chunks_exact(LANES) {
+            // SAFETY: a chunk has eight elements.
+            sum = sum.add_product(unsafe { L::load(chunk.as_ptr()) }, L::splat(1.0));
+        }
+        sum.sum()
+    }
+
+    #[test]
+    fn every_path_widens_and_sums_alike() {
+        let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 29) as f32 - 14.0) / 8.0).collect();
+        let expected: f32 = row_sum_body::<Portable, f32>(&values);
+        assert_eq!(row_sum(&values), expected);
+        let narrow: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+        assert_eq!(row_sum(&narrow), row_sum_body::<Portable, bf16>(&narrow));
+        let narrow: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+        assert_eq!(row_sum(&narrow), row_sum_body::<Portable, f16>(&narrow));
+    }
+}

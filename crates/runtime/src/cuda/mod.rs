@@ -1,0 +1,54 @@
+//! The NVIDIA driver: whether it is there, and which devices it shows.
+
+/// What the driver says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Driver {
+    /// Newest CUDA version it supports, such as (13, 0).
+    pub cuda_version: (i32, i32),
+    /// Devices, in the driver's order.
+    pub devices: Vec<Device>,
+}
+
+/// A GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Such as `NVIDIA H200`.
+    pub name: String,
+    /// Compute capability, such as (9, 0).
+    pub compute_capability: (i32, i32),
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+}
+
+/// Asks the driver. A machine without one gets an error that says so, never a panic.
+pub fn probe() -> Result<Driver, String> {
+    use cudarc::driver::{result, sys};
+    // cudarc panics where a library is missing: it must not be asked before this says yes.
+    // SAFETY: opening a library runs its initializers; the driver's have no preconditions.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("no NVIDIA driver: libcuda.so was not found; install the NVIDIA driver to run on a GPU".to_owned());
+    }
+    result::init().map_err(|error| format!("the NVIDIA driver does not start: {error}"))?;
+    let mut version = 0;
+    // SAFETY: the pointer is valid for the call.
+    let status = unsafe { sys::cuDriverGetVersion(&mut version) };
+    status.result().map_err(|error| format!("the NVIDIA driver does not tell its version: {error}"))?;
+    let count = result::device::get_count().map_err(|error| format!("the NVIDIA driver shows no device: {error}"))?;
+    let devices = (0..count).map(device).collect::<Result<_, _>>()?;
+    Ok(Driver { cuda_version: (version / 1000, version % 1000 / 10), devices })
+}
+
+fn device(ordinal: i32) -> Result<Device, String> {
+    use cudarc::driver::result;
+    use cudarc::driver::sys::CUdevice_attribute as Attribute;
+    let failed = |error| format!("device {ordinal}: {error}");
+    let device = result::device::get(ordinal).map_err(failed)?;
+    let name = result::device::get_name(device).map_err(failed)?;
+    // SAFETY: `device` came from the driver.
+    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(failed);
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    // SAFETY: `device` came from the driver.
+    let memory_bytes = unsafe { result::device::total_mem(device) }.map_err(failed)? as u64;
+    Ok(Device { name, compute_capability: (major, minor), memory_bytes })
+}
