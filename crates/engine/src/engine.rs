@@ -67,6 +67,12 @@ impl Engine {
         if let Some(id) = request.prompt.iter().find(|id| **id >= plan.model.vocab_size) {
             return fail(format!("token {id} is outside the vocabulary, expected ids below {}", plan.model.vocab_size));
         }
+        let max_input_len = plan.limits.max_input_len as usize;
+        if prompt > max_input_len {
+            return fail(format!(
+                "the prompt has {prompt} tokens, the plan allows {max_input_len} (compile with a larger --max-input-len)"
+            ));
+        }
         if prompt + generated > max_seq_len {
             return fail(format!(
                 "a prompt of {prompt} tokens and {generated} generated ones are {}, the plan allows {max_seq_len} \

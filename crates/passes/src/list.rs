@@ -1,17 +1,19 @@
 //! The list of passes that text and command lines may name.
 
+use std::sync::Arc;
+
 use crate::{
     Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
     RemoveDeadOps,
 };
 
 /// A row of the list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PassInfo {
+    /// The pass.
+    pub pass: Arc<dyn Pass>,
     /// One line: what it does.
     pub summary: &'static str,
-    /// Makes the pass.
-    pub make: fn() -> Box<dyn Pass>,
 }
 
 /// Passes by name.
@@ -22,7 +24,7 @@ pub struct PassList {
 
 macro_rules! declare_passes {
     ($($pass:ident: $summary:literal),* $(,)?) => {
-        PassList { passes: vec![$(PassInfo { summary: $summary, make: || Box::new($pass) }),*] }
+        PassList { passes: vec![$(PassInfo { pass: Arc::new($pass), summary: $summary }),*] }
     };
 }
 
@@ -41,19 +43,18 @@ impl PassList {
         ]
     }
 
-    /// The same list with one more pass.
-    pub fn with(mut self, info: PassInfo) -> PassList {
-        self.passes.push(info);
-        self
+    /// Adds a pass.
+    pub fn add(&mut self, pass: Arc<dyn Pass>, summary: &'static str) {
+        self.passes.push(PassInfo { pass, summary });
     }
 
     /// The pass of this name.
-    pub fn find(&self, name: &str) -> Option<Box<dyn Pass>> {
-        self.iter().find(|(pass, _)| pass.name() == name).map(|(pass, _)| pass)
+    pub fn find(&self, name: &str) -> Option<Arc<dyn Pass>> {
+        self.iter().find(|info| info.pass.name() == name).map(|info| Arc::clone(&info.pass))
     }
 
-    /// All passes with their summaries.
-    pub fn iter(&self) -> impl Iterator<Item = (Box<dyn Pass>, &'static str)> + '_ {
-        self.passes.iter().map(|info| ((info.make)(), info.summary))
+    /// All passes.
+    pub fn iter(&self) -> impl Iterator<Item = &PassInfo> {
+        self.passes.iter()
     }
 }

@@ -1,5 +1,7 @@
 //! The order of passes, with the reason for each place in the margin.
 
+use std::sync::Arc;
+
 use ir::Stage;
 
 use crate::{
@@ -22,7 +24,7 @@ pub enum Slot {
 #[derive(Debug)]
 pub enum Entry {
     /// Runs a pass.
-    Pass(Box<dyn Pass>),
+    Pass(Arc<dyn Pass>),
     /// From here on the graph must be legal at this stage.
     Reach(Stage),
     /// A user's passes enter here.
@@ -60,12 +62,12 @@ pub fn standard() -> Pipeline {
 }
 
 fn pass(pass: impl Pass + 'static) -> Entry {
-    Entry::Pass(Box::new(pass))
+    Entry::Pass(Arc::new(pass))
 }
 
 impl Pipeline {
     /// A pipeline of these passes alone, for tests and `smelt opt`.
-    pub fn of(passes: Vec<Box<dyn Pass>>) -> Pipeline {
+    pub fn of(passes: Vec<Arc<dyn Pass>>) -> Pipeline {
         Pipeline { entries: passes.into_iter().map(Entry::Pass).collect() }
     }
 
@@ -75,7 +77,7 @@ impl Pipeline {
     }
 
     /// The same pipeline with a pass at the end of a slot.
-    pub fn with(mut self, slot: Slot, pass: Box<dyn Pass>) -> Pipeline {
+    pub fn with(mut self, slot: Slot, pass: Arc<dyn Pass>) -> Pipeline {
         let at = self.entries.iter().position(|entry| matches!(entry, Entry::Slot(found) if *found == slot));
         // The pass goes before the slot's mark: the next one at the same slot then comes behind it.
         let at = at.unwrap_or(self.entries.len());

@@ -37,8 +37,8 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
         }
     }
     let limits = &plan.limits;
-    let sizes = [limits.max_batch_size, limits.max_seq_len, limits.max_num_tokens, limits.max_logit_rows];
-    if sizes.contains(&0) || plan.world_size != 1 {
+    let sizes = [limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_num_tokens];
+    if sizes.contains(&0) || limits.max_logit_rows == 0 || plan.world_size != 1 {
         problems.push("a limit is zero, or the plan wants more than one device".to_owned());
     }
     for program in &plan.programs {

@@ -19,8 +19,8 @@ fn write_plan(out: &mut String, plan: &Plan) -> std::fmt::Result {
     writeln!(out, ", bos {}", model.bos.map_or("none".to_owned(), |id| id.to_string()))?;
     writeln!(
         out,
-        "limits: max_batch_size {}, max_seq_len {}, max_num_tokens {}, max_logit_rows {}",
-        limits.max_batch_size, limits.max_seq_len, limits.max_num_tokens, limits.max_logit_rows
+        "limits: max_batch_size {}, max_input_len {}, max_seq_len {}, max_num_tokens {}, max_logit_rows {}",
+        limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_num_tokens, limits.max_logit_rows
     )?;
     for (index, group) in plan.kv.iter().enumerate() {
         writeln!(

@@ -51,6 +51,8 @@ pub struct Model {
 pub struct Limits {
     /// Sequences of a step.
     pub max_batch_size: u32,
+    /// Tokens of a prompt.
+    pub max_input_len: u32,
     /// Tokens of a sequence, prompt and generated together.
     pub max_seq_len: u32,
     /// Packed tokens of a step.

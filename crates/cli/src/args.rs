@@ -1,0 +1,181 @@
+//! Options that several commands share, and the spellings they accept.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use smelt::{CompileOptions, DType, TargetChoice, WeightsChoice};
+
+/// How to compile.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Compilation")]
+pub struct CompileArgs {
+    /// Machine to compile for: auto, or cpu.
+    #[arg(long, value_name = "TARGET", default_value = "auto")]
+    pub target: String,
+    /// Type of the weights: auto (that of the checkpoint), f32, f16 or bf16.
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
+    pub dtype: DTypeChoice,
+    /// Sequences that run at the same time [default: 8].
+    #[arg(long, value_name = "N")]
+    pub max_batch_size: Option<u32>,
+    /// Tokens of a prompt [default: --max-seq-len].
+    #[arg(long, value_name = "N")]
+    pub max_input_len: Option<u32>,
+    /// Generated tokens of a sequence.
+    #[arg(long, value_name = "N")]
+    pub max_output_len: Option<u32>,
+    /// Tokens of a sequence [default: input and output length where both are given, otherwise what the model was
+    /// made for, at most 8192].
+    #[arg(long, value_name = "N")]
+    pub max_seq_len: Option<u32>,
+    /// Tokens of all sequences in one step; longer prompts take several [default: 512].
+    #[arg(long, value_name = "N")]
+    pub max_num_tokens: Option<u32>,
+    /// Size of the KV cache, such as 2GiB [default: room for every sequence at full length].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub kv_cache: Option<u64>,
+    /// Bytes that intermediate values may take; a plan that needs more is refused.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub workspace_size: Option<u64>,
+    /// Where weights come from. With dummy, only config.json is read, and weights are seeded random values.
+    #[arg(long, value_enum, default_value = "checkpoint")]
+    pub weights: Weights,
+    /// Leaves out a pass; may be given several times, or a list with commas.
+    #[arg(long, value_name = "PASS", value_delimiter = ',')]
+    pub disable_pass: Vec<String>,
+    /// Stops optional passes after this many, to find the one that does something wrong.
+    #[arg(long, value_name = "N")]
+    pub opt_bisect_limit: Option<usize>,
+}
+
+/// `auto`, or a type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DTypeChoice(pub Option<DType>);
+
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// The checkpoint's safetensors.
+    #[default]
+    Checkpoint,
+    /// Seeded random values.
+    Dummy,
+}
+
+impl CompileArgs {
+    /// What the library is asked for.
+    pub fn options(&self) -> CompileOptions {
+        CompileOptions {
+            target: match self.target.as_str() {
+                "auto" => TargetChoice::Auto,
+                name => TargetChoice::Named(name.to_owned()),
+            },
+            dtype: self.dtype.0,
+            max_batch_size: self.max_batch_size,
+            max_input_len: self.max_input_len,
+            max_output_len: self.max_output_len,
+            max_seq_len: self.max_seq_len,
+            max_num_tokens: self.max_num_tokens,
+            kv_cache_bytes: self.kv_cache,
+            workspace_bytes: self.workspace_size,
+            weights: match self.weights {
+                Weights::Checkpoint => WeightsChoice::Checkpoint,
+                Weights::Dummy => WeightsChoice::Dummy,
+            },
+            disabled_passes: self.disable_pass.clone(),
+            bisect_limit: self.opt_bisect_limit,
+        }
+    }
+}
+
+/// `auto`, our names, and those of TensorRT-LLM and PyTorch.
+pub fn parse_dtype(text: &str) -> Result<DTypeChoice, String> {
+    let dtype = match text {
+        "auto" => None,
+        "f32" | "fp32" | "float32" | "float" => Some(DType::F32),
+        "f16" | "fp16" | "float16" | "half" => Some(DType::F16),
+        "bf16" | "bfloat16" => Some(DType::BF16),
+        _ => return Err(format!("unknown dtype `{text}`, expected auto, f32, f16 or bf16")),
+    };
+    Ok(DTypeChoice(dtype))
+}
+
+/// `1073741824`, `512MB`, `2GiB`, `1.5g`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("unknown unit in `{text}`, expected a size such as 512MiB, 2GB or 1073741824")),
+    };
+    let error = || format!("`{text}` is no size, expected one such as 512MiB, 2GB or 1073741824");
+    if !number.contains('.') {
+        return number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(error);
+    }
+    let size = number.parse::<f64>().map_err(|_| error())? * unit as f64;
+    if size < u64::MAX as f64 { Ok(size as u64) } else { Err(error()) }
+}
+
+/// `--max_batch_size=4` to `--max-batch-size=4`: every long option may be spelled with underscores.
+pub fn with_dashes(arg: OsString) -> OsString {
+    let Some(text) = arg.to_str().filter(|text| text.starts_with("--")) else { return arg };
+    let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+    OsString::from(format!("{}{value}", name.replace('_', "-")))
+}
+
+/// Where compiled plans are kept: an option, otherwise the system's folder for caches.
+#[derive(Clone, Debug, Args)]
+pub struct CacheArgs {
+    /// Folder of compiled plans [default: smelt in the user's cache folder].
+    #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Compiles anew, and keeps nothing.
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+impl CacheArgs {
+    /// The folder, where there is one.
+    pub fn folder(&self) -> Option<PathBuf> {
+        if self.no_cache {
+            return None;
+        }
+        let folder = |name: &str, below: &str| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+            Some(PathBuf::from(value).join(below))
+        };
+        let system = || folder("XDG_CACHE_HOME", "smelt").or_else(|| folder("HOME", ".cache/smelt"));
+        self.cache_dir.clone().or_else(system)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [("1073741824", 1 << 30), ("2GiB", 2 << 30), ("512mb", 512_000_000), ("1.5k", 1536)] {
+            assert_eq!(parse_size(text), Ok(size));
+        }
+        for text in ["", "GiB", "-1", "3 parsecs", "99999999999999999999", "1e3"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn underscores_become_dashes_in_names_only() {
+        assert_eq!(with_dashes("--max_batch_size=a_b".into()), "--max-batch-size=a_b");
+        assert_eq!(with_dashes("--model_dir".into()), "--model-dir");
+        assert_eq!(with_dashes("my_model".into()), "my_model");
+    }
+}

@@ -1,0 +1,41 @@
+//! `smelt build`, for those who know `trtllm-build`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use smelt::Driver;
+
+use super::compile::{EmitArgs, compile, table};
+use crate::args::{CompileArgs, DTypeChoice, parse_dtype};
+use crate::failure::Failure;
+use crate::output::{make_folder, print};
+
+/// Compiles a checkpoint with the options of trtllm-build: writes OUTPUT_DIR/model.plan.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// Folder of the checkpoint.
+    #[arg(long, value_name = "DIR", alias = "checkpoint-dir")]
+    model_dir: PathBuf,
+    /// Folder to write model.plan to.
+    #[arg(long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Type of the weights: float32, float16 or bfloat16; the same as --dtype.
+    #[arg(long, value_name = "DTYPE", value_parser = parse_dtype, conflicts_with = "dtype")]
+    precision: Option<DTypeChoice>,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+impl Build {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let mut options = self.compile.options();
+        options.dtype = self.precision.unwrap_or(self.compile.dtype).0;
+        make_folder(&self.output_dir)?;
+        let output = self.output_dir.join("model.plan");
+        let report = compile(driver, &self.model_dir, Some(&output), &options, &EmitArgs::default())?;
+        for warning in &report.warnings {
+            eprintln!("warning: {warning}");
+        }
+        print(&table(&report, Some(&output)))
+    }
+}

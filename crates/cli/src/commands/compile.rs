@@ -1,0 +1,143 @@
+//! `smelt compile`
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error};
+
+use crate::args::CompileArgs;
+use crate::failure::Failure;
+use crate::output::{bytes, make_folder, print, print_json, write_file};
+use crate::progress::Stderr;
+
+/// Compiles a Hugging Face checkpoint into a plan.
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// Folder of the checkpoint: config.json, safetensors, tokenizer.json.
+    dir: PathBuf,
+    /// File to write.
+    #[arg(short, long, value_name = "FILE.plan", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Does everything but write the plan.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    emit: EmitArgs,
+    #[command(flatten)]
+    compile: CompileArgs,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Texts to write beside the plan.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EmitArgs {
+    /// Texts to write: of the graph, of the graph after every pass, of the kernels, of the plan.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+    emit: Vec<Emit>,
+    /// Folder for --emit and repro.ir; without one, texts go to stdout.
+    #[arg(long, value_name = "DIR")]
+    dump_dir: Option<PathBuf>,
+}
+
+/// A text of a compilation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    /// The imported graph and the one that was lowered.
+    Ir,
+    /// The graph after each pass.
+    IrAfterAll,
+    /// The kernel of each op.
+    Kernels,
+    /// The plan.
+    Plan,
+}
+
+impl Compile {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let output = self.output.filter(|_| !self.dry_run);
+        let report = compile(driver, &self.dir, output.as_deref(), &self.compile.options(), &self.emit)?;
+        for warning in &report.warnings {
+            eprintln!("warning: {warning}");
+        }
+        let to_stdout = !self.emit.emit.is_empty() && self.emit.dump_dir.is_none();
+        match self.json {
+            true => print_json(&report),
+            false if to_stdout => Ok(()),
+            false => print(&table(&report, output.as_deref())),
+        }
+    }
+}
+
+/// Compiles with progress on stderr and writes the texts that were asked for.
+pub fn compile(
+    driver: &Driver,
+    dir: &Path,
+    output: Option<&Path>,
+    options: &CompileOptions,
+    emit: &EmitArgs,
+) -> Result<CompileReport, Failure> {
+    let mut progress = Stderr::new(false);
+    let mut dumps = Dumps { all_passes: emit.emit.contains(&Emit::IrAfterAll), ..Dumps::default() };
+    let wanted = (!emit.emit.is_empty()).then_some(&mut dumps);
+    let report = driver.compile(dir, output, options, wanted, &mut progress);
+    progress.finish();
+    let report = report.map_err(|error| with_repro(error, emit.dump_dir.as_deref()))?;
+    write_texts(emit, &dumps)?;
+    Ok(report)
+}
+
+/// Writes down the graph that broke a pass.
+pub fn with_repro(error: Error, folder: Option<&Path>) -> Failure {
+    let Error::Pass(failure) = &error else { return error.into() };
+    let path = folder.unwrap_or(Path::new(".")).join("repro.ir");
+    let help = match write_file(&path, failure.repro.as_bytes()) {
+        Ok(()) => format!("wrote {}: `smelt opt` on it shows the failure again", path.display()),
+        Err(failure) => format!("repro.ir could not be written: {failure}"),
+    };
+    Failure::from(error).help(help)
+}
+
+fn write_texts(emit: &EmitArgs, dumps: &Dumps) -> Result<(), Failure> {
+    let mut texts: Vec<(String, &str)> = Vec::new();
+    if emit.emit.contains(&Emit::Ir) {
+        texts.push(("imported.ir".to_owned(), &dumps.imported));
+        texts.push(("graph.ir".to_owned(), &dumps.graph));
+    }
+    for (index, (pass, text)) in dumps.after_passes.iter().enumerate() {
+        texts.push((format!("{index:02}-{pass}.ir"), text));
+    }
+    if emit.emit.contains(&Emit::Kernels) {
+        texts.push(("kernels.txt".to_owned(), &dumps.kernels));
+    }
+    if emit.emit.contains(&Emit::Plan) {
+        texts.push(("plan.txt".to_owned(), &dumps.plan));
+    }
+    let Some(folder) = &emit.dump_dir else {
+        return texts.into_iter().try_for_each(|(name, text)| print(&format!("// {name}\n{text}")));
+    };
+    make_folder(folder)?;
+    texts.into_iter().try_for_each(|(name, text)| write_file(&folder.join(name), text.as_bytes()))
+}
+
+/// The report for people.
+pub fn table(report: &CompileReport, output: Option<&Path>) -> String {
+    let file = match (output, report.plan_bytes) {
+        (Some(path), Some(size)) => format!("{} ({})", path.display(), bytes(size)),
+        _ => "not written (dry run)".to_owned(),
+    };
+    let rows = [
+        ("plan", file),
+        ("target", report.target.clone()),
+        ("model", format!("{}, {} parameters", report.architecture, report.parameters)),
+        ("weights", bytes(report.weight_bytes)),
+        ("KV cache", format!("{}, {} per token", bytes(report.kv_bytes), bytes(report.kv_bytes_per_token))),
+        ("workspace", bytes(report.workspace_bytes)),
+        ("programs", report.programs.join(", ")),
+        ("kernels", report.kernels.to_string()),
+        ("passes", format!("{:.1} ms", report.passes.iter().map(|pass| pass.ms).sum::<f64>())),
+        ("total", format!("{:.2} s", report.total_ms / 1e3)),
+    ];
+    rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}

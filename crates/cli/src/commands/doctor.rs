@@ -1,0 +1,163 @@
+//! `smelt doctor`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use smelt::Driver;
+
+use crate::failure::Failure;
+use crate::output::{bytes, print, print_json};
+
+/// Shows what this machine offers, and what is missing.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// Threads to measure the CPU with [default: all].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema_version: u32,
+    version: &'static str,
+    targets: Vec<&'static str>,
+    cpu: Cpu,
+    driver: Option<DriverReport>,
+    nvrtc: Option<NvrtcReport>,
+    missing: Vec<Missing>,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    architecture: &'static str,
+    threads: usize,
+    instruction_set: &'static str,
+    /// Bytes per second over 1e9 at which all threads together read memory.
+    read_bandwidth_gb_s: f64,
+}
+
+#[derive(Serialize)]
+struct DriverReport {
+    cuda_version: String,
+    devices: Vec<DeviceReport>,
+}
+
+#[derive(Serialize)]
+struct DeviceReport {
+    name: String,
+    compute_capability: String,
+    memory_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct NvrtcReport {
+    path: Option<PathBuf>,
+    version: String,
+}
+
+/// Something that is not there, which the CPU can do without.
+#[derive(Serialize)]
+struct Missing {
+    what: &'static str,
+    reason: String,
+}
+
+impl Doctor {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let report = self.examine(driver)?;
+        if self.json { print_json(&report) } else { print(&report.table()) }
+    }
+
+    fn examine(&self, driver: &Driver) -> Result<Report, Failure> {
+        let executor = driver.cpu_executor(self.threads).map_err(smelt::Error::from)?;
+        let cpu = Cpu {
+            architecture: std::env::consts::ARCH,
+            threads: executor.threads(),
+            instruction_set: smelt::cpu_instruction_set(),
+            read_bandwidth_gb_s: executor.install(smelt::cpu_read_bandwidth) / 1e9,
+        };
+        let mut missing = Vec::new();
+        let driver = match smelt::cuda_driver() {
+            Ok(found) => Some(DriverReport {
+                cuda_version: version(found.cuda_version),
+                devices: found
+                    .devices
+                    .into_iter()
+                    .map(|device| DeviceReport {
+                        name: device.name,
+                        compute_capability: version(device.compute_capability),
+                        memory_bytes: device.memory_bytes,
+                    })
+                    .collect(),
+            }),
+            Err(reason) => {
+                missing.push(Missing { what: "NVIDIA driver", reason });
+                None
+            }
+        };
+        let nvrtc = match smelt::nvrtc::find(&nvrtc_folders()) {
+            Ok(found) => Some(NvrtcReport { path: found.path, version: version(found.version) }),
+            Err(reason) => {
+                missing.push(Missing { what: "NVRTC", reason });
+                None
+            }
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        Ok(Report { schema_version: 1, version, targets: vec!["cpu"], cpu, driver, nvrtc, missing })
+    }
+}
+
+fn version((major, minor): (i32, i32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// Where NVRTC may be, before the loader's own path: homes that the environment names, the usual place, and the
+/// folders of Python packages.
+fn nvrtc_folders() -> Vec<PathBuf> {
+    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = named.collect();
+    folders.push(PathBuf::from("/usr/local/cuda"));
+    let python = std::process::Command::new("python3").args(["-c", "import sys; print('\\n'.join(sys.path))"]).output();
+    let paths = python.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    for packages in paths.lines().filter(|line| !line.is_empty()) {
+        let Ok(entries) = std::fs::read_dir(PathBuf::from(packages).join("nvidia")) else { continue };
+        let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path().join("lib"))).collect();
+        found.sort();
+        folders.extend(found);
+    }
+    folders
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let mut rows = vec![
+            ("smelt", format!("{}, compiles for {}", self.version, self.targets.join(", "))),
+            (
+                "cpu",
+                format!(
+                    "{}, {} threads, {} instructions, reads {:.1} GB/s",
+                    self.cpu.architecture, self.cpu.threads, self.cpu.instruction_set, self.cpu.read_bandwidth_gb_s
+                ),
+            ),
+        ];
+        if let Some(driver) = &self.driver {
+            rows.push(("driver", format!("CUDA {}", driver.cuda_version)));
+            for device in &driver.devices {
+                let memory = bytes(device.memory_bytes);
+                rows.push(("device", format!("{}, sm_{}, {memory}", device.name, device.compute_capability)));
+            }
+        }
+        if let Some(nvrtc) = &self.nvrtc {
+            let place = nvrtc.path.as_ref().map_or("the loader's path".to_owned(), |path| path.display().to_string());
+            rows.push(("nvrtc", format!("{} in {place}", nvrtc.version)));
+        }
+        for missing in &self.missing {
+            rows.push(("missing", format!("{}: {}", missing.what, missing.reason)));
+        }
+        rows.into_iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
+    }
+}

@@ -1,0 +1,135 @@
+//! `smelt generate`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use smelt::{Driver, Generation, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, Timings};
+
+use super::compile::with_repro;
+use crate::args::{CacheArgs, CompileArgs};
+use crate::failure::Failure;
+use crate::output::{print, print_json, write_file};
+use crate::progress::Stderr;
+
+/// Writes text: compiles a checkpoint on first use, or runs a plan.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// A plan, or the folder of a checkpoint.
+    #[arg(value_name = "DIR|FILE.plan")]
+    model: PathBuf,
+    /// Text to go on from.
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids", required_unless_present = "prompt_ids")]
+    prompt: Option<String>,
+    /// Token ids to go on from, with commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    prompt_ids: Vec<u32>,
+    /// Most tokens to generate [default: 128, or as many as the plan has room for].
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// Goes on past tokens that end a text.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Prints one JSON object instead of the text.
+    #[arg(long)]
+    json: bool,
+    /// Writes logits, f32 [positions, vocab]: a row for each prompt position, then one for the step of each
+    /// generated token.
+    #[arg(long, value_name = "OUT.safetensors")]
+    logits: Option<PathBuf>,
+    /// Threads on a CPU [default: all].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    prompt_ids: &'a [u32],
+    token_ids: &'a [u32],
+    text: Option<&'a str>,
+    finish_reason: &'static str,
+    timings: Timings,
+}
+
+impl Generate {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let model = plan_in(&self.model);
+        let options = LoadOptions {
+            compile: self.compile.options(),
+            cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
+            threads: self.threads,
+        };
+        let mut progress = Stderr::new(self.json);
+        let llm = Llm::load_with(driver, &model, &options, &mut progress);
+        progress.finish();
+        let mut llm = llm.map_err(|error| with_repro(error, None))?;
+        let prompt = match self.prompt {
+            Some(text) => Prompt::Text(text),
+            None => Prompt::Tokens(self.prompt_ids),
+        };
+        let prompt = llm.tokens(&prompt)?;
+        let max_tokens = self.max_tokens.unwrap_or_else(|| llm.room_for(prompt.len()).min(128));
+        let prompt = Prompt::Tokens(prompt);
+        let params = GenerationParams { max_tokens, ignore_eos: self.ignore_eos, logits: self.logits.is_some() };
+        let json = self.json;
+        let mut closed = Ok(());
+        let mut first = true;
+        let (generations, timings) = llm.generate_with(&[prompt], &params, &mut |token: NewToken| {
+            if !json && closed.is_ok() {
+                closed = print(&piece(&token, std::mem::take(&mut first)));
+            }
+        })?;
+        closed?;
+        let generation = &generations[0];
+        if let Some(path) = &self.logits {
+            write_logits(path, generation, llm.plan().plan().model.vocab_size)?;
+        }
+        if !json {
+            return print("\n");
+        }
+        print_json(&Report {
+            prompt_ids: &generation.prompt_ids,
+            token_ids: &generation.token_ids,
+            text: generation.text.as_deref(),
+            finish_reason: generation.finish_reason.name(),
+            timings,
+        })
+    }
+}
+
+/// A folder that `smelt build` wrote stands for the plan in it.
+fn plan_in(model: &Path) -> PathBuf {
+    let plan = model.join("model.plan");
+    if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() }
+}
+
+/// What is printed of a token: its text, or its id where the model has no tokenizer.
+fn piece(token: &NewToken, first: bool) -> String {
+    match &token.text {
+        Some(text) => text.clone(),
+        None if first => token.id.to_string(),
+        None => format!(" {}", token.id),
+    }
+}
+
+/// Tells this build of the program from others, so that plans of an older one are not taken for its own.
+fn build_identity() -> String {
+    let metadata = std::env::current_exe().and_then(std::fs::metadata);
+    let modified = metadata.as_ref().ok().and_then(|metadata| metadata.modified().ok());
+    let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("{} {}", metadata.map_or(0, |metadata| metadata.len()), modified.unwrap_or_default().as_nanos())
+}
+
+fn write_logits(path: &Path, generation: &Generation, vocab: u32) -> Result<(), Failure> {
+    let bytes: Vec<u8> = generation.logits.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let shape = vec![generation.logits.len() / vocab as usize, vocab as usize];
+    let failed = |error: safetensors::SafeTensorError| Failure::bad_input(format!("{}: {error}", path.display()));
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &bytes).map_err(failed)?;
+    let file = safetensors::serialize([("logits", view)], None).map_err(failed)?;
+    write_file(path, &file)
+}

@@ -1,0 +1,10 @@
+//! The subcommands, one a file.
+
+pub mod build;
+pub mod compile;
+pub mod completions;
+pub mod doctor;
+pub mod generate;
+pub mod inspect;
+pub mod opt;
+pub mod plan;

@@ -1,0 +1,93 @@
+//! How errors look and which exit code they have.
+
+use std::process::ExitCode;
+
+use miette::{Diagnostic, MietteHandlerOpts};
+use smelt::{Error, ErrorKind};
+
+/// The exit codes, for `--help`.
+pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
+     5 no device or CUDA library, 6 does not fit.\nEvery option may also be spelled with underscores.";
+
+/// An error on its way out.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    help: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// An option was wrong.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Error::Usage(message.into()).into()
+    }
+
+    /// An input was wrong.
+    pub fn bad_input(message: impl Into<String>) -> Failure {
+        Error::BadInput(message.into()).into()
+    }
+
+    /// The same failure with a line of advice.
+    pub fn help(mut self, help: impl Into<String>) -> Failure {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Prints the error and returns its exit code. A closed pipe on the other side of stdout is no error of ours.
+    pub fn report(self) -> ExitCode {
+        let code = self.code;
+        if code != CLOSED_PIPE {
+            eprintln!("{:?}", miette::Report::new(self));
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// What a shell reports for a program that a closed pipe ended: 128 + SIGPIPE.
+const CLOSED_PIPE: u8 = 141;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let code = match error.kind() {
+            ErrorKind::Internal => 1,
+            ErrorKind::Usage => 2,
+            ErrorKind::BadInput => 3,
+            ErrorKind::Unsupported => 4,
+            ErrorKind::NoDevice => 5,
+            ErrorKind::DoesNotFit => 6,
+        };
+        let help =
+            (code == 1).then(|| "this should not happen: please report it with the command that shows it".to_owned());
+        Failure { message: error.to_string(), help, code }
+    }
+}
+
+/// Errors of writing to stdout.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        let code = if error.kind() == std::io::ErrorKind::BrokenPipe { CLOSED_PIPE } else { 3 };
+        Failure { message: format!("output: {error}"), help: None, code }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Diagnostic for Failure {
+    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| -> Box<dyn std::fmt::Display + 'a> { Box::new(help) })
+    }
+}
+
+/// Errors are printed without wrapping: names of tensors and paths stay whole.
+pub fn install() {
+    // It fails only where a hook was installed before, which then stays.
+    let _ =
+        miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())));
+}

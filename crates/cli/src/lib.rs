@@ -1,0 +1,65 @@
+//! The command line of smelt. A program with passes, ops or kernels of its own calls [`run`] with them in a driver,
+//! and has every subcommand with them inside.
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use smelt::Driver;
+
+use failure::Failure;
+
+/// Compile a language model into a plan, and run it.
+#[derive(Debug, Parser)]
+#[command(name = "smelt", version, max_term_width = 100, after_help = failure::EXIT_CODES)]
+struct Cli {
+    /// Lists the passes that --pass and --disable-pass know.
+    #[arg(long)]
+    list_passes: bool,
+    /// Lists the ops that graph texts may use.
+    #[arg(long)]
+    list_ops: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Compile(commands::compile::Compile),
+    Build(commands::build::Build),
+    Generate(commands::generate::Generate),
+    Inspect(commands::inspect::Inspect),
+    #[command(subcommand)]
+    Plan(commands::plan::PlanCommand),
+    Opt(commands::opt::Opt),
+    Doctor(commands::doctor::Doctor),
+    Completions(commands::completions::Completions),
+}
+
+/// Runs the command line of this process.
+pub fn run(driver: Driver) -> ExitCode {
+    failure::install();
+    let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
+    let done = match cli.command {
+        _ if cli.list_passes => commands::opt::list_passes(&driver),
+        _ if cli.list_ops => commands::opt::list_ops(&driver),
+        None => Err(Failure::usage("expected a command, such as `smelt generate models/demo --prompt \"…\"`")),
+        Some(Command::Compile(command)) => command.run(&driver),
+        Some(Command::Build(command)) => command.run(&driver),
+        Some(Command::Generate(command)) => command.run(&driver),
+        Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Plan(command)) => command.run(),
+        Some(Command::Opt(command)) => command.run(&driver),
+        Some(Command::Doctor(command)) => command.run(&driver),
+        Some(Command::Completions(command)) => command.run::<Cli>(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,65 @@
+//! Progress on stderr: a bar where somebody watches, a line for each phase where it goes to a file.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use smelt::Progress;
+
+/// Progress on stderr.
+pub struct Stderr {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    phase: Option<(String, Instant)>,
+}
+
+impl Stderr {
+    /// A bar on a terminal, otherwise a line for each finished phase; nothing where `quiet`.
+    pub fn new(quiet: bool) -> Stderr {
+        let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Stderr { bar, quiet, phase: None }
+    }
+
+    fn end_phase(&mut self) {
+        let Some((name, start)) = self.phase.take() else { return };
+        let line = format!("{name} ({:.2} s)", start.elapsed().as_secs_f64());
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None if self.quiet => {}
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Ends the last phase and clears the bar.
+    pub fn finish(&mut self) {
+        self.end_phase();
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Stderr {
+    fn phase(&mut self, name: &str) {
+        self.end_phase();
+        self.phase = Some((name.to_owned(), Instant::now()));
+        if let Some(bar) = &self.bar {
+            bar.set_message(name.to_owned());
+        }
+    }
+
+    fn weights(&mut self, written: u64, total: u64) {
+        let Some(bar) = &self.bar else { return };
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+            if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
+                bar.set_style(style);
+            }
+        }
+        bar.set_position(written);
+    }
+}

@@ -1,0 +1,267 @@
+//! A Hugging Face directory, opened: configuration, tokenizer files, and weights that stay on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ir::{Graph, TensorType, WeightSource};
+use plan::{DType, RandomPart};
+use serde_json::{Map, Value};
+
+use crate::json::{self, Object};
+use crate::model_tensors::{EMBEDDING, HEAD, ModelTensor, model_tensors};
+use crate::report::Report;
+use crate::tensors::{Tensors, check_range};
+use crate::weight_files::{self, WeightFiles};
+use crate::{ImportError, ImportOptions, ModelConfig, decoder};
+
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+/// Files that make text of tokens and tokens of text; they travel inside the plan.
+const TEXT_FILES: [&str; 6] = [
+    GENERATION,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// An opened Hugging Face directory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: ModelConfig,
+    dtype: DType,
+    model: Vec<ModelTensor>,
+    weights: Weights,
+    texts: Texts,
+    warnings: Vec<String>,
+}
+
+/// Where the weights come from.
+#[derive(Debug)]
+enum Weights {
+    Stored(Tensors),
+    /// Made from their names.
+    Random(BTreeMap<String, RandomPart>),
+}
+
+/// A small file, kept in memory.
+#[derive(Debug)]
+struct Text {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+/// The small files.
+#[derive(Debug)]
+struct Texts {
+    config: Text,
+    others: Vec<Text>,
+}
+
+impl Text {
+    fn read(path: PathBuf, report: &mut Report) -> Option<Text> {
+        match fs::read(&path) {
+            Ok(bytes) => Some(Text { path, bytes }),
+            Err(error) => {
+                report.bad_input(format!("{}: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        file_name(&self.path)
+    }
+
+    fn parse(&self, report: &mut Report) -> Option<Map<String, Value>> {
+        json::parse(&self.path, &self.bytes, report)
+    }
+}
+
+impl Texts {
+    /// `config.json`, without which there is nothing to read, and those of the others that are there.
+    fn read(dir: &Path, report: &mut Report) -> Option<Texts> {
+        let config = dir.join(CONFIG);
+        if !config.exists() {
+            let expected = "expected a Hugging Face directory with config.json and model.safetensors";
+            report.bad_input(format!("{}: not found, {expected}", config.display()));
+            weight_files::foreign_files(dir).into_iter().for_each(|hint| report.bad_input(hint));
+            return None;
+        }
+        let there = |name: &&str| fs::symlink_metadata(dir.join(name)).is_ok();
+        let others = TEXT_FILES.into_iter().filter(there);
+        let others = others.filter_map(|name| Text::read(dir.join(name), report)).collect();
+        Some(Texts { config: Text::read(config, report)?, others })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Text> {
+        [&self.config].into_iter().chain(&self.others)
+    }
+
+    /// The configuration, where it could be read; the report knows whether it is right.
+    fn parse(&self, report: &mut Report) -> Option<ModelConfig> {
+        let generation = self.others.iter().find(|text| text.name() == GENERATION);
+        let generation = generation.and_then(|text| Some((text, text.parse(report)?)));
+        let generation = generation.as_ref().map(|(text, map)| Object::new(&text.path, map));
+        let map = self.config.parse(report)?;
+        ModelConfig::read(Object::new(&self.config.path, &map), generation, report)
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Checkpoint {
+    /// Opens a directory: `config.json`, weights in safetensors files, and what there is of tokenizer files.
+    pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
+        let mut report = Report::default();
+        let Some(mut texts) = Texts::read(dir, &mut report) else { return Err(report.into_error()) };
+        let config = texts.parse(&mut report);
+        let files = weight_files::open(dir, &mut report);
+        let (Some(config), Some(WeightFiles { mut tensors, index })) = (config, files) else {
+            return Err(report.into_error());
+        };
+        if config.tie_word_embeddings {
+            drop_tied_head(&mut tensors, &mut report);
+        }
+        drop_frequencies(&mut tensors, &mut report);
+        let model = model_tensors(&config);
+        tensors.check(&model, &mut report);
+        let embedding = tensors.dtype(&format!("{EMBEDDING}.weight"));
+        let dtype = config.dtype.or(embedding).unwrap_or(DType::F32);
+        texts.others.extend(index.map(|bytes| Text { path: dir.join(weight_files::INDEX), bytes }));
+        let weights = Weights::Stored(tensors);
+        Ok(Checkpoint { config, dtype, model, weights, texts, warnings: report.finish()? })
+    }
+
+    /// Opens a configuration without weights: they are random, seeded by their names. `dir` is a directory, or a
+    /// file that stands for its `config.json`.
+    pub fn open_dummy(dir: &Path) -> Result<Checkpoint, ImportError> {
+        let mut report = Report::default();
+        let texts = match dir.is_file() {
+            true => Text::read(dir.to_owned(), &mut report).map(|config| Texts { config, others: Vec::new() }),
+            false => Texts::read(dir, &mut report),
+        };
+        let config = texts.as_ref().and_then(|texts| texts.parse(&mut report));
+        let (Some(texts), Some(config)) = (texts, config) else { return Err(report.into_error()) };
+        let warnings = report.finish()?;
+        let dtype = config.dtype.unwrap_or(DType::F32);
+        let model = model_tensors(&config);
+        let random = model.iter().map(|tensor| (tensor.name.clone(), tensor.random())).collect();
+        Ok(Checkpoint { config, dtype, model, weights: Weights::Random(random), texts, warnings })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The type of weights that the checkpoint means: that of `config.json`, else that of the embedding table, else
+    /// f32.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Tokenizer files and generation defaults, those that are there.
+    pub fn files(&self) -> Vec<plan::TextFile> {
+        let texts = self.texts.others.iter().filter(|text| TEXT_FILES.contains(&text.name().as_str()));
+        texts.map(|text| plan::TextFile { name: text.name(), bytes: text.bytes.clone() }).collect()
+    }
+
+    /// Fingerprints of all files, sorted by name.
+    pub fn inputs(&self) -> Vec<plan::Input> {
+        let input = |name, bytes, hashed: &[u8]| plan::Input { name, bytes, hash: *blake3::hash(hashed).as_bytes() };
+        let mut inputs: Vec<plan::Input> =
+            self.texts.iter().map(|text| input(text.name(), text.bytes.len() as u64, &text.bytes)).collect();
+        let shards = self.tensors().into_iter().flat_map(Tensors::shards);
+        inputs.extend(shards.map(|shard| input(file_name(&shard.path), shard.bytes(), shard.header())));
+        inputs.sort_by(|a, b| a.name.cmp(&b.name));
+        inputs
+    }
+
+    /// Paths of all files, for the key of a cache.
+    pub fn sources(&self) -> Vec<PathBuf> {
+        let shards = self.tensors().into_iter().flat_map(Tensors::shards);
+        self.texts.iter().map(|text| &text.path).chain(shards.map(|shard| &shard.path)).cloned().collect()
+    }
+
+    /// What was ignored: keys and tensors that change nothing as far as is known.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The model as a graph over the checkpoint's tensors.
+    pub fn graph(&self, options: &ImportOptions) -> Result<Graph, ImportError> {
+        options.check()?;
+        let constant = |tensor: &ModelTensor| {
+            let dtype = self.tensors().and_then(|tensors| tensors.dtype(&tensor.name)).unwrap_or(self.dtype);
+            (tensor.name.clone(), TensorType::new(dtype, tensor.shape.iter().copied()))
+        };
+        Ok(decoder::build(&self.config, &self.model.iter().map(constant).collect(), options)?)
+    }
+
+    fn tensors(&self) -> Option<&Tensors> {
+        match &self.weights {
+            Weights::Stored(tensors) => Some(tensors),
+            Weights::Random(_) => None,
+        }
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        match &self.weights {
+            Weights::Stored(tensors) => tensors.read(key, elements, out),
+            Weights::Random(parts) => {
+                let part = parts.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
+                check_range(key, &elements, part.elements, self.dtype.bytes(), out.len())?;
+                write_random(part, self.dtype, elements, out);
+                Ok(())
+            }
+        }
+    }
+
+    fn random(&self, key: &str) -> Option<RandomPart> {
+        match &self.weights {
+            Weights::Stored(_) => None,
+            Weights::Random(parts) => parts.get(key).cloned(),
+        }
+    }
+}
+
+fn write_random(part: &RandomPart, dtype: DType, elements: Range<u64>, out: &mut [u8]) {
+    for (index, out) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
+        let value = part.value(index);
+        match dtype {
+            DType::F16 => out.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+            DType::BF16 => out.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+            DType::F32 | DType::I32 => out.copy_from_slice(&value.to_le_bytes()),
+        }
+    }
+}
+
+/// A tied model uses its embedding table as head, whatever else is stored.
+fn drop_tied_head(tensors: &mut Tensors, report: &mut Report) {
+    let (table, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
+    if tensors.bytes(&head).is_some_and(|bytes| tensors.bytes(&table) != Some(bytes)) {
+        report.warning(format!(
+            "{}: `{head}` differs from `{table}` and is ignored, for `tie_word_embeddings` is true; set it to false to \
+             use both, as transformers 5 does",
+            tensors.path().display()
+        ));
+    }
+    tensors.forget(|name| name == head);
+}
+
+/// Checkpoints of old carry the rotary frequencies, which follow from the configuration.
+fn drop_frequencies(tensors: &mut Tensors, report: &mut Report) {
+    let count = tensors.forget(|name| name.ends_with(".rotary_emb.inv_freq"));
+    if count > 0 {
+        let path = tensors.path().display();
+        report.warning(format!("{path}: `*.rotary_emb.inv_freq` ({count}) are ignored: they follow from config.json"));
+    }
+}

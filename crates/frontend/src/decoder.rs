@@ -1,0 +1,172 @@
+//! The one builder of decoder-only models: the graph as the files spell it, nothing fused.
+
+use std::collections::BTreeMap;
+
+use ir::ops::{
+    Add, AppendKv, Argmax, Cast, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope, RopeFrequencies,
+    Silu,
+};
+use ir::{Graph, GraphError, KvDecl, Op, OpDef, TensorType, Value};
+use plan::{DType, Dim, Symbol, SymbolDecl};
+
+use crate::model_tensors::{EMBEDDING, HEAD, LAST_NORM, layer_prefix};
+use crate::{ImportOptions, ModelConfig};
+
+/// The KV group of all layers.
+const GROUP: u32 = 0;
+
+/// Builds the graph over constants of these types.
+pub(crate) fn build(
+    config: &ModelConfig,
+    constants: &BTreeMap<String, TensorType>,
+    options: &ImportOptions,
+) -> Result<Graph, GraphError> {
+    let kv = KvDecl {
+        dtype: options.kv,
+        layers: config.layers,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        block_tokens: options.block_tokens,
+    };
+    let symbols = [('T', options.max_num_tokens), ('B', options.max_batch_size), ('R', options.max_logit_rows)];
+    let [t, b, r] = symbols.map(|(name, _)| Dim::symbol(&symbol(name)));
+    let bound = |(name, max)| SymbolDecl { symbol: symbol(name), min: 1, max: u64::from(max) };
+    let mut graph = Graph::new(&config.model_type, symbols.map(bound).to_vec(), vec![kv]);
+    let mut input = |name: &str, shape: Vec<Dim>| graph.add_input(name, TensorType { dtype: DType::I32, shape });
+    let blocks = Dim::from(u64::from(options.max_seq_len.div_ceil(options.block_tokens)));
+    let step = Step {
+        tokens: input("tokens", vec![t.clone()]),
+        positions: input("positions", vec![t]),
+        query_starts: input("query_starts", vec![b.clone() + 1.into()]),
+        block_table: input("block_table", vec![b, blocks]),
+        rows: input("rows", vec![r]),
+    };
+    Builder { graph, config, constants, options, step }.build()
+}
+
+/// `letter` as a symbol.
+fn symbol(letter: char) -> Symbol {
+    Symbol::new(&letter.to_string()).expect("a letter is a symbol")
+}
+
+/// What each step brings.
+#[derive(Clone, Copy)]
+struct Step {
+    tokens: Value,
+    positions: Value,
+    query_starts: Value,
+    block_table: Value,
+    rows: Value,
+}
+
+struct Builder<'a> {
+    graph: Graph,
+    config: &'a ModelConfig,
+    constants: &'a BTreeMap<String, TensorType>,
+    options: &'a ImportOptions,
+    step: Step,
+}
+
+impl Builder<'_> {
+    fn build(mut self) -> Result<Graph, GraphError> {
+        let (config, step) = (self.config, self.step);
+        let rope =
+            RopeFrequencies { dim: config.rope.dim, theta: config.rope.theta, scaling: config.rope.scaling.clone() };
+        let frequencies = self.op("rope.frequencies", rope, &[])?;
+        let table = self.weight(&format!("{EMBEDDING}.weight"))?;
+        let embedding = self.op("embedding", Embedding {}, &[step.tokens, table])?;
+        let mut x = self.cast(embedding, self.options.activations)?;
+        for layer in 0..config.layers {
+            x = self.attention(layer, x, frequencies)?;
+            x = self.mlp(layer, x)?;
+        }
+        let normed = self.norm("norm", x, LAST_NORM)?;
+        let normed = self.op("norm.rows", GatherRows {}, &[normed, step.rows])?;
+        let head = if config.tie_word_embeddings { table } else { self.weight(&format!("{HEAD}.weight"))? };
+        let logits = match self.options.activations {
+            DType::F32 => self.op("logits", Linear {}, &[normed, head])?,
+            _ => {
+                let logits = self.op("lm_head", Linear {}, &[normed, head])?;
+                self.op("logits", Cast { to: DType::F32 }, &[logits])?
+            }
+        };
+        let classes = self.options.sampled_ids.map_or(config.vocab_size, |ids| ids.min(config.vocab_size));
+        let next = self.op("next_tokens", Argmax { classes }, &[logits])?;
+        self.graph.add_output("logits", logits);
+        self.graph.add_output("next_tokens", next);
+        Ok(self.graph)
+    }
+
+    fn attention(&mut self, layer: u32, x: Value, frequencies: Value) -> Result<Value, GraphError> {
+        let ModelConfig { head_dim, kv_heads, .. } = *self.config;
+        let Step { positions, query_starts, block_table, .. } = self.step;
+        let module = |name: &str| format!("{}.{name}", layer_prefix(layer));
+        let name = |name: &str| format!("layers.{layer}.{name}");
+
+        let normed = self.norm(&name("input_norm"), x, &module("input_layernorm"))?;
+        let q = self.linear(&name("attn.q"), normed, &module("self_attn.q_proj"))?;
+        let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"))?;
+        let v = self.linear(&name("attn.v"), normed, &module("self_attn.v_proj"))?;
+        let q = self.op(&name("attn.q_rope"), Rope { head_dim }, &[q, positions, frequencies])?;
+        let k = self.op(&name("attn.k_rope"), Rope { head_dim }, &[k, positions, frequencies])?;
+        let append = AppendKv { group: GROUP, layer };
+        let cache = self.op(&name("attn.cache"), append, &[k, v, positions, query_starts, block_table])?;
+        let scale = f64::from(head_dim).powf(-0.5) as f32;
+        let attention = PagedAttention { group: GROUP, layer, head_dim, kv_heads, scale };
+        let mixed = self.op(&name("attn.mixed"), attention, &[q, cache, positions, query_starts, block_table])?;
+        let out = self.linear(&name("attn.out"), mixed, &module("self_attn.o_proj"))?;
+        self.op(&name("attn.sum"), Add {}, &[x, out])
+    }
+
+    fn mlp(&mut self, layer: u32, x: Value) -> Result<Value, GraphError> {
+        let module = |name: &str| format!("{}.{name}", layer_prefix(layer));
+        let name = |name: &str| format!("layers.{layer}.{name}");
+
+        let normed = self.norm(&name("post_norm"), x, &module("post_attention_layernorm"))?;
+        let gate = self.linear(&name("mlp.gate"), normed, &module("mlp.gate_proj"))?;
+        let gate = self.op(&name("mlp.silu"), Silu {}, &[gate])?;
+        let up = self.linear(&name("mlp.up"), normed, &module("mlp.up_proj"))?;
+        let gated = self.op(&name("mlp.gated"), Mul {}, &[gate, up])?;
+        let down = self.linear(&name("mlp.down"), gated, &module("mlp.down_proj"))?;
+        self.op(&name("mlp.sum"), Add {}, &[x, down])
+    }
+
+    fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        let gain = self.weight(&format!("{module}.weight"))?;
+        self.op(name, RmsNorm { eps: self.config.rms_norm_eps }, &[x, gain])
+    }
+
+    /// The projection of a module, with a bias where the model has one.
+    fn linear(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        let mut operands = vec![x, self.weight(&format!("{module}.weight"))?];
+        let bias = format!("{module}.bias");
+        if self.constants.contains_key(&bias) {
+            operands.push(self.weight(&bias)?);
+        }
+        self.op(name, Linear {}, &operands)
+    }
+
+    /// A constant of the checkpoint in the dtype that weights are wanted in.
+    fn weight(&mut self, key: &str) -> Result<Value, GraphError> {
+        let Some(ty) = self.constants.get(key) else {
+            let reason = format!("the model has no tensor `{key}`");
+            return Err(GraphError { mnemonic: "constant".to_owned(), reason });
+        };
+        let constant = self.graph.add_constant(key, ty.clone());
+        self.cast(constant, self.options.weights)
+    }
+
+    /// The value in this dtype: itself, or a cast named after both.
+    fn cast(&mut self, value: Value, to: DType) -> Result<Value, GraphError> {
+        if self.graph.tensor(value).is_some_and(|ty| ty.dtype == to) {
+            return Ok(value);
+        }
+        let name = format!("{}.{to}", self.graph.value_name(value));
+        self.op(&name, Cast { to }, &[value])
+    }
+
+    fn op(&mut self, name: &str, op: impl OpDef, operands: &[Value]) -> Result<Value, GraphError> {
+        let id = self.graph.add(Op::new(op), operands, &[name])?;
+        Ok(self.graph.result(id))
+    }
+}

@@ -1,0 +1,124 @@
+//! JSON files of a checkpoint, read key by key. What is wrong goes to the report, and reading goes on.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::report::Report;
+
+/// Parses a file that must hold one object.
+pub(crate) fn parse(file: &Path, bytes: &[u8], report: &mut Report) -> Option<Map<String, Value>> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(map)) => return Some(map),
+        Ok(other) => {
+            report.bad_input(format!("{}: expected a JSON object, found {}", file.display(), shown(&other)));
+        }
+        Err(error) => report.bad_input(format!("{}: invalid JSON: {error}", file.display())),
+    }
+    None
+}
+
+/// A value as messages show it: its JSON, cut where it gets long.
+fn shown(value: &Value) -> String {
+    const SHOWN: usize = 60;
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// An object of a file, or one nested in it. The readers of values return `None` where the key is missing, and where
+/// its value is of another kind: then that is reported.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Object<'a> {
+    file: &'a Path,
+    /// The key of a nested object in its file.
+    parent: Option<&'a str>,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Object<'a> {
+    /// The object of a file.
+    pub fn new(file: &'a Path, map: &'a Map<String, Value>) -> Object<'a> {
+        Object { file, parent: None, map }
+    }
+
+    /// The object under a key; `None` where there is none, or `null`, or an empty one.
+    pub fn nested(&self, key: &'a str, report: &mut Report) -> Option<Object<'a>> {
+        self.present(key)?;
+        let map = self.expect(key, "an object", Value::as_object, report)?;
+        (!map.is_empty()).then_some(Object { parent: Some(key), map, ..*self })
+    }
+
+    /// All keys and values, in file order.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+        self.map.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// The value of a key, `null` included.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key)
+    }
+
+    /// The value of a key for which `null` means the same as nothing.
+    pub fn present(&self, key: &str) -> Option<&'a Value> {
+        self.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A whole number in a range.
+    pub fn size(&self, key: &str, range: RangeInclusive<u32>, report: &mut Report) -> Option<u32> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let convert = |value: &Value| value.as_u64().and_then(|value| u32::try_from(value).ok());
+        self.expect(key, &expected, |value| convert(value).filter(|size| range.contains(size)), report)
+    }
+
+    /// A number above zero.
+    pub fn positive(&self, key: &str, report: &mut Report) -> Option<f64> {
+        let convert = |value: &Value| value.as_f64().filter(|value| value.is_finite() && *value > 0.0);
+        self.expect(key, "a number above 0", convert, report)
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&self, key: &str, report: &mut Report) -> Option<bool> {
+        self.expect(key, "true or false", Value::as_bool, report)
+    }
+
+    /// A string.
+    pub fn text(&self, key: &str, report: &mut Report) -> Option<&'a str> {
+        self.expect(key, "a string", Value::as_str, report)
+    }
+
+    /// The value of a key, converted.
+    pub fn expect<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        convert: impl FnOnce(&'a Value) -> Option<T>,
+        report: &mut Report,
+    ) -> Option<T> {
+        let value = self.get(key)?;
+        let converted = convert(value);
+        if converted.is_none() {
+            report.bad_input(self.found(key, value, format_args!("expected {expected}")));
+        }
+        converted
+    }
+
+    /// ``DIR/config.json: `rope_scaling.factor` is 0, `` and the rest.
+    pub fn found(&self, key: &str, value: &Value, rest: impl Display) -> String {
+        format!("{}: {} is {}, {rest}", self.file.display(), self.key(key), shown(value))
+    }
+
+    /// ``DIR/config.json: `rope_scaling.factor` is missing, `` and the rest.
+    pub fn missing(&self, key: &str, rest: impl Display) -> String {
+        format!("{}: {} is missing, {rest}", self.file.display(), self.key(key))
+    }
+
+    fn key(&self, key: &str) -> String {
+        let key = key.escape_debug();
+        self.parent.map_or_else(|| format!("`{key}`"), |parent| format!("`{parent}.{key}`"))
+    }
+}

@@ -1,0 +1,22 @@
+//! Hugging Face checkpoints: a directory becomes a graph and weights that are read when they are asked for. Knows no
+//! pass and no kernel; a decoder-only model is a row of the architecture table, not code.
+
+mod architecture;
+mod checkpoint;
+mod config;
+mod decoder;
+mod json;
+mod keys;
+mod model_tensors;
+mod options;
+mod report;
+mod rope;
+mod tensors;
+mod weight_files;
+
+pub use architecture::architectures;
+pub use checkpoint::Checkpoint;
+pub use config::ModelConfig;
+pub use options::ImportOptions;
+pub use report::ImportError;
+pub use rope::Rope;

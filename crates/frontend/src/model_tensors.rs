@@ -1,0 +1,85 @@
+//! Which tensors a decoder-only model has: names as in Hugging Face files, sizes from the configuration.
+
+use plan::RandomPart;
+
+use crate::ModelConfig;
+
+/// Module of the embedding table.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens";
+/// Module of the language-model head.
+pub(crate) const HEAD: &str = "lm_head";
+/// Module of the last norm.
+pub(crate) const LAST_NORM: &str = "model.norm";
+
+/// Modules of a decoder layer start with this.
+pub(crate) fn layer_prefix(layer: u32) -> String {
+    format!("model.layers.{layer}")
+}
+
+/// A tensor that a model must have.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelTensor {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its sizes.
+    pub shape: Vec<u64>,
+    /// The mean of its values in a dummy.
+    mean: f32,
+}
+
+impl ModelTensor {
+    /// Scalars in it.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// What stands for it in a dummy: the spread that training starts from, and gains around one.
+    pub fn random(&self) -> RandomPart {
+        RandomPart::named(&self.name, self.elements(), self.mean, 0.02)
+    }
+}
+
+/// All tensors of a model, in the order of their use.
+pub(crate) fn model_tensors(config: &ModelConfig) -> Vec<ModelTensor> {
+    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+    let mut list = List(Vec::new());
+    list.linear(EMBEDDING, [config.vocab_size, hidden], false);
+    for layer in 0..config.layers {
+        let module = |name: &str| format!("{}.{name}", layer_prefix(layer));
+        list.gain(&module("input_layernorm"), hidden);
+        list.linear(&module("self_attn.q_proj"), [q, hidden], attention_bias);
+        list.linear(&module("self_attn.k_proj"), [kv, hidden], attention_bias);
+        list.linear(&module("self_attn.v_proj"), [kv, hidden], attention_bias);
+        list.linear(&module("self_attn.o_proj"), [hidden, q], attention_bias);
+        list.gain(&module("post_attention_layernorm"), hidden);
+        list.linear(&module("mlp.gate_proj"), [intermediate, hidden], mlp_bias);
+        list.linear(&module("mlp.up_proj"), [intermediate, hidden], mlp_bias);
+        list.linear(&module("mlp.down_proj"), [hidden, intermediate], mlp_bias);
+    }
+    list.gain(LAST_NORM, hidden);
+    if !config.tie_word_embeddings {
+        list.linear(HEAD, [config.vocab_size, hidden], false);
+    }
+    list.0
+}
+
+struct List(Vec<ModelTensor>);
+
+impl List {
+    fn linear(&mut self, module: &str, [rows, columns]: [u32; 2], bias: bool) {
+        self.add(format!("{module}.weight"), &[rows, columns], 0.0);
+        if bias {
+            self.add(format!("{module}.bias"), &[rows], 0.0);
+        }
+    }
+
+    fn gain(&mut self, module: &str, size: u32) {
+        self.add(format!("{module}.weight"), &[size], 1.0);
+    }
+
+    fn add(&mut self, name: String, shape: &[u32], mean: f32) {
+        self.0.push(ModelTensor { name, shape: shape.iter().copied().map(u64::from).collect(), mean });
+    }
+}

@@ -1,0 +1,249 @@
+//! Tensors of safetensors files: mapped, found by name, copied a range at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use plan::DType;
+use safetensors::tensor::{Dtype, Metadata};
+
+use crate::model_tensors::ModelTensor;
+use crate::report::{Report, listed};
+
+/// A mapped safetensors file whose header makes sense.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub path: PathBuf,
+    map: Mmap,
+    /// Bytes of the header's length and of the header.
+    header_bytes: usize,
+    metadata: Metadata,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Stored {
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    /// Bytes of the shard's file.
+    bytes: Range<usize>,
+}
+
+/// All tensors of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    /// The file that names them: the index, or the only shard.
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+impl Shard {
+    /// Maps a file and reads its header.
+    pub fn open(path: PathBuf, report: &mut Report) -> Option<Shard> {
+        // SAFETY: the map is read-only. A file that another process cuts while it is mapped ends this one with
+        // SIGBUS; downloads and `save_pretrained` replace files, they do not rewrite them in place.
+        let map = File::open(&path).and_then(|file| unsafe { Mmap::map(&file) });
+        let parsed = map.map_err(|error| error.to_string()).and_then(|map| Ok((parse_header(&map)?, map)));
+        match parsed {
+            Ok(((header_bytes, metadata), map)) => Some(Shard { path, map, header_bytes, metadata }),
+            Err(reason) => {
+                report.bad_input(format!("{}: {reason}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// The length of the header, and the header.
+    pub fn header(&self) -> &[u8] {
+        &self.map[..self.header_bytes]
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Names of the tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.metadata.offset_keys();
+        names.sort_unstable();
+        names
+    }
+}
+
+/// Checks that a header is whole and that its tensors tile the rest of the file.
+///
+/// `SafeTensors::read_metadata` does the same, but adds up sizes of a hostile header without looking for overflow.
+fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
+    const LENGTH: usize = 8;
+    // The limit of the safetensors library.
+    const MAX_HEADER: u64 = 100_000_000;
+    if file.starts_with(b"version https://git-lfs") {
+        return Err("this is a Git LFS pointer, not the file itself: run `git lfs pull`".to_owned());
+    }
+    let total = file.len();
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
+        return Err(format!("the file is cut off: it has {total} bytes, expected a safetensors header"));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER {
+        return Err("not a safetensors file: expected the length of a header in the first 8 bytes".to_owned());
+    }
+    let length = length as usize;
+    let Some((header, data)) = rest.split_at_checked(length) else {
+        return Err(format!("the file is cut off: it has {total} bytes, its header alone {length}"));
+    };
+    let metadata: Metadata =
+        serde_json::from_slice(header).map_err(|error| format!("invalid safetensors header: {error}"))?;
+    let expected = metadata.data_len();
+    match data.len() == expected {
+        true => Ok((LENGTH + length, metadata)),
+        false if data.len() < expected => {
+            Err(format!("the file is cut off: its tensors take {expected} bytes, {} are there", data.len()))
+        }
+        false => Err(format!("its tensors take {expected} bytes, expected no more, found {}", data.len())),
+    }
+}
+
+/// The same type, where the IR has it.
+fn element_type(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+impl Tensors {
+    /// Tensors of these shards; `path` names them in messages.
+    pub fn new(path: PathBuf, shards: Vec<Shard>) -> Tensors {
+        let mut tensors = BTreeMap::new();
+        for (index, shard) in shards.iter().enumerate() {
+            for (name, info) in shard.metadata.tensors() {
+                let (start, end) = info.data_offsets;
+                // In range: the header was compared with the file.
+                let bytes = shard.header_bytes + start..shard.header_bytes + end;
+                let shape = info.shape.iter().map(|size| *size as u64).collect();
+                tensors.insert(name, Stored { shard: index, dtype: info.dtype, shape, bytes });
+            }
+        }
+        Tensors { path, shards, tensors }
+    }
+
+    /// The file that names the tensors.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The element type of a tensor, where it is one that can be read.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.tensors.get(name).and_then(|tensor| element_type(tensor.dtype))
+    }
+
+    /// The bytes of a tensor.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let tensor = self.tensors.get(name)?;
+        self.shards.get(tensor.shard)?.map.get(tensor.bytes.clone())
+    }
+
+    /// Bytes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| tensor.bytes.len() as u64).sum()
+    }
+
+    /// Leaves out the tensors of these names.
+    pub fn forget(&mut self, mut unwanted: impl FnMut(&str) -> bool) -> usize {
+        let before = self.tensors.len();
+        self.tensors.retain(|name, _| !unwanted(name));
+        before - self.tensors.len()
+    }
+
+    /// Compares the tensors with those that the model must have.
+    pub fn check(&self, model: &[ModelTensor], report: &mut Report) {
+        let path = self.path.display();
+        let names: BTreeMap<&str, &ModelTensor> = model.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let missing: Vec<&str> =
+            model.iter().map(|tensor| tensor.name.as_str()).filter(|name| !self.tensors.contains_key(*name)).collect();
+        let extra: Vec<&str> =
+            self.tensors.keys().map(String::as_str).filter(|name| !names.contains_key(name)).collect();
+        let bare = |name: &&str| name.strip_prefix("model.").is_some_and(|name| self.tensors.contains_key(name));
+        if missing.iter().any(bare) {
+            let hint = "this was saved from a model without a language-model head: save the `…ForCausalLM` instead";
+            report.bad_input(format!("{path}: names of tensors lack the prefix `model.`; {hint}"));
+            return;
+        }
+        if !missing.is_empty() {
+            let (count, all) = (missing.len(), model.len());
+            report.bad_input(format!("{path}: missing tensors, {count} of {all}: {}", listed(&missing)));
+        }
+        if !extra.is_empty() {
+            let count = extra.len();
+            report.bad_input(format!("{path}: tensors that the model does not have, {count}: {}", listed(&extra)));
+        }
+        self.check_types(&names, report);
+    }
+
+    fn check_types(&self, model: &BTreeMap<&str, &ModelTensor>, report: &mut Report) {
+        const SHOWN: usize = 8;
+        let mut shapes = Vec::new();
+        let mut dtypes = Vec::new();
+        for (name, stored) in &self.tensors {
+            let Some(tensor) = model.get(name.as_str()) else { continue };
+            let path = self.shards[stored.shard].path.display();
+            if stored.shape != tensor.shape {
+                let (found, expected) = (&stored.shape, &tensor.shape);
+                shapes.push(format!("{path}: `{name}` has shape {found:?}, config.json makes it {expected:?}"));
+            }
+            if element_type(stored.dtype).is_none() {
+                dtypes.push(format!("{path}: `{name}` has dtype {}, expected F32, F16 or BF16", stored.dtype));
+            }
+        }
+        let more = |count: usize, what: &str| {
+            let more = count.saturating_sub(SHOWN);
+            (more > 0).then(|| format!("{}: {more} more have such {what}", self.path.display()))
+        };
+        let (more_shapes, more_dtypes) = (more(shapes.len(), "shapes"), more(dtypes.len(), "dtypes"));
+        shapes.into_iter().take(SHOWN).chain(more_shapes).for_each(|message| report.bad_input(message));
+        dtypes.into_iter().take(SHOWN).chain(more_dtypes).for_each(|message| report.unsupported(message));
+    }
+
+    /// Copies elements of a tensor.
+    pub fn read(&self, name: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        let (dtype, bytes) =
+            self.dtype(name).zip(self.bytes(name)).ok_or_else(|| format!("there is no tensor `{name}`"))?;
+        let size = dtype.bytes();
+        let count = bytes.len() as u64 / size;
+        check_range(name, &elements, count, size, out.len())?;
+        out.copy_from_slice(&bytes[(elements.start * size) as usize..(elements.end * size) as usize]);
+        Ok(())
+    }
+}
+
+/// Checks that a read stays within a tensor of `count` elements and fills its buffer.
+pub(crate) fn check_range(name: &str, elements: &Range<u64>, count: u64, size: u64, out: usize) -> Result<(), String> {
+    if elements.start > elements.end || elements.end > count {
+        return Err(format!("expected a range within the {count} elements of `{name}`, found {elements:?}"));
+    }
+    let wanted = (elements.end - elements.start) * size;
+    match wanted == out as u64 {
+        true => Ok(()),
+        false => Err(format!("expected {wanted} bytes for {elements:?} of `{name}`, found {out}")),
+    }
+}
+
+/// Where a shard of this name lies: `None` for a name that is not that of a file beside the index.
+pub(crate) fn shard_path(folder: &Path, name: &str) -> Option<PathBuf> {
+    let mut components = Path::new(name).components();
+    let single = matches!((components.next(), components.next()), (Some(std::path::Component::Normal(_)), None));
+    (single && name.ends_with(".safetensors")).then(|| folder.join(name))
+}

@@ -1,0 +1,9 @@
+//! Checkpoints in, graphs and weights out; and everything that must not come in.
+
+mod checkpoints;
+mod config;
+mod damage;
+mod graph;
+mod oracle;
+mod shards;
+mod weights;

@@ -1,0 +1,263 @@
+//! A checkpoint to a plan file.
+
+use std::path::Path;
+use std::time::Instant;
+
+use codegen::{CodegenError, PlanSpec, lower};
+use frontend::Checkpoint;
+use ir::{Graph, Stage};
+use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassReport};
+use plan::Plan;
+use serde::Serialize;
+
+use crate::settings::Settings;
+use crate::{CompileOptions, Driver, Error, WeightsChoice};
+
+/// Told how a compilation gets on.
+pub trait Progress {
+    /// A phase begins.
+    fn phase(&mut self, name: &str);
+    /// Bytes of weights written, of all.
+    fn weights(&mut self, written: u64, total: u64);
+}
+
+/// Progress that nobody watches.
+#[derive(Debug)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn phase(&mut self, _: &str) {}
+    fn weights(&mut self, _: u64, _: u64) {}
+}
+
+/// What a compilation did. Sizes are in bytes, times in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompileReport {
+    /// Version of this report's fields.
+    pub schema_version: u32,
+    /// Target of the plan.
+    pub target: String,
+    /// Architecture of the model.
+    pub architecture: String,
+    /// Scalar weights of the checkpoint.
+    pub parameters: u64,
+    /// The effective configuration.
+    pub config: Vec<(String, String)>,
+    /// Size of the plan file; nothing on a dry run.
+    pub plan_bytes: Option<u64>,
+    /// Weights once loaded.
+    pub weight_bytes: u64,
+    /// Weights stored in the file; the others are made when the plan is loaded.
+    pub stored_weight_bytes: u64,
+    /// KV cache of one token.
+    pub kv_bytes_per_token: u64,
+    /// KV cache.
+    pub kv_bytes: u64,
+    /// The largest arena of any program.
+    pub workspace_bytes: u64,
+    /// Names of the programs.
+    pub programs: Vec<String>,
+    /// Distinct kernels.
+    pub kernels: usize,
+    /// Passes in the order in which they ran.
+    pub passes: Vec<PassTime>,
+    /// The whole compilation.
+    pub total_ms: f64,
+    /// What the importer noticed but did not mind.
+    pub warnings: Vec<String>,
+}
+
+/// What one pass did.
+#[derive(Clone, Debug, Serialize)]
+pub struct PassTime {
+    /// Its name.
+    pub name: String,
+    /// Whether it changed the graph.
+    pub changed: bool,
+    /// Ops and inputs before.
+    pub ops_before: usize,
+    /// Ops and inputs after.
+    pub ops_after: usize,
+    /// How long it took.
+    pub ms: f64,
+}
+
+impl From<&PassReport> for PassTime {
+    fn from(report: &PassReport) -> PassTime {
+        PassTime {
+            name: report.name.clone(),
+            changed: report.changed == Changed::Yes,
+            ops_before: report.ops_before,
+            ops_after: report.ops_after,
+            ms: report.time.as_secs_f64() * 1e3,
+        }
+    }
+}
+
+/// Texts of what a compilation went through.
+#[derive(Clone, Debug, Default)]
+pub struct Dumps {
+    /// The graph as it was imported.
+    pub imported: String,
+    /// The graph after each pass, where asked for.
+    pub after_passes: Vec<(String, String)>,
+    /// Whether `after_passes` is to be filled.
+    pub all_passes: bool,
+    /// The graph from which the plan was made.
+    pub graph: String,
+    /// The kernel of each op.
+    pub kernels: String,
+    /// The plan.
+    pub plan: String,
+}
+
+impl Observer for Dumps {
+    fn after_pass(&mut self, report: &PassReport, graph: &Graph) {
+        if self.all_passes {
+            self.after_passes.push((report.name.clone(), ir::text::print(graph)));
+        }
+    }
+}
+
+impl Driver {
+    /// Compiles the checkpoint in `dir` to a plan file, or only as far as needs no file. Fills `dumps` where given.
+    pub fn compile(
+        &self,
+        dir: &Path,
+        out: Option<&Path>,
+        options: &CompileOptions,
+        mut dumps: Option<&mut Dumps>,
+        progress: &mut dyn Progress,
+    ) -> Result<CompileReport, Error> {
+        let start = Instant::now();
+        self.check_pass_names(options)?;
+        progress.phase("read checkpoint");
+        let checkpoint = open(dir, options)?;
+        let settings = resolve(&checkpoint, options)?;
+        let mut graph = checkpoint.graph(&settings.import)?;
+        if let Some(dumps) = &mut dumps {
+            dumps.imported = ir::text::print(&graph);
+        }
+
+        progress.phase("run passes");
+        let manager = PassManager::new(PassOptions {
+            disabled: options.disabled_passes.clone(),
+            bisect_limit: options.bisect_limit,
+        });
+        let context = PassContext { weights: &checkpoint };
+        let mut nobody = passes::Silent;
+        let observer: &mut dyn Observer = match &mut dumps {
+            Some(dumps) => &mut **dumps,
+            None => &mut nobody,
+        };
+        let passes = manager.run(&self.pipeline(), &mut graph, &context, observer)?;
+
+        progress.phase("choose kernels");
+        let verified = ir::verify(&graph, Stage::Fused)
+            .map_err(|found| CodegenError::Graph(found.first().map_or_else(String::new, ToString::to_string)))?;
+        let spec = PlanSpec {
+            target: settings.target.name().to_owned(),
+            model: model(&checkpoint),
+            limits: settings.limits.clone(),
+            kv_blocks: settings.kv_blocks,
+            files: checkpoint.files(),
+            config: settings.effective(options),
+            inputs: checkpoint.inputs(),
+        };
+        let lowered = lower(verified, &self.catalog(settings.target), spec, &checkpoint)?;
+        check_workspace(&lowered.plan, options.workspace_bytes)?;
+        if let Some(dumps) = dumps {
+            dumps.graph = ir::text::print(&graph);
+            dumps.kernels = lowered.selection.print(&graph);
+            dumps.plan = plan::dump(&lowered.plan);
+        }
+        let mut report = report(&lowered.plan, &checkpoint, &passes);
+        report.stored_weight_bytes = lowered.stored_bytes();
+        if let Some(out) = out {
+            progress.phase("write plan");
+            let total = lowered.stored_bytes();
+            let bytes = lowered.write(out, &checkpoint, &mut |written| progress.weights(written, total))?;
+            report.plan_bytes = Some(bytes);
+        }
+        report.total_ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(report)
+    }
+
+    /// Names of passes to leave out must be known ones.
+    fn check_pass_names(&self, options: &CompileOptions) -> Result<(), Error> {
+        for name in &options.disabled_passes {
+            if self.pass_named(name)?.required() {
+                return Err(Error::Usage(format!("pass `{name}` is required by later stages, it cannot be disabled")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens what the options ask for.
+pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, Error> {
+    Ok(match options.weights {
+        WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
+        WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
+    })
+}
+
+fn resolve(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
+    // An embedding table may be padded past its tokenizer: ids without a text are never sampled.
+    let files = checkpoint.files();
+    let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
+    let sampled_ids = match tokenizer {
+        Some(file) => Some(text::Tokenizer::from_bytes(&file.bytes)?.vocab_size() as u32),
+        None => None,
+    };
+    Settings::resolve(options, checkpoint.config(), checkpoint.dtype(), sampled_ids)
+}
+
+fn model(checkpoint: &Checkpoint) -> plan::Model {
+    let config = checkpoint.config();
+    plan::Model {
+        architecture: config.architecture.clone(),
+        vocab_size: config.vocab_size,
+        parameters: config.parameters(),
+        bos: config.bos,
+        eos: config.eos.clone(),
+    }
+}
+
+fn workspace(plan: &Plan) -> u64 {
+    plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
+}
+
+/// Keeps the bound that the user set, or says what it would take.
+fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
+    let needed = workspace(plan);
+    let Some(bound) = bound.filter(|bound| *bound < needed) else { return Ok(()) };
+    let table: Vec<String> =
+        plan.programs.iter().map(|program| format!("  {:<12} {:>12}", program.name, program.arena_bytes)).collect();
+    Err(Error::DoesNotFit(format!(
+        "--workspace-size {bound} is too small, {needed} bytes are needed; arena of each program:\n{}\n\
+         (a smaller --max-num-tokens or --max-batch-size needs less)",
+        table.join("\n")
+    )))
+}
+
+fn report(plan: &Plan, checkpoint: &Checkpoint, passes: &[PassReport]) -> CompileReport {
+    CompileReport {
+        schema_version: 1,
+        target: plan.target.clone(),
+        architecture: plan.model.architecture.clone(),
+        parameters: plan.model.parameters,
+        config: plan.config.clone(),
+        plan_bytes: None,
+        weight_bytes: plan.weights.iter().filter_map(plan::Weight::bytes).sum(),
+        stored_weight_bytes: 0,
+        kv_bytes_per_token: plan.kv.iter().map(plan::KvGroup::bytes_per_token).sum(),
+        kv_bytes: plan.kv.iter().map(plan::KvGroup::pool_bytes).sum(),
+        workspace_bytes: workspace(plan),
+        programs: plan.programs.iter().map(|program| program.name.clone()).collect(),
+        kernels: plan.kernels.len(),
+        passes: passes.iter().map(PassTime::from).collect(),
+        total_ms: 0.0,
+        warnings: checkpoint.warnings().to_vec(),
+    }
+}

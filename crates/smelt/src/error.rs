@@ -1,0 +1,105 @@
+//! What can go wrong, by whose move it is.
+
+use std::path::PathBuf;
+
+/// Why something was not compiled, loaded or generated.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The checkpoint was not imported.
+    #[error(transparent)]
+    Import(#[from] frontend::ImportError),
+    /// A pass broke the graph.
+    #[error(transparent)]
+    Pass(#[from] Box<passes::PassFailure>),
+    /// The graph did not become a plan.
+    #[error(transparent)]
+    Codegen(#[from] codegen::CodegenError),
+    /// A plan file was not written or not read.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
+    /// A device failed.
+    #[error(transparent)]
+    Exec(#[from] plan::ExecError),
+    /// A request was refused, or its step failed.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Text(#[from] text::TextError),
+    /// A file was not read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// An option has a value that makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The input is not what it should be.
+    #[error("{0}")]
+    BadInput(String),
+    /// Not something that this program does.
+    #[error("{0}")]
+    Unsupported(String),
+    /// No device, driver or CUDA library.
+    #[error("{0}")]
+    NoDevice(String),
+    /// More memory than there is, or than was allowed.
+    #[error("{0}")]
+    DoesNotFit(String),
+}
+
+/// Classes of errors: a command line has an exit code for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A bug of smelt, or of something plugged in.
+    Internal,
+    /// A bad option.
+    Usage,
+    /// A bad checkpoint, plan or prompt.
+    BadInput,
+    /// An architecture, op, format or target that is not supported.
+    Unsupported,
+    /// No device or CUDA library.
+    NoDevice,
+    /// Does not fit.
+    DoesNotFit,
+}
+
+impl Error {
+    /// The class of the error.
+    pub fn kind(&self) -> ErrorKind {
+        use codegen::CodegenError;
+        use engine::EngineError;
+        use frontend::ImportError;
+        match self {
+            Error::Usage(_) => ErrorKind::Usage,
+            Error::BadInput(_) | Error::Plan(_) | Error::Io { .. } | Error::Text(_) => ErrorKind::BadInput,
+            Error::Unsupported(_) => ErrorKind::Unsupported,
+            Error::NoDevice(_) => ErrorKind::NoDevice,
+            Error::DoesNotFit(_) => ErrorKind::DoesNotFit,
+            Error::Pass(_) => ErrorKind::Internal,
+            Error::Import(ImportError::BadInput(_)) => ErrorKind::BadInput,
+            Error::Import(ImportError::Unsupported(_)) => ErrorKind::Unsupported,
+            Error::Import(ImportError::Graph(_)) => ErrorKind::Internal,
+            Error::Codegen(CodegenError::NoKernel { .. }) => ErrorKind::Unsupported,
+            Error::Codegen(CodegenError::Weights(_) | CodegenError::Plan(_)) => ErrorKind::BadInput,
+            Error::Codegen(CodegenError::Constant(_) | CodegenError::Graph(_)) => ErrorKind::Internal,
+            Error::Engine(EngineError::Request(_)) => ErrorKind::BadInput,
+            Error::Exec(error) | Error::Engine(EngineError::Exec(error)) => exec_kind(error),
+        }
+    }
+}
+
+fn exec_kind(error: &plan::ExecError) -> ErrorKind {
+    use plan::ExecError;
+    match error {
+        ExecError::WrongTarget { .. } | ExecError::Unsupported(_) => ErrorKind::Unsupported,
+        ExecError::Plan(_) => ErrorKind::BadInput,
+        ExecError::NoDevice(_) => ErrorKind::NoDevice,
+        ExecError::OutOfMemory(_) => ErrorKind::DoesNotFit,
+        ExecError::Bindings { .. } | ExecError::Kernel { .. } => ErrorKind::Internal,
+    }
+}

@@ -1,0 +1,43 @@
+//! smelt compiles a language model into a plan and runs it. This crate is its front door.
+//!
+//! ```no_run
+//! use smelt::{GenerationParams, Llm, Prompt};
+//!
+//! let mut llm = Llm::load("models/demo")?;
+//! let params = GenerationParams { max_tokens: 32, ..GenerationParams::default() };
+//! let generations = llm.generate(&[Prompt::from("This function returns")], &params)?;
+//! println!("{}", generations[0].text.as_deref().unwrap_or_default());
+//! # Ok::<(), smelt::Error>(())
+//! ```
+//!
+//! [`Driver`] is for those who want more than the defaults: it compiles checkpoints to plan files, with passes, ops
+//! and kernels of one's own plugged in.
+
+mod cache;
+mod compile;
+mod driver;
+mod error;
+mod llm;
+mod options;
+mod settings;
+
+pub use cache::PlanCache;
+pub use codegen::nvrtc;
+pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet};
+pub use driver::Driver;
+pub use engine::{FinishReason, GenerationParams};
+pub use error::{Error, ErrorKind};
+pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
+pub use options::{CompileOptions, TargetChoice, WeightsChoice};
+pub use passes::Slot;
+pub use plan::{DType, FORMAT_VERSION, PlanFile, dump as dump_plan};
+pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
+pub use runtime::cuda::probe as cuda_driver;
+
+/// What a pass, an op or a kernel of one's own is made from.
+pub mod extend {
+    pub use codegen::{Call, Kernel, KvUse, Refusal};
+    pub use ir;
+    pub use passes::{Changed, Numerics, Pass, PassContext, PassError, PassOptions, Pipeline, rewrite_pass};
+    pub use runtime::cpu::{Args, CpuKernel, KvLayer, Tensor};
+}

@@ -1,0 +1,266 @@
+//! Loading a plan, and generating text with it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::{Engine, FinishReason, GenerationParams, Request, RequestId};
+use plan::PlanFile;
+use serde::Serialize;
+use text::{TextStream, Tokenizer};
+
+use crate::compile::{Progress, Quiet, open};
+use crate::{CompileOptions, Driver, Error, PlanCache};
+
+/// A model, ready to generate.
+pub struct Llm {
+    file: Arc<PlanFile>,
+    engine: Engine,
+    tokenizer: Option<Tokenizer>,
+    load_ms: f64,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Default)]
+pub struct LoadOptions {
+    /// How a directory is compiled.
+    pub compile: CompileOptions,
+    /// Where compiled plans are kept. Without one, a plan lives as long as its [`Llm`].
+    pub cache: Option<PlanCache>,
+    /// Threads of a CPU executor; all by default.
+    pub threads: Option<usize>,
+}
+
+/// What to start from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text, for models with a tokenizer.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Prompt {
+        Prompt::Text(text.to_owned())
+    }
+}
+
+/// What was generated from one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// The prompt as tokens.
+    pub prompt_ids: Vec<u32>,
+    /// Generated tokens; the last may be one that ends a text.
+    pub token_ids: Vec<u32>,
+    /// Their text, for models with a tokenizer.
+    pub text: Option<String>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Where asked for: `[positions, vocab]`, a row for each prompt position, then one for the step of each
+    /// generated token.
+    pub logits: Vec<f32>,
+}
+
+/// A token as soon as it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// Index of the prompt.
+    pub prompt: usize,
+    /// The token.
+    pub id: u32,
+    /// Text that is final with it, empty while a character is not complete; nothing without a tokenizer.
+    pub text: Option<String>,
+}
+
+/// How long things took, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Timings {
+    /// From the plan file to the first possible step.
+    pub load_ms: f64,
+    /// From the request to its first token.
+    pub prefill_ms: f64,
+    /// From the first token to the last.
+    pub decode_ms: f64,
+    /// Tokens after the first, over `decode_ms`; zero where there is none.
+    pub decode_tokens_per_s: f64,
+}
+
+impl Llm {
+    /// Loads a plan file, or compiles a checkpoint directory with the default options and loads that.
+    pub fn load(path: impl AsRef<Path>) -> Result<Llm, Error> {
+        Llm::load_with(&Driver::new(), path.as_ref(), &LoadOptions::default(), &mut Quiet)
+    }
+
+    /// Loads with a driver of one's own.
+    pub fn load_with(
+        driver: &Driver,
+        path: &Path,
+        options: &LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Llm, Error> {
+        // `temporary` is deleted when it goes out of scope; the map of an opened plan keeps its bytes.
+        let temporary;
+        let file = if path.is_file() && path.extension().is_none_or(|extension| extension != "json") {
+            PlanFile::open(path)?
+        } else if let Some(cache) = &options.cache {
+            cached(driver, path, options, cache, progress)?
+        } else {
+            let io = |error| Error::Io { path: std::env::temp_dir(), error };
+            temporary = tempfile::Builder::new().prefix("smelt-").tempdir().map_err(io)?;
+            let plan = temporary.path().join("model.plan");
+            driver.compile(path, Some(&plan), &options.compile, None, progress)?;
+            PlanFile::open(&plan)?
+        };
+        progress.phase("load plan");
+        let start = Instant::now();
+        let file = Arc::new(file);
+        let session = driver.executor(&file.plan().target, options.threads)?.load(Arc::clone(&file))?;
+        let engine = Engine::new(Arc::clone(&file), session);
+        let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
+        let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?;
+        let load_ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(Llm { file, engine, tokenizer, load_ms })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &PlanFile {
+        &self.file
+    }
+
+    /// Tokens that can be generated behind a prompt of this many.
+    pub fn room_for(&self, prompt_tokens: usize) -> u32 {
+        self.file.plan().limits.max_seq_len.saturating_sub(prompt_tokens as u32)
+    }
+
+    /// Generates from each prompt, all in one batch.
+    pub fn generate(&mut self, prompts: &[Prompt], params: &GenerationParams) -> Result<Vec<Generation>, Error> {
+        self.generate_with(prompts, params, &mut |_| {}).map(|(generations, _)| generations)
+    }
+
+    /// Generates from each prompt and hands over tokens as they come. Timings are those of the whole batch.
+    pub fn generate_with(
+        &mut self,
+        prompts: &[Prompt],
+        params: &GenerationParams,
+        on_token: &mut dyn FnMut(NewToken),
+    ) -> Result<(Vec<Generation>, Timings), Error> {
+        let mut batch = Vec::new();
+        for prompt in prompts {
+            batch.push(self.tokens(prompt)?);
+        }
+        let start = Instant::now();
+        let mut first_token = None;
+        let mut outputs: Vec<InFlight<'_>> = Vec::new();
+        for prompt_ids in batch {
+            let request = self.engine.add(Request { prompt: prompt_ids.clone(), params: params.clone() })?;
+            let stream = self.tokenizer.as_ref().map(Tokenizer::stream);
+            outputs.push(InFlight {
+                request,
+                prompt_ids,
+                token_ids: Vec::new(),
+                stream,
+                text: String::new(),
+                finish_reason: FinishReason::Length,
+                logits: Vec::new(),
+            });
+        }
+        while self.engine.has_work() {
+            for event in self.engine.step()? {
+                let Some(index) = outputs.iter().position(|output| output.request == event.request) else { continue };
+                let output = &mut outputs[index];
+                output.logits.extend(event.logits);
+                output.finish_reason = event.finished.unwrap_or(output.finish_reason);
+                if let Some(id) = event.token {
+                    first_token.get_or_insert_with(Instant::now);
+                    let text = output.push(id, event.finished.is_some())?;
+                    on_token(NewToken { prompt: index, id, text });
+                }
+            }
+        }
+        let generated = outputs.iter().map(|output| output.token_ids.len()).sum::<usize>();
+        let timings = timings(self.load_ms, start, first_token, generated, outputs.len());
+        Ok((outputs.into_iter().map(InFlight::finish).collect(), timings))
+    }
+
+    /// A prompt as tokens, with those that the tokenizer puts around it.
+    pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        match (prompt, &self.tokenizer) {
+            (Prompt::Tokens(ids), _) => Ok(ids.clone()),
+            (Prompt::Text(text), Some(tokenizer)) => Ok(tokenizer.encode(text, true)?),
+            (Prompt::Text(_), None) => Err(Error::BadInput(
+                "the checkpoint has no tokenizer.json: give the prompt as token ids (--prompt-ids 5,6,7)".to_owned(),
+            )),
+        }
+    }
+}
+
+/// Opens the cached plan, compiling it where there is none that can be read.
+fn cached(
+    driver: &Driver,
+    dir: &Path,
+    options: &LoadOptions,
+    cache: &PlanCache,
+    progress: &mut dyn Progress,
+) -> Result<PlanFile, Error> {
+    let plan = cache.path(&open(dir, &options.compile)?.sources(), &options.compile)?;
+    if plan.exists()
+        && let Ok(file) = PlanFile::open(&plan)
+        && (0..file.chunk_count()).all(|chunk| file.verify_chunk(chunk).is_ok())
+    {
+        return Ok(file);
+    }
+    cache.create()?;
+    driver.compile(dir, Some(&plan), &options.compile, None, progress)?;
+    Ok(PlanFile::open(&plan)?)
+}
+
+/// A generation that is not finished.
+struct InFlight<'a> {
+    request: RequestId,
+    prompt_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+    stream: Option<TextStream<'a>>,
+    text: String,
+    finish_reason: FinishReason,
+    logits: Vec<f32>,
+}
+
+impl InFlight<'_> {
+    /// Takes a token and returns the text that is final with it.
+    fn push(&mut self, id: u32, last: bool) -> Result<Option<String>, Error> {
+        self.token_ids.push(id);
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let mut text = stream.push(id)?;
+        if last {
+            text.push_str(&stream.finish());
+        }
+        self.text.push_str(&text);
+        Ok(Some(text))
+    }
+
+    fn finish(self) -> Generation {
+        Generation {
+            prompt_ids: self.prompt_ids,
+            token_ids: self.token_ids,
+            text: self.stream.is_some().then_some(self.text),
+            finish_reason: self.finish_reason,
+            logits: self.logits,
+        }
+    }
+}
+
+fn timings(load_ms: f64, start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> Timings {
+    let end = Instant::now();
+    let first = first_token.unwrap_or(end);
+    let decode_ms = end.duration_since(first).as_secs_f64() * 1e3;
+    let later = tokens.saturating_sub(prompts);
+    let decode_tokens_per_s = if later > 0 { later as f64 / (decode_ms / 1e3) } else { 0.0 };
+    Timings { load_ms, prefill_ms: first.duration_since(start).as_secs_f64() * 1e3, decode_ms, decode_tokens_per_s }
+}
+
+impl std::fmt::Debug for Llm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Llm").field("plan", &self.file.path()).finish_non_exhaustive()
+    }
+}

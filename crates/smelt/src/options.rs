@@ -1,0 +1,52 @@
+//! What a compilation is asked for.
+
+use plan::DType;
+
+/// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CompileOptions {
+    /// The machine.
+    pub target: TargetChoice,
+    /// Type of the weights; that of the checkpoint by default.
+    pub dtype: Option<DType>,
+    /// Sequences of a step.
+    pub max_batch_size: Option<u32>,
+    /// Tokens of a prompt.
+    pub max_input_len: Option<u32>,
+    /// Generated tokens of a sequence.
+    pub max_output_len: Option<u32>,
+    /// Tokens of a sequence, prompt and generated.
+    pub max_seq_len: Option<u32>,
+    /// Packed tokens of a step.
+    pub max_num_tokens: Option<u32>,
+    /// Bytes of the KV cache.
+    pub kv_cache_bytes: Option<u64>,
+    /// Bytes that the arena may have.
+    pub workspace_bytes: Option<u64>,
+    /// Where weights come from.
+    pub weights: WeightsChoice,
+    /// Passes to leave out.
+    pub disabled_passes: Vec<String>,
+    /// Passes that are not required stop after this many.
+    pub bisect_limit: Option<usize>,
+}
+
+/// The machine to compile for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TargetChoice {
+    /// The best that this machine has.
+    #[default]
+    Auto,
+    /// A target by name.
+    Named(String),
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightsChoice {
+    /// The checkpoint's safetensors.
+    #[default]
+    Checkpoint,
+    /// Seeded random values: only `config.json` is read, and the plan holds the seeds.
+    Dummy,
+}

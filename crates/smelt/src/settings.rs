@@ -1,0 +1,173 @@
+//! Options and a checkpoint to the numbers of one compilation. Values in, values out.
+
+use codegen::Target;
+use frontend::{ImportOptions, ModelConfig};
+use plan::{DType, KvGroup, Limits};
+
+use crate::{CompileOptions, Error, TargetChoice, WeightsChoice};
+
+/// Longest sequence by default: longer ones are asked for, since they cost KV blocks.
+const DEFAULT_SEQ_LEN: u32 = 8192;
+const DEFAULT_BATCH_SIZE: u32 = 8;
+/// Tokens of a step by default: enough rows to use a weight many times while it is in a cache.
+const DEFAULT_NUM_TOKENS: u32 = 512;
+/// Rows of logits by default: as many as a step may sample, or some more for those who want all logits.
+const DEFAULT_LOGIT_ROWS: u32 = 64;
+
+/// The numbers of one compilation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub target: Target,
+    pub dtype: DType,
+    pub limits: Limits,
+    pub kv_blocks: u32,
+    pub import: ImportOptions,
+}
+
+impl Settings {
+    /// Fills in what the options leave open.
+    pub fn resolve(
+        options: &CompileOptions,
+        model: &ModelConfig,
+        stored: DType,
+        sampled_ids: Option<u32>,
+    ) -> Result<Settings, Error> {
+        let target = resolve_target(&options.target)?;
+        let dtype = options.dtype.unwrap_or(stored);
+        if !dtype.is_float() {
+            return Err(Error::Usage(format!("weights cannot be of dtype {dtype}, expected f32, f16 or bf16")));
+        }
+        let limits = resolve_limits(options, model)?;
+        let import = ImportOptions {
+            weights: dtype,
+            activations: target.activations(dtype),
+            kv: dtype,
+            block_tokens: target.block_tokens(),
+            max_num_tokens: limits.max_num_tokens,
+            max_batch_size: limits.max_batch_size,
+            max_logit_rows: limits.max_logit_rows,
+            max_seq_len: limits.max_seq_len,
+            sampled_ids,
+        };
+        let kv_blocks = resolve_kv_blocks(options, model, &limits, &import)?;
+        Ok(Settings { target, dtype, limits, kv_blocks, import })
+    }
+
+    /// The effective configuration, sorted by key.
+    pub fn effective(&self, options: &CompileOptions) -> Vec<(String, String)> {
+        let weights = match options.weights {
+            WeightsChoice::Checkpoint => "checkpoint",
+            WeightsChoice::Dummy => "dummy",
+        };
+        let limits = &self.limits;
+        let mut config = vec![
+            ("activations", self.import.activations.to_string()),
+            ("disabled_passes", options.disabled_passes.join(",")),
+            ("dtype", self.dtype.to_string()),
+            ("kv_blocks", self.kv_blocks.to_string()),
+            ("kv_dtype", self.import.kv.to_string()),
+            ("max_batch_size", limits.max_batch_size.to_string()),
+            ("max_input_len", limits.max_input_len.to_string()),
+            ("max_num_tokens", limits.max_num_tokens.to_string()),
+            ("max_seq_len", limits.max_seq_len.to_string()),
+            ("target", self.target.to_string()),
+            ("weights", weights.to_owned()),
+        ];
+        config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
+        config.sort_unstable();
+        config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+fn resolve_target(choice: &TargetChoice) -> Result<Target, Error> {
+    match choice {
+        // the one target there is
+        TargetChoice::Auto => Ok(Target::Cpu),
+        TargetChoice::Named(name) => name.parse().map_err(|error: codegen::UnknownTarget| {
+            match name.starts_with("sm_").then(runtime::cuda::probe) {
+                Some(Err(reason)) => Error::NoDevice(format!("--target {name}: {reason}")),
+                _ => Error::Unsupported(format!("--target: {error}")),
+            }
+        }),
+    }
+}
+
+fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limits, Error> {
+    let longest = model.max_position_embeddings;
+    let usage = |message: String| Err(Error::Usage(message));
+    let given = [
+        ("--max-batch-size", options.max_batch_size),
+        ("--max-input-len", options.max_input_len),
+        ("--max-output-len", options.max_output_len),
+        ("--max-seq-len", options.max_seq_len),
+        ("--max-num-tokens", options.max_num_tokens),
+    ];
+    if let Some((flag, _)) = given.into_iter().find(|(_, value)| *value == Some(0)) {
+        return usage(format!("{flag} is 0, expected at least 1"));
+    }
+    let sum = match (options.max_input_len, options.max_output_len) {
+        (None, None) => None,
+        (input, output) => Some(input.unwrap_or(1).saturating_add(output.unwrap_or(1))),
+    };
+    let default = longest.min(sum.unwrap_or(0).max(DEFAULT_SEQ_LEN));
+    let both = options.max_input_len.is_some() && options.max_output_len.is_some();
+    let max_seq_len = options.max_seq_len.or(sum.filter(|_| both)).unwrap_or(default);
+    if max_seq_len > longest {
+        return usage(format!("sequences of {max_seq_len} tokens: the model was made for at most {longest}"));
+    }
+    if sum.is_some_and(|sum| sum > max_seq_len) {
+        return usage(format!(
+            "--max-input-len and --max-output-len need {} tokens, sequences have at most {max_seq_len}",
+            sum.unwrap_or(0)
+        ));
+    }
+    let max_batch_size = options.max_batch_size.unwrap_or(DEFAULT_BATCH_SIZE);
+    let max_num_tokens = options.max_num_tokens.unwrap_or(DEFAULT_NUM_TOKENS.max(max_batch_size));
+    if max_num_tokens < max_batch_size {
+        return usage(format!(
+            "--max-num-tokens {max_num_tokens} is below --max-batch-size {max_batch_size}: each sequence needs a token"
+        ));
+    }
+    // positions and rows are i32 in kernels
+    if max_num_tokens > 1 << 24 || max_batch_size > 1 << 16 {
+        return usage("--max-num-tokens may be 16777216 and --max-batch-size 65536 at most".to_owned());
+    }
+    Ok(Limits {
+        max_batch_size,
+        max_input_len: options.max_input_len.unwrap_or(max_seq_len),
+        max_seq_len,
+        max_num_tokens,
+        max_logit_rows: max_num_tokens.min(DEFAULT_LOGIT_ROWS.max(max_batch_size)),
+    })
+}
+
+fn resolve_kv_blocks(
+    options: &CompileOptions,
+    model: &ModelConfig,
+    limits: &Limits,
+    import: &ImportOptions,
+) -> Result<u32, Error> {
+    let group = KvGroup {
+        dtype: import.kv,
+        layers: model.layers,
+        kv_heads: model.kv_heads,
+        head_dim: model.head_dim,
+        block_tokens: import.block_tokens,
+        blocks: 1,
+    };
+    let full = u64::from(limits.max_batch_size) * u64::from(limits.max_seq_len.div_ceil(group.block_tokens));
+    let blocks = match options.kv_cache_bytes {
+        None => full,
+        // more than every sequence at full length can use would stay empty
+        Some(bytes) => (bytes / group.pool_bytes()).min(full),
+    };
+    if blocks == 0 {
+        return Err(Error::DoesNotFit(format!(
+            "--kv-cache {} holds no block: one of {} tokens takes {} bytes",
+            options.kv_cache_bytes.unwrap_or(0),
+            group.block_tokens,
+            group.pool_bytes()
+        )));
+    }
+    u32::try_from(blocks).map_err(|_| Error::Usage(format!("{blocks} KV blocks are more than 32 bits can number")))
+}

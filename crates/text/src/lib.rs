@@ -1,0 +1,19 @@
+//! Text to tokens and back. Knows nothing of models: what it needs is the bytes of a `tokenizer.json`.
+//!
+//! ```no_run
+//! let tokenizer = text::Tokenizer::from_bytes(&std::fs::read("tokenizer.json")?)?;
+//! let mut stream = tokenizer.stream();
+//! for id in tokenizer.encode("The compiler", true)? {
+//!     print!("{}", stream.push(id)?);
+//! }
+//! println!("{}", stream.finish());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod stream;
+mod tokenizer;
+
+pub use error::TextError;
+pub use stream::TextStream;
+pub use tokenizer::Tokenizer;

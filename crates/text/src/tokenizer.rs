@@ -1,0 +1,102 @@
+//! A tokenizer loaded from the bytes of a `tokenizer.json`.
+
+use tokenizers::{Decoder, DecoderWrapper};
+
+use crate::TextError;
+use crate::error::guarded;
+use crate::stream::TextStream;
+
+/// Turns text into token ids and back.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    decoding: Decoding,
+    vocab_size: usize,
+}
+
+/// What a token means to the tokenizer's decoder, as far as streaming must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decoding {
+    /// A token is bytes, whatever stands around it (GPT-2, Llama 3, Qwen).
+    Bytes,
+    /// A token is text, with spaces that depend on the token before it (SentencePiece, WordPiece).
+    Text {
+        /// Tokens `<0x00>` to `<0xFF>` are bytes, and a run of them is decoded as a whole (Llama 2).
+        byte_fallback: bool,
+    },
+}
+
+impl Tokenizer {
+    /// Loads a tokenizer from the contents of a `tokenizer.json`. Added tokens that the model's vocabulary lacks are
+    /// numbered after it, whatever id the file gives them, as in transformers.
+    pub fn from_bytes(tokenizer_json: &[u8]) -> Result<Tokenizer, TextError> {
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(tokenizer_json)).map_err(TextError::Tokenizer)?;
+        // Files keep the settings of the training run here: a prompt must never be cut or padded behind the caller's back.
+        guarded(|| inner.with_padding(None).with_truncation(None).map(drop)).map_err(TextError::Tokenizer)?;
+
+        let highest = inner.get_vocab(true).into_values().max();
+        let highest = highest.ok_or_else(|| TextError::Tokenizer("its vocabulary is empty".to_owned()))?;
+        let decoding = Decoding::of(inner.get_decoder());
+        Ok(Tokenizer { inner, decoding, vocab_size: highest as usize + 1 })
+    }
+
+    /// The tokens of a text. Special tokens are those that the tokenizer puts around a text, such as `<s>`;
+    /// special tokens spelled out in the text itself are always recognised.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special_tokens)).map_err(TextError::Encode)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of some tokens. Special tokens have none, and neither have ids without a token: models round their
+    /// vocabulary up, so they can produce such ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        self.join(ids.iter().filter_map(|&id| self.visible_token(id)).collect())
+    }
+
+    /// Decodes tokens as they come.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+
+    /// The highest id plus one, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token given as it stands in the vocabulary, such as `</s>`.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    pub(crate) fn decoding(&self) -> Decoding {
+        self.decoding
+    }
+
+    /// A token that contributes to the text.
+    pub(crate) fn visible_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id).filter(|token| !self.inner.get_added_vocabulary().is_special_token(token))
+    }
+
+    /// The text of a sequence of visible tokens.
+    pub(crate) fn join(&self, tokens: Vec<String>) -> Result<String, TextError> {
+        match self.inner.get_decoder() {
+            // Some decoders index the last token without asking whether there is one.
+            _ if tokens.is_empty() => Ok(String::new()),
+            Some(decoder) => guarded(|| decoder.decode(tokens)).map_err(TextError::Decode),
+            None => Ok(tokens.join(" ")),
+        }
+    }
+}
+
+impl Decoding {
+    fn of(decoder: Option<&DecoderWrapper>) -> Decoding {
+        match decoder {
+            Some(DecoderWrapper::ByteLevel(_)) => Decoding::Bytes,
+            Some(DecoderWrapper::ByteFallback(_)) => Decoding::Text { byte_fallback: true },
+            Some(DecoderWrapper::Sequence(sequence)) => Decoding::Text {
+                byte_fallback: sequence.get_decoders().iter().any(|d| matches!(d, DecoderWrapper::ByteFallback(_))),
+            },
+            _ => Decoding::Text { byte_fallback: false },
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `cargo xtask ci`: formatting, lints and tests. All of them run, so that one push shows everything that is wrong.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::process::{cargo, run as run_command, works};
+use crate::test;
+
+type Step = fn(&Path) -> Result<(), String>;
+
+/// Runs the steps and fails if one of them did.
+pub fn run(root: &Path) -> Result<(), String> {
+    // Cheap ones first.
+    let steps: [(&str, Step); 3] = [("fmt", fmt), ("clippy", clippy), ("test", |root| test::run(root, &[]))];
+
+    let mut failures = Vec::new();
+    for (name, step) in steps {
+        println!("== {name}");
+        let start = Instant::now();
+        if let Err(error) = step(root) {
+            eprintln!("error: {error}");
+            failures.push(name);
+        }
+        println!("== {name} took {} s", start.elapsed().as_secs());
+    }
+    if failures.is_empty() { Ok(()) } else { Err(format!("failed: {}", failures.join(", "))) }
+}
+
+fn fmt(root: &Path) -> Result<(), String> {
+    if !works(&mut cargo(root, ["fmt", "--version"])) {
+        println!("skipped: no rustfmt here (`rustup component add rustfmt`)");
+        return Ok(());
+    }
+    run_command(&mut cargo(root, ["fmt", "--all", "--check"]))
+}
+
+fn clippy(root: &Path) -> Result<(), String> {
+    if !works(&mut cargo(root, ["clippy", "--version"])) {
+        println!("skipped: no clippy here (`rustup component add clippy`)");
+        return Ok(());
+    }
+    run_command(&mut cargo(root, ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}

@@ -1,0 +1,50 @@
+//! Developer commands of smelt: `cargo xtask <command>`.
+
+mod ci;
+mod process;
+mod snapshots;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Developer commands of smelt.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Fetch what the tests need and run them all, then `tidy`.
+    Test {
+        /// Arguments for `cargo test`, after `--`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Check the invariants of ARCHITECTURE.md.
+    Tidy,
+    /// Everything that must hold before a change lands: formatting, lints, `test`.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let result = root().and_then(|root| match command {
+        Command::Test { args } => test::run(&root, &args),
+        Command::Tidy => tidy::run(&root),
+        Command::Ci => ci::run(&root),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the workspace: the folder above this package's, as cargo tells it to the programs it runs.
+fn root() -> Result<PathBuf, String> {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("run this as `cargo xtask`")?;
+    PathBuf::from(package).parent().map(PathBuf::from).ok_or_else(|| "this package has no folder above it".to_owned())
+}

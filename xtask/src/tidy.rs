@@ -1,0 +1,52 @@
+//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, held against the sources as plain text. It makes slips
+//! visible, it does not stop the determined.
+
+mod arrows;
+mod files;
+mod tree;
+mod words;
+
+use std::path::Path;
+
+pub use tree::Tree;
+
+/// An invariant and the check that gives each place where it does not hold.
+type Invariant = (&'static str, fn(&Tree) -> Vec<String>);
+
+const INVARIANTS: &[Invariant] = &[
+    ("crates name only those that the map of ARCHITECTURE.md allows", arrows::follow_the_map),
+    ("`runtime` and `engine` never name the compiler, not even in tests", arrows::no_compiler_at_run_time),
+    (
+        "compiler types derive no `Serialize`: `ir`, `passes` and `codegen` do without serde",
+        arrows::no_serde_in_compiler,
+    ),
+    ("a dependency that may be replaced is named in one place", words::one_home),
+    ("`ir` and `passes` do no I/O and read no environment", words::no_io_in_passes),
+    ("only `cli` reads environment variables and prints", words::only_cli_talks),
+    ("nothing is left unfinished in the tree", words::nothing_unfinished),
+    ("a Rust file opens with its job: `//!`", files::open_with_their_job),
+    ("a hand-written Rust file has at most 700 lines", files::stay_short),
+    ("each snapshot has its case, and each case that keeps a snapshot has one", files::snapshots_have_cases),
+    ("ARCHITECTURE.md names every crate and has at most 300 lines", files::architecture_is_complete),
+];
+
+/// Prints every violation, and fails if there is one.
+pub fn run(root: &Path) -> Result<(), String> {
+    let tree = Tree::read(root)?;
+    for file in files::long_ones(&tree) {
+        println!("warning: {file}");
+    }
+    let mut broken = 0;
+    for (sentence, check) in INVARIANTS {
+        let violations = check(&tree);
+        for violation in &violations {
+            eprintln!("error: {violation}: {sentence}");
+        }
+        broken += violations.len();
+    }
+    if broken > 0 {
+        return Err(format!("tidy found {broken} violations"));
+    }
+    println!("tidy: {} invariants hold over {} files", INVARIANTS.len(), tree.files.len());
+    Ok(())
+}

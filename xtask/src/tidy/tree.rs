@@ -1,0 +1,110 @@
+//! What the checks look at: the text of the tree, and who depends on whom.
+
+use std::fs;
+use std::path::Path;
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+/// Folders that hold sources and cases.
+const FOLDERS: [&str; 8] = ["bench", "crates", "examples", "kernels", "models", "tests", "xtask", "docs"];
+
+/// What is read as text. Weights and tokenizers are not.
+const EXTENSIONS: [&str; 10] = ["rs", "cu", "cuh", "py", "sh", "toml", "md", "ir", "snap", "new"];
+
+/// The files and packages of the workspace.
+#[derive(Default)]
+pub struct Tree {
+    pub files: Vec<File>,
+    pub packages: Vec<Package>,
+}
+
+/// A text file.
+pub struct File {
+    /// Relative to the root of the workspace, with `/`.
+    pub path: String,
+    pub text: String,
+}
+
+/// A package of ours.
+pub struct Package {
+    pub name: String,
+    pub dependencies: Vec<Dependency>,
+}
+
+/// A package that one of ours names in its manifest.
+pub struct Dependency {
+    pub name: String,
+    /// Only for tests, examples and benchmarks.
+    pub dev: bool,
+    /// In this workspace.
+    pub ours: bool,
+}
+
+impl Tree {
+    /// Reads the tree below the root of the workspace.
+    pub fn read(root: &Path) -> Result<Tree, String> {
+        let mut tree = Tree { files: Vec::new(), packages: packages(root)? };
+        for folder in FOLDERS.iter().filter(|folder| root.join(folder).exists()) {
+            tree.read_folder(root, folder)?;
+        }
+        if let Ok(text) = fs::read_to_string(root.join("ARCHITECTURE.md")) {
+            tree.files.push(File { path: "ARCHITECTURE.md".to_owned(), text });
+        }
+        Ok(tree)
+    }
+
+    fn read_folder(&mut self, root: &Path, folder: &str) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{folder}: {error}");
+        let mut entries: Vec<_> =
+            root.join(folder).read_dir().map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{folder}/{name}");
+            if entry.path().is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    self.read_folder(root, &path)?;
+                }
+            } else if extension(&name).is_some_and(|extension| EXTENSIONS.contains(&extension)) {
+                let text = fs::read_to_string(entry.path()).map_err(|error| format!("{path}: {error}"))?;
+                self.files.push(File { path, text });
+            }
+        }
+        Ok(())
+    }
+
+    pub fn with_extension(&self, wanted: &str) -> impl Iterator<Item = &File> {
+        self.files.iter().filter(move |file| extension(&file.path) == Some(wanted))
+    }
+
+    pub fn get(&self, path: &str) -> Option<&File> {
+        self.files.iter().find(|file| file.path == path)
+    }
+}
+
+fn extension(path: &str) -> Option<&str> {
+    path.rsplit_once('.').map(|(_, extension)| extension)
+}
+
+fn packages(root: &Path) -> Result<Vec<Package>, String> {
+    let metadata = MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec();
+    let metadata = metadata.map_err(|error| format!("`cargo metadata` failed: {error}"))?;
+    let package = |package: cargo_metadata::Package| Package {
+        name: package.name.to_string(),
+        dependencies: package
+            .dependencies
+            .into_iter()
+            .map(|d| Dependency { dev: d.kind == DependencyKind::Development, ours: d.path.is_some(), name: d.name })
+            .collect(),
+    };
+    Ok(metadata.packages.into_iter().map(package).collect())
+}
+
+#[cfg(test)]
+impl Tree {
+    /// A tree of files given as path and text.
+    pub fn of(files: &[(&str, &str)]) -> Tree {
+        let file = |&(path, text): &(&str, &str)| File { path: path.to_owned(), text: text.to_owned() };
+        Tree { files: files.iter().map(file).collect(), packages: Vec::new() }
+    }
+}
