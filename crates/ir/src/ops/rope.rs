@@ -15,7 +15,8 @@ op! {
 }
 
 op! {
-    /// The frequencies of a rotary embedding, f32 `[dim / 2]`: `theta^(-2i / dim)`, then scaled.
+    /// The frequencies of a rotary embedding, f32 `[dim / 2]`: `theta^(-2i / dim)`, then scaled. Each step is rounded
+    /// to f32, as transformers computes them: at position 1000, the last bit of a frequency is 6e-5 of an angle.
     pub struct RopeFrequencies = "rope_frequencies" () { dim: u32, theta: f64, scaling: RopeScaling }
 }
 
@@ -80,19 +81,21 @@ impl Attribute for RopeScaling {
 
 impl RopeScaling {
     /// The scaled form of one frequency, in radians per position.
-    fn apply(&self, frequency: f64) -> f64 {
+    fn apply(&self, frequency: f32) -> f32 {
         match *self {
             RopeScaling::Default => frequency,
-            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Linear { factor } => frequency / factor as f32,
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
-                let rotations = f64::from(original_max_position) * frequency / std::f64::consts::TAU;
-                if rotations < low_freq_factor {
-                    frequency / factor
-                } else if rotations > high_freq_factor {
+                let original = f64::from(original_max_position);
+                let wavelength = std::f32::consts::TAU / frequency;
+                if wavelength > (original / low_freq_factor) as f32 {
+                    frequency / factor as f32
+                } else if wavelength < (original / high_freq_factor) as f32 {
                     frequency
                 } else {
-                    let smooth = (rotations - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                    let rotations = original as f32 / wavelength;
+                    let smooth = (rotations - low_freq_factor as f32) / (high_freq_factor - low_freq_factor) as f32;
+                    (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
                 }
             }
         }
@@ -111,8 +114,12 @@ impl Semantics for RopeFrequencies {
 
     fn eval(&self, _: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
         let half = self.dim / 2;
-        let frequency = |i: u32| self.theta.powf(-2.0 * f64::from(i) / f64::from(self.dim));
-        let values = (0..half).map(|i| self.scaling.apply(frequency(i)) as f32).collect();
+        let frequency = |i: u32| {
+            let exponent = (2 * i) as f32 / self.dim as f32;
+            // the nearest f32 of the power, which an f32 power function may miss by a bit
+            1.0 / f64::from(self.theta as f32).powf(f64::from(exponent)) as f32
+        };
+        let values = (0..half).map(|i| self.scaling.apply(frequency(i))).collect();
         Ok(vec![HostTensor::f32([half as usize], values)])
     }
 }

@@ -35,15 +35,18 @@ impl Memory {
             const PIECE: usize = 1 << 20;
             bytes.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| {
                 let first = (index * PIECE / width) as u64;
-                for (cell, element) in piece.chunks_exact_mut(width).zip(first..) {
-                    let value = part.value(element);
-                    match dtype {
-                        DType::F32 | DType::I32 => cell.copy_from_slice(&value.to_le_bytes()),
-                        DType::F16 => cell.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-                        DType::BF16 => cell.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-                    }
+                match dtype {
+                    DType::F32 | DType::I32 => fill(piece, |i| part.value(first + i).to_le_bytes()),
+                    DType::F16 => fill(piece, |i| half::f16::from_f32(part.value(first + i)).to_le_bytes()),
+                    DType::BF16 => fill(piece, |i| half::bf16::from_f32(part.value(first + i)).to_le_bytes()),
                 }
             });
         }
     }
+}
+
+/// Fills cells of N bytes by their index.
+fn fill<const N: usize>(bytes: &mut [u8], value: impl Fn(u64) -> [u8; N]) {
+    let (cells, _) = bytes.as_chunks_mut::<N>();
+    cells.iter_mut().zip(0..).for_each(|(cell, index)| *cell = value(index));
 }
