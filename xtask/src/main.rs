@@ -1,10 +1,12 @@
 //! Developer commands of smelt: `cargo xtask <command>`.
 
+mod bench;
 mod ci;
 mod process;
 mod snapshots;
 mod test;
 mod tidy;
+mod tour;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +25,11 @@ enum Command {
     },
     /// Check the invariants of ARCHITECTURE.md.
     Tidy,
-    /// Everything that must hold before a change lands: formatting, lints, `test`.
+    /// Run the README's commands as a reader would.
+    Tour,
+    /// Measure the CPU target, and keep the figures in bench/ and the book.
+    Bench,
+    /// Everything that must hold before a change lands: formatting, lints, `test`, `tour`.
     Ci,
 }
 
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
     let result = root().and_then(|root| match command {
         Command::Test { args } => test::run(&root, &args),
         Command::Tidy => tidy::run(&root),
+        Command::Tour => tour::run(&root),
+        Command::Bench => bench::run(&root),
         Command::Ci => ci::run(&root),
     });
     match result {

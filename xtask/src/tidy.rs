@@ -27,6 +27,7 @@ const INVARIANTS: &[Invariant] = &[
     ("a Rust file opens with its job: `//!`", files::open_with_their_job),
     ("a hand-written Rust file has at most 700 lines", files::stay_short),
     ("each snapshot has its case, and each case that keeps a snapshot has one", files::snapshots_have_cases),
+    ("the book's figures are those of bench/", |tree| crate::bench::stale(&tree.root)),
     ("ARCHITECTURE.md names every crate and has at most 300 lines", files::architecture_is_complete),
 ];
 

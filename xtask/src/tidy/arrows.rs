@@ -63,7 +63,7 @@ mod tests {
     fn tree(name: &str, dependencies: &[(&str, bool, bool)]) -> Tree {
         let dependency = |&(name, dev, ours): &(&str, bool, bool)| Dependency { name: name.to_owned(), dev, ours };
         let dependencies = dependencies.iter().map(dependency).collect();
-        Tree { files: Vec::new(), packages: vec![Package { name: name.to_owned(), dependencies }] }
+        Tree { packages: vec![Package { name: name.to_owned(), dependencies }], ..Tree::default() }
     }
 
     #[test]

@@ -14,6 +14,8 @@ const EXTENSIONS: [&str; 10] = ["rs", "cu", "cuh", "py", "sh", "toml", "md", "ir
 /// The files and packages of the workspace.
 #[derive(Default)]
 pub struct Tree {
+    /// The root of the workspace.
+    pub root: std::path::PathBuf,
     pub files: Vec<File>,
     pub packages: Vec<Package>,
 }
@@ -43,7 +45,7 @@ pub struct Dependency {
 impl Tree {
     /// Reads the tree below the root of the workspace.
     pub fn read(root: &Path) -> Result<Tree, String> {
-        let mut tree = Tree { files: Vec::new(), packages: packages(root)? };
+        let mut tree = Tree { root: root.to_owned(), files: Vec::new(), packages: packages(root)? };
         for folder in FOLDERS.iter().filter(|folder| root.join(folder).exists()) {
             tree.read_folder(root, folder)?;
         }
@@ -105,6 +107,6 @@ impl Tree {
     /// A tree of files given as path and text.
     pub fn of(files: &[(&str, &str)]) -> Tree {
         let file = |&(path, text): &(&str, &str)| File { path: path.to_owned(), text: text.to_owned() };
-        Tree { files: files.iter().map(file).collect(), packages: Vec::new() }
+        Tree { files: files.iter().map(file).collect(), ..Tree::default() }
     }
 }
