@@ -75,6 +75,13 @@ impl Error {
         use engine::EngineError;
         use frontend::ImportError;
         match self {
+            Error::Plan(plan::PlanError::Io { error, .. })
+            | Error::Codegen(CodegenError::Plan(plan::PlanError::Io { error, .. }))
+            | Error::Io { error, .. }
+                if error.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                ErrorKind::DoesNotFit
+            }
             Error::Usage(_) => ErrorKind::Usage,
             Error::BadInput(_) | Error::Plan(_) | Error::Io { .. } | Error::Text(_) => ErrorKind::BadInput,
             Error::Unsupported(_) => ErrorKind::Unsupported,

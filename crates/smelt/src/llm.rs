@@ -154,7 +154,7 @@ impl Llm {
         let mut outputs: Vec<InFlight<'_>> = Vec::new();
         for prompt_ids in batch {
             let request = self.engine.add(Request { prompt: prompt_ids.clone(), params: params.clone() })?;
-            let stream = self.tokenizer.as_ref().map(Tokenizer::stream);
+            let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream_after(&prompt_ids)).transpose()?;
             outputs.push(InFlight {
                 request,
                 prompt_ids,

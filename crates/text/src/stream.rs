@@ -41,6 +41,12 @@ impl<'t> TextStream<'t> {
         }
     }
 
+    /// Counts what is held back as given: it belongs to a prompt. The first bytes of a scalar still wait for the rest.
+    pub(crate) fn take_as_given(&mut self) -> Result<(), TextError> {
+        self.given = self.tokenizer.join(self.window.clone())?;
+        Ok(())
+    }
+
     /// Gives what is held back, with replacement characters for bytes that are no text, and starts anew.
     pub fn finish(&mut self) -> String {
         let mut rest = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();

@@ -58,6 +58,19 @@ impl Tokenizer {
         TextStream::new(self)
     }
 
+    /// Decodes tokens that continue a prompt: where a tokenizer drops the space in front of a text, the first word
+    /// keeps its own.
+    pub fn stream_after(&self, prompt: &[u32]) -> Result<TextStream<'_>, TextError> {
+        let mut stream = self.stream();
+        // What stands further back cannot change how the next token is spelled.
+        const CONTEXT: usize = 16;
+        for id in &prompt[prompt.len().saturating_sub(CONTEXT)..] {
+            stream.push(*id)?;
+        }
+        stream.take_as_given()?;
+        Ok(stream)
+    }
+
     /// The highest id plus one, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size

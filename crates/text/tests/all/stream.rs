@@ -67,6 +67,19 @@ proptest! {
             prop_assert_eq!(pieces.concat(), &text[..]);
         }
     }
+
+    #[test]
+    fn a_stream_after_a_prompt_continues_its_text(text in "[a-e]( ?([a-e]|the)){0,24}", cut in 0..20usize) {
+        for Loaded { tokenizer, .. } in &LOADED[..2] {
+            let ids = tokenizer.encode(&text, false).expect("bytes cover any text");
+            let (prompt, rest) = ids.split_at(cut.min(ids.len()));
+            let mut stream = tokenizer.stream_after(prompt).expect("tokens decode");
+            let mut whole = tokenizer.decode(prompt).expect("tokens decode");
+            rest.iter().for_each(|id| whole.push_str(&stream.push(*id).expect("a token decodes")));
+            whole.push_str(&stream.finish());
+            prop_assert_eq!(whole, tokenizer.decode(&ids).expect("tokens decode"));
+        }
+    }
 }
 
 #[test]
