@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use smelt::Driver;
+use smelt::{Driver, Error};
 
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
@@ -73,12 +73,12 @@ impl Doctor {
     }
 
     fn examine(&self, driver: &Driver) -> Result<Report, Failure> {
-        let executor = driver.cpu_executor(self.threads).map_err(smelt::Error::from)?;
+        let executor = driver.cpu_executor(self.threads).map_err(Error::from)?;
         let cpu = Cpu {
             architecture: std::env::consts::ARCH,
             threads: executor.threads(),
             instruction_set: smelt::cpu_instruction_set(),
-            read_bandwidth_gb_s: executor.install(smelt::cpu_read_bandwidth) / 1e9,
+            read_bandwidth_gb_s: executor.install(smelt::cpu_read_bandwidth).map_err(Error::DoesNotFit)? / 1e9,
         };
         let mut missing = Vec::new();
         let driver = match smelt::cuda_driver() {

@@ -2,25 +2,29 @@
 
 use std::time::Instant;
 
+use plan::{DType, RandomPart};
 use rayon::prelude::*;
 
+use super::memory::Memory;
 use super::simd::{Element, LANES, Lanes, dispatch};
 
-/// Bytes per second at which all threads of the current pool read 1 GiB of memory: the best of five passes.
-pub fn read_bandwidth() -> f64 {
-    const WORDS: usize = 1 << 28;
+/// Bytes per second at which all threads of the current pool read 1 GiB of memory: the best of five passes. The memory
+/// is of the kind that weights are in.
+pub fn read_bandwidth() -> Result<f64, String> {
+    const BYTES: u64 = 1 << 30;
     const PIECE: usize = 1 << 16;
+    let mut memory = Memory::zeroed(BYTES)?;
     // Written, and not zero: untouched pages would all be one page.
-    let mut data = vec![0f32; WORDS];
-    data.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| piece.fill(index as f32));
+    memory.fill_random(DType::F32, &[RandomPart { seed: 0, elements: BYTES / 4, mean: 0.0, std: 1.0 }]);
+    let data = memory.floats();
     let pass = || {
         let start = Instant::now();
         let sum: f32 = data.par_chunks(PIECE).map(sum).sum();
         let seconds = start.elapsed().as_secs_f64();
         std::hint::black_box(sum);
-        (WORDS * size_of::<f32>()) as f64 / seconds
+        BYTES as f64 / seconds
     };
-    (0..5).map(|_| pass()).fold(0.0, f64::max)
+    Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
 }
 
 dispatch!(

@@ -25,6 +25,12 @@ impl Memory {
         self.map.as_mut_ptr()
     }
 
+    /// The memory as f32 values.
+    pub fn floats(&self) -> &[f32] {
+        // SAFETY: pages are aligned, and any bits are an f32.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len() / size_of::<f32>()) }
+    }
+
     /// Fills the memory with random weights, one part behind the other.
     pub fn fill_random(&mut self, dtype: DType, parts: &[RandomPart]) {
         let width = dtype.bytes() as usize;
