@@ -64,7 +64,8 @@ pub fn architecture_is_complete(tree: &Tree) -> Vec<String> {
         tree.files.iter().filter_map(|f| f.path.strip_prefix("crates/")?.split('/').next()).collect();
     crates.dedup();
 
-    let named = |name: &str| names(&map.text, &format!("{name}/")) || names(&map.text, &format!("`{name}`"));
+    let spellings = |name: &str| [format!("crates/{name}"), format!("{name}/"), format!("`{name}`")];
+    let named = |name: &str| spellings(name).iter().any(|spelling| names(&map.text, spelling));
     let mut violations: Vec<String> =
         crates.iter().filter(|name| !named(name)).map(|name| format!("it does not name crates/{name}")).collect();
     let lines = map.text.lines().count();
