@@ -1,12 +1,14 @@
 //! smelt compiles a language model into a plan and runs it. This crate is its front door.
 //!
-//! ```no_run
+//! ```standalone_crate
+//! # std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap();
 //! use smelt::{GenerationParams, Llm, Prompt};
 //!
 //! let mut llm = Llm::load("models/demo")?;
-//! let params = GenerationParams { max_tokens: 32, ..GenerationParams::default() };
+//! let params = GenerationParams { max_tokens: 16, ..GenerationParams::default() };
 //! let generations = llm.generate(&[Prompt::from("This function returns")], &params)?;
-//! println!("{}", generations[0].text.as_deref().unwrap_or_default());
+//! let text = generations[0].text.as_deref().unwrap_or_default();
+//! assert!(text.starts_with(" a `Result<T, E>`"), "{text}");
 //! # Ok::<(), smelt::Error>(())
 //! ```
 //!
@@ -41,3 +43,8 @@ pub mod extend {
     pub use passes::{Changed, Numerics, Pass, PassContext, PassError, PassOptions, Pipeline, rewrite_pass};
     pub use runtime::cpu::{Args, CpuKernel, KvLayer, Tensor};
 }
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
