@@ -55,8 +55,8 @@ impl Engine {
         Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 }
     }
 
-    /// Takes a request, or says why the plan cannot hold it.
-    pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
+    /// Says why the plan cannot hold a request, where it cannot.
+    pub fn check(&self, request: &Request) -> Result<(), EngineError> {
         let plan = self.file.plan();
         let fail = |reason: String| Err(EngineError::Request(reason));
         let (prompt, generated) = (request.prompt.len(), request.params.max_tokens as usize);
@@ -88,18 +88,32 @@ impl Engine {
                 prompt + generated
             ));
         }
+        Ok(())
+    }
+
+    /// Takes a request.
+    pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        self.check(&request)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.waiting.push_back(Sequence {
             id,
+            prompt_len: request.prompt.len(),
             tokens: request.prompt,
-            prompt_len: prompt,
             cached: 0,
             blocks: Vec::new(),
-            finished: (generated == 0).then_some(FinishReason::Length),
+            finished: (request.params.max_tokens == 0).then_some(FinishReason::Length),
             params: request.params,
         });
         Ok(id)
+    }
+
+    /// Drops all requests, after an error for instance.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        for sequence in self.running.drain(..) {
+            self.blocks.give_back(sequence.blocks);
+        }
     }
 
     /// Whether a request waits or runs.

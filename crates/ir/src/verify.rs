@@ -75,6 +75,7 @@ pub fn verify(graph: &Graph, stage: Stage) -> Result<Verified<'_>, Vec<Diagnosti
             check.fused(id);
         }
     }
+    check.order(defined.len());
     check.names();
     check.outputs();
     if check.found.is_empty() { Ok(Verified { graph, stage }) } else { Err(check.found) }
@@ -170,6 +171,15 @@ impl Check<'_> {
         let constant = graph.operands(id).into_iter().all(|operand| graph.is_constant(operand));
         if graph.cast::<Concat>(id).is_some() && !constant {
             self.report(id, "joins values of a step; only weights can be joined");
+        }
+    }
+
+    /// Ops that wait for each other have no place in program order.
+    fn order(&mut self, ordered: usize) {
+        let lost = self.graph.len() - ordered;
+        if lost > 0 {
+            let value = self.graph.outputs().first().map_or_else(String::new, |output| output.name.clone());
+            self.found.push(Diagnostic { value, message: format!("{lost} ops wait for each other in a circle") });
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::{Engine, FinishReason, GenerationParams, Request, RequestId};
-use plan::PlanFile;
+use plan::{ExecError, PlanFile};
 use serde::Serialize;
 use text::{TextStream, Tokenizer};
 
@@ -99,19 +99,39 @@ impl Llm {
         options: &LoadOptions,
         progress: &mut dyn Progress,
     ) -> Result<Llm, Error> {
-        // `temporary` is deleted when it goes out of scope; the map of an opened plan keeps its bytes.
-        let temporary;
-        let file = if path.is_file() && path.extension().is_none_or(|extension| extension != "json") {
-            PlanFile::open(path)?
-        } else if let Some(cache) = &options.cache {
-            cached(driver, path, options, cache, progress)?
-        } else {
-            let io = |error| Error::Io { path: std::env::temp_dir(), error };
-            temporary = tempfile::Builder::new().prefix("smelt-").tempdir().map_err(io)?;
+        let is_plan = path.is_file() && path.extension().is_none_or(|extension| extension != "json");
+        if is_plan {
+            return Llm::start(driver, PlanFile::open(path)?, options, progress);
+        }
+        let Some(cache) = &options.cache else {
+            // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
+            let temporary = tempfile::Builder::new().prefix("smelt-").tempdir();
+            let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
             let plan = temporary.path().join("model.plan");
             driver.compile(path, Some(&plan), &options.compile, None, progress)?;
-            PlanFile::open(&plan)?
+            return Llm::start(driver, PlanFile::open(&plan)?, options, progress);
         };
+        let plan = cache.path(&open(path, &options.compile)?.sources(), &options.compile)?;
+        if plan.exists() {
+            let cached = PlanFile::open(&plan).map_err(Error::from);
+            match cached.and_then(|file| Llm::start(driver, file, options, progress)) {
+                // A damaged plan in a cache is made again.
+                Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
+                done => return done,
+            }
+        }
+        cache.create()?;
+        driver.compile(path, Some(&plan), &options.compile, None, progress)?;
+        Llm::start(driver, PlanFile::open(&plan)?, options, progress)
+    }
+
+    /// Brings a plan onto its device.
+    fn start(
+        driver: &Driver,
+        file: PlanFile,
+        options: &LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Llm, Error> {
         progress.phase("load plan");
         let start = Instant::now();
         let file = Arc::new(file);
@@ -145,42 +165,19 @@ impl Llm {
         params: &GenerationParams,
         on_token: &mut dyn FnMut(NewToken),
     ) -> Result<(Vec<Generation>, Timings), Error> {
-        let mut batch = Vec::new();
+        let mut requests = Vec::new();
         for prompt in prompts {
-            batch.push(self.tokens(prompt)?);
+            let request = Request { prompt: self.tokens(prompt)?, params: params.clone() };
+            self.engine.check(&request)?;
+            requests.push(request);
         }
-        let start = Instant::now();
-        let mut first_token = None;
-        let mut outputs: Vec<InFlight<'_>> = Vec::new();
-        for prompt_ids in batch {
-            let request = self.engine.add(Request { prompt: prompt_ids.clone(), params: params.clone() })?;
-            let stream = self.tokenizer.as_ref().map(|tokenizer| tokenizer.stream_after(&prompt_ids)).transpose()?;
-            outputs.push(InFlight {
-                request,
-                prompt_ids,
-                token_ids: Vec::new(),
-                stream,
-                text: String::new(),
-                finish_reason: FinishReason::Length,
-                logits: Vec::new(),
-            });
+        let result = run(&mut self.engine, self.tokenizer.as_ref(), requests, on_token);
+        if result.is_err() {
+            self.engine.clear();
         }
-        while self.engine.has_work() {
-            for event in self.engine.step()? {
-                let Some(index) = outputs.iter().position(|output| output.request == event.request) else { continue };
-                let output = &mut outputs[index];
-                output.logits.extend(event.logits);
-                output.finish_reason = event.finished.unwrap_or(output.finish_reason);
-                if let Some(id) = event.token {
-                    first_token.get_or_insert_with(Instant::now);
-                    let text = output.push(id, event.finished.is_some())?;
-                    on_token(NewToken { prompt: index, id, text });
-                }
-            }
-        }
-        let generated = outputs.iter().map(|output| output.token_ids.len()).sum::<usize>();
-        let timings = timings(self.load_ms, start, first_token, generated, outputs.len());
-        Ok((outputs.into_iter().map(InFlight::finish).collect(), timings))
+        let (generations, mut timings) = result?;
+        timings.load_ms = self.load_ms;
+        Ok((generations, timings))
     }
 
     /// A prompt as tokens, with those that the tokenizer puts around it.
@@ -195,24 +192,45 @@ impl Llm {
     }
 }
 
-/// Opens the cached plan, compiling it where there is none that can be read.
-fn cached(
-    driver: &Driver,
-    dir: &Path,
-    options: &LoadOptions,
-    cache: &PlanCache,
-    progress: &mut dyn Progress,
-) -> Result<PlanFile, Error> {
-    let plan = cache.path(&open(dir, &options.compile)?.sources(), &options.compile)?;
-    if plan.exists()
-        && let Ok(file) = PlanFile::open(&plan)
-        && (0..file.chunk_count()).all(|chunk| file.verify_chunk(chunk).is_ok())
-    {
-        return Ok(file);
+/// Runs requests to their ends.
+fn run(
+    engine: &mut Engine,
+    tokenizer: Option<&Tokenizer>,
+    requests: Vec<Request>,
+    on_token: &mut dyn FnMut(NewToken),
+) -> Result<(Vec<Generation>, Timings), Error> {
+    let start = Instant::now();
+    let mut first_token = None;
+    let mut outputs: Vec<InFlight<'_>> = Vec::new();
+    for request in requests {
+        let prompt_ids = request.prompt.clone();
+        let stream = tokenizer.map(|tokenizer| tokenizer.stream_after(&prompt_ids)).transpose()?;
+        outputs.push(InFlight {
+            request: engine.add(request)?,
+            prompt_ids,
+            token_ids: Vec::new(),
+            stream,
+            text: String::new(),
+            finish_reason: FinishReason::Length,
+            logits: Vec::new(),
+        });
     }
-    cache.create()?;
-    driver.compile(dir, Some(&plan), &options.compile, None, progress)?;
-    Ok(PlanFile::open(&plan)?)
+    while engine.has_work() {
+        for event in engine.step()? {
+            let Some(index) = outputs.iter().position(|output| output.request == event.request) else { continue };
+            let output = &mut outputs[index];
+            output.logits.extend(event.logits);
+            output.finish_reason = event.finished.unwrap_or(output.finish_reason);
+            if let Some(id) = event.token {
+                first_token.get_or_insert_with(Instant::now);
+                let text = output.push(id, event.finished.is_some())?;
+                on_token(NewToken { prompt: index, id, text });
+            }
+        }
+    }
+    let generated = outputs.iter().map(|output| output.token_ids.len()).sum::<usize>();
+    let timings = timings(start, first_token, generated, outputs.len());
+    Ok((outputs.into_iter().map(InFlight::finish).collect(), timings))
 }
 
 /// A generation that is not finished.
@@ -250,13 +268,14 @@ impl InFlight<'_> {
     }
 }
 
-fn timings(load_ms: f64, start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> Timings {
+fn timings(start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> Timings {
     let end = Instant::now();
     let first = first_token.unwrap_or(end);
     let decode_ms = end.duration_since(first).as_secs_f64() * 1e3;
     let later = tokens.saturating_sub(prompts);
     let decode_tokens_per_s = if later > 0 { later as f64 / (decode_ms / 1e3) } else { 0.0 };
-    Timings { load_ms, prefill_ms: first.duration_since(start).as_secs_f64() * 1e3, decode_ms, decode_tokens_per_s }
+    let prefill_ms = first.duration_since(start).as_secs_f64() * 1e3;
+    Timings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
 }
 
 impl std::fmt::Debug for Llm {

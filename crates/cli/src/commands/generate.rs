@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{Driver, Generation, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, Timings};
+use smelt::{
+    CompileOptions, Driver, Generation, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, Timings,
+};
 
 use super::compile::with_repro;
 use crate::args::{CacheArgs, CompileArgs};
@@ -64,6 +66,9 @@ impl Generate {
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
             threads: self.threads,
         };
+        if model.is_file() && options.compile != CompileOptions::default() {
+            eprintln!("warning: {} is compiled already, options of the compilation do nothing", model.display());
+        }
         let mut progress = Stderr::new(self.json);
         let llm = Llm::load_with(driver, &model, &options, &mut progress);
         progress.finish();
