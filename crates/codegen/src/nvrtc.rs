@@ -22,7 +22,7 @@ pub fn find(folders: &[PathBuf]) -> Result<Nvrtc, String> {
     // cudarc panics where a library is missing: it must not be asked before this says yes.
     // SAFETY: opening a library runs its initializers; NVRTC's have no preconditions.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return Err("NVRTC was not found: install it with `python3 -m pip install nvidia-cuda-nvrtc`".to_owned());
+        return Err("libnvrtc.so was not found".to_owned());
     }
     let (mut major, mut minor) = (0, 0);
     // SAFETY: both pointers are valid for the call.

@@ -85,7 +85,9 @@ fn resolve_target(choice: &TargetChoice) -> Result<Target, Error> {
         TargetChoice::Auto => Ok(Target::Cpu),
         TargetChoice::Named(name) => name.parse().map_err(|error: codegen::UnknownTarget| {
             match name.starts_with("sm_").then(runtime::cuda::probe) {
-                Some(Err(reason)) => Error::NoDevice(format!("--target: {error}; and there is {reason}")),
+                Some(Err(reason)) => {
+                    Error::NoDevice(format!("--target: {error}; nor is there an NVIDIA driver: {reason}"))
+                }
                 _ => Error::Unsupported(format!("--target: {error}")),
             }
         }),

@@ -64,6 +64,8 @@ struct NvrtcReport {
 struct Missing {
     what: &'static str,
     reason: String,
+    /// The command that installs it.
+    install: &'static str,
 }
 
 impl Doctor {
@@ -95,14 +97,16 @@ impl Doctor {
                     .collect(),
             }),
             Err(reason) => {
-                missing.push(Missing { what: "NVIDIA driver", reason });
+                let install = "apt-get install nvidia-driver";
+                missing.push(Missing { what: "NVIDIA driver", reason, install });
                 None
             }
         };
         let nvrtc = match smelt::nvrtc::find(&nvrtc_folders()) {
             Ok(found) => Some(NvrtcReport { path: found.path, version: version(found.version) }),
             Err(reason) => {
-                missing.push(Missing { what: "NVRTC", reason });
+                let install = "python3 -m pip install nvidia-cuda-nvrtc";
+                missing.push(Missing { what: "NVRTC", reason, install });
                 None
             }
         };
@@ -156,7 +160,7 @@ impl Report {
             rows.push(("nvrtc", format!("{} in {place}", nvrtc.version)));
         }
         for missing in &self.missing {
-            rows.push(("missing", format!("{}: {}", missing.what, missing.reason)));
+            rows.push(("missing", format!("{}: {} (`{}`)", missing.what, missing.reason, missing.install)));
         }
         rows.into_iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect()
     }

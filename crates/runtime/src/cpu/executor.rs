@@ -170,6 +170,11 @@ impl CpuSession {
         let kernel = self.kernels[launch.kernel as usize];
         self.catalog[kernel].check(&args)?;
         let grid = launch.grid.eval(symbols).map_err(|error| error.to_string())? as usize;
+        // A forged plan must not keep the machine busy with empty tasks.
+        let elements = args.inputs.iter().chain(&args.outputs).map(Tensor::len).max().unwrap_or(0);
+        if grid > elements {
+            return Err(format!("{grid} tasks for tensors of at most {elements} elements"));
+        }
         Ok(PreparedLaunch { kernel, args, grid })
     }
 

@@ -26,14 +26,14 @@ pub fn probe() -> Result<Driver, String> {
     // cudarc panics where a library is missing: it must not be asked before this says yes.
     // SAFETY: opening a library runs its initializers; the driver's have no preconditions.
     if !unsafe { sys::is_culib_present() } {
-        return Err("no NVIDIA driver: libcuda.so was not found; install the NVIDIA driver to run on a GPU".to_owned());
+        return Err("libcuda.so was not found".to_owned());
     }
-    result::init().map_err(|error| format!("the NVIDIA driver does not start: {error}"))?;
+    result::init().map_err(|error| format!("it does not start: {error}"))?;
     let mut version = 0;
     // SAFETY: the pointer is valid for the call.
     let status = unsafe { sys::cuDriverGetVersion(&mut version) };
-    status.result().map_err(|error| format!("the NVIDIA driver does not tell its version: {error}"))?;
-    let count = result::device::get_count().map_err(|error| format!("the NVIDIA driver shows no device: {error}"))?;
+    status.result().map_err(|error| format!("it does not tell its version: {error}"))?;
+    let count = result::device::get_count().map_err(|error| format!("it shows no device: {error}"))?;
     let devices = (0..count).map(device).collect::<Result<_, _>>()?;
     Ok(Driver { cuda_version: (version / 1000, version % 1000 / 10), devices })
 }
