@@ -1,0 +1,227 @@
+//! The program as a user meets it: what it prints where, its files, its exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+struct Sandbox {
+    folder: tempfile::TempDir,
+}
+
+impl Sandbox {
+    fn new() -> Sandbox {
+        Sandbox { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smelt"));
+        command.current_dir(root).env("SMELT_CACHE_DIR", self.path("cache")).env("NO_COLOR", "1");
+        command.args(args).output().unwrap()
+    }
+
+    /// What a run that must succeed prints.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Checks the exit code, that stdout is empty and stderr says this.
+    fn fails(&self, args: &[&str], code: i32, message: &str) {
+        let output = self.run(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
+        assert!(errors.contains(message), "{args:?}: expected `{message}` in: {errors}");
+        assert!(output.stdout.is_empty() && !errors.contains("panicked"), "{args:?}: {errors}");
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+const MHA: &str = "tests/oracle/llama-mha";
+
+#[test]
+fn a_directory_is_compiled_once_and_writes_text() {
+    let sandbox = Sandbox::new();
+    let args = ["generate", "models/demo", "--prompt", "This function returns", "--max-tokens", "8"];
+    let first = sandbox.run(&args);
+    assert!(String::from_utf8_lossy(&first.stderr).contains("write plan"));
+    let second = sandbox.run(&args);
+    assert!(!String::from_utf8_lossy(&second.stderr).contains("write plan"));
+    assert_eq!(first.stdout, second.stdout);
+    assert!(String::from_utf8_lossy(&first.stdout).starts_with(" a `Result"), "{first:?}");
+    let other = sandbox.run(&[&args[..], &["--max-batch-size", "2"]].concat());
+    assert!(String::from_utf8_lossy(&other.stderr).contains("write plan"));
+}
+
+#[test]
+fn json_has_the_fields_that_programs_read() {
+    let sandbox = Sandbox::new();
+    let report =
+        sandbox.json(&["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4", "--ignore-eos", "--json"]);
+    assert_eq!(report["prompt_ids"], serde_json::json!([5, 6, 7]));
+    assert_eq!(report["token_ids"].as_array().unwrap().len(), 4);
+    assert_eq!((&report["text"], &report["finish_reason"]), (&Value::Null, &Value::from("length")));
+    for field in ["load_ms", "prefill_ms", "decode_ms", "decode_tokens_per_s"] {
+        assert!(report["timings"][field].is_f64(), "{field}");
+    }
+    let ids: Vec<String> = report["token_ids"].as_array().unwrap().iter().map(Value::to_string).collect();
+    let plain = sandbox.ok(&["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4", "--ignore-eos"]);
+    assert_eq!(plain, ids.join(" ") + "\n");
+}
+
+#[test]
+fn logits_have_a_row_for_each_position() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.text("logits.safetensors");
+    let args = ["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4", "--ignore-eos", "--json", "--logits"];
+    let report = sandbox.json(&[&args[..], &[&file]].concat());
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let logits = tensors.tensor("logits").unwrap();
+    assert_eq!((logits.dtype(), logits.shape()), (safetensors::Dtype::F32, &[3 + 4, 320][..]));
+    let values: Vec<f32> = logits.data().chunks_exact(4).map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect();
+    let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+    let sampled: Vec<usize> = values.chunks(320).skip(2).take(4).map(best).collect();
+    assert_eq!(report["token_ids"], serde_json::json!(sampled));
+}
+
+#[test]
+fn plans_are_written_shown_and_run() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.text("model.plan");
+    let args = ["compile", MHA, "-o", &plan, "--max_batch_size=2", "--max_seq_len", "128", "--kv-cache", "1MiB"];
+    let report = sandbox.json(&[&args[..], &["--max-num-tokens", "32", "--dtype", "bf16", "--json"]].concat());
+    assert_eq!(report["target"], "cpu");
+    assert_eq!(report["plan_bytes"], std::fs::metadata(&plan).unwrap().len());
+    assert_eq!(report["programs"], serde_json::json!(["decode@1", "decode@2", "mixed@32"]));
+    let summary = sandbox.json(&["inspect", &plan, "--json"]);
+    assert_eq!((&summary["max_batch_size"], &summary["max_seq_len"]), (&Value::from(2), &Value::from(128)));
+    assert!(sandbox.ok(&["inspect", &plan]).contains("LlamaForCausalLM"));
+    assert!(sandbox.ok(&["plan", "dump", &plan]).contains("program decode@2 <T = 2, B = 2, R = 2>"));
+    assert_eq!(sandbox.ok(&["generate", &plan, "--prompt-ids", "5", "--max-tokens", "3"]).split(' ').count(), 3);
+}
+
+#[test]
+fn the_options_of_trtllm_build_work() {
+    let sandbox = Sandbox::new();
+    let engine = sandbox.text("engine");
+    let line = "build --model_dir models/demo --precision float16 --max_batch_size 1 --max_input_len 1024 \
+                --max_output_len 1024 --workspace_size 1073741824 --output_dir";
+    let args: Vec<&str> = line.split_whitespace().chain([engine.as_str()]).collect();
+    sandbox.ok(&args);
+    let summary = sandbox.json(&["inspect", &format!("{engine}/model.plan"), "--json"]);
+    assert_eq!((&summary["max_seq_len"], &summary["max_input_len"]), (&Value::from(2048), &Value::from(1024)));
+    assert_eq!(summary["kv"][0]["dtype"], "f16");
+    assert!(sandbox.ok(&["generate", &engine, "--prompt", "If the vector", "--max-tokens", "5"]).len() > 5);
+}
+
+#[test]
+fn dummy_weights_need_only_a_configuration() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("model");
+    std::fs::create_dir(&folder).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::fs::copy(root.join(MHA).join("config.json"), folder.join("config.json")).unwrap();
+    let folder = folder.to_str().unwrap();
+    let args = ["generate", folder, "--weights", "dummy", "--prompt-ids", "1,2", "--max-tokens", "4", "--ignore-eos"];
+    assert_eq!(sandbox.ok(&args), sandbox.ok(&[&args[..], &["--threads", "1", "--no-cache"]].concat()));
+    sandbox.fails(&["generate", folder, "--prompt-ids", "1"], 3, "model.safetensors");
+}
+
+#[test]
+fn dumps_go_to_a_folder_and_a_dry_run_writes_no_plan() {
+    let sandbox = Sandbox::new();
+    let dump = sandbox.text("dump");
+    let args = ["compile", MHA, "--dry-run", "--emit", "ir,ir-after-all,kernels,plan", "--dump-dir", &dump];
+    sandbox.ok(&args);
+    for name in ["imported.ir", "graph.ir", "00-canonicalize.ir", "kernels.txt", "plan.txt"] {
+        assert!(sandbox.path("dump").join(name).exists(), "{name}");
+    }
+    assert_eq!(sandbox.files(), ["dump"]);
+    // what one command writes, another reads
+    let graph = std::fs::read_to_string(sandbox.path("dump/graph.ir")).unwrap();
+    assert_eq!(sandbox.ok(&["opt", &sandbox.text("dump/imported.ir")]), graph);
+    let merged = sandbox.ok(&["opt", "--pass", "merge-linears,fuse-swiglu", &sandbox.text("dump/imported.ir")]);
+    assert!(merged.contains("layers.0.attn.q_k_v") && merged.contains("silu_mul") == graph.contains("silu_mul"));
+}
+
+#[test]
+fn lists_doctor_and_completions_print() {
+    let sandbox = Sandbox::new();
+    assert!(sandbox.ok(&["--list-passes"]).contains("fuse-add-rms-norm"));
+    assert_eq!(sandbox.ok(&["opt", "--list-passes"]), sandbox.ok(&["--list-passes"]));
+    assert!(sandbox.ok(&["--list-ops"]).contains("paged_attention %q, %cache"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(sandbox.ok(&["completions", shell]).contains("smelt"));
+    }
+    let report = sandbox.json(&["doctor", "--json"]);
+    assert!(report["cpu"]["read_bandwidth_gb_s"].as_f64().unwrap() > 0.0);
+    assert!(report["driver"].is_object() || report["missing"][0]["install"].is_string());
+}
+
+#[test]
+fn what_cannot_be_done_has_its_exit_code() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.text("x.plan");
+    let compile = |more: &[&'static str]| {
+        let args: Vec<String> = ["compile", MHA, "-o", &plan].iter().chain(more).map(|arg| (*arg).to_owned()).collect();
+        args
+    };
+    let cases: [(&[&str], i32, &str); 10] = [
+        (&["--dtype", "int3"], 2, "unknown dtype `int3`"),
+        (&["--kv-cache", "much"], 2, "expected a size"),
+        (&["--max-seq-len", "4096"], 2, "the model was made for at most 512"),
+        (&["--max-num-tokens", "4", "--max-batch-size", "8"], 2, "--max-num-tokens 4 is below"),
+        (&["--max-input-len", "300", "--max-output-len", "300", "--max-seq-len", "500"], 2, "need 600 tokens"),
+        (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, known ones: canonicalize"),
+        (&["--disable-pass", "canonicalize"], 2, "required by later stages"),
+        (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
+        (&["--kv-cache", "1"], 6, "holds no block"),
+        (&["--workspace-size", "1000"], 6, "mixed@512"),
+    ];
+    for (more, code, message) in cases {
+        let args = compile(more);
+        sandbox.fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, message);
+    }
+    sandbox.fails(&["generate", MHA, "--prompt", "words"], 3, "has no tokenizer.json");
+    sandbox.fails(&["generate", MHA, "--prompt-ids", "320"], 3, "token 320 is outside the vocabulary");
+    sandbox.fails(&["generate", MHA, "--prompt-ids", "1", "--max-tokens", "600"], 3, "the plan allows 512");
+    sandbox.fails(&["generate", "README.md", "--prompt", "x"], 3, "not a plan");
+    sandbox.fails(&["compile", "no/such/folder", "-o", &plan], 3, "config.json");
+    sandbox.fails(&["compile", MHA, "-o", &sandbox.text("no/such/folder/x.plan")], 3, "x.plan");
+    sandbox.fails(&[], 2, "expected a command");
+    assert!(!sandbox.path("x.plan").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.text("x.plan");
+    // A limit on the size of files fails writes as a full disk does.
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" compile tests/oracle/llama-mha -o \"$1\"";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut bash = Command::new("bash");
+    let output = bash.current_dir(root).args(["-c", script, env!("CARGO_BIN_EXE_smelt"), &plan]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("x.plan") && !errors.contains("panicked"), "{errors}");
+    assert_eq!(sandbox.files(), [""; 0]);
+}
