@@ -1,0 +1,79 @@
+//! The library as a program uses it: batches, ends of texts, limits, streams.
+
+use std::path::Path;
+
+use smelt::{CompileOptions, Driver, FinishReason, GenerationParams, Llm, LoadOptions, NewToken, Prompt, Quiet};
+
+fn load(model: &str, compile: CompileOptions) -> Llm {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(model);
+    let options = LoadOptions { compile, ..LoadOptions::default() };
+    Llm::load_with(&Driver::new(), &path, &options, &mut Quiet).unwrap()
+}
+
+fn params(max_tokens: u32) -> GenerationParams {
+    GenerationParams { max_tokens, ..GenerationParams::default() }
+}
+
+#[test]
+fn requests_wait_for_places_and_blocks() {
+    let prompts: Vec<Prompt> = (1..=9u32).map(|n| Prompt::Tokens((2..2 + n * 15).collect())).collect();
+    let mut wide = load("models/demo", CompileOptions::default());
+    let expected = wide.generate(&prompts, &params(20)).unwrap();
+    // room for two sequences, and for three blocks of 64 tokens in all
+    let narrow = CompileOptions { max_batch_size: Some(2), kv_cache_bytes: Some(3 * 196_608), ..Default::default() };
+    let mut narrow = load("models/demo", narrow);
+    assert_eq!(narrow.generate(&prompts, &params(20)).unwrap(), expected);
+    let error = narrow.generate(&[Prompt::Tokens(vec![2; 200])], &params(1)).unwrap_err();
+    assert!(error.to_string().contains("take 4 KV blocks, the plan has 3"), "{error}");
+    // a refused batch leaves nothing behind
+    assert_eq!(narrow.generate(&prompts, &params(20)).unwrap(), expected);
+}
+
+#[test]
+fn texts_end_where_the_model_says_or_the_caller_does() {
+    // the second greedy token of this prompt is the end of a text
+    let mut llm = load("tests/oracle/llama-bias-wide-heads", CompileOptions::default());
+    let prompt = [Prompt::Tokens(vec![308])];
+    let stopped = llm.generate(&prompt, &params(24)).unwrap().remove(0);
+    assert_eq!((stopped.token_ids, stopped.finish_reason), (vec![319, 319, 2], FinishReason::Stop));
+    let cut = llm.generate(&prompt, &params(2)).unwrap().remove(0);
+    assert_eq!((cut.token_ids, cut.finish_reason), (vec![319, 319], FinishReason::Length));
+    let on = llm.generate(&prompt, &GenerationParams { ignore_eos: true, ..params(5) }).unwrap().remove(0);
+    assert_eq!(on.token_ids, [319, 319, 2, 265, 134]);
+    let nothing = llm.generate(&prompt, &params(0)).unwrap().remove(0);
+    assert_eq!((nothing.token_ids, nothing.text), (Vec::new(), None));
+    assert!(llm.generate(&[], &params(1)).unwrap().is_empty());
+}
+
+#[test]
+fn pieces_join_to_the_text_and_come_in_order() {
+    let mut llm = load("models/demo", CompileOptions::default());
+    let prompts = ["A trait is", "This method"].map(Prompt::from);
+    let mut pieces = vec![Vec::new(); 2];
+    let mut on_token = |token: NewToken| pieces[token.prompt].push((token.id, token.text.unwrap()));
+    let (generations, timings) = llm.generate_with(&prompts, &params(30), &mut on_token).unwrap();
+    for (generation, pieces) in generations.iter().zip(&pieces) {
+        let (ids, texts): (Vec<u32>, Vec<String>) = pieces.iter().cloned().unzip();
+        assert_eq!((&generation.token_ids, generation.text.as_ref()), (&ids, Some(&texts.concat())));
+        assert_eq!(generation.token_ids.len(), 30);
+    }
+    assert!(timings.prefill_ms > 0.0 && timings.decode_ms > 0.0 && timings.decode_tokens_per_s > 0.0);
+    // the tokenizer puts its `<|bos|>` in front
+    assert_eq!(llm.tokens(&prompts[0]).unwrap()[0], 0);
+}
+
+#[test]
+fn a_prompt_may_fill_the_plan_but_not_more() {
+    let options = CompileOptions { max_seq_len: Some(70), max_input_len: Some(66), ..Default::default() };
+    let mut llm = load("tests/oracle/llama-mha", options);
+    let prompt = |n: usize| [Prompt::Tokens(vec![9; n])];
+    assert_eq!(llm.generate(&prompt(66), &params(4)).unwrap()[0].token_ids.len(), 4);
+    for (tokens, more, message) in [
+        (67, 1, "the prompt has 67 tokens, the plan allows 66"),
+        (66, 5, "are 71, the plan allows 70"),
+        (0, 1, "the prompt is empty"),
+    ] {
+        let error = llm.generate(&prompt(tokens), &params(more)).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
