@@ -40,6 +40,7 @@ pub fn evaluate(graph: &Graph, env: &Environment<'_>, kv: &mut KvState) -> Resul
     let mut remaining: HashMap<Value, usize> = HashMap::new();
     for value in graph.inputs() {
         values.insert(*value, compute(graph, value.op, &[], env, kv)?.remove(0));
+        remaining.insert(*value, graph.uses(*value).len());
     }
     for output in graph.outputs() {
         *remaining.entry(output.value).or_default() += 1;

@@ -65,6 +65,7 @@ impl<'g> Verified<'g> {
 pub fn verify(graph: &Graph, stage: Stage) -> Result<Verified<'_>, Vec<Diagnostic>> {
     let mut check = Check { graph, found: Vec::new() };
     let mut defined: HashSet<OpId> = graph.inputs().iter().map(|value| value.op).collect();
+    graph.inputs().iter().for_each(|input| check.symbols(*input));
     for id in graph.ops() {
         check.imported(id, &defined);
         defined.insert(id);
@@ -135,10 +136,14 @@ impl Check<'_> {
         if access.layer >= group.layers {
             self.report(id, format!("names layer {} of a KV group of {} layers", access.layer, group.layers));
         }
-        let width = u64::from(group.kv_heads) * u64::from(group.head_dim);
-        if access.width != width {
-            let (heads, head_dim) = (group.kv_heads, group.head_dim);
+        let (heads, head_dim) = (group.kv_heads, group.head_dim);
+        if access.width != u64::from(heads) * u64::from(head_dim) {
             self.report(id, format!("has keys {} wide, its KV group {heads} heads of {head_dim}", access.width));
+        } else if let Some((found, found_dim)) = access.heads.filter(|found| *found != (heads, head_dim)) {
+            self.report(
+                id,
+                format!("has keys in {found} heads of {found_dim}, its KV group {heads} heads of {head_dim}"),
+            );
         }
     }
 

@@ -16,8 +16,11 @@ impl Semantics for Argmax {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let x = operands[0].tensor()?;
         expect_rank("x", x, 2)?;
+        if self.classes == 0 {
+            return type_error("expected at least 1 class, found 0");
+        }
         match x.width() {
-            Some(width) if (1..=width).contains(&u64::from(self.classes)) && x.dtype.is_float() => {
+            Some(width) if u64::from(self.classes) <= width && x.dtype.is_float() => {
                 Ok(vec![TensorType { dtype: DType::I32, shape: vec![x.shape[0].clone()] }.into()])
             }
             _ => type_error(format!("expected a floating-point tensor at least {} wide, found {x}", self.classes)),

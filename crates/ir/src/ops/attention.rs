@@ -41,6 +41,8 @@ pub struct KvAccess {
     pub layer: u32,
     /// Elements of a row of keys, `kv_heads * head_dim`.
     pub width: u64,
+    /// Number and size of the heads of a row; `append_kv` leaves them to the cache.
+    pub heads: Option<(u32, u32)>,
 }
 
 impl KvAccess {
@@ -48,15 +50,17 @@ impl KvAccess {
     pub fn of(op: &crate::Op, operands: &[&Type]) -> Option<KvAccess> {
         if let Some(op) = op.cast::<AppendKv>() {
             let width = operands[0].tensor().ok()?.width()?;
-            return Some(KvAccess { group: op.group, layer: op.layer, width });
+            return Some(KvAccess { group: op.group, layer: op.layer, width, heads: None });
         }
+        let of_heads = |group, layer, kv_heads: u32, head_dim: u32| {
+            let width = u64::from(kv_heads) * u64::from(head_dim);
+            KvAccess { group, layer, width, heads: Some((kv_heads, head_dim)) }
+        };
         if let Some(op) = op.cast::<PagedAttention>() {
-            let width = u64::from(op.kv_heads) * u64::from(op.head_dim);
-            return Some(KvAccess { group: op.group, layer: op.layer, width });
+            return Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim));
         }
         let op = op.cast::<RopeAppendKv>()?;
-        let width = u64::from(op.kv_heads) * u64::from(op.head_dim);
-        Some(KvAccess { group: op.group, layer: op.layer, width })
+        Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim))
     }
 }
 
@@ -99,6 +103,9 @@ impl Semantics for AppendKv {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let (k, v) = (operands[0].tensor()?, operands[1].tensor()?);
         expect_same("the types of k and v", k, v)?;
+        if !k.dtype.is_float() {
+            return type_error(format!("expected floating-point keys and values, found {k}"));
+        }
         check_step(k, &operands[2..])?;
         Ok(vec![Type::Effect])
     }

@@ -23,6 +23,9 @@ impl Semantics for Concat {
         if first.shape.is_empty() {
             return type_error("expected at least one dimension, found a scalar");
         }
+        if !first.dtype.is_float() {
+            return type_error(format!("expected floating-point tensors, found {first}"));
+        }
         let mut rows = Dim::from(0);
         for part in operands {
             let part = part.tensor()?;

@@ -2,7 +2,9 @@
 
 use plan::DType;
 
-use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_dtype, expect_rank, op};
+use crate::{
+    HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_dtype, expect_rank, op, type_error,
+};
 
 op! {
     /// Row `tokens[t]` of `table` for each token: i32 `[T]` and `[V, H]` to `[T, H]`.
@@ -17,6 +19,9 @@ impl Semantics for Embedding {
         expect_rank("tokens", tokens, 1)?;
         expect_dtype("tokens", tokens, DType::I32)?;
         expect_rank("table", table, 2)?;
+        if !table.dtype.is_float() {
+            return type_error(format!("expected a floating-point table, found {table}"));
+        }
         let shape = vec![tokens.shape[0].clone(), table.shape[1].clone()];
         Ok(vec![TensorType { dtype: table.dtype, shape }.into()])
     }

@@ -2,7 +2,9 @@
 
 use plan::DType;
 
-use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_dtype, expect_rank, op};
+use crate::{
+    HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_dtype, expect_rank, op, type_error,
+};
 
 op! {
     /// Row `rows[r]` of `x` for each `r`: `[T, H]` and i32 `[R]` to `[R, H]`. Only these rows reach `lm_head`.
@@ -17,6 +19,9 @@ impl Semantics for GatherRows {
         expect_rank("x", x, 2)?;
         expect_rank("rows", rows, 1)?;
         expect_dtype("rows", rows, DType::I32)?;
+        if !x.dtype.is_float() {
+            return type_error(format!("expected a floating-point tensor, found {x}"));
+        }
         let shape = vec![rows.shape[0].clone(), x.shape[1].clone()];
         Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
     }

@@ -207,7 +207,11 @@ impl Parser<'_> {
             return self.fail(at, format!("expected KV group {index}, in order"));
         }
         self.punct(":")?;
+        let at = self.at();
         let dtype = self.dtype()?;
+        if !dtype.is_float() {
+            return self.fail(at, format!("expected a floating-point dtype, found {dtype}"));
+        }
         let at = self.at();
         self.punct("{")?;
         let mut attrs = AttrReader::new(self.attr_list()?);

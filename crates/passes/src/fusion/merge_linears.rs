@@ -23,7 +23,8 @@ fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
     let mut patch = Patch::new();
     let mut operands: Vec<PatchValue> = vec![first[0].into()];
     for (operand, suffix) in (1..first.len()).zip(["weight", "bias"]) {
-        let parts: Vec<PatchValue> = siblings.iter().map(|linear| graph.operands(*linear)[operand].into()).collect();
+        let parts = siblings.iter().flat_map(|linear| parts(graph, graph.operands(*linear)[operand]));
+        let parts: Vec<PatchValue> = parts.map(PatchValue::from).collect();
         operands.push(patch.add(graph, Concat {}, &parts));
         patch.name(format!("{name}.{suffix}"));
     }
@@ -55,6 +56,14 @@ fn siblings(graph: &Graph, id: OpId, first: &[Value]) -> Vec<OpId> {
     users.dedup();
     users.retain(|user| mergeable(*user));
     users
+}
+
+/// What a weight is joined from, itself where it is not: joins of joins are not canonical.
+fn parts(graph: &Graph, weight: Value) -> Vec<Value> {
+    match graph.producer::<Concat>(weight) {
+        Some((concat, _)) => graph.operands(concat),
+        None => vec![weight],
+    }
 }
 
 /// `layers.0.attn.q`, `layers.0.attn.k` to `layers.0.attn.q_k`.

@@ -7,7 +7,7 @@ use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
     /// `q, k, v = split(x); append_kv(rope(k), v); rope(q) → rope_append_kv(x)`, where nothing else reads the parts
-    /// and both rotations are the same.
+    /// and both rotations are the same, of heads as the cache has them.
     pub struct FuseRopeAppendKv(Numerics::Rounding) { rope_append_kv }
 }
 
@@ -27,6 +27,7 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     same.then_some(())?;
     let [qkv] = graph.operands_of(split)?;
     let head_dim = k_attrs.head_dim;
+    (graph.kv().get(append.group as usize)?.head_dim == head_dim).then_some(())?;
     let fused = RopeAppendKv {
         group: append.group,
         layer: append.layer,
