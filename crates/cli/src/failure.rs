@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use miette::{Diagnostic, MietteHandlerOpts};
 use smelt::{Error, ErrorKind};
 
+use crate::output::print_error;
+
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
      5 no device or CUDA library, 6 does not fit.\nEvery option may also be spelled with underscores.";
@@ -38,7 +40,7 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         let code = self.code;
         if code != CLOSED_PIPE {
-            eprintln!("{:?}", miette::Report::new(self));
+            print_error(&format!("{:?}", miette::Report::new(self)));
         }
         ExitCode::from(code)
     }
@@ -66,8 +68,9 @@ impl From<Error> for Failure {
 /// Errors of writing to stdout.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
-        let code = if error.kind() == std::io::ErrorKind::BrokenPipe { CLOSED_PIPE } else { 3 };
-        Failure { message: format!("output: {error}"), help: None, code }
+        let closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+        let failure = Failure::from(Error::Io { path: "stdout".into(), error });
+        if closed { Failure { code: CLOSED_PIPE, ..failure } } else { failure }
     }
 }
 

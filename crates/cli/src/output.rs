@@ -16,6 +16,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints a line to stderr. Where nobody reads there any more, the line is lost and the work goes on.
+pub fn print_error(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Prints a value as JSON, and a newline.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::bad_input(error.to_string()))?;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use smelt::Progress;
 
+use crate::output::print_error;
+
 /// Progress on stderr.
 pub struct Stderr {
     bar: Option<ProgressBar>,
@@ -30,7 +32,7 @@ impl Stderr {
         match &self.bar {
             Some(bar) => bar.println(line),
             None if self.quiet => {}
-            None => eprintln!("{line}"),
+            None => print_error(&line),
         }
     }
 

@@ -7,7 +7,7 @@ use plan::{Bindings, ExecError, PlanFile, PortData, Session};
 
 use crate::BlockPool;
 use crate::sequence::{FinishReason, Request, RequestId, Sequence};
-use crate::step::{Chunk, pack, schedule};
+use crate::step::{Chunk, blocks_for, check_ports, pack, schedule};
 
 /// Generates tokens for any number of requests at a time. A request waits until it has a place in the batch and
 /// blocks for all the tokens it may need, so that none is ever thrown out.
@@ -41,18 +41,22 @@ pub enum EngineError {
     /// The request does not fit the plan.
     #[error("{0}")]
     Request(String),
+    /// The plan was not made for this engine.
+    #[error("the plan cannot generate text: {0}; compile the checkpoint again")]
+    Plan(String),
     /// The device failed.
     #[error(transparent)]
     Exec(#[from] ExecError),
 }
 
 impl Engine {
-    /// An engine over a loaded plan.
-    pub fn new(file: Arc<PlanFile>, session: Box<dyn Session>) -> Engine {
+    /// An engine over a loaded plan, whose programs must take what the engine gives them.
+    pub fn new(file: Arc<PlanFile>, session: Box<dyn Session>) -> Result<Engine, EngineError> {
+        check_ports(file.plan()).map_err(EngineError::Plan)?;
         // All groups have as many blocks, and a block number means the same place in each.
         let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
         let blocks = BlockPool::new(blocks);
-        Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 }
+        Ok(Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 })
     }
 
     /// Says why the plan cannot hold a request, where it cannot.
@@ -134,8 +138,7 @@ impl Engine {
     }
 
     fn blocks_for(&self, tokens: usize) -> usize {
-        let block_tokens = self.file.plan().kv.first().map_or(1, |group| group.block_tokens as usize);
-        tokens.div_ceil(block_tokens)
+        blocks_for(self.file.plan(), tokens)
     }
 
     /// Gives waiting requests their blocks, in order of arrival.
@@ -153,8 +156,7 @@ impl Engine {
     fn run(&mut self, chunks: &[Chunk], events: &mut Vec<Event>) -> Result<(), EngineError> {
         let file = Arc::clone(&self.file);
         let plan = file.plan();
-        let blocks_per_sequence = self.blocks_for(plan.limits.max_seq_len as usize);
-        let inputs = pack(plan, &self.running, chunks, blocks_per_sequence);
+        let inputs = pack(plan, &self.running, chunks);
         let bindings = Bindings {
             symbols: inputs.symbols.clone(),
             inputs: vec![

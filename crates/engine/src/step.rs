@@ -1,6 +1,6 @@
 //! Packing sequences into the inputs of one step.
 
-use plan::{Limits, Plan, ProgramKind, Symbol, SymbolValues};
+use plan::{DType, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolValues, upper_bounds};
 
 use crate::sequence::Sequence;
 
@@ -56,7 +56,8 @@ pub(crate) struct StepInputs {
 }
 
 /// Packs chunks for the smallest program that holds them. A decode program is padded with tokens of no sequence.
-pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], blocks_per_sequence: usize) -> StepInputs {
+pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk]) -> StepInputs {
+    let blocks_per_sequence = blocks_for(plan, plan.limits.max_seq_len as usize);
     let mut inputs = StepInputs {
         program: 0,
         symbols: SymbolValues::new(),
@@ -105,6 +106,64 @@ pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], blocks_p
         inputs.symbols.extend(Symbol::new(name).map(|symbol| (symbol, size as u64)));
     }
     inputs
+}
+
+/// Blocks that hold this many tokens of a sequence.
+pub(crate) fn blocks_for(plan: &Plan, tokens: usize) -> usize {
+    let block_tokens = plan.kv.first().map_or(1, |group| group.block_tokens as usize);
+    tokens.div_ceil(block_tokens)
+}
+
+/// Whether every program takes the inputs that [`pack`] makes, at the sizes at which it makes them: so a step takes no
+/// more memory than the arena that was made for it, whatever the limits of a plan say.
+pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
+    if !plan.programs.iter().any(|program| program.kind == ProgramKind::Mixed) {
+        return Err("it has no program for prompts".to_owned());
+    }
+    let blocks = blocks_for(plan, plan.limits.max_seq_len as usize) as u64;
+    let vocab = u64::from(plan.model.vocab_size);
+    for program in &plan.programs {
+        let bounds = upper_bounds(&program.symbols);
+        let size = |name| Symbol::new(name).and_then(|symbol| bounds.get(&symbol).copied());
+        let (Some(tokens), Some(sequences), Some(rows)) = (size("T"), size("B"), size("R")) else {
+            return Err(format!("program `{}` has not the symbols T, B and R", program.name));
+        };
+        let fixed = program.symbols.iter().all(|decl| decl.min == decl.max) && tokens == sequences && rows == sequences;
+        if program.kind == ProgramKind::Decode && !fixed {
+            return Err(format!("program `{}` has not one token for each sequence", program.name));
+        }
+        let inputs: [(&str, &[u64]); 5] = [
+            ("tokens", &[tokens]),
+            ("positions", &[tokens]),
+            ("query_starts", &[sequences + 1]),
+            ("block_table", &[sequences, blocks]),
+            ("rows", &[rows]),
+        ];
+        for (name, shape) in inputs {
+            check_port(program, &program.inputs, name, shape, |dtype| dtype == DType::I32)?;
+        }
+        check_port(program, &program.outputs, "next_tokens", &[rows], |dtype| dtype == DType::I32)?;
+        check_port(program, &program.outputs, "logits", &[rows, vocab], DType::is_float)?;
+    }
+    Ok(())
+}
+
+/// Whether a port is there, with this shape in the largest step.
+fn check_port(
+    program: &Program,
+    ports: &[Port],
+    name: &str,
+    shape: &[u64],
+    dtype: fn(DType) -> bool,
+) -> Result<(), String> {
+    let bounds = upper_bounds(&program.symbols);
+    let port = ports.iter().find(|port| port.name == name);
+    let buffer = port.and_then(|port| program.buffers.get(port.buffer as usize)).filter(|buffer| dtype(buffer.dtype));
+    let found = buffer.map(|buffer| buffer.shape.iter().map(|dim| dim.eval(&bounds).ok()).collect::<Vec<_>>());
+    match found.is_some_and(|found| found.iter().copied().eq(shape.iter().copied().map(Some))) {
+        true => Ok(()),
+        false => Err(format!("program `{}` has no port `{name}` of shape {shape:?}", program.name)),
+    }
 }
 
 /// The decode program of the smallest batch that holds this many sequences, and its batch.

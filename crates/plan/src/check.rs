@@ -1,6 +1,8 @@
 //! Whether a plan makes sense: every index, offset and size is checked before an executor uses one.
 
-use crate::{Arg, Plan, Program, Step, SymbolValues, WEIGHT_ALIGN, WeightData, upper_bounds};
+use std::collections::BTreeSet;
+
+use crate::{Arg, Buffer, Plan, Program, Step, SymbolValues, WEIGHT_ALIGN, WeightData, upper_bounds};
 
 /// Sizes above this are refused: they cannot be meant, and they keep later sums from overflowing.
 const MAX_BYTES: u64 = 1 << 48;
@@ -10,8 +12,8 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
     let mut problems = Vec::new();
     for weight in &plan.weights {
         let name = &weight.name;
-        let Some(bytes) = weight.bytes().filter(|bytes| *bytes <= MAX_BYTES) else {
-            problems.push(format!("weight `{name}` is too large"));
+        let Some(bytes) = weight.bytes().filter(|bytes| (1..=MAX_BYTES).contains(bytes)) else {
+            problems.push(format!("weight `{name}` has an impossible size"));
             continue;
         };
         match &weight.data {
@@ -32,8 +34,8 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
     for (index, group) in plan.kv.iter().enumerate() {
         let sizes = [group.layers, group.kv_heads, group.head_dim, group.block_tokens, group.blocks];
         let product = sizes.iter().try_fold(8u64, |bytes, size| bytes.checked_mul(u64::from(*size)));
-        if sizes.contains(&0) || product.is_none_or(|bytes| bytes > MAX_BYTES) {
-            problems.push(format!("KV group {index} has an impossible size"));
+        if sizes.contains(&0) || product.is_none_or(|bytes| bytes > MAX_BYTES) || !group.dtype.is_float() {
+            problems.push(format!("KV group {index} has an impossible size or dtype"));
         }
     }
     let limits = &plan.limits;
@@ -61,13 +63,15 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
         report("the arena is too large".to_owned());
     }
     for buffer in &program.buffers {
-        let size = buffer_bytes(buffer, &values);
+        // one without elements could have any number of rows
+        let fits = buffer_bytes(buffer, &values).is_some_and(|bytes| (1..=buffer.bytes).contains(&bytes));
         let inside = buffer.offset.checked_add(buffer.bytes).is_some_and(|end| end <= program.arena_bytes);
-        if size.is_none_or(|bytes| bytes > buffer.bytes) || !inside || buffer.offset % WEIGHT_ALIGN != 0 {
+        if !fits || !inside || buffer.offset % WEIGHT_ALIGN != 0 {
             report(format!("buffer `{}` lies outside the arena", buffer.name));
         }
     }
     check_lifetimes(program, &mut report);
+    check_writes(program, &mut report);
     for port in program.inputs.iter().chain(&program.outputs) {
         if port.buffer as usize >= program.buffers.len() {
             report(format!("port `{}` names no buffer", port.name));
@@ -99,7 +103,7 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
 /// Buffers that hold values at the same time must not share bytes, and launches must not use others: kernels rely on
 /// their inputs and outputs being apart.
 fn check_lifetimes(program: &Program, report: &mut impl FnMut(String)) {
-    let mut order: Vec<&crate::Buffer> = program.buffers.iter().filter(|buffer| buffer.bytes > 0).collect();
+    let mut order: Vec<&Buffer> = program.buffers.iter().collect();
     order.sort_by_key(|buffer| buffer.offset);
     for (index, buffer) in order.iter().enumerate() {
         let end = buffer.offset.saturating_add(buffer.bytes);
@@ -127,7 +131,26 @@ fn check_lifetimes(program: &Program, report: &mut impl FnMut(String)) {
     }
 }
 
+/// What is read was written before, by the caller or by a launch.
+fn check_writes(program: &Program, report: &mut impl FnMut(String)) {
+    let mut written: BTreeSet<u32> = program.inputs.iter().map(|port| port.buffer).collect();
+    let name = |index: u32| program.buffers.get(index as usize).map_or("?", |buffer| buffer.name.as_str());
+    let buffers = |args: &[Arg]| {
+        let index = |arg: &Arg| if let Arg::Buffer(index) = arg { Some(*index) } else { None };
+        args.iter().filter_map(index).collect::<Vec<_>>()
+    };
+    for Step::Launch(launch) in &program.steps {
+        for index in buffers(&launch.inputs).into_iter().filter(|index| !written.contains(index)) {
+            report(format!("`{}` reads buffer `{}`, which nothing has written", launch.site, name(index)));
+        }
+        written.extend(buffers(&launch.outputs));
+    }
+    for port in program.outputs.iter().filter(|port| !written.contains(&port.buffer)) {
+        report(format!("nothing writes output `{}`", port.name));
+    }
+}
+
 /// Bytes of a buffer under `values`, `None` where they have no value or overflow.
-pub(crate) fn buffer_bytes(buffer: &crate::Buffer, values: &SymbolValues) -> Option<u64> {
+pub(crate) fn buffer_bytes(buffer: &Buffer, values: &SymbolValues) -> Option<u64> {
     buffer.shape.iter().try_fold(buffer.dtype.bytes(), |bytes, dim| bytes.checked_mul(dim.eval(values).ok()?))
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// A named size that a program binds when it runs, such as `T`, the packed tokens of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Symbol(String);
 
 impl Symbol {
@@ -25,6 +26,20 @@ impl Symbol {
     /// The name as printed.
     pub fn name(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Symbol {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Symbol, String> {
+        Symbol::new(&name).ok_or_else(|| format!("`{}` is not a symbol", name.escape_debug()))
+    }
+}
+
+impl From<Symbol> for String {
+    fn from(symbol: Symbol) -> String {
+        symbol.0
     }
 }
 
@@ -65,20 +80,22 @@ pub enum DimError {
 }
 
 /// A non-negative integer expression over symbols, in normal form: terms and factors are sorted, equal terms are
-/// merged, constants are folded. Two dims are equal exactly when their normal forms are.
+/// merged, constants are folded. Two dims are equal exactly when their normal forms are. In a file it is its text: the
+/// parser restores the normal form and bounds the nesting, whoever wrote the file.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Dim {
     terms: Vec<Term>,
 }
 
 /// `coefficient * factors…`; no factors is a constant. Derived order puts more factors last, printing reverses it.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Term {
     factors: Vec<Factor>,
     coefficient: u64,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Factor {
     Symbol(Symbol),
     CeilDiv(Box<Dim>, u64),
@@ -225,6 +242,25 @@ impl Dim {
         }
         let terms = merged.into_iter().filter(|(_, coefficient)| *coefficient > 0);
         Dim { terms: terms.map(|(factors, coefficient)| Term { factors, coefficient }).collect() }
+    }
+}
+
+impl TryFrom<String> for Dim {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Dim, String> {
+        // far above any size of a model; normalizing takes the square of it
+        const LONGEST: usize = 4096;
+        if text.len() > LONGEST {
+            return Err(format!("a size of {} characters, expected at most {LONGEST}", text.len()));
+        }
+        text.parse()
+    }
+}
+
+impl From<Dim> for String {
+    fn from(dim: Dim) -> String {
+        dim.to_string()
     }
 }
 

@@ -181,6 +181,9 @@ impl PlanFile {
         let io = |error| PlanError::Io { path: path.to_owned(), error };
         let corrupt = |reason: String| PlanError::Corrupt { path: path.to_owned(), reason };
         let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.is_dir() {
+            return Err(PlanError::NotAPlan(path.to_owned()));
+        }
         // SAFETY: the map is read-only. A file that another process cuts while it is mapped ends this one with
         // SIGBUS; plans are replaced by renaming, never rewritten in place.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;

@@ -140,6 +140,10 @@ impl CpuKernel for Shared<dyn CpuKernel> {
         self.0.check(args)
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        self.0.tasks(args)
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         self.0.run(args, task)
     }

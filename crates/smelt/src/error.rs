@@ -78,7 +78,7 @@ impl Error {
             Error::Plan(plan::PlanError::Io { error, .. })
             | Error::Codegen(CodegenError::Plan(plan::PlanError::Io { error, .. }))
             | Error::Io { error, .. }
-                if error.kind() == std::io::ErrorKind::StorageFull =>
+                if no_room(error) =>
             {
                 ErrorKind::DoesNotFit
             }
@@ -94,10 +94,16 @@ impl Error {
             Error::Codegen(CodegenError::NoKernel { .. }) => ErrorKind::Unsupported,
             Error::Codegen(CodegenError::Weights(_) | CodegenError::Plan(_)) => ErrorKind::BadInput,
             Error::Codegen(CodegenError::Constant(_) | CodegenError::Graph(_)) => ErrorKind::Internal,
-            Error::Engine(EngineError::Request(_)) => ErrorKind::BadInput,
+            Error::Engine(EngineError::Request(_) | EngineError::Plan(_)) => ErrorKind::BadInput,
             Error::Exec(error) | Error::Engine(EngineError::Exec(error)) => exec_kind(error),
         }
     }
+}
+
+/// A full disk, and the limits on files that act like one.
+fn no_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
 fn exec_kind(error: &plan::ExecError) -> ErrorKind {

@@ -136,7 +136,7 @@ impl Llm {
         let start = Instant::now();
         let file = Arc::new(file);
         let session = driver.executor(&file.plan().target, options.threads)?.load(Arc::clone(&file))?;
-        let engine = Engine::new(Arc::clone(&file), session);
+        let engine = Engine::new(Arc::clone(&file), session)?;
         let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
         let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;

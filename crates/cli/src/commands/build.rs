@@ -8,7 +8,7 @@ use smelt::Driver;
 use super::compile::{EmitArgs, compile, table};
 use crate::args::{CompileArgs, DTypeChoice, parse_dtype};
 use crate::failure::Failure;
-use crate::output::{make_folder, print};
+use crate::output::{make_folder, print, print_error};
 
 /// Compiles a checkpoint with the options of trtllm-build: writes OUTPUT_DIR/model.plan.
 #[derive(Debug, Args)]
@@ -34,7 +34,7 @@ impl Build {
         let output = self.output_dir.join("model.plan");
         let report = compile(driver, &self.model_dir, Some(&output), &options, &EmitArgs::default())?;
         for warning in &report.warnings {
-            eprintln!("warning: {warning}");
+            print_error(&format!("warning: {warning}"));
         }
         print(&table(&report, Some(&output)))
     }

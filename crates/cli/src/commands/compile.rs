@@ -7,7 +7,7 @@ use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error};
 
 use crate::args::CompileArgs;
 use crate::failure::Failure;
-use crate::output::{bytes, make_folder, print, print_json, write_file};
+use crate::output::{bytes, make_folder, print, print_error, print_json, write_file};
 use crate::progress::Stderr;
 
 /// Compiles a Hugging Face checkpoint into a plan.
@@ -59,7 +59,7 @@ impl Compile {
         let output = self.output.filter(|_| !self.dry_run);
         let report = compile(driver, &self.dir, output.as_deref(), &self.compile.options(), &self.emit)?;
         for warning in &report.warnings {
-            eprintln!("warning: {warning}");
+            print_error(&format!("warning: {warning}"));
         }
         let to_stdout = !self.emit.emit.is_empty() && self.emit.dump_dir.is_none();
         match self.json {

@@ -11,7 +11,7 @@ use smelt::{
 use super::compile::with_repro;
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
-use crate::output::{print, print_json, write_file};
+use crate::output::{print, print_error, print_json, write_file};
 use crate::progress::Stderr;
 
 /// Writes text: compiles a checkpoint on first use, or runs a plan.
@@ -67,7 +67,10 @@ impl Generate {
             threads: self.threads,
         };
         if model.is_file() && options.compile != CompileOptions::default() {
-            eprintln!("warning: {} is compiled already, options of the compilation do nothing", model.display());
+            print_error(&format!(
+                "warning: {} is compiled already, options of the compilation do nothing",
+                model.display()
+            ));
         }
         let mut progress = Stderr::new(self.json);
         let llm = Llm::load_with(driver, &model, &options, &mut progress);

@@ -63,14 +63,15 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// Results, and operands that are not constant, are f32; ids and positions are i32.
+/// Results, and operands that are not constant, are f32; ids and positions are i32. Rows of an embedding table come
+/// out in its dtype, and a cast behind it widens them.
 fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
-    let operands = graph.operands(op).into_iter().filter(|operand| !graph.is_constant(*operand));
-    for value in operands.chain(graph.results(op)) {
+    let widens = graph.cast::<Cast>(op).is_some();
+    let operands = graph.operands(op).into_iter().filter(|operand| !widens && !graph.is_constant(*operand));
+    let looks_up = graph.cast::<Embedding>(op).is_some();
+    for value in operands.chain(graph.results(op).filter(|_| !looks_up)) {
         let dtype = graph.tensor(value).map_or(DType::F32, |ty| ty.dtype);
-        // rows of an embedding table come out in its dtype and are cast behind it: the kernels write f32
-        let widened = graph.cast::<Embedding>(op).is_some() || graph.cast::<Cast>(op).is_some();
-        if dtype != DType::F32 && dtype != DType::I32 && !widened {
+        if dtype != DType::F32 && dtype != DType::I32 {
             let name = graph.value_name(value);
             return Err(Refusal::Because(format!("`%{name}` is {dtype}, CPU kernels take f32 values")));
         }

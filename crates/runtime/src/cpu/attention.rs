@@ -73,6 +73,10 @@ impl CpuKernel for PagedAttention {
         args.outputs[0].expect_shape(DType::F32, q.shape())
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        args.inputs[0].row_count() * args.kv.as_ref().map_or(1, |kv| kv.kv_heads)
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (kv, step) = (args.kv()?, StepInputs::new(&args.inputs[1..4])?);
         let (q, width) = (args.inputs[0].floats()?, args.inputs[0].width());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use plan::{
-    Arg, Bindings, Buffer, DType, ExecError, Executor, KvGroup, Launch, Plan, PlanFile, PortData, Program, Session,
-    Step, StepId, SymbolValues, WeightData,
+    Arg, Bindings, Buffer, DType, ExecError, Executor, KvGroup, Launch, Plan, PlanError, PlanFile, PortData, Program,
+    Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
 };
 use rayon::prelude::*;
 
@@ -72,7 +72,7 @@ impl Executor for CpuExecutor {
         let arena_bytes = plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0);
         let arena = Memory::zeroed(arena_bytes).map_err(ExecError::OutOfMemory)?;
         let prepared = plan.programs.iter().map(|_| None).collect();
-        Ok(Box::new(CpuSession {
+        let mut session = CpuSession {
             pool: Arc::clone(&self.pool),
             catalog: Arc::clone(&self.kernels),
             kernels,
@@ -83,7 +83,9 @@ impl Executor for CpuExecutor {
             prepared,
             last: None,
             steps: 0,
-        }))
+        };
+        session.check()?;
+        Ok(Box::new(session))
     }
 }
 
@@ -124,10 +126,23 @@ struct Prepared {
 struct PreparedLaunch {
     kernel: usize,
     args: Args,
-    grid: usize,
+    tasks: usize,
 }
 
 impl CpuSession {
+    /// Prepares every program for its largest step: what does not fit together is found here, and not in the middle
+    /// of a text.
+    fn check(&mut self) -> Result<(), ExecError> {
+        let file = Arc::clone(&self.file);
+        for (index, program) in file.plan().programs.iter().enumerate() {
+            self.prepare(index, &upper_bounds(&program.symbols)).map_err(|error| {
+                let (path, reason) = (file.path().to_owned(), error.to_string());
+                PlanError::Corrupt { path, reason }
+            })?;
+        }
+        Ok(())
+    }
+
     fn prepare(&mut self, index: usize, symbols: &SymbolValues) -> Result<(), ExecError> {
         if self.prepared[index].as_ref().is_some_and(|prepared| prepared.symbols == *symbols) {
             return Ok(());
@@ -169,13 +184,12 @@ impl CpuSession {
         let args = Args { inputs, outputs, kv, kernel: plan.kernels[launch.kernel as usize].clone() };
         let kernel = self.kernels[launch.kernel as usize];
         self.catalog[kernel].check(&args)?;
-        let grid = launch.grid.eval(symbols).map_err(|error| error.to_string())? as usize;
-        // A forged plan must not keep the machine busy with empty tasks.
-        let elements = args.inputs.iter().chain(&args.outputs).map(Tensor::len).max().unwrap_or(0);
-        if grid > elements {
-            return Err(format!("{grid} tasks for tensors of at most {elements} elements"));
+        let tasks = self.catalog[kernel].tasks(&args);
+        // A forged plan must neither leave parts of a result out nor keep the machine busy with empty tasks.
+        match launch.grid.eval(symbols).map_err(|error| error.to_string())? {
+            grid if grid == tasks as u64 => Ok(PreparedLaunch { kernel, args, tasks }),
+            grid => Err(format!("expected a grid of {tasks} tasks, found {grid}")),
         }
-        Ok(PreparedLaunch { kernel, args, grid })
     }
 
     fn buffer(&mut self, buffer: &Buffer, symbols: &SymbolValues) -> Result<Tensor, String> {
@@ -260,10 +274,10 @@ fn kernel_error(kernel: &str, program: &Program, launch: &Launch, step: usize, r
 
 /// Runs the tasks of a launch; a single one stays on this thread.
 fn run_launch(kernel: &dyn CpuKernel, launch: &PreparedLaunch) -> Result<(), String> {
-    match launch.grid {
+    match launch.tasks {
         0 => Ok(()),
         1 => kernel.run(&launch.args, 0),
-        grid => (0..grid).into_par_iter().try_for_each(|task| kernel.run(&launch.args, task)),
+        tasks => (0..tasks).into_par_iter().try_for_each(|task| kernel.run(&launch.args, task)),
     }
 }
 

@@ -36,6 +36,10 @@ impl CpuKernel for Linear {
         args.outputs[0].expect_shape(DType::F32, &[rows, columns])
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        args.inputs[1].row_count().div_ceil(args.int("columns_per_task").unwrap_or(1))
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let per_task = args.int("columns_per_task")?;
         let columns = args.inputs[1].shape()[0];

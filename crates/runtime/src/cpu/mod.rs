@@ -25,6 +25,9 @@ pub trait CpuKernel: Send + Sync {
     /// Whether it can run with these arguments: their number, dtypes and shapes. What it accepts, `run` relies on.
     fn check(&self, args: &Args) -> Result<(), String>;
 
+    /// How many tasks there are for arguments that `check` accepts. A plan that says otherwise is refused.
+    fn tasks(&self, args: &Args) -> usize;
+
     /// Runs one of the tasks.
     fn run(&self, args: &Args, task: usize) -> Result<(), String>;
 }

@@ -1,6 +1,6 @@
 //! Root-mean-square norms, a few rows a task.
 
-use super::rows::task_rows;
+use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, LANES, Lanes, dispatch};
 use super::{Args, CpuKernel};
 use plan::DType;
@@ -32,6 +32,10 @@ impl CpuKernel for RmsNorm {
         args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width, eps) = (args.inputs[0].floats()?, args.inputs[0].width(), args.float("eps")?);
         let gain = args.inputs[1].widened(0..width)?;
@@ -57,6 +61,10 @@ impl CpuKernel for AddRmsNorm {
         args.inputs[0].expect(DType::F32)?;
         args.inputs[1].expect_shape(DType::F32, shape)?;
         args.outputs.iter().try_for_each(|out| out.expect_shape(DType::F32, shape))
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Rotary embedding and writing to the KV cache, a few tokens a task.
 
 use super::attention::{StepInputs, sequence_of};
-use super::rows::task_rows;
+use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, with_element};
 use super::{Args, CpuKernel, KvLayer, Tensor};
 use plan::DType;
@@ -55,6 +55,10 @@ impl CpuKernel for Rope {
         args.expect_counts(3, 1)?;
         check_rotation(&args.inputs[0], &args.inputs[1], &args.inputs[2], args.int("head_dim")?)?;
         args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
@@ -116,6 +120,10 @@ impl CpuKernel for AppendKv {
         args.inputs[..2].iter().try_for_each(|rows| rows.expect_shape(DType::F32, &shape))
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (kv, step) = (args.kv()?, StepInputs::new(&args.inputs[2..5])?);
         let (keys, values, width) = (args.inputs[0].floats()?, args.inputs[1].floats()?, args.inputs[0].width());
@@ -138,10 +146,15 @@ impl CpuKernel for RopeAppendKv {
         StepInputs::check(&args.inputs[1..4], qkv.row_count())?;
         check_rotation(qkv, &args.inputs[1], &args.inputs[4], kv.head_dim)?;
         let heads = args.int("heads")?;
-        if qkv.width() != (heads + 2 * kv.kv_heads) * kv.head_dim {
+        // whole heads, as `check_rotation` saw; `heads` may be any number
+        if (qkv.width() / kv.head_dim).checked_sub(2 * kv.kv_heads) != Some(heads) {
             return Err(format!("expected {heads} heads and twice {} of {}", kv.kv_heads, kv.head_dim));
         }
         args.outputs[0].expect_shape(DType::F32, &[qkv.row_count(), heads * kv.head_dim])
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {

@@ -13,6 +13,11 @@ pub(super) fn task_rows(task: usize, rows: usize) -> std::ops::Range<usize> {
     first..(first + ROWS).min(rows)
 }
 
+/// The tasks that take all rows of a tensor.
+pub(super) fn row_tasks(tensor: &Tensor) -> usize {
+    tensor.row_count().div_ceil(ROWS)
+}
+
 /// `x / (1 + exp(-x))`
 pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
@@ -72,6 +77,10 @@ impl CpuKernel for Embedding {
         args.outputs[0].expect_shape(table.dtype(), &[tokens.len(), table.width()])
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.outputs[0])
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let tokens = args.inputs[0].ints()?;
         task_rows(task, tokens.len()).try_for_each(|row| lookup(&args.inputs[1], tokens[row], &args.outputs[0], row))
@@ -89,6 +98,10 @@ impl CpuKernel for GatherRows {
         args.outputs[0].expect_shape(args.inputs[0].dtype(), &[args.inputs[1].len(), args.inputs[0].width()])
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.outputs[0])
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let rows = args.inputs[1].ints()?;
         task_rows(task, rows.len()).try_for_each(|row| lookup(&args.inputs[0], rows[row], &args.outputs[0], row))
@@ -103,6 +116,10 @@ impl CpuKernel for Copy {
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(1, 1)?;
         args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
@@ -130,6 +147,10 @@ impl CpuKernel for Split {
             return Err(format!("the parts are {sum} wide, x {}", x.width()));
         }
         args.outputs.iter().try_for_each(|out| out.expect(DType::F32))
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
@@ -164,6 +185,10 @@ impl CpuKernel for Swiglu {
         }
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, half) = (args.inputs[0].floats()?, args.outputs[0].width());
         for row in task_rows(task, args.inputs[0].row_count()) {
@@ -189,6 +214,10 @@ impl CpuKernel for Silu {
         args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
     }
 
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
+    }
+
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let rows = task_rows(task, args.inputs[0].row_count());
@@ -209,6 +238,10 @@ impl CpuKernel for Binary {
         args.expect_counts(2, 1)?;
         let shape = args.inputs[0].shape();
         args.inputs.iter().chain(&args.outputs).try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        row_tasks(&args.inputs[0])
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
@@ -236,6 +269,10 @@ impl CpuKernel for Argmax {
             return Err(format!("a row has {} elements", args.inputs[0].width()));
         }
         args.outputs[0].expect_shape(DType::I32, &[args.inputs[0].row_count()])
+    }
+
+    fn tasks(&self, args: &Args) -> usize {
+        args.inputs[0].row_count()
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
