@@ -1,0 +1,61 @@
+//! The commands that the first line of a case may name, one a file, and the list of them.
+
+mod eval;
+mod pass;
+mod pipeline;
+mod plan;
+mod roundtrip;
+mod run;
+mod select;
+mod trace;
+mod verify;
+
+use std::str::FromStr;
+
+use codegen::Target;
+
+use crate::Case;
+
+/// What a case is tested by.
+pub trait Command: Sync {
+    /// The word behind `// test:`.
+    fn name(&self) -> &'static str;
+
+    /// Runs a case; the error says what is wrong.
+    fn run(&self, case: &Case) -> Result<Outcome, String>;
+
+    /// Whether it runs this case.
+    fn takes(&self, case: &Case) -> bool {
+        case.command == self.name()
+    }
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All was as it should be.
+    Passed,
+    /// This text must be that of the snapshot.
+    Text(String),
+    /// This machine or this program cannot run it.
+    Skipped(String),
+}
+
+/// All commands.
+pub const COMMANDS: [&dyn Command; 9] = [
+    &roundtrip::Roundtrip,
+    &verify::Verify,
+    &pass::Pass,
+    &pipeline::Pipeline,
+    &eval::Eval,
+    &select::Select,
+    &plan::Plan,
+    &trace::Trace,
+    &run::Run,
+];
+
+/// The target that a case names; `Err` is an outcome where this program has none of that name.
+fn target(case: &Case) -> Result<Target, Outcome> {
+    let name = case.args.first().map_or("", String::as_str);
+    Target::from_str(name).map_err(|error| Outcome::Skipped(error.to_string()))
+}

@@ -1,0 +1,30 @@
+//! `// test: plan TARGET`: the whole plan as text, read back from its file. The same graph gives the same bytes.
+
+use super::target;
+use crate::{Case, Command, Outcome, Scenario, SeededWeights, compile};
+
+pub struct Plan;
+
+impl Command for Plan {
+    fn name(&self) -> &'static str {
+        "plan"
+    }
+
+    fn run(&self, case: &Case) -> Result<Outcome, String> {
+        let target = match target(case) {
+            Ok(target) => target,
+            Err(skipped) => return Ok(skipped),
+        };
+        let graph = case.graph()?;
+        let weights = SeededWeights::of(&graph, case.dummy_weights);
+        let kv_blocks = Scenario::new(&case.name, &case.sizes, &graph)?.kv_blocks;
+        let first = compile(&graph, target, &weights, kv_blocks)?;
+        let second = compile(&graph, target, &weights, kv_blocks)?;
+        let bytes = [&first, &second].map(|compiled| std::fs::read(compiled.file.path()));
+        let [Ok(first_bytes), Ok(second_bytes)] = bytes else { return Err("a plan file is gone".to_owned()) };
+        match first_bytes == second_bytes {
+            true => Ok(Outcome::Text(plan::dump(first.file.plan()))),
+            false => Err("compiling twice gives two plans".to_owned()),
+        }
+    }
+}

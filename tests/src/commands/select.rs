@@ -1,0 +1,35 @@
+//! `// test: select TARGET`: the kernel of each op after the standard pipeline, or why there is none.
+
+use std::fmt::Write;
+
+use passes::pipeline;
+
+use super::target;
+use crate::{Case, Command, Outcome, SeededWeights, run_passes};
+
+pub struct Select;
+
+impl Command for Select {
+    fn name(&self) -> &'static str {
+        "select"
+    }
+
+    fn run(&self, case: &Case) -> Result<Outcome, String> {
+        let target = match target(case) {
+            Ok(target) => target,
+            Err(skipped) => return Ok(skipped),
+        };
+        let graph = case.graph()?;
+        let weights = SeededWeights::of(&graph, case.dummy_weights);
+        let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+        let text = match codegen::select(&graph, &target.catalog()) {
+            Ok(selection) => selection.print(&graph),
+            Err(problems) => problems.iter().fold(String::new(), |mut text, problem| {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "error: {problem}");
+                text
+            }),
+        };
+        Ok(Outcome::Text(text))
+    }
+}

@@ -1,0 +1,69 @@
+//! `// test: verify STAGE`: the errors that `// error: …` comments announce at the ends of lines are found there, and
+//! no others.
+
+use std::collections::BTreeSet;
+
+use ir::text::Parsed;
+use ir::{Diagnostic, OpSet, Stage};
+
+use crate::{Case, Command, ExpectedError, Outcome};
+
+pub struct Verify;
+
+impl Command for Verify {
+    fn name(&self) -> &'static str {
+        "verify"
+    }
+
+    fn run(&self, case: &Case) -> Result<Outcome, String> {
+        let stage = stage(case)?;
+        let mut missing = case.expected_errors();
+        let mut surprises = Vec::new();
+        for (lines, message) in found(case, stage) {
+            let announced = missing.iter().position(|error| lines.contains(&error.line) && error.message == message);
+            match announced {
+                Some(index) => drop(missing.remove(index)),
+                None => surprises.push(format!("line {lines:?}: unexpected error: {message}")),
+            }
+        }
+        let missing = missing.into_iter();
+        let missing = missing.map(|ExpectedError { line, message }| format!("line {line}: no such error: {message}"));
+        surprises.extend(missing);
+        match surprises.is_empty() {
+            true => Ok(Outcome::Passed),
+            false => Err(surprises.join("\n")),
+        }
+    }
+}
+
+/// The stage that a case names.
+pub(super) fn stage(case: &Case) -> Result<Stage, String> {
+    let name = case.args.first().map_or("", String::as_str);
+    let names = Stage::ALL.map(Stage::name).join(", ");
+    Stage::ALL
+        .into_iter()
+        .find(|stage| stage.name() == name)
+        .ok_or_else(|| format!("expected a stage of {names}, found `{name}`"))
+}
+
+/// Messages, each with the lines that it may be about.
+fn found(case: &Case, stage: Stage) -> Vec<(BTreeSet<usize>, String)> {
+    let parsed = match ir::text::parse(&case.text, &OpSet::standard()) {
+        Ok(parsed) => parsed,
+        Err(error) => return vec![(BTreeSet::from([error.line]), error.message)],
+    };
+    let found = ir::verify(&parsed.graph, stage).err().unwrap_or_default();
+    found.into_iter().map(|diagnostic| (lines(case, &parsed, &diagnostic), diagnostic.message)).collect()
+}
+
+/// The line of the op that makes the value, of `graph` where it is an input; that of `return` as well, where an output
+/// has the name.
+fn lines(case: &Case, parsed: &Parsed, diagnostic: &Diagnostic) -> BTreeSet<usize> {
+    let graph = &parsed.graph;
+    let line_of = |word: &str| case.text.lines().position(|line| line.trim_start().starts_with(word)).map(|at| at + 1);
+    let value = graph.find(&diagnostic.value);
+    let op = value.and_then(|value| parsed.lines.get(&value.op).copied());
+    let input = value.filter(|value| graph.inputs().contains(value)).and_then(|_| line_of("graph "));
+    let output = graph.outputs().iter().any(|output| output.name == diagnostic.value);
+    op.into_iter().chain(input).chain(line_of("return ").filter(|_| output)).collect()
+}

@@ -1,0 +1,42 @@
+//! Plans on the CPU over the steps of a scenario.
+
+use std::sync::Arc;
+
+use ir::{Graph, HostData};
+use plan::{Bindings, Executor, Plan, PlanFile, PortData, ProgramKind};
+use runtime::CpuExecutor;
+
+use crate::inputs::symbol_value;
+use crate::{Scenario, StepOutputs, StepValues};
+
+/// Runs the steps of a scenario on the CPU, with two threads.
+pub fn execute(graph: &Graph, file: Arc<PlanFile>, scenario: &Scenario) -> Result<Vec<StepOutputs>, String> {
+    let executor = CpuExecutor::new(Some(2)).map_err(|error| error.to_string())?;
+    let mut session = executor.load(Arc::clone(&file)).map_err(|error| error.to_string())?;
+    let mut outputs = Vec::new();
+    for (index, step) in scenario.steps.iter().enumerate() {
+        let error = |error: plan::ExecError| format!("cpu, step {index}: {error}");
+        let inputs = step.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.ints())).collect();
+        let bindings = Bindings { symbols: step.symbols.clone(), inputs };
+        let id = session.submit(program(file.plan(), step)?, &bindings).map_err(error)?;
+        let mut step_outputs = StepOutputs::new();
+        for output in graph.outputs() {
+            step_outputs.push(match session.read(id, &output.name).map_err(error)? {
+                PortData::F32(values) => HostData::F32(values),
+                PortData::I32(values) => HostData::I32(values),
+            });
+        }
+        outputs.push(step_outputs);
+    }
+    Ok(outputs)
+}
+
+/// The program of a plan that runs a step.
+pub(crate) fn program(plan: &Plan, step: &StepValues) -> Result<usize, String> {
+    let batch = symbol_value(&step.symbols, "B");
+    let fits = |program: &plan::Program| {
+        let size = program.symbols.iter().find(|decl| decl.symbol.name() == "B").map(|decl| decl.max);
+        program.kind == step.kind && (program.kind == ProgramKind::Mixed || size == batch)
+    };
+    plan.programs.iter().position(fits).ok_or_else(|| format!("the plan has no {:?} program for {batch:?}", step.kind))
+}

@@ -1,0 +1,34 @@
+//! What a graph means over the steps of a scenario, and graphs after passes.
+
+use ir::{Environment, Graph, HostData, KvState, WeightSource, evaluate};
+use passes::{PassContext, PassManager, PassReport, Pipeline, Silent};
+
+use crate::Scenario;
+
+/// The outputs of one step, in order.
+pub type StepOutputs = Vec<HostData>;
+
+/// Evaluates a graph step by step, with one KV cache.
+pub fn interpret(graph: &Graph, weights: &dyn WeightSource, scenario: &Scenario) -> Result<Vec<StepOutputs>, String> {
+    let mut kv = KvState::new(graph.kv());
+    let mut outputs = Vec::new();
+    for (index, step) in scenario.steps.iter().enumerate() {
+        let env = Environment { weights, symbols: step.symbols.clone(), inputs: step.inputs.clone() };
+        let values = evaluate(graph, &env, &mut kv).map_err(|error| format!("interpreter, step {index}: {error}"))?;
+        outputs.push(values.into_iter().map(|tensor| tensor.data).collect());
+    }
+    Ok(outputs)
+}
+
+/// The graph after a pipeline, and what each pass did.
+pub fn run_passes(
+    pipeline: &Pipeline,
+    graph: &Graph,
+    weights: &dyn WeightSource,
+) -> Result<(Graph, Vec<PassReport>), String> {
+    let mut graph = graph.clone();
+    let reports = PassManager::default()
+        .run(pipeline, &mut graph, &PassContext { weights }, &mut Silent)
+        .map_err(|failure| format!("{failure}\n{}", failure.repro))?;
+    Ok((graph, reports))
+}

@@ -1,0 +1,25 @@
+//! Tests that are texts: `cases/**/<case>.ir` says on its first line what is tested, `<case>.snap` beside it keeps
+//! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them.
+
+mod case;
+mod commands;
+mod compare;
+mod compiled;
+mod execute;
+mod inputs;
+mod interpret;
+mod random;
+mod runner;
+mod snapshot;
+mod weights;
+
+pub use case::{Case, ExpectedError};
+pub use commands::{COMMANDS, Command, Outcome};
+pub use compare::{Tolerance, compare};
+pub use compiled::{Compiled, compile};
+pub use execute::execute;
+pub use inputs::{Scenario, StepValues};
+pub use interpret::{StepOutputs, interpret, run_passes};
+pub use random::Random;
+pub use runner::{cases, run};
+pub use weights::SeededWeights;

@@ -1,0 +1,105 @@
+//! Finds the cases, runs those of a command, and reports all failures at once.
+
+use std::any::Any;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::{COMMANDS, Case, Command, Outcome, snapshot};
+
+/// What one command ran.
+#[derive(Clone, Copy)]
+struct Count {
+    /// Cases that name it.
+    own: usize,
+    /// Cases that it ran: `roundtrip` runs on those of other commands as well.
+    ran: usize,
+    skipped: usize,
+}
+
+/// The commands that have finished.
+static FINISHED: Mutex<Vec<Count>> = Mutex::new(Vec::new());
+
+/// All cases below `tests/cases`, by name; only those whose name contains `SMELT_CASE`, where it is set.
+pub fn cases() -> Result<Vec<Case>, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut paths = Vec::new();
+    find(&root, &mut paths)?;
+    paths.sort();
+    let wanted = std::env::var("SMELT_CASE").unwrap_or_default();
+    let cases = paths.iter().map(|path| Case::load(&root, path)).collect::<Result<Vec<Case>, String>>()?;
+    if let Some(case) = cases.iter().find(|case| !COMMANDS.iter().any(|command| command.name() == case.command)) {
+        let known: Vec<&str> = COMMANDS.iter().map(|command| command.name()).collect();
+        return Err(format!("{}: unknown command `{}`, known ones: {}", case.name, case.command, known.join(", ")));
+    }
+    Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
+}
+
+fn find(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
+    let error = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.is_dir() {
+            find(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "ir") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Runs the cases of the command of this name.
+///
+/// # Panics
+/// If a case fails; the message holds all failures.
+pub fn run(name: &str) {
+    let command = COMMANDS.iter().find(|command| command.name() == name).expect("the list names the command");
+    let cases = cases().unwrap_or_else(|error| panic!("{error}"));
+    let mut failures = Vec::new();
+    let mut skipped = Vec::new();
+    let mut ran = 0;
+    for case in cases.iter().filter(|case| command.takes(case)) {
+        ran += 1;
+        match run_case(*command, case) {
+            Ok(None) => {}
+            Ok(Some(reason)) => skipped.push(format!("{}: {reason}", case.name)),
+            Err(reason) => failures.push(format!("{}: {reason}", case.name)),
+        }
+    }
+    let own = cases.iter().filter(|case| case.command == name).count();
+    report(name, Count { own, ran, skipped: skipped.len() }, &skipped);
+    assert!(failures.is_empty(), "{} of {ran} cases failed\n\n{}", failures.len(), failures.join("\n\n"));
+}
+
+/// Runs one case. Returns why it was skipped.
+fn run_case(command: &dyn Command, case: &Case) -> Result<Option<String>, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| command.run(case)));
+    match outcome.unwrap_or_else(|panic| Err(format!("panicked: {}", message(panic.as_ref()))))? {
+        Outcome::Skipped(reason) => Ok(Some(reason)),
+        Outcome::Text(text) => snapshot::check(case, &text).map(|()| None),
+        Outcome::Passed if case.command == command.name() => snapshot::refuse(case).map(|()| None),
+        Outcome::Passed => Ok(None),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("see above")
+}
+
+/// A line for the command, and one for all when the last of them is done. Written past the test harness, which would
+/// keep it from whoever runs passing tests: a skip is never silent.
+fn report(name: &str, count: Count, skipped: &[String]) {
+    let mut text = format!("filetests: {name}: {} cases, {} skipped\n", count.ran, count.skipped);
+    skipped.iter().for_each(|reason| text.push_str(&format!("  skipped {reason}\n")));
+    let mut finished = FINISHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    finished.push(count);
+    if finished.len() == COMMANDS.len() {
+        let own: usize = finished.iter().map(|count| count.own).sum();
+        let skipped: usize = finished.iter().map(|count| count.skipped).sum();
+        text.push_str(&format!("filetests: {own} cases, {skipped} skipped\n"));
+    }
+    // a closed stderr is no reason to fail
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

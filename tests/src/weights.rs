@@ -1,0 +1,53 @@
+//! Seeded values for the constants of a graph.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use ir::ops::Constant;
+use ir::{DType, Graph, TensorType, WeightSource};
+use plan::RandomPart;
+
+/// Every constant of a graph, random by its key.
+#[derive(Clone, Debug)]
+pub struct SeededWeights {
+    types: HashMap<String, TensorType>,
+    dummy: bool,
+}
+
+impl SeededWeights {
+    /// Values for the constants of `graph`. Those that are `dummy` are also told as the run that makes them.
+    pub fn of(graph: &Graph, dummy: bool) -> SeededWeights {
+        let constants = graph.ops().filter_map(|id| graph.cast::<Constant>(id));
+        let types = constants.map(|constant| (constant.key.clone(), constant.ty.clone())).collect();
+        SeededWeights { types, dummy }
+    }
+
+    fn part(&self, key: &str) -> Result<(RandomPart, DType), String> {
+        let ty = self.types.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
+        let elements = ty.const_shape().ok_or_else(|| format!("`{key}` has a symbolic size"))?.iter().product();
+        // Gains are around 1. The others keep the values of a few layers of some tens of elements near 1.
+        let gain = ty.shape.len() == 1 && !key.ends_with("bias");
+        let (mean, std) = if gain { (1.0, 0.25) } else { (0.0, 0.5) };
+        Ok((RandomPart::named(key, elements, mean, std), ty.dtype))
+    }
+}
+
+impl WeightSource for SeededWeights {
+    fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        let (part, dtype) = self.part(key)?;
+        for (index, cell) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
+            let value = part.value(index);
+            match dtype {
+                DType::F32 => cell.copy_from_slice(&value.to_le_bytes()),
+                DType::F16 => cell.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+                DType::BF16 => cell.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+                DType::I32 => cell.copy_from_slice(&((value * 8.0) as i32).to_le_bytes()),
+            }
+        }
+        Ok(())
+    }
+
+    fn random(&self, key: &str) -> Option<RandomPart> {
+        self.part(key).ok().filter(|_| self.dummy).map(|(part, _)| part)
+    }
+}
