@@ -78,13 +78,15 @@ fn compare_one(expected: &HostData, found: &HostData, tolerance: Tolerance) -> R
     let mut worst: Option<(f32, usize)> = None;
     for (index, (a, b)) in expected.iter().zip(found).enumerate() {
         let excess = match tolerance {
-            Tolerance::Exact if a.to_bits() == b.to_bits() => 0.0,
+            _ if a.to_bits() == b.to_bits() => 0.0,
             Tolerance::Exact => f32::INFINITY,
-            Tolerance::Relative(_) if a.to_bits() == b.to_bits() => 0.0,
-            Tolerance::Relative(tolerance) => (a - b).abs() / (tolerance * a.abs().max(1.0)),
+            Tolerance::Relative(tolerance) => {
+                let excess = (a - b).abs() / (tolerance * a.abs().max(1.0));
+                // a NaN on one side only, or infinity beside a number
+                if excess.is_nan() { f32::INFINITY } else { excess }
+            }
         };
-        // not `>`: a NaN on one side must count
-        if !(excess <= 1.0) && worst.is_none_or(|(most, _)| !(excess <= most)) {
+        if excess > 1.0 && worst.is_none_or(|(most, _)| excess > most) {
             worst = Some((excess, index));
         }
     }

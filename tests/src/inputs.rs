@@ -143,8 +143,7 @@ impl Packer {
         let room = |cached: u64| self.capacity.saturating_sub(cached + STEPS - 1 - step);
         let mut room: Vec<u64> = self.cached.iter().map(|cached| room(*cached)).collect();
         let mut counts = vec![0; room.len()];
-        let mut turn = 0;
-        for _ in 0..tokens - padding {
+        for turn in 0..(tokens - padding) as usize {
             let open: Vec<usize> = (0..room.len()).filter(|index| room[*index] > 0 && !idle(*index)).collect();
             if open.is_empty() {
                 break;
@@ -153,7 +152,6 @@ impl Packer {
             let index = if turn < open.len() { turn } else { self.random.below(open.len() as u64) as usize };
             counts[open[index]] += 1;
             room[open[index]] -= 1;
-            turn += 1;
         }
         counts
     }

@@ -257,7 +257,7 @@ impl<'a> Lowering<'a> {
                 if let Some(index) = self.weight_index.get(&operand) {
                     inputs.push(Arg::Weight(*index));
                 } else if *graph.ty(operand) != Type::Effect {
-                    inputs.push(buffers.read(operand, step)?);
+                    inputs.push(Arg::Buffer(buffers.read(operand, step)?));
                 }
             }
             let mut outputs = Vec::new();
@@ -326,19 +326,22 @@ impl<'a> Buffers<'a> {
         Ok(Arg::Buffer(index))
     }
 
-    fn read(&mut self, value: Value, step: u32) -> Result<Arg, CodegenError> {
+    /// The buffer of a value that this step reads.
+    fn read(&mut self, value: Value, step: u32) -> Result<u32, CodegenError> {
         let name = self.graph.value_name(value);
         let index = self.index.get(&value).ok_or_else(|| CodegenError::Graph(format!("`%{name}` has no buffer")))?;
         let live = &mut self.buffers[*index as usize].live;
         live.1 = live.1.max(step);
-        Ok(Arg::Buffer(*index))
+        Ok(*index)
     }
 
     fn port(&mut self, name: &str, value: Value, last_step: usize) -> Result<Port, CodegenError> {
-        match self.read(value, last_step as u32)? {
-            Arg::Buffer(buffer) => Ok(Port { name: name.to_owned(), buffer }),
-            _ => Err(CodegenError::Graph(format!("output `{name}` is a constant"))),
+        if self.graph.is_constant(value) {
+            return Err(CodegenError::Graph(format!(
+                "output `{name}` is a constant, not a value that a step computes"
+            )));
         }
+        Ok(Port { name: name.to_owned(), buffer: self.read(value, last_step as u32)? })
     }
 
     fn place(mut self) -> (Vec<Buffer>, u64) {

@@ -1,4 +1,5 @@
-//! `// test: plan TARGET`: the whole plan as text, read back from its file. The same graph gives the same bytes.
+//! `// test: plan TARGET`: the whole plan as text, read back from its file, or why there is none. The same graph gives
+//! the same bytes.
 
 use super::target;
 use crate::{Case, Command, Outcome, Scenario, SeededWeights, compile};
@@ -18,7 +19,10 @@ impl Command for Plan {
         let graph = case.graph()?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         let kv_blocks = Scenario::new(&case.name, &case.sizes, &graph)?.kv_blocks;
-        let first = compile(&graph, target, &weights, kv_blocks)?;
+        let first = match compile(&graph, target, &weights, kv_blocks) {
+            Ok(compiled) => compiled,
+            Err(reason) => return Ok(Outcome::Text(format!("error: {reason}\n"))),
+        };
         let second = compile(&graph, target, &weights, kv_blocks)?;
         let bytes = [&first, &second].map(|compiled| std::fs::read(compiled.file.path()));
         let [Ok(first_bytes), Ok(second_bytes)] = bytes else { return Err("a plan file is gone".to_owned()) };

@@ -1,0 +1,385 @@
+//! Plans with sound hashes and senseless contents: none may be run, and none may make the program panic, hang or touch
+//! memory that is not its own.
+
+mod common;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use common::{assert_says, demo, load, oracle, sample};
+use plan::{
+    Arg, Bindings, DType, Dim, ExecError, Executor, Launch, Param, Plan, PlanFile, PlanWriter, Port, Program,
+    ProgramKind, RandomPart, Scalar, Step, Symbol, WeightData, upper_bounds,
+};
+use runtime::CpuExecutor;
+use smelt::{CompileOptions, Driver, Error, ErrorKind, Generation, Quiet};
+use tempfile::TempDir;
+
+/// A plan that runs, and the bytes of its file.
+struct Sound {
+    bytes: Vec<u8>,
+    plan: Plan,
+    weights: Vec<u8>,
+}
+
+static SOUND: LazyLock<Sound> = LazyLock::new(|| {
+    let scratch = Scratch::new();
+    let options = CompileOptions {
+        max_batch_size: Some(2),
+        max_seq_len: Some(128),
+        max_num_tokens: Some(16),
+        ..CompileOptions::default()
+    };
+    Driver::new().compile(&oracle("llama-mha"), Some(&scratch.plan), &options, None, &mut Quiet).unwrap();
+    run(&scratch.plan).unwrap();
+    let file = PlanFile::open(&scratch.plan).unwrap();
+    let bytes = fs::read(&scratch.plan).unwrap();
+    Sound { bytes, plan: file.plan().clone(), weights: file.weights().to_vec() }
+});
+
+/// A folder with a place for a plan.
+struct Scratch {
+    plan: PathBuf,
+    folder: TempDir,
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        let folder = tempfile::tempdir().unwrap();
+        Scratch { plan: folder.path().join("x.plan"), folder }
+    }
+
+    fn holding(bytes: &[u8]) -> Scratch {
+        let scratch = Scratch::new();
+        fs::write(&scratch.plan, bytes).unwrap();
+        scratch
+    }
+
+    /// A file whose hashes are right, whatever the plan says.
+    fn with_plan(plan: &Plan) -> Scratch {
+        let scratch = Scratch::new();
+        let mut writer = PlanWriter::create(&scratch.plan).unwrap();
+        writer.append(&SOUND.weights).unwrap();
+        writer.finish(plan).unwrap();
+        scratch
+    }
+}
+
+/// Loads a plan and makes three tokens.
+fn run(path: &Path) -> Result<Vec<Generation>, Error> {
+    sample(&mut load(path, CompileOptions::default())?)
+}
+
+/// Asserts that a plan is refused, as bad input and without a panic. `what` was done to it.
+fn assert_refused(scratch: &Scratch, what: &str) -> String {
+    let result = catch_unwind(AssertUnwindSafe(|| run(&scratch.plan)));
+    let Ok(result) = result else { panic!("{what}: panic") };
+    let Err(error) = result else { panic!("{what}: the plan was run") };
+    let message = error.to_string();
+    // what only the data of a step shows stops a kernel
+    let stopped = error.kind() == ErrorKind::Internal && message.starts_with("kernel `");
+    let kinds = [ErrorKind::BadInput, ErrorKind::Unsupported, ErrorKind::DoesNotFit];
+    assert!(stopped || kinds.contains(&error.kind()), "{what}: {:?}: {message}", error.kind());
+    message
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+}
+
+/// Where the metadata starts.
+fn metadata_at(bytes: &[u8]) -> usize {
+    read_u64(bytes, 80)
+}
+
+#[test]
+fn something_else_is_no_plan() {
+    let long = Plan { target: "a target with a name that is too long".to_owned(), ..SOUND.plan.clone() };
+    assert_refused(&Scratch::with_plan(&long), "a long target");
+    let hint = "not a plan: it does not start with the plan magic; make one with `smelt compile DIR -o FILE.plan`";
+    for bytes in [&b""[..], b"S", b"{\"architectures\": []}", &[0; 8192]] {
+        assert_says(&assert_refused(&Scratch::holding(bytes), "something else"), &["x.plan", hint]);
+    }
+    let folder = PlanFile::open(&demo()).unwrap_err();
+    assert_says(&folder.to_string(), &["models/demo", hint]);
+    let missing = PlanFile::open(&Scratch::new().folder.path().join("y.plan")).unwrap_err();
+    assert_says(&missing.to_string(), &["y.plan", "No such file"]);
+}
+
+/// A part of a plan, and what is wrong with it.
+type Lie<T> = (&'static str, fn(&mut T));
+
+fn decode(plan: &mut Plan) -> &mut Program {
+    plan.programs.iter_mut().find(|program| program.kind == ProgramKind::Decode).unwrap()
+}
+
+fn mixed(plan: &mut Plan) -> &mut Program {
+    plan.programs.iter_mut().find(|program| program.kind == ProgramKind::Mixed).unwrap()
+}
+
+/// The first launch of a kernel in the program that the prompt takes.
+fn launch<'a>(plan: &'a mut Plan, kernel: &str) -> &'a mut Launch {
+    let index = plan.kernels.iter().position(|known| known.name == kernel).unwrap() as u32;
+    let mut launches = mixed(plan).steps.iter_mut().map(|Step::Launch(launch)| launch);
+    launches.find(|launch| launch.kernel == index).unwrap()
+}
+
+fn param<'a>(plan: &'a mut Plan, kernel: &str, name: &str) -> &'a mut Scalar {
+    let kernel = plan.kernels.iter_mut().find(|known| known.name == kernel).unwrap();
+    &mut kernel.params.iter_mut().find(|param| param.name == name).unwrap().value
+}
+
+fn buffer<'a>(program: &'a mut Program, name: &str) -> &'a mut plan::Buffer {
+    program.buffers.iter_mut().find(|buffer| buffer.name == name).unwrap()
+}
+
+const DATA: &[Lie<Plan>] = &[
+    ("a weight behind the end", |plan| plan.weights[0].data = WeightData::Stored { offset: 1 << 30 }),
+    ("a weight at the end of memory", |plan| plan.weights[0].data = WeightData::Stored { offset: u64::MAX - 255 }),
+    ("a weight between alignments", |plan| plan.weights[0].data = WeightData::Stored { offset: 2 }),
+    ("a weight whose size overflows", |plan| plan.weights[0].shape = vec![1 << 33, 1 << 33]),
+    ("a weight without elements", |plan| plan.weights[0].shape = vec![1 << 60, 0]),
+    ("a weight of another shape", |plan| plan.weights[0].shape = vec![64, 320]),
+    ("a weight of rank zero", |plan| plan.weights[2].shape = vec![]),
+    ("a weight of integers", |plan| plan.weights.iter_mut().for_each(|weight| weight.dtype = DType::I32)),
+    ("no weights", |plan| plan.weights.clear()),
+    ("random parts of another size", |plan| {
+        plan.weights[0].data = WeightData::Random(vec![RandomPart::named("w", u64::MAX, 0.0, 1.0); 2]);
+    }),
+    ("random weights of 128 TiB", |plan| {
+        plan.weights[0].shape = vec![1 << 45];
+        plan.weights[0].data = WeightData::Random(vec![RandomPart::named("w", 1 << 45, 0.0, 1.0)]);
+    }),
+    ("no KV cache", |plan| plan.kv.clear()),
+    ("a KV cache without blocks", |plan| plan.kv[0].blocks = 0),
+    ("a KV cache that overflows", |plan| (plan.kv[0].blocks, plan.kv[0].layers) = (u32::MAX, u32::MAX)),
+    ("a KV cache of 90 TiB", |plan| (plan.kv[0].blocks, plan.kv[0].layers) = (1 << 28, 12)),
+    ("a KV cache of integers", |plan| plan.kv[0].dtype = DType::I32),
+    ("fewer layers in the cache", |plan| plan.kv[0].layers = 2),
+    ("narrower heads in the cache", |plan| plan.kv[0].head_dim = 8),
+    ("fewer heads in the cache", |plan| plan.kv[0].kv_heads = 3),
+    ("shorter blocks", |plan| plan.kv[0].block_tokens = 1),
+    ("a limit of zero", |plan| plan.limits.max_num_tokens = 0),
+    ("endless sequences", |plan| plan.limits.max_seq_len = u32::MAX),
+    ("another vocabulary", |plan| plan.model.vocab_size = u32::MAX),
+    ("two devices", |plan| plan.world_size = 2),
+    ("no kernels", |plan| plan.kernels.clear()),
+    ("an unknown kernel", |plan| plan.kernels[0].name = "launch_missiles".to_owned()),
+    ("kernels that change places", |plan| plan.kernels.rotate_left(1)),
+    ("a kernel without its parameter", |plan| plan.kernels.iter_mut().for_each(|kernel| kernel.params.clear())),
+    ("a parameter of another kind", |plan| *param(plan, "argmax", "classes") = Scalar::Text("all".to_owned())),
+    ("more classes than columns", |plan| *param(plan, "argmax", "classes") = Scalar::Int(1 << 40)),
+    ("no columns in a task", |plan| *param(plan, "linear", "columns_per_task") = Scalar::Int(0)),
+    ("one column in a task", |plan| *param(plan, "linear", "columns_per_task") = Scalar::Int(1)),
+    ("countless heads", |plan| *param(plan, "rope_append_kv", "heads") = Scalar::Int(i64::MAX)),
+    ("an epsilon that is a list of words", |plan| {
+        plan.kernels[1].params = vec![Param { name: "eps".to_owned(), value: Scalar::Text("1e-5, 1".to_owned()) }];
+    }),
+];
+
+const PROGRAMS: &[Lie<Plan>] = &[
+    ("no programs", |plan| plan.programs.clear()),
+    ("no program for prompts", |plan| plan.programs.retain(|program| program.kind == ProgramKind::Decode)),
+    ("no steps", |plan| mixed(plan).steps.clear()),
+    ("a first step too few", |plan| drop(mixed(plan).steps.remove(0))),
+    ("a last step too few", |plan| drop(mixed(plan).steps.pop())),
+    ("steps in another order", |plan| mixed(plan).steps.reverse()),
+    ("a step that comes twice", |plan| {
+        let first = mixed(plan).steps[0].clone();
+        mixed(plan).steps.insert(0, first);
+    }),
+    ("no symbols", |plan| mixed(plan).symbols.clear()),
+    ("a symbol that comes twice", |plan| {
+        let symbol = mixed(plan).symbols[0].clone();
+        mixed(plan).symbols.push(symbol);
+    }),
+    ("another symbol", |plan| mixed(plan).symbols[0].symbol = Symbol::new("Q").unwrap()),
+    ("endless steps", |plan| mixed(plan).symbols.iter_mut().for_each(|decl| decl.max = 1 << 40)),
+    ("endless batches", |plan| decode(plan).symbols.iter_mut().for_each(|decl| decl.max = 1 << 40)),
+    ("batches of no size", |plan| {
+        plan.programs
+            .iter_mut()
+            .flat_map(|program| &mut program.symbols)
+            .for_each(|decl| (decl.min, decl.max) = (9, 3));
+    }),
+    ("no arena", |plan| mixed(plan).arena_bytes = 0),
+    ("a boundless arena", |plan| mixed(plan).arena_bytes = u64::MAX),
+    ("a buffer behind the arena", |plan| mixed(plan).buffers[7].offset = 1 << 40),
+    ("a buffer at the end of memory", |plan| mixed(plan).buffers[7].offset = u64::MAX - 255),
+    ("a buffer between alignments", |plan| mixed(plan).buffers[7].offset += 1),
+    ("a buffer that is too short", |plan| mixed(plan).buffers[7].bytes -= 1),
+    ("a buffer whose size overflows", |plan| mixed(plan).buffers[7].shape = vec![Dim::from(1 << 40); 2]),
+    ("a buffer without elements", |plan| mixed(plan).buffers[7].shape = vec![Dim::from(1 << 60), Dim::from(0)]),
+    ("a buffer of an unknown size", |plan| {
+        mixed(plan).buffers[7].shape[0] = Dim::symbol(&Symbol::new("Z").unwrap());
+    }),
+    ("a buffer that lives backwards", |plan| mixed(plan).buffers[7].live = (9, 3)),
+    ("buffers that share bytes", |plan| {
+        let place = buffer(mixed(plan), "positions").offset;
+        buffer(mixed(plan), "query_starts").offset = place;
+    }),
+    ("tokens that are no integers", |plan| buffer(mixed(plan), "tokens").dtype = DType::F32),
+    ("a narrow block table", |plan| buffer(mixed(plan), "block_table").shape[1] = Dim::from(1)),
+    ("an input that is missing", |plan| drop(mixed(plan).inputs.remove(3))),
+    ("an input of another name", |plan| mixed(plan).inputs[0].name = "words".to_owned()),
+    ("inputs that change places", |plan| {
+        let inputs = &mut mixed(plan).inputs;
+        (inputs[0].buffer, inputs[2].buffer) = (inputs[2].buffer, inputs[0].buffer);
+    }),
+    ("a port without a buffer", |plan| mixed(plan).outputs[0].buffer = u32::MAX),
+    ("no outputs", |plan| mixed(plan).outputs.clear()),
+    ("outputs that change places", |plan| {
+        let outputs = &mut mixed(plan).outputs;
+        (outputs[0].buffer, outputs[1].buffer) = (outputs[1].buffer, outputs[0].buffer);
+    }),
+];
+
+const LAUNCHES: &[Lie<Launch>] = &[
+    ("a kernel behind the end", |launch| launch.kernel = u32::MAX),
+    ("no inputs", |launch| launch.inputs.clear()),
+    ("no outputs", |launch| launch.outputs.clear()),
+    ("one input too many", |launch| launch.inputs.push(launch.inputs[0])),
+    ("inputs in another order", |launch| launch.inputs.rotate_left(1)),
+    ("a buffer behind the end", |launch| launch.inputs[0] = Arg::Buffer(u32::MAX)),
+    ("a weight behind the end", |launch| launch.inputs[0] = Arg::Weight(u32::MAX)),
+    ("a weight of another size", |launch| launch.inputs[0] = Arg::Weight(1)),
+    ("a layer behind the end", |launch| launch.inputs[0] = Arg::Kv { group: 0, layer: u32::MAX }),
+    ("a group behind the end", |launch| launch.outputs[0] = Arg::Kv { group: 1, layer: 0 }),
+    ("a weight as output", |launch| launch.outputs[0] = Arg::Weight(0)),
+    ("an input as output", |launch| launch.outputs[0] = Arg::Buffer(0)),
+    ("an output twice", |launch| launch.outputs = vec![launch.outputs[0]; 2]),
+    ("a boundless grid", |launch| launch.grid = Dim::from(u64::MAX)),
+    ("a large grid", |launch| launch.grid = launch.grid.clone() + Dim::from(1 << 36)),
+    ("a grid of one more", |launch| launch.grid = launch.grid.clone() + Dim::from(1)),
+    ("an empty grid", |launch| launch.grid = Dim::from(0)),
+    ("a grid without a value", |launch| launch.grid = Dim::symbol(&Symbol::new("Z").unwrap())),
+];
+
+#[test]
+fn plans_that_lie_about_data_are_refused() {
+    for (what, lie) in DATA {
+        let mut plan = SOUND.plan.clone();
+        lie(&mut plan);
+        assert_refused(&Scratch::with_plan(&plan), what);
+    }
+}
+
+#[test]
+fn plans_that_lie_about_programs_are_refused() {
+    for (what, lie) in PROGRAMS {
+        let mut plan = SOUND.plan.clone();
+        lie(&mut plan);
+        assert_refused(&Scratch::with_plan(&plan), what);
+    }
+}
+
+#[test]
+fn launches_with_wrong_arguments_are_refused() {
+    let kernels: Vec<String> = SOUND.plan.kernels.iter().map(|kernel| kernel.name.clone()).collect();
+    for kernel in &kernels {
+        for (what, lie) in LAUNCHES {
+            let mut plan = SOUND.plan.clone();
+            lie(launch(&mut plan, kernel));
+            if plan == SOUND.plan {
+                continue; // one input has one order
+            }
+            assert_refused(&Scratch::with_plan(&plan), &format!("{kernel}: {what}"));
+        }
+    }
+}
+
+/// Runs every program at its upper bounds, with this number in all inputs.
+fn run_filled(value: i32) -> Result<(), ExecError> {
+    let scratch = Scratch::holding(&SOUND.bytes);
+    let file = Arc::new(PlanFile::open(&scratch.plan)?);
+    let mut session = CpuExecutor::new(Some(2))?.load(Arc::clone(&file))?;
+    for (index, program) in file.plan().programs.iter().enumerate() {
+        let symbols = upper_bounds(&program.symbols);
+        let size = |port: &Port| {
+            let dims = program.buffers[port.buffer as usize].shape.iter();
+            dims.map(|dim| dim.eval(&symbols).unwrap() as usize).product()
+        };
+        let inputs: Vec<(&str, Vec<i32>)> =
+            program.inputs.iter().map(|port| (port.name.as_str(), vec![value; size(port)])).collect();
+        let inputs = inputs.iter().map(|(name, values)| (*name, values.as_slice())).collect();
+        session.submit(index, &Bindings { symbols: symbols.clone(), inputs })?;
+    }
+    Ok(())
+}
+
+/// What comes from data is checked where it is used.
+#[test]
+fn inputs_that_point_nowhere_are_refused() {
+    // a step of padding alone
+    run_filled(0).unwrap();
+    for value in [-1, i32::MIN, i32::MAX] {
+        assert!(matches!(run_filled(value), Err(ExecError::Kernel { .. })), "{value}");
+    }
+}
+
+/// A file with other metadata, and hashes to match it.
+fn forged(metadata: &[u8]) -> Scratch {
+    let mut bytes = SOUND.bytes[..metadata_at(&SOUND.bytes)].to_vec();
+    bytes[88..96].copy_from_slice(&(metadata.len() as u64).to_le_bytes());
+    bytes[96..128].copy_from_slice(blake3::hash(metadata).as_bytes());
+    let hash = blake3::hash(&bytes[..128]);
+    bytes[128..160].copy_from_slice(hash.as_bytes());
+    Scratch::holding(&[&bytes, metadata].concat())
+}
+
+/// The readers behind the hashes: metadata with a few bytes of nonsense. Some of it changes nothing that matters.
+#[test]
+fn forged_metadata_does_no_harm() {
+    let metadata = &SOUND.bytes[metadata_at(&SOUND.bytes)..];
+    run(&forged(metadata).plan).unwrap();
+    let mut random = RandomPart::named("forged metadata", 0, 0.0, 1.0);
+    let mut below = |end: usize| {
+        random.seed += 1;
+        blake3::hash(&random.seed.to_le_bytes()).as_bytes().iter().fold(0, |sum, byte| sum * 251 % end + *byte as usize)
+            % end
+    };
+    // ends of ranges, and the marks of integers of two, four and eight bytes
+    const EDGES: [u8; 10] = [0, 1, 2, 127, 128, 250, 251, 252, 253, 255];
+    let mut refused = 0;
+    const ROUNDS: usize = 1000;
+    for round in 0..ROUNDS {
+        let mut forgery = metadata.to_vec();
+        for _ in 0..=below(3) {
+            let at = below(forgery.len() - 16);
+            match below(5) {
+                0 => forgery[at] = EDGES[below(EDGES.len())],
+                1 => forgery[at] ^= 1 << below(8),
+                2 => forgery[at] = forgery[at].wrapping_add(1),
+                3 => drop(forgery.drain(at..at + 1 + below(8))),
+                _ => forgery.copy_within(at..at + 1 + below(15), below(metadata.len() / 2)),
+            }
+        }
+        let scratch = forged(&forgery);
+        match catch_unwind(AssertUnwindSafe(|| run(&scratch.plan))) {
+            Ok(result) => refused += usize::from(result.is_err()),
+            Err(_) => panic!("round {round}: panic"),
+        }
+    }
+    assert!(refused > ROUNDS / 3, "{refused} of {ROUNDS} refused");
+}
+
+#[test]
+fn a_size_without_end_is_refused() {
+    let mut plan = SOUND.plan.clone();
+    let mark = "ceil(7919 * T, 8)";
+    mixed(&mut plan).buffers[7].shape[0] = mark.parse().unwrap();
+    let scratch = Scratch::with_plan(&plan);
+    let bytes = fs::read(&scratch.plan).unwrap();
+    let metadata = &bytes[metadata_at(&bytes)..];
+    let at = metadata.windows(mark.len()).position(|window| window == mark.as_bytes()).unwrap();
+    let sizes =
+        ["max(".repeat(1000), "max(".repeat(1 << 20), "T + ".repeat(1 << 20), "ceil(T, 0)".to_owned(), "\0".to_owned()];
+    for text in sizes {
+        // a string of bincode: its length, marked as one of four bytes, and its bytes
+        let length = [&[252], &(text.len() as u32).to_le_bytes()[..]].concat();
+        let forgery = [&metadata[..at - 1], &length, text.as_bytes(), &metadata[at + mark.len()..]].concat();
+        assert_says(&assert_refused(&forged(&forgery), &text[..1]), &["x.plan: the plan is corrupt: metadata"]);
+    }
+}
