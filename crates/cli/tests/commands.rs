@@ -76,6 +76,23 @@ fn a_directory_is_compiled_once_and_writes_text() {
 }
 
 #[test]
+fn a_damaged_plan_in_the_cache_is_made_again() {
+    let sandbox = Sandbox::new();
+    let args = ["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4"];
+    let first = sandbox.ok(&args);
+    let entries: Vec<PathBuf> =
+        std::fs::read_dir(sandbox.path("cache")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(entries.len(), 1);
+    let mut bytes = std::fs::read(&entries[0]).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&entries[0], bytes).unwrap();
+    let again = sandbox.run(&args);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("write plan"));
+    assert_eq!(String::from_utf8_lossy(&again.stdout), first);
+    assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("write plan"));
+}
+
+#[test]
 fn json_has_the_fields_that_programs_read() {
     let sandbox = Sandbox::new();
     let report =
@@ -120,6 +137,38 @@ fn plans_are_written_shown_and_run() {
     assert_eq!((&summary["max_batch_size"], &summary["max_seq_len"]), (&Value::from(2), &Value::from(128)));
     assert!(sandbox.ok(&["inspect", &plan]).contains("LlamaForCausalLM"));
     assert!(sandbox.ok(&["plan", "dump", &plan]).contains("program decode@2 <T = 2, B = 2, R = 2>"));
+    assert_eq!(sandbox.ok(&["generate", &plan, "--prompt-ids", "5", "--max-tokens", "3"]).split(' ').count(), 3);
+}
+
+#[test]
+fn every_option_reaches_the_plan() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.text("model.plan");
+    let line = "--target cpu --dtype float16 --max-batch-size 3 --max-input-len 64 --max_output_len 60 \
+                --max-seq-len 128 --max_num_tokens=48 --kv-cache 96KiB --workspace-size 16MiB \
+                --weights checkpoint --opt-bisect-limit 99 --disable-pass fuse-swiglu,fuse-silu-mul --json";
+    let args: Vec<&str> = ["compile", MHA, "-o", &plan].into_iter().chain(line.split_whitespace()).collect();
+    sandbox.ok(&args);
+    let summary = sandbox.json(&["inspect", &plan, "--json"]);
+    let config: std::collections::BTreeMap<String, String> =
+        serde_json::from_value::<Vec<(String, String)>>(summary["config"].clone()).unwrap().into_iter().collect();
+    let expected = [
+        ("target", "cpu"),
+        ("dtype", "f16"),
+        ("max_batch_size", "3"),
+        ("max_input_len", "64"),
+        ("max_seq_len", "128"),
+        ("max_num_tokens", "48"),
+        // 3 layers, 4 heads of 16, keys and values in f16: a block of 64 tokens takes 48 KiB
+        ("kv_blocks", "2"),
+        ("weights", "checkpoint"),
+        ("opt_bisect_limit", "99"),
+        ("disabled_passes", "fuse-swiglu,fuse-silu-mul"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(config[key], value, "{key}");
+    }
+    assert!(!summary["kernels"].as_array().unwrap().contains(&Value::from("swiglu")));
     assert_eq!(sandbox.ok(&["generate", &plan, "--prompt-ids", "5", "--max-tokens", "3"]).split(' ').count(), 3);
 }
 
@@ -245,9 +294,9 @@ fn readers_may_leave() {
     assert!(String::from_utf8_lossy(&output.stderr).ends_with("s)\n"), "{output:?}");
     // nobody watches the progress: the work is done all the same
     let plan = sandbox.text("x.plan");
-    assert!(sandbox.command(&["compile", MHA, "-o", &plan]).stderr(deserted()).status().unwrap().success());
+    assert!(sandbox.command(&["compile", MHA, "-o", &plan]).stderr(deserted()).output().unwrap().status.success());
     sandbox.ok(&["inspect", &plan]);
-    assert_eq!(sandbox.command(&["inspect", "README.md"]).stderr(deserted()).status().unwrap().code(), Some(3));
+    assert_eq!(sandbox.command(&["inspect", "README.md"]).stderr(deserted()).output().unwrap().status.code(), Some(3));
 }
 
 #[cfg(target_os = "linux")]
