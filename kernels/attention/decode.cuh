@@ -1,0 +1,252 @@
+// Causal attention over the paged KV cache for steps in which each sequence has one token, on tensor cores:
+//   out[t][h] = sum_p softmax_p(kScale * q[t][h] . k[p]) v[p],  p = 0..=positions[t],  kv head h / (kHeads / kKvHeads)
+//
+// out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
+// kv          one layer of the cache (paged.cuh), of T
+// positions   [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence];
+//             token t is the only one of sequence t, and tokens from query_starts[sequences] on are padding
+//
+// A cluster of kSplits blocks takes up to 16 heads of a group that shares a kv head, as the rows of one product, so
+// that keys and values are read once. Its ranks take equal runs of KV blocks, and of each KV block a warp takes 16
+// tokens: it copies them to shared memory, kStages deep, and keeps an online softmax of its own, without barriers. The
+// warps of a block are merged through shared memory, the ranks through distributed shared memory, both in their order.
+//
+// Grid: tokens * kKvHeads * kGroupTiles * kSplits blocks of kThreads in clusters of kSplits, kSharedBytes each, where
+// kGroupTiles = ceil(kHeads / kKvHeads / 16).
+#pragma once
+#include "attention/paged.cuh"
+#include "common/body.cuh"
+#include "ptx/cluster.cuh"
+#include "ptx/ex2.cuh"
+
+namespace smelt {
+
+template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct AttentionDecode {
+  static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
+  static_assert(kSplits == 1 || kSplits == 2 || kSplits == 4 || kSplits == 8, "a cluster has at most 8 blocks");
+  static_assert(kScale > 0.0f, "the largest score is that of the largest product");
+  static_assert(sizeof(T) == 2, "tensor cores take 16-bit elements");
+  using Tile = Rows<kHeadDim>;
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kGroup = kHeads / kKvHeads;
+  static constexpr int kGroupTiles = ceil_div(kGroup, 16);
+  static constexpr int kRows = 16;                           // heads of a tile; the rows behind the last head are zero
+  static constexpr int kShare = kBlockTokens / kWarps;       // tokens of a KV block that a warp takes
+  static constexpr int kShareBytes = kShare * Tile::kBytes;  // their keys; as much again for their values
+  // Two blocks on a multiprocessor with 96 KB each where three stages fit in that.
+  static constexpr int kFitting = 96 * 1024 / (2 * kShareBytes * kWarps);
+  static constexpr int kStages = kFitting < 3 ? 3 : kFitting > 6 ? 6 : kFitting;
+  static constexpr int kWarpBytes = kStages * 2 * kShareBytes;
+  static constexpr int kSharedBytes = kWarps * kWarpBytes;
+
+  // What a warp leaves in its shared memory; the first warp's becomes the block's. 8 columns more than there are: the
+  // fragments' rows lie in different banks.
+  struct State {
+    float sum[kRows][kHeadDim + 8];  // of exp2(score - top) * value
+    float top[kRows];                // the largest score, in units of log2
+    float weight[kRows];             // the sum of exp2(score - top)
+    float block_top[kRows];
+    float block_weight[kRows];
+  };
+  static_assert(kShare == 16 && sizeof(State) <= kWarpBytes, "one k step of the second product; the state fits");
+
+  T* out;
+  const T* q;
+  const int* positions;
+  const int* query_starts;
+  const int* block_table;
+  const T* kv;
+  int tokens;
+  int sequences;
+  int blocks_per_sequence;
+
+  __device__ __forceinline__ void stream(int) {}
+
+  static __device__ __forceinline__ State& state(int warp) {
+    return *reinterpret_cast<State*>(shared_memory() + warp * kWarpBytes);
+  }
+
+  // The factor that brings sums relative to `top` to `new_top`; nothing was summed where `top` is -inf.
+  static __device__ __forceinline__ float rescale(float top, float new_top) {
+    return top == minus_infinity() ? 0.0f : ptx::ex2_approx_ftz_f32(top - new_top);
+  }
+
+  // Online softmax of this warp over its tokens of the KV blocks [first, end), into its state.
+  __device__ __forceinline__ void attend(const T* queries, int heads, int token, int kv_head, int first, int end) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 stages = ptx::shared_address(&state(warp));
+    const int visible = positions[token] - first * kBlockTokens - warp * kShare;  // the last row, from the first share
+    const int count = min(end - first, visible < 0 ? 0 : visible / kBlockTokens + 1);
+    BlockWalk blocks(block_table + i64(token) * blocks_per_sequence + first, count);
+    const T* shares = kv + warp * kShare * kHeadDim;
+    auto copy = [&](int i) {
+      const T* keys = shares + keys_offset<kKvHeads, kHeadDim>(blocks.next(), kv_head);
+      const u32 stage = stages + i % kStages * (2 * kShareBytes);
+      const int last = visible - i * kBlockTokens;
+      Tile::template copy<kShare, 32>(stage, keys, last, lane);
+      Tile::template copy<kShare, 32>(stage + kShareBytes, keys + kBlockTokens * kHeadDim, last, lane);
+    };
+
+    // load
+#pragma unroll
+    for (int i = 0; i < kStages - 1; ++i) {
+      if (i < count) copy(i);
+      ptx::cp_async_commit_group();
+    }
+    u32 query[kHeadDim / 16][4];
+#pragma unroll
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i % 2 * 8, d = k * 16 + i / 2 * 8 + lane % 4 * 2;
+        query[k][i] = row < heads ? *reinterpret_cast<const u32*>(queries + row * kHeadDim + d) : 0;
+      }
+    }
+
+    // reduce
+    float sum[kHeadDim / 8][4] = {};
+    float top[2] = {minus_infinity(), minus_infinity()};
+    float weight[2] = {0.0f, 0.0f};
+    for (int i = 0; i < count; ++i) {
+      ptx::cp_async_wait_group<kStages - 2>();
+      __syncwarp();
+      const u32 stage = stages + i % kStages * (2 * kShareBytes);
+      const u32 keys = Tile::by_rows(stage);
+      const u32 values = Tile::by_columns(stage + kShareBytes);
+      if (i + kStages - 1 < count) copy(i + kStages - 1);  // where share i - 1 was
+      ptx::cp_async_commit_group();
+
+      float score[2][4] = {};
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 16; ++k) {
+        u32 key[4];
+        ptx::ldmatrix_x4(key, Tile::move(keys, 0, k));
+        ptx::mma_m16n8k16<T>(score[0], query[k], key[0], key[1]);
+        ptx::mma_m16n8k16<T>(score[1], query[k], key[2], key[3]);
+      }
+      // The first row of a share is always visible: `top` is finite from here on.
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const int row = j / 4 * 8 + lane % 4 * 2 + j % 2;
+        if (i * kBlockTokens + row > visible) score[j / 4][j % 4] = minus_infinity();
+      }
+      float keep[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* left = &score[0][half * 2];
+        const float* right = &score[1][half * 2];
+        float largest = fmaxf(fmaxf(left[0], left[1]), fmaxf(right[0], right[1]));
+        largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, 2));
+        const float new_top = fmaxf(top[half], largest * (kScale * kLog2E));
+        keep[half] = ptx::ex2_approx_ftz_f32(top[half] - new_top);
+        top[half] = new_top;
+        weight[half] *= keep[half];
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        float& x = score[j / 4][j % 4];
+        x = ptx::ex2_approx_ftz_f32(x * (kScale * kLog2E) - top[j / 2 % 2]);
+        weight[j / 2 % 2] += x;
+      }
+      const u32 p[4] = {pack2<T>(score[0][0], score[0][1]), pack2<T>(score[0][2], score[0][3]),
+                        pack2<T>(score[1][0], score[1][1]), pack2<T>(score[1][2], score[1][3])};
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 16; ++n) {
+        u32 value[4];
+        ptx::ldmatrix_x4_trans(value, Tile::move(values, 0, n));
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sum[n * 2 + j / 4][j % 4] *= keep[j / 2 % 2];
+        ptx::mma_m16n8k16<T>(sum[n * 2], p, value[0], value[1]);
+        ptx::mma_m16n8k16<T>(sum[n * 2 + 1], p, value[2], value[3]);
+      }
+    }
+
+    // store
+    __syncwarp();  // the state lies where the stages were
+    State& mine = state(warp);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane / 4 + half * 8;
+      weight[half] += __shfl_xor_sync(kFullWarp, weight[half], 1);
+      weight[half] += __shfl_xor_sync(kFullWarp, weight[half], 2);
+      mine.top[row] = top[half];
+      mine.weight[row] = weight[half];
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        mine.sum[row][n * 8 + lane % 4 * 2] = sum[n][half * 2];
+        mine.sum[row][n * 8 + lane % 4 * 2 + 1] = sum[n][half * 2 + 1];
+      }
+    }
+  }
+
+  __device__ __forceinline__ void tile(int tile) {
+    const int rank = tile % kSplits;
+    const int item = tile / kSplits;
+    const int head = item % kGroupTiles * kRows;  // the first of the tile, in its group
+    const int kv_head = item / kGroupTiles % kKvHeads;
+    const int token = item / (kGroupTiles * kKvHeads);
+    const int heads = min(kRows, kGroup - head);
+    const i64 offset = (i64(token) * kHeads + kv_head * kGroup + head) * kHeadDim;
+    const int mine = rank * kThreads + threadIdx.x;  // the elements [heads][kHeadDim] of the result, over all ranks
+    if (token >= query_starts[sequences]) {
+      for (int e = mine; e < heads * kHeadDim; e += kSplits * kThreads) out[offset + e] = from_float<T>(0.0f);
+      return;
+    }
+    const int blocks = positions[token] / kBlockTokens + 1;
+    const auto start = [&](int rank) { return int(i64(blocks) * rank / kSplits); };
+    attend(q + offset, heads, token, kv_head, start(rank), start(rank + 1));
+    __syncthreads();
+
+    // reduce: the warps
+    for (int e = threadIdx.x; e < heads * kHeadDim; e += kThreads) {
+      const int row = e / kHeadDim, d = e % kHeadDim;
+      float top = minus_infinity(), weight = 0.0f, sum = 0.0f;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) top = fmaxf(top, state(warp).top[row]);
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) {
+        const float scale = rescale(state(warp).top[row], top);
+        weight += scale * state(warp).weight[row];
+        sum += scale * state(warp).sum[row][d];
+      }
+      if constexpr (kSplits == 1) {
+        out[offset + e] = from_float<T>(sum / weight);
+      } else {
+        state(0).sum[row][d] = sum;
+        if (d == 0) state(0).block_top[row] = top, state(0).block_weight[row] = weight;
+      }
+    }
+    if constexpr (kSplits == 1) return;
+    ptx::barrier_cluster();
+
+    // reduce: the ranks
+    for (int e = mine; e < heads * kHeadDim; e += kSplits * kThreads) {
+      const int row = e / kHeadDim, d = e % kHeadDim;
+      float tops[kSplits], weights[kSplits], sums[kSplits];
+#pragma unroll
+      for (int r = 0; r < kSplits; ++r) {
+        const auto load = [&](const float& x) {
+          return ptx::ld_shared_cluster_f32(ptx::mapa(ptx::shared_address(&x), r));
+        };
+        tops[r] = load(state(0).block_top[row]);
+        weights[r] = load(state(0).block_weight[row]);
+        sums[r] = load(state(0).sum[row][d]);
+      }
+      float top = minus_infinity(), weight = 0.0f, sum = 0.0f;
+#pragma unroll
+      for (int r = 0; r < kSplits; ++r) top = fmaxf(top, tops[r]);
+#pragma unroll
+      for (int r = 0; r < kSplits; ++r) {
+        const float scale = rescale(tops[r], top);
+        weight += scale * weights[r];
+        sum += scale * sums[r];
+      }
+      out[offset + e] = from_float<T>(sum / weight);
+    }
+    ptx::barrier_cluster();  // no block ends while others read its shared memory
+  }
+};
+
+}  // namespace smelt

@@ -1,0 +1,168 @@
+// y = x @ w^T + bias for many rows: the copy engine fills a ring in shared memory, warpgroups multiply from it.
+//
+//   y [rows][kN], bias [kN] or nullptr (written in the unit), of T (bf16, f16); x itself is read through map_x alone
+//   w     tiled: [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
+//         bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
+//   map_x of x [at least rows][kK]: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So kK % 8 == 0
+//   rows  the rows there are. Sums in float, rounded once
+//
+// One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols), rows first:
+// blocks that read the same weights run together. 64 rows per consumer warpgroup, then one warp that asks for copies.
+#pragma once
+#include "common/body.cuh"
+#include "common/types.cuh"
+#include "ptx/bulk.cuh"
+#include "ptx/load.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/stmatrix.cuh"
+#include "ptx/wgmma.cuh"
+
+namespace smelt {
+
+template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> struct LinearWgmma {
+  static_assert(sizeof(T) == 2, "bf16 or f16");
+  static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
+  static_assert(kBlockRows == 64 || kBlockRows == 128, "one or two warpgroups");
+  static_assert(kStages >= 2, "a step is given back when the next one is on its way");
+  static_assert(kBlockCols == 32 || kBlockCols % 64 == 0 && kBlockCols <= 256, "a width that wgmma_m64k16 has");
+
+  static constexpr int kConsumers = 2 * kBlockRows;  // threads: one warpgroup per 64 rows
+  static constexpr int kThreads = kConsumers + 32;
+  static constexpr int kBlocks = 1;  // of a multiprocessor, for __launch_bounds__(kThreads, kBlocks)
+  static constexpr int kSteps = ceil_div(kK, 64);
+  static constexpr int kStrips = ceil_div(kN, 16);
+  static constexpr int kBlockStrips = kBlockCols / 16;
+  static constexpr int kRowBytes = kBlockRows * 128;
+  static constexpr int kStageBytes = kRowBytes + kBlockStrips * 2048;
+  static constexpr int kPitch = 2 * kBlockCols + 16;  // bytes of a row of results in shared memory: no bank conflicts
+  static constexpr int kBarriers = kStages * kStageBytes;  // where they lie: full [kStages], empty [kStages]
+  static constexpr int kSharedBytes = kBarriers + 16 * kStages;
+  static_assert(kBlockRows * kPitch <= kBarriers, "the results take the place of the ring");
+  static_assert(kSharedBytes <= 232448, "what a block may have");
+
+  T* y;
+  const T* x;
+  const T* w;
+  const T* bias;
+  const TensorMap* map_x;
+  int rows;
+
+  u32 ring;   // shared-memory addresses
+  u32 full;
+  u32 empty;
+  int row;    // the first of the block
+  int strip;
+
+  // Announces what step `step` brings, and asks for its weights: one strip per lane of the last warp.
+  __device__ __forceinline__ void copy_weights(int step) {
+    const int lane = threadIdx.x % 32, stage = step % kStages, strips = min(kBlockStrips, kStrips - strip);
+    if (lane == 0) ptx::mbarrier_arrive_expect_tx(full + 8 * stage, kRowBytes + 2048 * strips);
+    __syncwarp();
+    if (lane < strips)
+      ptx::cp_async_bulk(ring + stage * kStageBytes + kRowBytes + 2048 * lane,
+                         reinterpret_cast<const u8*>(w) + (i64(strip + lane) * kSteps + step) * 2048, 2048,
+                         full + 8 * stage);
+  }
+
+  __device__ __forceinline__ void copy_rows(int step) {
+    const int stage = step % kStages;
+    if (threadIdx.x % 32 == 0)
+      ptx::cp_async_bulk_tensor_2d(ring + stage * kStageBytes, map_x, 64 * step, row, full + 8 * stage);
+  }
+
+  __device__ __forceinline__ void stream(int tile) {
+    ring = ptx::shared_address(shared_memory());
+    full = ring + kBarriers;
+    empty = full + 8 * kStages;
+    const int row_tiles = ceil_div(rows, kBlockRows);
+    row = tile % row_tiles * kBlockRows;
+    strip = tile / row_tiles * kBlockStrips;
+    if (threadIdx.x == kConsumers) {
+      ptx::prefetch_tensormap(map_x);
+      for (int stage = 0; stage < kStages; ++stage) {
+        ptx::mbarrier_init(full + 8 * stage, 1);
+        ptx::mbarrier_init(empty + 8 * stage, kConsumers / 32);
+      }
+      ptx::fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (threadIdx.x >= kConsumers)
+      for (int step = 0; step < min(kStages, kSteps); ++step) copy_weights(step);
+  }
+
+  __device__ __forceinline__ void tile(int tile) {
+    if (threadIdx.x >= kConsumers) {
+      // load
+      for (int step = 0; step < min(kStages, kSteps); ++step) copy_rows(step);
+      for (int step = kStages; step < kSteps; ++step) {
+        ptx::mbarrier_wait(empty + 8 * (step % kStages), (step / kStages - 1) & 1);
+        copy_weights(step);
+        copy_rows(step);
+      }
+    } else {
+      float sums[kBlockCols / 2];
+      multiply(sums);
+      store(sums);
+    }
+  }
+
+  __device__ __forceinline__ void multiply(float (&sums)[kBlockCols / 2]) {
+    const u32 group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
+    int stage = 0, parity = 0;
+#pragma unroll 1
+    for (int step = 0; step < kSteps; ++step) {
+      ptx::mbarrier_wait(full + 8 * stage, parity);
+      const u64 a = ptx::wgmma_descriptor(ring + stage * kStageBytes + group * 8192);
+      const u64 b = ptx::wgmma_descriptor(ring + stage * kStageBytes + kRowBytes);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        ptx::wgmma_m64k16<T, kBlockCols>(sums, a + k * ptx::kWgmmaStep, b + k * ptx::kWgmmaStep, step > 0 || k > 0);
+      ptx::wgmma_commit_group();
+      ptx::wgmma_wait_group<1>();
+      // The products of the step before are done: its place may be filled again.
+      if (step > 0 && threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty + 8 * (stage == 0 ? kStages - 1 : stage - 1));
+      if (++stage == kStages) stage = 0, parity ^= 1;
+    }
+    ptx::wgmma_wait_group<0>();
+  }
+
+  // Each warp has 16 rows of the block: to shared memory as fragments, from there to y as vectors.
+  __device__ __forceinline__ void store(const float (&sums)[kBlockCols / 2]) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = 16 * strip;
+    // The ring is free once all consumers are here.
+    ptx::bar_sync<1, kConsumers>();
+    u8* const staged = shared_memory() + warp * 16 * kPitch;
+    const u32 fragment = ptx::shared_address(staged) + lane % 16 * kPitch + lane / 16 * 16;
+#pragma unroll
+    for (int j = 0; j < kBlockCols / 8; j += 2) {
+      u32 pairs[4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float low = 0.0f, high = 0.0f;
+        if (bias != nullptr) {
+          const int n = first + 8 * (j + i) + 2 * (lane % 4);
+          low = n < kN ? to_float(bias[n]) : 0.0f;
+          high = n + 1 < kN ? to_float(bias[n + 1]) : 0.0f;
+        }
+        const float* d = sums + 4 * (j + i);
+        pairs[2 * i] = pack2<T>(d[0] + low, d[1] + high);
+        pairs[2 * i + 1] = pack2<T>(d[2] + low, d[3] + high);
+      }
+      ptx::stmatrix_x4(fragment + 16 * j, pairs[0], pairs[1], pairs[2], pairs[3]);
+    }
+    __syncwarp();
+    constexpr int kWidth = vector_width<T, kN>();
+    using Store = Vec<T, kWidth>;
+    constexpr int kChunks = kBlockCols / kWidth;  // of a row
+#pragma unroll 4
+    for (int i = lane; i < 16 * kChunks; i += 32) {
+      const int r = i / kChunks, column = i % kChunks * kWidth, to = row + 16 * warp + r;
+      if (to < rows && (kN % kBlockCols == 0 || first + column < kN))
+        *reinterpret_cast<Store*>(y + (i64(to) * kN + first + column)) =
+            *reinterpret_cast<const Store*>(staged + r * kPitch + 2 * column);
+    }
+  }
+};
+
+}  // namespace smelt

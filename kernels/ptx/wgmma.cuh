@@ -1,0 +1,77 @@
+// Matrix products of one warpgroup (4 warps, the first a multiple of 4) from shared memory: PTX ISA, "wgmma".
+//
+// d[64][kCols] += a[64][16] * b[kCols][16]^T. Both operands are K-major in atoms of 8 rows x 128 bytes (64 elements of
+// k), the 16-byte chunk c of row r at chunk c ^ r, atoms of neighbouring rows one behind the other, each at a multiple
+// of 1024 bytes. Warp w, lane l = 4g + q holds of D, for each block j of 8 columns:
+//   d[4j], d[4j + 1] = D[16w + g][8j + 2q, 8j + 2q + 1], d[4j + 2], d[4j + 3] = D[16w + g + 8][the same]
+#pragma once
+#include "common/types.cuh"
+
+namespace smelt::ptx {
+
+// The descriptor of an operand at this shared-memory address: 128-byte swizzle, 1024 bytes from 8 rows to the next 8.
+// Sixteen elements of k further it is larger by `kWgmmaStep`.
+__device__ __forceinline__ u64 wgmma_descriptor(u32 shared) {
+  return u64((shared & 0x3ffff) >> 4) | u64(1) << 16 | u64(64) << 32 | u64(1) << 62;
+}
+constexpr u64 kWgmmaStep = 2;
+
+// Before the first product, and after registers of d were written otherwise.
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most `kPending` groups are under way.
+template <int kPending> __device__ __forceinline__ void wgmma_wait_group() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// d = a * b (`add` false) or d += a * b. T is bf16 or f16; kCols 32, 64, 128, 192 or 256.
+template <class T, int kCols>
+__device__ __forceinline__ void wgmma_m64k16(float (&d)[kCols / 2], u64 a, u64 b, bool add);
+
+#define SMELT_WGMMA_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define SMELT_WGMMA_32 SMELT_WGMMA_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SMELT_WGMMA_48 SMELT_WGMMA_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define SMELT_WGMMA_64 SMELT_WGMMA_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SMELT_WGMMA_80 SMELT_WGMMA_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define SMELT_WGMMA_96 SMELT_WGMMA_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define SMELT_WGMMA_112 SMELT_WGMMA_96 \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define SMELT_WGMMA_128 SMELT_WGMMA_112 \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define SMELT_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SMELT_D16(i) SMELT_D4(i), SMELT_D4(i + 4), SMELT_D4(i + 8), SMELT_D4(i + 12)
+#define SMELT_D32(i) SMELT_D16(i), SMELT_D16(i + 16)
+#define SMELT_WGMMA(T, type, cols, registers, a_, b_, add_, ...) \
+  template <> __device__ __forceinline__ void wgmma_m64k16<T, cols>(float (&d)[cols / 2], u64 a, u64 b, bool add) { \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_ ", 0;\n" \
+                 "wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32." type "." type " {" registers "}, " \
+                 a_ ", " b_ ", p, 1, 1, 0, 0;\n}" \
+                 : __VA_ARGS__ \
+                 : "l"(a), "l"(b), "r"(int(add))); \
+  }
+#define SMELT_WGMMA_ALL(T, type) \
+  SMELT_WGMMA(T, type, 32, SMELT_WGMMA_16, "%16", "%17", "%18", SMELT_D16(0)) \
+  SMELT_WGMMA(T, type, 64, SMELT_WGMMA_32, "%32", "%33", "%34", SMELT_D32(0)) \
+  SMELT_WGMMA(T, type, 128, SMELT_WGMMA_64, "%64", "%65", "%66", SMELT_D32(0), SMELT_D32(32)) \
+  SMELT_WGMMA(T, type, 192, SMELT_WGMMA_96, "%96", "%97", "%98", SMELT_D32(0), SMELT_D32(32), SMELT_D32(64)) \
+  SMELT_WGMMA(T, type, 256, SMELT_WGMMA_128, "%128", "%129", "%130", SMELT_D32(0), SMELT_D32(32), SMELT_D32(64), \
+              SMELT_D32(96))
+SMELT_WGMMA_ALL(bf16, "bf16")
+SMELT_WGMMA_ALL(f16, "f16")
+#undef SMELT_WGMMA_16
+#undef SMELT_WGMMA_32
+#undef SMELT_WGMMA_48
+#undef SMELT_WGMMA_64
+#undef SMELT_WGMMA_80
+#undef SMELT_WGMMA_96
+#undef SMELT_WGMMA_112
+#undef SMELT_WGMMA_128
+#undef SMELT_D4
+#undef SMELT_D16
+#undef SMELT_D32
+#undef SMELT_WGMMA
+#undef SMELT_WGMMA_ALL
+
+}  // namespace smelt::ptx

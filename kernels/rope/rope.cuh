@@ -1,0 +1,173 @@
+// Rotary embedding by position, and keys and values into their blocks of the cache.
+//
+//   Elements i and i + kHalf of a head turn by the angle position * frequencies[i] (one float product), elements from
+//   2 * kHalf on stay. frequencies [kHalf] are float; everything else is of T, the cache of KV.
+//   Step inputs and the layout of the cache: common/cache.cuh. Grid: one block for each token.
+#pragma once
+#include "common/body.cuh"
+#include "common/cache.cuh"
+#include "common/sincos.cuh"
+
+namespace smelt {
+
+constexpr int kRopeThreads = 256;
+
+template <class T, int kWidth>
+__device__ __forceinline__ void store_rounded(T* to, const float (&from)[kWidth]) {
+  Vec<T, kWidth> values;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(from[i]);
+  *reinterpret_cast<Vec<T, kWidth>*>(to) = values;
+}
+
+// Copies vectors of kHeadDim * kHeads elements, those of each head from kFirst on, to where `place(head)` begins.
+template <int kWidth, int kHeads, int kHeadDim, int kFirst, class T, class Place>
+__device__ __forceinline__ void copy_heads(const T* row, Place place) {
+  constexpr int kVectors = (kHeadDim - kFirst) / kWidth;  // of a head
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kHeads * kVectors; i += kRopeThreads) {
+    const int head = i / kVectors, element = kFirst + i % kVectors * kWidth;
+    const Vec<T, kWidth> values = *reinterpret_cast<const Vec<T, kWidth>*>(row + head * kHeadDim + element);
+    float held[kWidth];
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) held[j] = to_float(values[j]);
+    store_rounded(place(head) + element, held);
+  }
+}
+
+// The rotation of the heads of one token.
+template <class T, int kHeadDim, int kHalf> struct Rotation {
+  static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
+  // A power of two divides both sizes where it divides their bitwise or.
+  static constexpr int kWidth = vector_width<T, (kHeadDim | kHalf)>();
+  using Values = Vec<T, kWidth>;
+
+  float* sine;  // [kHalf], in shared memory
+  float* cosine;
+
+  // All threads of the block must call it.
+  __device__ __forceinline__ Rotation(float position, const float* frequencies) {
+    constexpr int kCount = kHalf > 0 ? kHalf : 1;
+    __shared__ float sines[kCount], cosines[kCount];
+    for (int i = threadIdx.x; i < kHalf; i += kRopeThreads) sin_cos(position * frequencies[i], sines[i], cosines[i]);
+    __syncthreads();
+    sine = sines, cosine = cosines;
+  }
+
+  // Turns the heads of a row, each to where `place(head)` begins.
+  template <int kHeads, class Place> __device__ __forceinline__ void turn(const T* row, Place place) const {
+    constexpr int kPairs = kHalf / kWidth;  // of vectors of a head
+    if constexpr (kPairs > 0) {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < kHeads * kPairs; i += kRopeThreads) {
+        const int head = i / kPairs, element = i % kPairs * kWidth;
+        const T* from = row + head * kHeadDim + element;
+        const Values a = *reinterpret_cast<const Values*>(from), b = *reinterpret_cast<const Values*>(from + kHalf);
+        float low[kWidth], high[kWidth];
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) {
+          const float s = sine[element + j], c = cosine[element + j];
+          low[j] = to_float(a[j]) * c - to_float(b[j]) * s;
+          high[j] = to_float(b[j]) * c + to_float(a[j]) * s;
+        }
+        auto* to = place(head) + element;
+        store_rounded(to, low);
+        store_rounded(to + kHalf, high);
+      }
+    }
+    if constexpr (2 * kHalf < kHeadDim) copy_heads<kWidth, kHeads, kHeadDim, 2 * kHalf>(row, place);
+  }
+};
+
+// out, x [tokens][kWidth]
+template <class T, int kWidth, int kHeadDim, int kHalf> struct Rope {
+  static_assert(kWidth % kHeadDim == 0, "whole heads");
+  static constexpr int kThreads = kRopeThreads;
+
+  T* out;
+  const T* x;
+  const int* positions;
+  const float* frequencies;
+  int tokens;
+
+  __device__ __forceinline__ void stream(int) {}
+
+  __device__ __forceinline__ void tile(int tile) {
+    const Rotation<T, kHeadDim, kHalf> rotation(float(positions[tile]), frequencies);
+    T* row = out + i64(tile) * kWidth;
+    rotation.template turn<kWidth / kHeadDim>(x + i64(tile) * kWidth, [&](int head) { return row + head * kHeadDim; });
+  }
+};
+
+// k, v [tokens][kKvHeads * kHeadDim] into the cache.
+template <class T, class KV, int kKvHeads, int kHeadDim> struct AppendKv {
+  static constexpr int kThreads = kRopeThreads;
+  static constexpr int kWidth = vector_width<T, kHeadDim>();
+  using Cache = CacheLayer<KV, kKvHeads, kHeadDim>;
+
+  KV* kv;
+  const T* k;
+  const T* v;
+  const int* positions;
+  const int* query_starts;
+  const int* block_table;
+  int tokens;
+  int sequences;
+  int blocks_per_sequence;
+
+  __device__ __forceinline__ void stream(int) {}
+
+  __device__ __forceinline__ void tile(int tile) {
+    const int sequence = sequence_of(query_starts, sequences, tile);
+    if (sequence == sequences) return;
+    const int position = positions[tile];
+    KV* block = Cache::block(kv, block_table[i64(sequence) * blocks_per_sequence + position / kBlockTokens]);
+    const auto key = [&](int head) { return block + Cache::key(head, position); };
+    const auto value = [&](int head) { return key(head) + Cache::kValues; };
+    const i64 start = i64(tile) * (kKvHeads * kHeadDim);
+    copy_heads<kWidth, kKvHeads, kHeadDim, 0>(k + start, key);
+    copy_heads<kWidth, kKvHeads, kHeadDim, 0>(v + start, value);
+  }
+};
+
+// qkv [tokens][(kHeads + 2 * kKvHeads) * kHeadDim]: queries turned into q, keys turned and values as they are into the
+// cache. Padding has queries, and stores no keys.
+template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf> struct RopeAppendKv {
+  static constexpr int kThreads = kRopeThreads;
+  static constexpr int kWidth = vector_width<T, kHeadDim>();
+  using Cache = CacheLayer<KV, kKvHeads, kHeadDim>;
+
+  T* q;
+  KV* kv;
+  const T* qkv;
+  const int* positions;
+  const int* query_starts;
+  const int* block_table;
+  const float* frequencies;
+  int tokens;
+  int sequences;
+  int blocks_per_sequence;
+
+  __device__ __forceinline__ void stream(int) {}
+
+  __device__ __forceinline__ void tile(int tile) {
+    const T* row = qkv + i64(tile) * ((kHeads + 2 * kKvHeads) * kHeadDim);
+    const int position = positions[tile];
+    const int sequence = sequence_of(query_starts, sequences, tile);
+    KV* block = nullptr;  // none for padding
+    if (sequence < sequences) {
+      block = Cache::block(kv, block_table[i64(sequence) * blocks_per_sequence + position / kBlockTokens]);
+    }
+    const auto key = [&](int head) { return block + Cache::key(head, position); };
+    const auto value = [&](int head) { return key(head) + Cache::kValues; };
+
+    const Rotation<T, kHeadDim, kHalf> rotation(float(position), frequencies);
+    T* queries = q + i64(tile) * (kHeads * kHeadDim);
+    rotation.template turn<kHeads>(row, [&](int head) { return queries + head * kHeadDim; });
+    if (block == nullptr) return;
+    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key);
+    copy_heads<kWidth, kKvHeads, kHeadDim, 0>(row + (kHeads + kKvHeads) * kHeadDim, value);
+  }
+};
+
+}  // namespace smelt
