@@ -50,6 +50,21 @@ impl Case {
         Ok(Case { name, path: path.to_owned(), command, args: words.collect(), sizes, dummy_weights, text })
     }
 
+    /// The same case with KV blocks of another size.
+    pub fn with_block_tokens(&self, tokens: u32) -> Case {
+        let mut text = String::new();
+        let mut rest = self.text.as_str();
+        const KEY: &str = "block_tokens = ";
+        while let Some(at) = rest.find(KEY) {
+            let (head, tail) = rest.split_at(at + KEY.len());
+            text.push_str(head);
+            text.push_str(&tokens.to_string());
+            rest = tail.trim_start_matches(|c: char| c.is_ascii_digit());
+        }
+        text.push_str(rest);
+        Case { text, ..self.clone() }
+    }
+
     /// The text with its places in the graph.
     pub fn parsed(&self) -> Result<Parsed, String> {
         ir::text::parse(&self.text, &OpSet::standard()).map_err(|error| error.to_string())

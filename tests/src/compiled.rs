@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use codegen::{PlanSpec, Target, lower};
+use codegen::{Lowered, PlanSpec, Target, lower_and_build};
 use ir::{Graph, Stage};
 use passes::pipeline;
 use plan::{Limits, Model, PlanFile};
 use tempfile::TempDir;
 
-use crate::{SeededWeights, run_passes};
+use crate::{SeededWeights, device, run_passes};
 
 /// A graph that went all the way.
 pub struct Compiled {
@@ -24,35 +24,53 @@ pub struct Compiled {
 /// Runs the standard pipeline and lowers what comes out. Limits are the bounds of the graph's symbols.
 pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Compiled, String> {
     let (graph, _) = run_passes(&pipeline::standard(), graph, weights)?;
-    let list = |found: Vec<ir::Diagnostic>| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let verified = ir::verify(&graph, Stage::Fused).map_err(list)?;
-    let bound = |name: &str| graph.symbols().iter().find(|decl| decl.symbol.name() == name).map_or(1, |decl| decl.max);
-    let spec = PlanSpec {
-        target: target.name().to_owned(),
-        model: Model {
-            architecture: graph.name().to_owned(),
-            vocab_size: 1,
-            parameters: 0,
-            bos: None,
-            eos: Vec::new(),
-        },
-        limits: Limits {
-            max_batch_size: bound("B") as u32,
-            max_input_len: bound("T") as u32,
-            max_seq_len: bound("T") as u32,
-            max_num_tokens: bound("T") as u32,
-            max_logit_rows: bound("R") as u32,
-        },
-        kv_blocks,
-        files: Vec::new(),
-        config: Vec::new(),
-        inputs: Vec::new(),
+    let lowered = match target.is_gpu() {
+        true => {
+            let (verified, spec) = prepare(&graph, target, kv_blocks)?;
+            let built = lower_and_build(verified, &mut target.catalog(), &spec, weights, &device::compiler()?);
+            built.map_err(|error| error.to_string())?.0
+        }
+        false => lower(&graph, target, weights, kv_blocks)?,
     };
-    let lowered = lower(verified, &target.catalog(), spec, weights).map_err(|error| error.to_string())?;
     let selection = lowered.selection.print(&graph);
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");
     lowered.write(&path, weights, &mut |_| {}).map_err(|error| error.to_string())?;
     let file = PlanFile::open(&path).map_err(|error| error.to_string())?;
     Ok(Compiled { graph, selection, file: Arc::new(file), _folder: folder })
+}
+
+/// Lowers a graph that has been through the passes.
+pub fn lower(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Lowered, String> {
+    let (verified, spec) = prepare(graph, target, kv_blocks)?;
+    codegen::lower(verified, &target.catalog(), spec, weights).map_err(|error| error.to_string())
+}
+
+fn prepare(graph: &Graph, target: Target, kv_blocks: u32) -> Result<(ir::Verified<'_>, PlanSpec), String> {
+    let list = |found: Vec<ir::Diagnostic>| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let verified = ir::verify(graph, Stage::Fused).map_err(list)?;
+    let model =
+        Model { architecture: graph.name().to_owned(), vocab_size: 1, parameters: 0, bos: None, eos: Vec::new() };
+    let spec = PlanSpec {
+        target: target.name().to_owned(),
+        model,
+        limits: limits(graph),
+        kv_blocks,
+        files: Vec::new(),
+        config: Vec::new(),
+        inputs: Vec::new(),
+    };
+    Ok((verified, spec))
+}
+
+/// The bounds of a graph's symbols.
+pub fn limits(graph: &Graph) -> Limits {
+    let bound = |name: &str| graph.symbols().iter().find(|decl| decl.symbol.name() == name).map_or(1, |decl| decl.max);
+    Limits {
+        max_batch_size: bound("B") as u32,
+        max_input_len: bound("T") as u32,
+        max_seq_len: bound("T") as u32,
+        max_num_tokens: bound("T") as u32,
+        max_logit_rows: bound("R") as u32,
+    }
 }

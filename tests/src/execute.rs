@@ -1,22 +1,26 @@
-//! Plans on the CPU over the steps of a scenario.
+//! Plans on a device over the steps of a scenario.
 
 use std::sync::Arc;
 
 use ir::{Graph, HostData};
-use plan::{Bindings, Executor, Plan, PlanFile, PortData, ProgramKind};
-use runtime::CpuExecutor;
+use plan::{Bindings, Executor, InputData, Plan, PlanFile, PortData, ProgramKind};
 
 use crate::inputs::symbol_value;
 use crate::{Scenario, StepOutputs, StepValues};
 
-/// Runs the steps of a scenario on the CPU, with two threads.
-pub fn execute(graph: &Graph, file: Arc<PlanFile>, scenario: &Scenario) -> Result<Vec<StepOutputs>, String> {
-    let executor = CpuExecutor::new(Some(2)).map_err(|error| error.to_string())?;
+/// Runs the steps of a scenario.
+pub fn execute(
+    executor: &dyn Executor,
+    graph: &Graph,
+    file: Arc<PlanFile>,
+    scenario: &Scenario,
+) -> Result<Vec<StepOutputs>, String> {
     let mut session = executor.load(Arc::clone(&file)).map_err(|error| error.to_string())?;
     let mut outputs = Vec::new();
     for (index, step) in scenario.steps.iter().enumerate() {
-        let error = |error: plan::ExecError| format!("cpu, step {index}: {error}");
-        let inputs = step.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.ints())).collect();
+        let error = |error: plan::ExecError| format!("{}, step {index}: {error}", executor.target());
+        let inputs =
+            step.inputs.iter().map(|(name, tensor)| (name.as_str(), InputData::Values(tensor.ints()))).collect();
         let bindings = Bindings { symbols: step.symbols.clone(), inputs };
         let id = session.submit(program(file.plan(), step)?, &bindings).map_err(error)?;
         let mut step_outputs = StepOutputs::new();

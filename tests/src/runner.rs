@@ -23,7 +23,7 @@ static FINISHED: Mutex<Vec<Count>> = Mutex::new(Vec::new());
 
 /// All cases below `tests/cases`, by name; only those whose name contains `SMELT_CASE`, where it is set.
 pub fn cases() -> Result<Vec<Case>, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let root = folder().join("cases");
     let mut paths = Vec::new();
     find(&root, &mut paths)?;
     paths.sort();
@@ -34,6 +34,12 @@ pub fn cases() -> Result<Vec<Case>, String> {
         return Err(format!("{}: unknown command `{}`, known ones: {}", case.name, case.command, known.join(", ")));
     }
     Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
+}
+
+/// The folder of this package's data. `SMELT_TESTS_DIR` says where it is when the tests run on another machine than the
+/// one that built them.
+pub fn folder() -> PathBuf {
+    std::env::var_os("SMELT_TESTS_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 fn find(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
@@ -63,7 +69,7 @@ pub fn run(name: &str) {
         ran += 1;
         match run_case(*command, case) {
             Ok(None) => {}
-            Ok(Some(reason)) => skipped.push(format!("{}: {reason}", case.name)),
+            Ok(Some(reason)) => skipped.push((case.name.as_str(), reason)),
             Err(reason) => failures.push(format!("{}: {reason}", case.name)),
         }
     }
@@ -88,11 +94,31 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("see above")
 }
 
+/// The skipped cases of each reason; of many, the first and their number.
+fn by_reason<'a>(skipped: &'a [(&str, String)]) -> Vec<(&'a str, Vec<String>)> {
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for (case, reason) in skipped {
+        match reasons.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, cases)) => cases.push((*case).to_owned()),
+            None => reasons.push((reason, vec![(*case).to_owned()])),
+        }
+    }
+    for (_, cases) in &mut reasons {
+        if let more @ 3.. = cases.len().saturating_sub(1) {
+            cases.truncate(1);
+            cases.push(format!("and {more} more"));
+        }
+    }
+    reasons
+}
+
 /// A line for the command, and one for all when the last of them is done. Written past the test harness, which would
 /// keep it from whoever runs passing tests: a skip is never silent.
-fn report(name: &str, count: Count, skipped: &[String]) {
+fn report(name: &str, count: Count, skipped: &[(&str, String)]) {
     let mut text = format!("filetests: {name}: {} cases, {} skipped\n", count.ran, count.skipped);
-    skipped.iter().for_each(|reason| text.push_str(&format!("  skipped {reason}\n")));
+    for (reason, cases) in by_reason(skipped) {
+        text.push_str(&format!("  skipped {}: {reason}\n", cases.join(", ")));
+    }
     let mut finished = FINISHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     finished.push(count);
     if finished.len() == COMMANDS.len() {

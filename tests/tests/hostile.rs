@@ -10,8 +10,8 @@ use std::sync::{Arc, LazyLock};
 
 use common::{assert_says, demo, load, oracle, sample};
 use plan::{
-    Arg, Bindings, DType, Dim, ExecError, Executor, Launch, Param, Plan, PlanFile, PlanWriter, Port, Program,
-    ProgramKind, RandomPart, Scalar, Step, Symbol, WeightData, upper_bounds,
+    Arg, Bindings, DType, Dim, ExecError, Executor, InputData, Launch, Param, Plan, PlanFile, PlanWriter, Port,
+    Program, ProgramKind, RandomPart, Scalar, Step, Symbol, WeightData, upper_bounds,
 };
 use runtime::CpuExecutor;
 use smelt::{CompileOptions, Driver, Error, ErrorKind, Generation, Quiet};
@@ -303,7 +303,7 @@ fn run_filled(value: i32) -> Result<(), ExecError> {
         };
         let inputs: Vec<(&str, Vec<i32>)> =
             program.inputs.iter().map(|port| (port.name.as_str(), vec![value; size(port)])).collect();
-        let inputs = inputs.iter().map(|(name, values)| (*name, values.as_slice())).collect();
+        let inputs = inputs.iter().map(|(name, values)| (*name, InputData::Values(values))).collect();
         session.submit(index, &Bindings { symbols: symbols.clone(), inputs })?;
     }
     Ok(())

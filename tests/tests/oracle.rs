@@ -1,60 +1,21 @@
 //! Plans against transformers: logits and greedy tokens of the oracle checkpoints; and plans against themselves:
 //! however a text is cut into steps and batches, its logits are the same.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use safetensors::SafeTensors;
-use smelt::{CompileOptions, DType, Driver, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet};
-
-const ORACLES: [&str; 3] = ["llama-mha", "llama-gqa-tied-llama3-rope", "llama-bias-wide-heads"];
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle").join(name)
-}
-
-/// What transformers made of a checkpoint.
-struct Expected {
-    prompts: Vec<Vec<u32>>,
-    greedy: Vec<Vec<u32>>,
-    logits: Vec<Vec<f32>>,
-}
-
-impl Expected {
-    fn read(name: &str) -> Expected {
-        let text = std::fs::read_to_string(folder(name).join("expected.json")).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let lists = |key: &str| serde_json::from_value::<Vec<Vec<u32>>>(json[key].clone()).unwrap();
-        let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let prompts = lists("prompts");
-        let floats = |index: usize| {
-            let tensor = tensors.tensor(&format!("logits.{index}")).unwrap();
-            let words = tensor.data().chunks_exact(4);
-            words.map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
-        };
-        let logits = (0..prompts.len()).map(floats).collect();
-        Expected { prompts, greedy: lists("greedy"), logits }
-    }
-}
+use common::expected::{Expected, ORACLES, worst};
+use common::oracle;
+use smelt::{CompileOptions, DType, Driver, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, RunOptions};
 
 fn load(name: &str, compile: CompileOptions, threads: usize) -> Llm {
-    let options = LoadOptions { compile, threads: Some(threads), ..LoadOptions::default() };
-    Llm::load_with(&Driver::new(), &folder(name), &options, &mut Quiet).unwrap()
+    let run = RunOptions { threads: Some(threads), ..RunOptions::default() };
+    let options = LoadOptions { compile, run, ..LoadOptions::default() };
+    Llm::load_with(&Driver::new(), &oracle(name), &options, &mut Quiet).unwrap()
 }
 
 fn generate(llm: &mut Llm, prompts: &[Vec<u32>], max_tokens: u32) -> Vec<Generation> {
     let prompts: Vec<Prompt> = prompts.iter().cloned().map(Prompt::Tokens).collect();
     llm.generate(&prompts, &GenerationParams { max_tokens, ignore_eos: true, logits: true }).unwrap()
-}
-
-/// The largest difference over `max(1, |expected|)`.
-fn worst(found: &[f32], expected: &[f32]) -> f32 {
-    assert!(found.len() >= expected.len(), "{} logits, expected {}", found.len(), expected.len());
-    let errors = found.iter().zip(expected).map(|(found, expected)| {
-        let error = (found - expected).abs() / expected.abs().max(1.0);
-        if error.is_nan() { f32::INFINITY } else { error }
-    });
-    errors.fold(0.0, f32::max)
 }
 
 #[test]

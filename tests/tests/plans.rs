@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{assert_says, oracle, put};
-use plan::{Executor, Plan, PlanFile, PlanWriter};
+use plan::{Executor, FORMAT_VERSION, Plan, PlanFile, PlanWriter};
 use runtime::CpuExecutor;
 use smelt::{CompileOptions, Driver, Quiet};
 
@@ -84,8 +84,13 @@ fn plans_for_others_are_refused_in_one_sentence() {
     newer[8] = 99;
     let plan = PlanFile::open(&path).unwrap().plan().clone();
     std::fs::write(&path, newer).unwrap();
-    assert!(load(&path).unwrap_err().contains("plan format 99, this program reads 1: compile the checkpoint again"));
+    let reads = format!("plan format 99, this program reads {FORMAT_VERSION}: compile the checkpoint again");
+    assert!(load(&path).unwrap_err().contains(&reads));
+    let other = Plan { target: "tpu".to_owned(), weights: Vec::new(), programs: Vec::new(), ..plan.clone() };
+    PlanWriter::create(&path).unwrap().finish(&other).unwrap();
+    assert!(load(&path).unwrap_err().contains("for target `tpu`"));
+    // a plan for a GPU brings the code of its kernels
     let gpu = Plan { target: "sm_90a".to_owned(), weights: Vec::new(), programs: Vec::new(), ..plan };
     PlanWriter::create(&path).unwrap().finish(&gpu).unwrap();
-    assert!(load(&path).unwrap_err().contains("for target `sm_90a`"));
+    assert!(load(&path).unwrap_err().contains("has no code for the target"));
 }

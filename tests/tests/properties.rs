@@ -228,7 +228,8 @@ proptest! {
         prop_assert_eq!(text::print(&again), text::print(&after));
 
         let compiled = compile(&graph, codegen::Target::Cpu, &weights, 1).map_err(TestCaseError::fail)?;
-        let found = execute(&graph, compiled.file.clone(), &scenario).map_err(TestCaseError::fail)?;
+        let executor = runtime::CpuExecutor::new(Some(2)).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let found = execute(&executor, &graph, compiled.file.clone(), &scenario).map_err(TestCaseError::fail)?;
         // Norms of norms enlarge what sums in another order differ by; a buffer in the wrong place differs by 1.
         prop_assert_eq!(compare(&graph, &expected, &found, Tolerance::Relative(1e-3)), Ok(()));
     }

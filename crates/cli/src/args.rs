@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use smelt::{CompileOptions, DType, TargetChoice, WeightsChoice};
 
+use crate::environment::cache_folder;
+
 /// How to compile.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Compilation")]
 pub struct CompileArgs {
-    /// Machine to compile for: auto, or cpu.
+    /// Machine to compile for: auto (the GPU where there is one, otherwise the CPU), cpu or sm_90a.
     #[arg(long, value_name = "TARGET", default_value = "auto")]
     pub target: String,
     /// Type of the weights: auto (that of the checkpoint), f32, f16 or bf16.
@@ -149,12 +151,7 @@ impl CacheArgs {
         if self.no_cache {
             return None;
         }
-        let folder = |name: &str, below: &str| {
-            let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
-            Some(PathBuf::from(value).join(below))
-        };
-        let system = || folder("XDG_CACHE_HOME", "smelt").or_else(|| folder("HOME", ".cache/smelt"));
-        self.cache_dir.clone().or_else(system)
+        self.cache_dir.clone().or_else(cache_folder)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod environment;
 mod failure;
 mod output;
 mod progress;
@@ -33,6 +34,7 @@ enum Command {
     Compile(commands::compile::Compile),
     Build(commands::build::Build),
     Generate(commands::generate::Generate),
+    Bench(commands::bench::Bench),
     Inspect(commands::inspect::Inspect),
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
@@ -44,6 +46,11 @@ enum Command {
 /// Runs the command line of this process.
 pub fn run(driver: Driver) -> ExitCode {
     failure::install();
+    let driver = driver.cuda_folders(environment::cuda_folders);
+    let driver = match environment::cache_folder() {
+        Some(folder) => driver.unit_cache(folder.join("units")),
+        None => driver,
+    };
     let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
     let done = match cli.command {
         _ if cli.list_passes => commands::opt::list_passes(&driver),
@@ -52,6 +59,7 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Compile(command)) => command.run(&driver),
         Some(Command::Build(command)) => command.run(&driver),
         Some(Command::Generate(command)) => command.run(&driver),
+        Some(Command::Bench(command)) => command.run(&driver),
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),

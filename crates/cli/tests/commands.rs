@@ -310,16 +310,59 @@ fn a_full_device_has_no_room() {
 }
 
 #[test]
-fn a_gpu_that_is_asked_for_is_missed() {
+fn a_gpu_plan_is_made_anywhere_and_runs_where_one_is() {
     let sandbox = Sandbox::new();
     let plan = sandbox.text("x.plan");
-    let (code, message) = match sandbox.json(&["doctor", "--json"])["driver"].is_null() {
-        true => (5, "libcuda"),
-        // found, but there is no code for it yet
-        false => (4, "sm_90a"),
+    let doctor = sandbox.json(&["doctor", "--json"]);
+    let compile = ["compile", MHA, "-o", &plan, "--target", "sm_90a"];
+    if doctor["nvrtc"].is_null() {
+        sandbox.fails(&compile, 5, "nvidia-cuda-nvrtc");
+        assert!(!sandbox.path("x.plan").exists());
+        return;
+    }
+    sandbox.ok(&compile);
+    let dump = sandbox.ok(&["plan", "dump", &plan]);
+    assert!(dump.contains("plan for sm_90a") && dump.contains("attention_plain"), "{dump}");
+    if doctor["driver"].is_null() {
+        sandbox.fails(&["generate", &plan, "--prompt-ids", "1,2"], 5, "libcuda");
+    }
+}
+
+#[test]
+fn code_is_emitted() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.text("dump");
+    let dump = |what: &str| {
+        let emit = ["--emit", what, "--dump-dir", &folder];
+        [&["compile", MHA, "--dry-run", "--target", "sm_90a", "--dtype", "bf16"], &emit[..]]
+            .concat()
+            .iter()
+            .map(|arg| (*arg).to_owned())
+            .collect::<Vec<_>>()
     };
-    sandbox.fails(&["compile", MHA, "-o", &plan, "--target", "sm_90a"], code, message);
-    assert!(!sandbox.path("x.plan").exists());
+    let run = |what: &str| sandbox.ok(&dump(what).iter().map(String::as_str).collect::<Vec<_>>());
+    run("cuda,kernels");
+    let text = |name: &str| std::fs::read_to_string(Path::new(&folder).join(name)).unwrap();
+    assert!(text("kernels.txt").contains("// decode@1"));
+    let units: Vec<String> = sandbox_files(&folder).into_iter().filter(|name| name.ends_with(".cu")).collect();
+    let embedding = units.iter().find(|name| name.contains("embedding")).unwrap();
+    assert!(
+        text(embedding).contains("#line 1 \"kernels/rows/embedding.cuh\"") && !text(embedding).contains("#include")
+    );
+    sandbox.fails(&["compile", MHA, "--dry-run", "--target", "sm_90a", "--emit", "cubin"], 2, "--dump-dir");
+    if !sandbox.json(&["doctor", "--json"])["nvrtc"].is_null() {
+        run("ptx,cubin,sass-report");
+        assert!(text("sass-report.txt").contains("linear_skinny"));
+        assert!(
+            sandbox_files(&folder).iter().filter(|name| name.ends_with(".ptx") || name.ends_with(".cubin")).count()
+                == 2 * units.len()
+        );
+    }
+}
+
+fn sandbox_files(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]

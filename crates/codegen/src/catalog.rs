@@ -1,9 +1,13 @@
 //! What code generation asks of a kernel, and the list of those it knows.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use ir::{Graph, OpId};
-use plan::{Dim, Param, Scalar};
+use ir::{Graph, OpDef, OpId, TensorType, Value};
+use plan::{Dim, Layout, Param, Scalar, TensorMap};
+
+use crate::ProgramShape;
+use crate::cuda::flatten;
 
 /// A kernel as code generation sees it: which ops it can do, and with which configuration.
 pub trait Kernel: fmt::Debug + Send + Sync {
@@ -11,7 +15,45 @@ pub trait Kernel: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// How the kernel would do this op, or why it cannot.
-    fn call(&self, graph: &Graph, op: OpId) -> Result<Call, Refusal>;
+    fn call(&self, site: &Site<'_>) -> Result<Call, Refusal>;
+}
+
+/// An op in a program: what a kernel is chosen for.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// The op.
+    pub op: OpId,
+    /// The program, which bounds the sizes.
+    pub program: &'a ProgramShape,
+}
+
+impl<'a> Site<'a> {
+    /// The op, if it is a `T`.
+    pub fn cast<T: OpDef>(&self) -> Result<&'a T, Refusal> {
+        self.graph.cast::<T>(self.op).ok_or(Refusal::OtherOp)
+    }
+
+    /// An operand.
+    pub fn operand(&self, index: usize) -> Result<Value, Refusal> {
+        self.graph.operands(self.op).get(index).copied().ok_or(Refusal::OtherOp)
+    }
+
+    /// The type of an operand that is a tensor.
+    pub fn operand_type(&self, index: usize) -> Result<&'a TensorType, Refusal> {
+        self.tensor(self.operand(index)?)
+    }
+
+    /// The type of the first result.
+    pub fn result_type(&self) -> Result<&'a TensorType, Refusal> {
+        self.tensor(self.graph.result(self.op))
+    }
+
+    /// The type of a value that is a tensor.
+    pub fn tensor(&self, value: Value) -> Result<&'a TensorType, Refusal> {
+        self.graph.tensor(value).ok_or_else(|| Refusal::Because("an operand is an effect".to_owned()))
+    }
 }
 
 /// A kernel's configuration for one op.
@@ -23,6 +65,10 @@ pub struct Call {
     pub grid: Dim,
     /// The part of the KV cache it touches.
     pub kv: Option<KvUse>,
+    /// Layouts in which it wants operands that are weights, by operand; others are row-major.
+    pub layouts: Vec<(usize, Layout)>,
+    /// What a GPU needs beyond that.
+    pub device: Option<DeviceCall>,
 }
 
 /// The part of the KV cache that a kernel touches.
@@ -36,10 +82,25 @@ pub struct KvUse {
     pub writes: bool,
 }
 
+/// A kernel's code for one op, and how it is launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceCall {
+    /// The unit: CUDA C that includes files of `kernels/` and has one entry of the kernel's name.
+    pub unit: String,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// Tensor maps, which stand behind the pointers of outputs and inputs.
+    pub maps: Vec<TensorMap>,
+    /// Sizes that stand last, over the graph's symbols.
+    pub scalars: Vec<Dim>,
+}
+
 impl Call {
     /// A call with this grid and no parameters.
     pub fn grid(grid: Dim) -> Call {
-        Call { params: Vec::new(), grid, kv: None }
+        Call { params: Vec::new(), grid, kv: None, layouts: Vec::new(), device: None }
     }
 
     /// The same call with an integer parameter.
@@ -59,6 +120,12 @@ impl Call {
         self.kv = Some(KvUse { group, layer, writes });
         self
     }
+
+    /// The same call with a weight in this layout.
+    pub fn layout(mut self, operand: usize, layout: Layout) -> Call {
+        self.layouts.push((operand, layout));
+        self
+    }
 }
 
 /// Why a kernel does not do an op.
@@ -70,22 +137,42 @@ pub enum Refusal {
     Because(String),
 }
 
+impl Refusal {
+    /// A refusal with this reason.
+    pub fn because(reason: impl Into<String>) -> Refusal {
+        Refusal::Because(reason.into())
+    }
+}
+
 /// The kernels of a target, in order of preference.
 #[derive(Debug, Default)]
 pub struct Catalog {
     kernels: Vec<Box<dyn Kernel>>,
+    /// Units that turned out to be slow, with the reason.
+    slow: BTreeMap<String, String>,
 }
 
 impl Catalog {
     /// A catalog of these kernels.
     pub fn new(kernels: Vec<Box<dyn Kernel>>) -> Catalog {
-        Catalog { kernels }
+        Catalog { kernels, slow: BTreeMap::new() }
     }
 
     /// The same catalog with one more kernel, preferred to those before it.
     pub fn with(mut self, kernel: Box<dyn Kernel>) -> Catalog {
         self.kernels.insert(0, kernel);
         self
+    }
+
+    /// From now on, no call with this unit is taken: it compiles to something slow.
+    pub fn refuse(&mut self, unit: String, reason: String) {
+        self.slow.insert(unit, reason);
+    }
+
+    /// Why a call is not taken although its kernel offers it.
+    pub(crate) fn refused(&self, call: &Call) -> Option<&str> {
+        let device = call.device.as_ref().filter(|_| !self.slow.is_empty())?;
+        self.slow.get(&flatten(&device.unit)).map(String::as_str)
     }
 
     /// All kernels, the preferred first.

@@ -1,17 +1,20 @@
-//! Verified graphs to plans: kernels are chosen, buffers placed, weights turned into recipes and written.
+//! Verified graphs to plans: kernels are chosen, buffers placed, CUDA C compiled, weights turned into recipes and
+//! written.
 
 mod catalog;
+pub mod cuda;
 mod kernels;
 mod lower;
 mod memory;
-pub mod nvrtc;
+mod program;
 mod recipe;
 mod select;
 mod target;
 
-pub use catalog::{Call, Catalog, Kernel, KvUse, Refusal};
-pub use lower::{CodegenError, Lowered, PlanSpec, lower};
+pub use catalog::{Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
+pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
 pub use memory::{Placement, Request, place};
+pub use program::ProgramShape;
 pub use recipe::Recipe;
-pub use select::{Candidate, Choice, Selection, select};
+pub use select::{Candidate, Choice, Chosen, Selection, select};
 pub use target::{Target, UnknownTarget};

@@ -1,16 +1,18 @@
 //! A verified graph to a plan: one program for each substitution of the graph's symbols.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, Buffer, Dim, Input, KvGroup, Launch, Limits, Model, Plan, PlanError, PlanWriter, Port, Program, ProgramKind,
-    Step, Symbol, SymbolDecl, SymbolValues, TextFile, WEIGHT_ALIGN, Weight, WeightData, upper_bounds,
+    Arg, Buffer, Code, Dim, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Port, Program,
+    Step, SymbolValues, TextFile, WEIGHT_ALIGN, Weight, WeightData,
 };
 
+use crate::cuda::{Built, Compiler, UnitError, flatten};
 use crate::memory::{Request, place};
 use crate::recipe::{Recipe, WriteError};
-use crate::{Catalog, Choice, Selection, select};
+use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
 
 /// What a plan holds beside the graph.
 #[derive(Clone, Debug)]
@@ -41,6 +43,18 @@ pub enum CodegenError {
         target: String,
         /// A line for each op.
         problems: Vec<String>,
+    },
+    /// Units that NVRTC refused.
+    #[error("{}", .problems.join("\n"))]
+    Units {
+        /// What the compiler said of each unit.
+        problems: Vec<String>,
+    },
+    /// Units that compile to something slow, each with the reason: for [`Catalog::refuse`].
+    #[error("{} kernels would run slowly: {}", .units.len(), .units[0].1)]
+    Slow {
+        /// Units and reasons.
+        units: Vec<(String, String)>,
     },
     /// A constant could not be computed.
     #[error("weights: {0}")]
@@ -87,13 +101,17 @@ pub fn lower(
         return Err(CodegenError::Graph(format!("expected a graph at stage `fused`, found one at `{stage}`")));
     }
     let graph = verified.graph();
-    let selection =
-        select(graph, catalog).map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
-    let mut lowering = Lowering::new(graph, &selection, weights)?;
-    let programs = substitutions(graph, &spec.limits)
-        .into_iter()
-        .map(|substitution| lowering.program(&substitution))
-        .collect::<Result<Vec<_>, _>>()?;
+    let shapes = ProgramShape::all(graph, &spec.limits);
+    let selection = select(graph, catalog, &shapes)
+        .map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
+    let mut lowering = Lowering::new(graph);
+    let mut programs = Vec::new();
+    for (index, shape) in shapes.iter().enumerate() {
+        let chosen = selection.program(index);
+        lowering.weights(chosen, weights)?;
+        programs.push(lowering.program(shape, chosen)?);
+    }
+    lowering.fill_kernels(&spec.target);
     let kv = graph.kv().iter().map(|group| KvGroup {
         dtype: group.dtype,
         layers: group.layers,
@@ -119,7 +137,46 @@ pub fn lower(
     Ok(Lowered { plan, selection, recipes })
 }
 
+/// Lowers a graph and compiles its kernels. A kernel that compiles to something slow is refused, and the graph lowered
+/// again with the next one.
+pub fn lower_and_build(
+    verified: Verified<'_>,
+    catalog: &mut Catalog,
+    spec: &PlanSpec,
+    weights: &dyn WeightSource,
+    compiler: &Compiler,
+) -> Result<(Lowered, Vec<Built>), CodegenError> {
+    loop {
+        let mut lowered = lower(verified, catalog, spec.clone(), weights)?;
+        match lowered.build(compiler) {
+            Ok(built) => return Ok((lowered, built)),
+            // ends: each round refuses a unit that was not refused before
+            Err(CodegenError::Slow { units }) => {
+                units.into_iter().for_each(|(unit, reason)| catalog.refuse(unit, reason));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl Lowered {
+    /// Compiles the kernels of a plan for a GPU. Returns what the compiler said of each kernel, in their order. Where
+    /// some are slow, [`lower_and_build`] chooses others.
+    pub fn build(&mut self, compiler: &Compiler) -> Result<Vec<Built>, CodegenError> {
+        let built = compiler.compile_all(&self.plan.kernels).map_err(unit_errors)?;
+        for (kernel, built) in self.plan.kernels.iter_mut().zip(&built) {
+            if let Some(code) = &mut kernel.code {
+                code.cubin = built.cubin.clone();
+            }
+        }
+        Ok(built)
+    }
+
+    /// Whether the plan has kernels that [`Lowered::build`] compiles.
+    pub fn has_units(&self) -> bool {
+        self.plan.kernels.iter().any(|kernel| kernel.code.is_some())
+    }
+
     /// Bytes of weights that [`Lowered::write`] will store.
     pub fn stored_bytes(&self) -> u64 {
         let stored = self.plan.weights.iter().filter(|weight| matches!(weight.data, WeightData::Stored { .. }));
@@ -149,73 +206,37 @@ impl Lowered {
     }
 }
 
-/// A program's name, kind and sizes.
-struct Substitution {
-    name: String,
-    kind: ProgramKind,
-    replacements: BTreeMap<Symbol, Dim>,
-    symbols: Vec<SymbolDecl>,
-}
-
-/// `decode@1, 2, 4, …` up to the largest batch, where every symbol is the batch; `mixed@T`, where symbols stay.
-fn substitutions(graph: &Graph, limits: &Limits) -> Vec<Substitution> {
-    let mut all = Vec::new();
-    let largest = u64::from(limits.max_batch_size);
-    let mut batch = 1;
-    while batch < largest * 2 {
-        let size = batch.min(largest);
-        let fixed = |decl: &SymbolDecl| SymbolDecl { symbol: decl.symbol.clone(), min: size, max: size };
-        all.push(Substitution {
-            name: format!("decode@{size}"),
-            kind: ProgramKind::Decode,
-            replacements: graph.symbols().iter().map(|decl| (decl.symbol.clone(), Dim::from(size))).collect(),
-            symbols: graph.symbols().iter().map(fixed).collect(),
-        });
-        batch *= 2;
-    }
-    all.push(Substitution {
-        name: format!("mixed@{}", limits.max_num_tokens),
-        kind: ProgramKind::Mixed,
-        replacements: BTreeMap::new(),
-        symbols: graph.symbols().to_vec(),
-    });
-    all
-}
-
 struct Lowering<'a> {
     graph: &'a Graph,
-    selection: &'a Selection,
     weights: Vec<Weight>,
     recipes: Vec<Recipe>,
-    weight_index: HashMap<Value, u32>,
+    /// A value that kernels want in two layouts is two weights.
+    weight_index: HashMap<(Value, Layout), u32>,
     kernels: Vec<plan::Kernel>,
 }
 
 impl<'a> Lowering<'a> {
-    /// Numbers the weights: constants that a launch reads, in the order in which it does.
-    fn new(
-        graph: &'a Graph,
-        selection: &'a Selection,
-        source: &dyn WeightSource,
-    ) -> Result<Lowering<'a>, CodegenError> {
-        let mut lowering = Lowering {
-            graph,
-            selection,
-            weights: Vec::new(),
-            recipes: Vec::new(),
-            weight_index: HashMap::new(),
-            kernels: Vec::new(),
-        };
-        for id in graph.ops().filter(|id| selection.get(*id).is_some()) {
-            for operand in graph.operands(id).into_iter().filter(|operand| graph.is_constant(*operand)) {
-                lowering.weight(operand, source)?;
-            }
-        }
-        Ok(lowering)
+    fn new(graph: &'a Graph) -> Lowering<'a> {
+        let (weights, recipes, kernels) = (Vec::new(), Vec::new(), Vec::new());
+        Lowering { graph, weights, recipes, weight_index: HashMap::new(), kernels }
     }
 
-    fn weight(&mut self, value: Value, source: &dyn WeightSource) -> Result<(), CodegenError> {
-        if self.weight_index.contains_key(&value) {
+    /// Numbers the weights of a program that those before it did not have: constants that a launch reads, in the
+    /// order in which it does.
+    fn weights(&mut self, chosen: &Chosen, source: &dyn WeightSource) -> Result<(), CodegenError> {
+        let graph = self.graph;
+        for (id, choice) in graph.ops().filter_map(|id| Some((id, chosen.get(id)?))) {
+            for (index, operand) in graph.operands(id).into_iter().enumerate() {
+                if graph.is_constant(operand) {
+                    self.weight(operand, layout(choice, index), source)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn weight(&mut self, value: Value, layout: Layout, source: &dyn WeightSource) -> Result<(), CodegenError> {
+        if self.weight_index.contains_key(&(value, layout)) {
             return Ok(());
         }
         let recipe = Recipe::of(self.graph, value, source)?;
@@ -226,15 +247,25 @@ impl<'a> Lowering<'a> {
             Some(parts) => WeightData::Random(parts),
             None => WeightData::Stored { offset: 0 },
         };
-        self.weight_index.insert(value, self.weights.len() as u32);
-        self.weights.push(Weight { name, dtype: recipe.dtype(), shape, data });
+        let dtype = recipe.dtype();
+        let recipe = match (layout, &shape[..]) {
+            (Layout::RowMajor, _) => recipe,
+            (Layout::Tiled, [rows, cols]) if dtype.bytes() == 2 => Recipe::tiled(recipe, *rows, *cols)
+                .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?,
+            (Layout::Tiled, _) => {
+                return Err(CodegenError::Graph(format!(
+                    "weight `{name}` is no matrix of 16-bit elements to be tiled"
+                )));
+            }
+        };
+        self.weight_index.insert((value, layout), self.weights.len() as u32);
+        self.weights.push(Weight { name, dtype, shape, layout, data });
         self.recipes.push(recipe);
         Ok(())
     }
 
     /// The index of a kernel in this configuration.
-    fn kernel(&mut self, choice: &Choice) -> u32 {
-        let kernel = plan::Kernel { name: choice.kernel.to_owned(), params: choice.call.params.clone() };
+    fn kernel(&mut self, kernel: plan::Kernel) -> u32 {
         let index = self.kernels.iter().position(|known| *known == kernel).unwrap_or_else(|| {
             self.kernels.push(kernel);
             self.kernels.len() - 1
@@ -242,19 +273,30 @@ impl<'a> Lowering<'a> {
         index as u32
     }
 
-    fn program(&mut self, substitution: &Substitution) -> Result<Program, CodegenError> {
+    /// Kernels that make random weights, where the target's device makes them.
+    fn fill_kernels(&mut self, target: &str) {
+        if Target::from_str(target).is_ok_and(Target::is_gpu) {
+            for weight in self.weights.clone() {
+                if matches!(weight.data, WeightData::Random(_)) {
+                    self.kernel(kernels::cuda::fill_random(weight.dtype, weight.layout));
+                }
+            }
+        }
+    }
+
+    fn program(&mut self, shape: &ProgramShape, chosen: &Chosen) -> Result<Program, CodegenError> {
         let graph = self.graph;
-        let mut buffers = Buffers::new(graph, substitution);
+        let mut buffers = Buffers::new(graph, shape);
         for input in graph.inputs() {
             buffers.define(*input, 0)?;
         }
         let mut steps = Vec::new();
         for id in graph.ops() {
-            let Some(choice) = self.selection.get(id) else { continue };
+            let Some(choice) = chosen.get(id) else { continue };
             let step = steps.len() as u32;
             let mut inputs = Vec::new();
-            for operand in graph.operands(id) {
-                if let Some(index) = self.weight_index.get(&operand) {
+            for (index, operand) in graph.operands(id).into_iter().enumerate() {
+                if let Some(index) = self.weight_index.get(&(operand, layout(choice, index))) {
                     inputs.push(Arg::Weight(*index));
                 } else if *graph.ty(operand) != Type::Effect {
                     inputs.push(Arg::Buffer(buffers.read(operand, step)?));
@@ -268,12 +310,15 @@ impl<'a> Lowering<'a> {
                 let list = if kv.writes { &mut outputs } else { &mut inputs };
                 list.push(Arg::Kv { group: kv.group, layer: kv.layer });
             }
+            let device = choice.call.device.as_ref();
             steps.push(Step::Launch(Launch {
-                kernel: self.kernel(choice),
+                kernel: self.kernel(kernel(choice)),
                 site: graph.value_name(graph.result(id)).to_owned(),
                 inputs,
                 outputs,
-                grid: choice.call.grid.substitute(&substitution.replacements),
+                maps: device.map_or_else(Vec::new, |device| device.maps.clone()),
+                scalars: device.map_or_else(Vec::new, |d| d.scalars.iter().map(|dim| shape.dim(dim)).collect()),
+                grid: shape.dim(&choice.call.grid),
             }));
         }
         let outputs = graph.outputs().iter().map(|output| buffers.port(&output.name, output.value, steps.len()));
@@ -281,11 +326,10 @@ impl<'a> Lowering<'a> {
         let inputs = graph.inputs().iter().map(|input| buffers.port(graph.value_name(*input), *input, 0));
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let (buffers, arena_bytes) = buffers.place();
-        let Substitution { name, kind, symbols, .. } = substitution;
         Ok(Program {
-            name: name.clone(),
-            kind: *kind,
-            symbols: symbols.clone(),
+            name: shape.name.clone(),
+            kind: shape.kind,
+            symbols: shape.symbols.clone(),
             buffers,
             arena_bytes,
             inputs,
@@ -295,26 +339,55 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// Broken units, or where there is none the slow ones.
+fn unit_errors(errors: Vec<UnitError>) -> CodegenError {
+    let (mut problems, mut units) = (Vec::new(), Vec::new());
+    for error in errors {
+        match error {
+            UnitError::Broken(problem) => problems.push(problem),
+            UnitError::Slow { source, reason } => units.push((source, reason)),
+        }
+    }
+    if problems.is_empty() { CodegenError::Slow { units } } else { CodegenError::Units { problems } }
+}
+
+/// The layout in which a kernel wants an operand.
+fn layout(choice: &Choice, operand: usize) -> Layout {
+    let wanted = choice.call.layouts.iter().find(|(index, _)| *index == operand);
+    wanted.map_or(Layout::RowMajor, |(_, layout)| *layout)
+}
+
+/// The kernel of a choice; its cubin comes when the plan is built.
+fn kernel(choice: &Choice) -> plan::Kernel {
+    let code = choice.call.device.as_ref().map(|device| Code {
+        source: flatten(&device.unit),
+        cubin: Vec::new(),
+        threads: device.threads,
+        shared_bytes: device.shared_bytes,
+    });
+    plan::Kernel { name: choice.kernel.to_owned(), params: choice.call.params.clone(), code }
+}
+
 /// The buffers of one program while it is built.
 struct Buffers<'a> {
     graph: &'a Graph,
-    substitution: &'a Substitution,
+    shape: &'a ProgramShape,
     bounds: SymbolValues,
     buffers: Vec<Buffer>,
     index: HashMap<Value, u32>,
 }
 
 impl<'a> Buffers<'a> {
-    fn new(graph: &'a Graph, substitution: &'a Substitution) -> Buffers<'a> {
-        let bounds = upper_bounds(&substitution.symbols);
-        Buffers { graph, substitution, bounds, buffers: Vec::new(), index: HashMap::new() }
+    fn new(graph: &'a Graph, shape: &'a ProgramShape) -> Buffers<'a> {
+        let bounds = shape.bounds();
+        Buffers { graph, shape, bounds, buffers: Vec::new(), index: HashMap::new() }
     }
 
     /// A buffer for a value that this step computes.
     fn define(&mut self, value: Value, step: u32) -> Result<Arg, CodegenError> {
         let name = self.graph.value_name(value).to_owned();
         let ty = self.graph.tensor(value).ok_or_else(|| CodegenError::Graph(format!("`%{name}` is no tensor")))?;
-        let shape: Vec<Dim> = ty.shape.iter().map(|dim| dim.substitute(&self.substitution.replacements)).collect();
+        let shape: Vec<Dim> = ty.shape.iter().map(|dim| self.shape.dim(dim)).collect();
         let bytes = shape.iter().try_fold(ty.dtype.bytes(), |bytes, dim| {
             let size = dim.eval(&self.bounds).map_err(|error| error.to_string())?;
             bytes.checked_mul(size).ok_or_else(|| "its size overflows".to_owned())

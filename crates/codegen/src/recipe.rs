@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ir::ops::{Cast, Concat, Constant};
 use ir::{EvalError, Graph, HostData, HostTensor, Value, WeightSource, constant_value};
-use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart};
+use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart, Tiles};
 use rayon::prelude::*;
 
 /// An element-wise recipe: element `i` of the weight depends on few elements of the checkpoint.
@@ -26,6 +26,17 @@ pub enum Recipe {
     Concat(Vec<Recipe>),
     /// A value that was computed by the interpreter: frequencies, and whatever else is small and constant.
     Value(HostTensor, DType),
+    /// A matrix of 16-bit elements in the order of [`Layout::Tiled`](plan::Layout::Tiled).
+    Tiled {
+        /// The matrix, row-major.
+        inner: Box<Recipe>,
+        /// Its rows.
+        rows: u64,
+        /// Its columns.
+        cols: u64,
+        /// Its padded size.
+        tiles: Tiles,
+    },
 }
 
 /// Constants that the interpreter computes may have this many elements: it is slow, and holds them whole.
@@ -55,17 +66,24 @@ impl Recipe {
         Ok(Recipe::Value(constant_value(graph, value, weights)?, ty.dtype))
     }
 
+    /// A matrix of 16-bit elements in tiles; `None` where their padded number overflows.
+    pub fn tiled(inner: Recipe, rows: u64, cols: u64) -> Option<Recipe> {
+        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles: Tiles::of(rows, cols)? })
+    }
+
     /// Type of an element.
     pub fn dtype(&self) -> DType {
         match self {
+            Recipe::Tiled { inner, .. } => inner.dtype(),
             Recipe::Tensor { dtype, .. } | Recipe::Cast(_, dtype) | Recipe::Value(_, dtype) => *dtype,
             Recipe::Concat(parts) => parts.first().map_or(DType::F32, Recipe::dtype),
         }
     }
 
-    /// Number of elements.
+    /// Number of elements, padding included.
     pub fn elements(&self) -> u64 {
         match self {
+            Recipe::Tiled { tiles, .. } => tiles.strips * tiles.units * Tiles::UNIT,
             Recipe::Tensor { elements, .. } => *elements,
             Recipe::Cast(inner, _) => inner.elements(),
             Recipe::Concat(parts) => parts.iter().map(Recipe::elements).sum(),
@@ -85,6 +103,7 @@ impl Recipe {
                 let parts: Option<Vec<_>> = parts.iter().map(|part| part.random(weights)).collect();
                 parts.map(|parts| parts.concat())
             }
+            Recipe::Tiled { inner, .. } => inner.random(weights),
             Recipe::Value(..) => None,
         }
     }
@@ -113,6 +132,10 @@ impl Recipe {
                     start = end;
                 }
                 Ok(())
+            }
+            Recipe::Tiled { inner, rows, cols, tiles } => {
+                let matrix = Matrix { inner, rows: *rows, cols: *cols };
+                matrix.read_units(weights, *tiles, range, out)
             }
             Recipe::Value(value, dtype) => {
                 let range = range.start as usize..range.end as usize;
@@ -146,6 +169,63 @@ impl Recipe {
             })?;
             writer.append(chunk)?;
             start = end;
+        }
+        Ok(())
+    }
+}
+
+/// A row-major matrix of 16-bit elements that is cut into tiles.
+struct Matrix<'a> {
+    inner: &'a Recipe,
+    rows: u64,
+    cols: u64,
+}
+
+impl Matrix<'_> {
+    /// Computes whole units: both ends of the range are multiples of [`Tiles::UNIT`], as are the pieces of
+    /// [`Recipe::write`].
+    fn read_units(
+        &self,
+        weights: &dyn WeightSource,
+        tiles: Tiles,
+        range: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        if !range.start.is_multiple_of(Tiles::UNIT) || !range.end.is_multiple_of(Tiles::UNIT) {
+            return Err(format!("elements {range:?} are not whole units of a tiled weight"));
+        }
+        out.fill(0);
+        let (mut unit, end) = (range.start / Tiles::UNIT, range.end / Tiles::UNIT);
+        let mut rest = out;
+        while unit < end {
+            // units of one strip: their rows are contiguous in the matrix
+            let (strip, first) = (unit / tiles.units, unit % tiles.units);
+            let count = (end - unit).min(tiles.units - first);
+            let (part, tail) = rest.split_at_mut((count * Tiles::UNIT * 2) as usize);
+            self.read_strip(weights, strip, first..first + count, part)?;
+            rest = tail;
+            unit += count;
+        }
+        Ok(())
+    }
+
+    fn read_strip(
+        &self,
+        weights: &dyn WeightSource,
+        strip: u64,
+        units: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        let cols = units.start * Tiles::COLS..(units.end * Tiles::COLS).min(self.cols);
+        let mut line = vec![0; ((cols.end - cols.start) * 2) as usize];
+        for row in 0..Tiles::ROWS.min(self.rows - strip * Tiles::ROWS) {
+            let start = (strip * Tiles::ROWS + row) * self.cols;
+            self.inner.read(weights, start + cols.start..start + cols.end, &mut line)?;
+            for (chunk, bytes) in (0..).zip(line.chunks(2 * Tiles::CHUNK as usize)) {
+                let col: u64 = chunk * Tiles::CHUNK;
+                let element = col / Tiles::COLS * Tiles::UNIT + Tiles::chunk_at(row, col % Tiles::COLS);
+                out[(element * 2) as usize..][..bytes.len()].copy_from_slice(bytes);
+            }
         }
         Ok(())
     }

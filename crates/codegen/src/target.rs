@@ -12,26 +12,38 @@ use crate::{Catalog, kernels};
 pub enum Target {
     /// Any CPU that Rust runs on.
     Cpu,
+    /// NVIDIA GPUs of compute capability 9.0: H100, H200, GH200.
+    Sm90a,
 }
 
 /// A target that this program cannot compile for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown target `{0}`, this program compiles for: cpu")]
+#[error("unknown target `{0}`, this program compiles for: cpu, sm_90a")]
 pub struct UnknownTarget(pub String);
 
 impl Target {
+    /// All targets.
+    pub const ALL: [Target; 2] = [Target::Cpu, Target::Sm90a];
+
     /// The name in plans and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Target::Cpu => "cpu",
+            Target::Sm90a => "sm_90a",
         }
     }
 
+    /// Whether plans bring compiled kernels.
+    pub fn is_gpu(self) -> bool {
+        self != Target::Cpu
+    }
+
     /// The dtype in which values flow between ops when weights are of `weights`. CPUs have no 16-bit arithmetic:
-    /// there, values are f32 and only weights and the KV cache are narrow.
-    pub fn activations(self, _weights: DType) -> DType {
+    /// there, values are f32 and only weights and the KV cache are narrow. Tensor cores want both sides alike.
+    pub fn activations(self, weights: DType) -> DType {
         match self {
             Target::Cpu => DType::F32,
+            Target::Sm90a => weights,
         }
     }
 
@@ -44,6 +56,7 @@ impl Target {
     pub fn catalog(self) -> Catalog {
         match self {
             Target::Cpu => kernels::cpu::catalog(),
+            Target::Sm90a => kernels::cuda::catalog(),
         }
     }
 }
@@ -58,9 +71,7 @@ impl FromStr for Target {
     type Err = UnknownTarget;
 
     fn from_str(text: &str) -> Result<Target, UnknownTarget> {
-        match text {
-            "cpu" => Ok(Target::Cpu),
-            _ => Err(UnknownTarget(text.to_owned())),
-        }
+        let found = Target::ALL.into_iter().find(|target| target.name() == text);
+        found.ok_or_else(|| UnknownTarget(text.to_owned()))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use plan::{Bindings, ExecError, PlanFile, PortData, Session};
+use plan::{Bindings, ExecError, InputData, PlanFile, PortData, ProgramKind, Session, StepId};
 
 use crate::BlockPool;
 use crate::sequence::{FinishReason, Request, RequestId, Sequence};
@@ -17,7 +17,16 @@ pub struct Engine {
     blocks: BlockPool,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
+    /// The step that was submitted before the results of the one before it were read.
+    ahead: Option<Flight>,
     next_id: u64,
+}
+
+/// A step that runs.
+struct Flight {
+    step: StepId,
+    program: usize,
+    chunks: Vec<Chunk>,
 }
 
 /// What one step did for one request.
@@ -56,7 +65,7 @@ impl Engine {
         // All groups have as many blocks, and a block number means the same place in each.
         let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
         let blocks = BlockPool::new(blocks);
-        Ok(Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 })
+        Ok(Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), ahead: None, next_id: 0 })
     }
 
     /// Says why the plan cannot hold a request, where it cannot.
@@ -115,6 +124,7 @@ impl Engine {
     /// Drops all requests, after an error for instance.
     pub fn clear(&mut self) {
         self.waiting.clear();
+        self.ahead = None;
         for sequence in self.running.drain(..) {
             self.blocks.give_back(sequence.blocks);
         }
@@ -125,16 +135,36 @@ impl Engine {
         !self.waiting.is_empty() || !self.running.is_empty()
     }
 
-    /// Runs one step and returns what came of it.
+    /// Runs one step and returns what came of it. On a device that runs ahead, the step behind it is submitted first
+    /// where it can be: it takes its tokens on the device, and the device does not wait for this side.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        self.admit();
         let mut events = Vec::new();
-        let chunks = schedule(&self.running, &self.file.plan().limits);
-        if !chunks.is_empty() {
-            self.run(&chunks, &mut events)?;
+        let flight = match self.ahead.take() {
+            Some(flight) => Some(flight),
+            None => {
+                self.admit();
+                let chunks = schedule(&self.running, &self.file.plan().limits);
+                if chunks.is_empty() { None } else { Some(self.submit(chunks, false)?) }
+            }
+        };
+        if let Some(flight) = flight {
+            if self.can_run_ahead(&flight) {
+                self.ahead = Some(self.submit(flight.chunks.clone(), true)?);
+            }
+            self.finish(&flight, &mut events)?;
         }
         self.retire(&mut events);
         Ok(events)
+    }
+
+    /// Whether the next step is known before this one's results are: the same sequences decode on. A sequence may end
+    /// with a token that this side has not seen; the step behind it then computed a row for nobody, in blocks that
+    /// are the sequence's until that step has run.
+    fn can_run_ahead(&self, flight: &Flight) -> bool {
+        let decode = self.file.plan().programs[flight.program].kind == ProgramKind::Decode;
+        let all = flight.chunks.len() == self.running.len();
+        let on = |sequence: &Sequence| sequence.outlasts_next() && !sequence.params.logits;
+        decode && all && self.session.runs_ahead() && self.running.iter().all(on)
     }
 
     fn blocks_for(&self, tokens: usize) -> usize {
@@ -153,29 +183,44 @@ impl Engine {
         }
     }
 
-    fn run(&mut self, chunks: &[Chunk], events: &mut Vec<Event>) -> Result<(), EngineError> {
-        let file = Arc::clone(&self.file);
-        let plan = file.plan();
-        let inputs = pack(plan, &self.running, chunks);
+    /// Submits a step; `feedback` takes the tokens from the step before.
+    fn submit(&mut self, chunks: Vec<Chunk>, feedback: bool) -> Result<Flight, EngineError> {
+        let inputs = pack(self.file.plan(), &self.running, &chunks);
+        let tokens = match feedback {
+            true => InputData::Previous("next_tokens"),
+            false => InputData::Values(&inputs.tokens),
+        };
         let bindings = Bindings {
             symbols: inputs.symbols.clone(),
             inputs: vec![
-                ("tokens", &inputs.tokens),
-                ("positions", &inputs.positions),
-                ("query_starts", &inputs.query_starts),
-                ("block_table", &inputs.block_table),
-                ("rows", &inputs.rows),
+                ("tokens", tokens),
+                ("positions", InputData::Values(&inputs.positions)),
+                ("query_starts", InputData::Values(&inputs.query_starts)),
+                ("block_table", InputData::Values(&inputs.block_table)),
+                ("rows", InputData::Values(&inputs.rows)),
             ],
         };
         let step = self.session.submit(inputs.program, &bindings)?;
+        for chunk in &chunks {
+            if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) {
+                sequence.cached += chunk.tokens;
+            }
+        }
+        Ok(Flight { step, program: inputs.program, chunks })
+    }
+
+    /// Reads what a step computed.
+    fn finish(&mut self, flight: &Flight, events: &mut Vec<Event>) -> Result<(), EngineError> {
+        let file = Arc::clone(&self.file);
+        let plan = file.plan();
         let wrong =
             |port: &str| ExecError::Unsupported(format!("the plan has no output `{port}` of the expected dtype"));
-        let PortData::I32(sampled) = self.session.read(step, "next_tokens")? else {
+        let PortData::I32(sampled) = self.session.read(flight.step, "next_tokens")? else {
             return Err(wrong("next_tokens").into());
         };
-        let wants_logits = chunks.iter().any(|chunk| self.running[chunk.sequence].params.logits);
-        let logits = match wants_logits {
-            true => match self.session.read(step, "logits")? {
+        let wants_logits = |chunk: &Chunk| self.running.iter().any(|s| s.id == chunk.sequence && s.params.logits);
+        let logits = match flight.chunks.iter().any(wants_logits) {
+            true => match self.session.read(flight.step, "logits")? {
                 PortData::F32(logits) => logits,
                 PortData::I32(_) => return Err(wrong("logits").into()),
             },
@@ -183,17 +228,19 @@ impl Engine {
         };
         let vocab = plan.model.vocab_size as usize;
         let mut row = 0;
-        for chunk in chunks {
-            let sequence = &mut self.running[chunk.sequence];
-            sequence.cached += chunk.tokens;
+        for chunk in &flight.chunks {
             let rows = row..row + chunk.rows;
             row = rows.end;
+            // one that ended in the step before is gone
+            let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
+                continue;
+            };
             let mut event =
                 Event { request: sequence.id, token: None, logits: Vec::new(), finished: None, done: false };
             if sequence.params.logits {
                 event.logits = logits.get(rows.start * vocab..rows.end * vocab).unwrap_or_default().to_vec();
             }
-            if sequence.pending() == 0 && sequence.finished.is_none() {
+            if chunk.samples && sequence.finished.is_none() {
                 let token = rows.last().and_then(|row| sampled.get(row)).copied();
                 let token = token.and_then(|token| u32::try_from(token).ok()).ok_or_else(|| wrong("next_tokens"))?;
                 sequence.push(token, &plan.model.eos);

@@ -57,7 +57,8 @@ pub(crate) struct Sequence {
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
-    /// Tokens whose keys and values are cached.
+    /// Tokens whose keys and values are cached once all submitted steps have run. One more than are known where a step
+    /// takes its token from the step before.
     pub cached: usize,
     pub blocks: Vec<u32>,
     pub params: GenerationParams,
@@ -67,7 +68,13 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// Tokens that are known but not cached: one while decoding, more while the prompt is read.
     pub fn pending(&self) -> usize {
-        self.tokens.len() - self.cached
+        self.tokens.len().saturating_sub(self.cached)
+    }
+
+    /// Whether it goes on behind one more token, whatever that token is.
+    pub fn outlasts_next(&self) -> bool {
+        let generated = self.tokens.len() - self.prompt_len;
+        self.finished.is_none() && generated + 1 < self.params.max_tokens as usize
     }
 
     /// Whether nothing is left to do. Where logits are wanted, the last token has a step of its own.

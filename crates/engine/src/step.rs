@@ -2,17 +2,19 @@
 
 use plan::{DType, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolValues, upper_bounds};
 
-use crate::sequence::Sequence;
+use crate::sequence::{RequestId, Sequence};
 
 /// A chunk of one sequence in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    /// Index of the sequence among the running ones.
-    pub sequence: usize,
+    /// The sequence.
+    pub sequence: RequestId,
     /// Tokens taken.
     pub tokens: usize,
     /// Rows of logits wanted: of the last tokens of the chunk.
     pub rows: usize,
+    /// Whether the last row gives the sequence's next token.
+    pub samples: bool,
 }
 
 /// Chooses what runs next: every sequence with one pending token first, then prompts, in order of arrival, as many
@@ -22,8 +24,8 @@ pub(crate) fn schedule(running: &[Sequence], limits: &Limits) -> Vec<Chunk> {
     let mut tokens = limits.max_num_tokens as usize;
     let mut rows = limits.max_logit_rows as usize;
     let decoding = |sequence: &Sequence| sequence.pending() == 1;
-    let order = [true, false].map(|first| running.iter().enumerate().filter(move |(_, s)| decoding(s) == first));
-    for (index, sequence) in order.into_iter().flatten() {
+    let order = [true, false].map(|first| running.iter().filter(move |sequence| decoding(sequence) == first));
+    for sequence in order.into_iter().flatten() {
         if sequence.is_done() || tokens == 0 || rows == 0 {
             continue;
         }
@@ -36,7 +38,7 @@ pub(crate) fn schedule(running: &[Sequence], limits: &Limits) -> Vec<Chunk> {
             true => taken,
             false => usize::from(complete),
         };
-        chunks.push(Chunk { sequence: index, tokens: taken, rows: wanted });
+        chunks.push(Chunk { sequence: sequence.id, tokens: taken, rows: wanted, samples: complete });
         tokens -= taken;
         rows -= wanted;
     }
@@ -68,9 +70,10 @@ pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk]) -> StepI
         rows: Vec::new(),
     };
     for chunk in chunks {
-        let sequence = &running[chunk.sequence];
+        let Some(sequence) = running.iter().find(|sequence| sequence.id == chunk.sequence) else { continue };
         for position in sequence.cached..sequence.cached + chunk.tokens {
-            inputs.tokens.push(sequence.tokens[position] as i32);
+            // one that is not there yet comes from the step before
+            inputs.tokens.push(sequence.tokens.get(position).map_or(0, |token| *token as i32));
             inputs.positions.push(position as i32);
         }
         let end = inputs.tokens.len();

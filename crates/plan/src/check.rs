@@ -2,10 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Arg, Buffer, Plan, Program, Step, SymbolValues, WEIGHT_ALIGN, WeightData, upper_bounds};
+use crate::{
+    Arg, Buffer, Dim, Launch, Plan, Program, Step, SymbolValues, TensorMap, WEIGHT_ALIGN, WeightData, upper_bounds,
+};
 
 /// Sizes above this are refused: they cannot be meant, and they keep later sums from overflowing.
 const MAX_BYTES: u64 = 1 << 48;
+/// Threads of a block, and bytes of its shared memory, that any GPU so far has at most.
+const MAX_THREADS: u32 = 1024;
+const MAX_SHARED_BYTES: u32 = 256 << 10;
 
 /// Checks a plan whose weight section has `weight_bytes` bytes. Returns all problems.
 pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
@@ -25,7 +30,7 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
             }
             WeightData::Random(parts) => {
                 let elements = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.elements));
-                if elements != Some(bytes / weight.dtype.bytes()) || !weight.dtype.is_float() {
+                if elements.is_none() || elements != weight.elements() || !weight.dtype.is_float() {
                     problems.push(format!("the random parts of weight `{name}` do not add up to its shape"));
                 }
             }
@@ -38,6 +43,7 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
             problems.push(format!("KV group {index} has an impossible size or dtype"));
         }
     }
+    check_code(plan, &mut problems);
     let limits = &plan.limits;
     let sizes = [limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_num_tokens];
     if sizes.contains(&0) || limits.max_logit_rows == 0 || plan.world_size != 1 {
@@ -48,6 +54,35 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
         check_program(plan, program, report);
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Plans for GPUs bring the code of their kernels, others none.
+fn check_code(plan: &Plan, problems: &mut Vec<String>) {
+    let on_gpu = plan.target.starts_with("sm_");
+    for kernel in &plan.kernels {
+        let fits = match &kernel.code {
+            None => !on_gpu,
+            Some(code) => {
+                let block = (1..=MAX_THREADS).contains(&code.threads) && code.shared_bytes <= MAX_SHARED_BYTES;
+                on_gpu && block && !code.cubin.is_empty()
+            }
+        };
+        if !fits {
+            problems.push(format!("kernel `{}` has no code for the target, or an impossible block", kernel.name));
+        }
+    }
+}
+
+/// Tensor maps are over 16-bit matrices whose rows are whole 16-byte chunks; boxes are 128 bytes wide.
+fn check_map(program: &Program, launch: &Launch, map: TensorMap) -> bool {
+    let Some(Arg::Buffer(index)) = launch.inputs.get(map.input as usize) else { return false };
+    let Some(buffer) = program.buffers.get(*index as usize) else { return false };
+    let cols = match &buffer.shape[..] {
+        [_, cols] => cols.as_const(),
+        _ => None,
+    };
+    let whole_chunks = cols.is_some_and(|cols| cols > 0 && cols % 8 == 0);
+    buffer.dtype.bytes() == 2 && whole_chunks && map.box_cols == 64 && (1..=256).contains(&map.box_rows)
 }
 
 fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String)) {
@@ -83,6 +118,13 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
         }
         if launch.grid.eval(&values).is_err() {
             report(format!("the grid of `{}` has no value", launch.site));
+        }
+        let is_i32 = |scalar: &Dim| scalar.eval(&values).is_ok_and(|value| i32::try_from(value).is_ok());
+        if !launch.scalars.iter().all(is_i32) {
+            report(format!("a size of `{}` has no value", launch.site));
+        }
+        if !launch.maps.iter().all(|map| check_map(program, launch, *map)) {
+            report(format!("a tensor map of `{}` has an impossible shape", launch.site));
         }
         for arg in launch.inputs.iter().chain(&launch.outputs) {
             let known = match *arg {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{Arg, Dim, Plan, Program, Scalar, Step, WeightData};
+use crate::{Arg, Dim, Layout, Plan, Program, Scalar, Step, WeightData};
 
 /// The whole plan as text. Equal plans give equal text.
 pub fn dump(plan: &Plan) -> String {
@@ -41,13 +41,21 @@ fn write_plan(out: &mut String, plan: &Plan) -> std::fmt::Result {
             WeightData::Stored { offset } => format!("at {offset}"),
             WeightData::Random(parts) => format!("random, {} parts", parts.len()),
         };
-        writeln!(out, "  w{index} {} : {}{:?} {place}", weight.name, weight.dtype, weight.shape)?;
+        let layout = match weight.layout {
+            Layout::RowMajor => String::new(),
+            layout => format!("{} ", layout.name()),
+        };
+        writeln!(out, "  w{index} {} : {}{:?} {layout}{place}", weight.name, weight.dtype, weight.shape)?;
     }
     writeln!(out, "\nkernels")?;
     for (index, kernel) in plan.kernels.iter().enumerate() {
         let params: Vec<String> =
             kernel.params.iter().map(|param| format!("{} = {}", param.name, scalar(&param.value))).collect();
-        writeln!(out, "  k{index} {} {{{}}}", kernel.name, params.join(", "))?;
+        write!(out, "  k{index} {} {{{}}}", kernel.name, params.join(", "))?;
+        if let Some(code) = &kernel.code {
+            write!(out, " {} threads, {} bytes shared", code.threads, code.shared_bytes)?;
+        }
+        writeln!(out)?;
     }
     for program in &plan.programs {
         write_program(out, plan, program)?;
@@ -86,9 +94,12 @@ fn write_program(out: &mut String, plan: &Plan, program: &Program) -> std::fmt::
     for (index, Step::Launch(launch)) in program.steps.iter().enumerate() {
         let kernel = plan.kernels.get(launch.kernel as usize).map_or("?", |kernel| &kernel.name);
         let list = |args: &[Arg]| args.iter().map(arg).collect::<Vec<_>>().join(", ");
+        let maps = launch.maps.iter().map(|map| format!("map {}x{} of {}", map.box_rows, map.box_cols, map.input));
+        let more: String =
+            maps.chain(launch.scalars.iter().map(Dim::to_string)).map(|item| format!("; {item}")).collect();
         writeln!(
             out,
-            "  {index}: {} = k{} {kernel}({}) grid {} // {}",
+            "  {index}: {} = k{} {kernel}({}{more}) grid {} // {}",
             list(&launch.outputs),
             launch.kernel,
             list(&launch.inputs),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{PlanFile, SymbolValues};
+use crate::{PlanFile, Program, SymbolValues};
 
 /// A device that can run plans.
 pub trait Executor {
@@ -15,18 +15,24 @@ pub trait Executor {
 
 /// A plan on a device, with its own KV cache.
 pub trait Session {
+    /// Whether [`Session::submit`] returns before its step has run, so that it pays to submit the next one meanwhile.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
     /// Starts one run of a program (an index into [`crate::Plan::programs`]).
     fn submit(&mut self, program: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError>;
 
     /// Waits until a step has finished.
     fn wait(&mut self, step: StepId) -> Result<(), ExecError>;
 
-    /// Waits for a step and copies one of its output ports. Only the latest step's outputs are kept.
+    /// Waits for a step and copies one of its output ports. Outputs of the latest step are kept, and the integer ones
+    /// of the step before it.
     fn read(&mut self, step: StepId, port: &str) -> Result<PortData, ExecError>;
 }
 
 /// Names a submitted step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepId(pub u64);
 
 /// Sizes and input ports of one step.
@@ -34,8 +40,29 @@ pub struct StepId(pub u64);
 pub struct Bindings<'a> {
     /// A value for each symbol of the program.
     pub symbols: SymbolValues,
-    /// Contents of each input port, row-major.
-    pub inputs: Vec<(&'a str, &'a [i32])>,
+    /// Contents of each input port.
+    pub inputs: Vec<(&'a str, InputData<'a>)>,
+}
+
+/// Checks that every symbol of a program is bound within its bounds: buffers are sized for them.
+pub fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), String> {
+    for decl in &program.symbols {
+        let value = symbols.get(&decl.symbol).copied();
+        if value.is_none_or(|value| value < decl.min || value > decl.max) {
+            let found = value.map_or("nothing".to_owned(), |value| value.to_string());
+            return Err(format!("expected `{}` in {}..{}, found {found}", decl.symbol, decl.min, decl.max));
+        }
+    }
+    Ok(())
+}
+
+/// What an input port holds in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputData<'a> {
+    /// These values, row-major.
+    Values(&'a [i32]),
+    /// What the step before wrote to this output port: on a device, it need not have finished.
+    Previous(&'a str),
 }
 
 /// The contents of an output port, row-major. Floating-point ports are widened.
@@ -77,6 +104,21 @@ pub enum ExecError {
         program: String,
         /// What is wrong.
         reason: String,
+    },
+    /// The device failed while a step ran; which kernel did is not known.
+    #[error(
+        "the device failed in program `{program}` at step {step} of the session: {reason}{}",
+        if *.blocking { "" } else { " (run with --blocking to learn which kernel did it)" }
+    )]
+    Device {
+        /// Name of the program.
+        program: String,
+        /// Steps that the session had run.
+        step: u64,
+        /// What the driver said.
+        reason: String,
+        /// Whether every launch was waited for.
+        blocking: bool,
     },
     /// A kernel failed.
     #[error("kernel `{kernel}` failed in program `{program}` at `{site}` (step {step}): {reason}")]

@@ -8,6 +8,7 @@ mod dtype;
 mod dump;
 mod executor;
 mod file;
+mod layout;
 mod model;
 mod random;
 
@@ -15,10 +16,11 @@ pub use check::check;
 pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
 pub use dtype::DType;
 pub use dump::dump;
-pub use executor::{Bindings, ExecError, Executor, PortData, Session, StepId};
+pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
+pub use layout::{Layout, Tiles};
 pub use model::{
-    Arg, Buffer, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar, Step,
-    TextFile, Weight, WeightData,
+    Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
+    Step, TensorMap, TextFile, Weight, WeightData,
 };
 pub use random::RandomPart;

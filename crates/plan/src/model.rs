@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, RandomPart, SymbolDecl};
+use crate::{DType, Dim, Layout, RandomPart, SymbolDecl, Tiles};
 
 /// Everything that a device needs to run a model, but for the bytes of stored weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,16 +68,28 @@ pub struct Weight {
     pub name: String,
     /// Type of an element.
     pub dtype: DType,
-    /// Sizes, outermost first; row-major.
+    /// Sizes, outermost first.
     pub shape: Vec<u64>,
+    /// The order of elements in memory.
+    pub layout: Layout,
     /// Where the bytes come from.
     pub data: WeightData,
 }
 
 impl Weight {
-    /// Bytes of the tensor, where they do not overflow.
+    /// Elements of the tensor, padding left out, where they do not overflow.
+    pub fn elements(&self) -> Option<u64> {
+        self.shape.iter().try_fold(1, |elements: u64, size| elements.checked_mul(*size))
+    }
+
+    /// Bytes of the tensor in its layout, where they do not overflow.
     pub fn bytes(&self) -> Option<u64> {
-        self.shape.iter().try_fold(self.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))
+        let elements = match (self.layout, &self.shape[..]) {
+            (Layout::RowMajor, _) => self.elements(),
+            (Layout::Tiled, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
+            (Layout::Tiled, _) => None,
+        };
+        elements?.checked_mul(self.dtype.bytes())
     }
 }
 
@@ -136,6 +148,21 @@ pub struct Kernel {
     pub name: String,
     /// Its configuration.
     pub params: Vec<Param>,
+    /// Its code, for targets whose kernels are compiled into the plan.
+    pub code: Option<Code>,
+}
+
+/// A kernel's code for a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// CUDA C, without includes. Its one entry has the kernel's name.
+    pub source: String,
+    /// What NVRTC made of it.
+    pub cubin: Vec<u8>,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
 }
 
 impl Kernel {
@@ -240,8 +267,24 @@ pub struct Launch {
     pub inputs: Vec<Arg>,
     /// What it writes.
     pub outputs: Vec<Arg>,
+    /// Tensor maps over inputs, for kernels whose loads go through them.
+    pub maps: Vec<TensorMap>,
+    /// Sizes that the kernel is told when it runs, each an i32.
+    pub scalars: Vec<Dim>,
     /// Independent tasks (blocks on a GPU), each of which writes its own part of the outputs.
     pub grid: Dim,
+}
+
+/// A tensor map over a matrix of 16-bit elements: boxes of `[box_rows, box_cols]`, with the 128-byte swizzle in shared
+/// memory and zeros outside of the matrix. (CUDA driver API, `cuTensorMapEncodeTiled`.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Index into [`Launch::inputs`].
+    pub input: u32,
+    /// Rows of a box.
+    pub box_rows: u32,
+    /// Columns of a box.
+    pub box_cols: u32,
 }
 
 /// What a launch names.

@@ -5,4 +5,5 @@ pub mod cuda;
 mod trace;
 
 pub use cpu::CpuExecutor;
+pub use cuda::CudaExecutor;
 pub use trace::{TraceExecutor, trace};

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use codegen::{CodegenError, PlanSpec, lower};
+use codegen::cuda::{Built, Usage};
+use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
 use frontend::Checkpoint;
 use ir::{Graph, Stage};
 use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassReport};
@@ -109,6 +110,41 @@ pub struct Dumps {
     pub kernels: String,
     /// The plan.
     pub plan: String,
+    /// The kernels' code: sources for any plan for a GPU, machine code where it was compiled.
+    pub units: Vec<Unit>,
+    /// Whether kernels are to be compiled even where no plan is written.
+    pub code: bool,
+}
+
+/// The code of one kernel of a plan.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    /// Its number and name in the plan, such as `k3-linear_skinny`.
+    pub name: String,
+    /// CUDA C, without includes.
+    pub source: String,
+    /// PTX; empty where it was not compiled.
+    pub ptx: String,
+    /// Machine code; empty where it was not compiled.
+    pub cubin: Vec<u8>,
+    /// What it takes of a multiprocessor.
+    pub usage: Usage,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+/// The units of a plan, with what the compiler made of them.
+fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
+    let mut built = built.into_iter();
+    let kernels = plan.kernels.iter().enumerate().filter_map(|(index, kernel)| {
+        let Built { cubin, ptx, usage } = built.next().unwrap_or_default();
+        let code = kernel.code.as_ref()?;
+        let (name, source) = (format!("k{index}-{}", kernel.name), code.source.clone());
+        Some(Unit { name, source, ptx, cubin, usage, threads: code.threads, shared_bytes: code.shared_bytes })
+    });
+    kernels.collect()
 }
 
 impl Observer for Dumps {
@@ -133,7 +169,7 @@ impl Driver {
         self.check_pass_names(options)?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options)?;
-        let settings = resolve(&checkpoint, options)?;
+        let settings = resolve(self.target(&options.target)?, &checkpoint, options)?;
         let mut graph = checkpoint.graph(&settings.import)?;
         if let Some(dumps) = &mut dumps {
             dumps.imported = ir::text::print(&graph);
@@ -164,9 +200,18 @@ impl Driver {
             config: settings.effective(options),
             inputs: checkpoint.inputs(),
         };
-        let lowered = lower(verified, &self.catalog(settings.target), spec, &checkpoint)?;
+        let mut catalog = self.catalog(settings.target);
+        let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
+        let (lowered, built) = match settings.target.is_gpu() && (out.is_some() || wants_code) {
+            true => {
+                progress.phase("compile kernels");
+                lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?
+            }
+            false => (lower(verified, &catalog, spec, &checkpoint)?, Vec::new()),
+        };
         check_workspace(&lowered.plan, options.workspace_bytes)?;
         if let Some(dumps) = dumps {
+            dumps.units = units(&lowered.plan, built);
             dumps.graph = ir::text::print(&graph);
             dumps.kernels = lowered.selection.print(&graph);
             dumps.plan = plan::dump(&lowered.plan);
@@ -202,7 +247,7 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, E
     })
 }
 
-fn resolve(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
+fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
     // An embedding table may be padded past its tokenizer: ids without a text are never sampled.
     let files = checkpoint.files();
     let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
@@ -210,7 +255,7 @@ fn resolve(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings
         Some(file) => Some(text::Tokenizer::from_bytes(&file.bytes)?.vocab_size() as u32),
         None => None,
     };
-    Settings::resolve(options, checkpoint.config(), checkpoint.dtype(), sampled_ids)
+    Settings::resolve(target, options, checkpoint.config(), checkpoint.dtype(), sampled_ids)
 }
 
 fn model(checkpoint: &Checkpoint) -> plan::Model {

@@ -1,16 +1,18 @@
 //! What compiles and runs, with a user's own passes, ops and kernels inside.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use codegen::{Call, Catalog, Kernel, Refusal, Target};
-use ir::{DeclaredOp, Graph, OpId, OpSet};
+use codegen::cuda::Compiler;
+use codegen::{Call, Catalog, Kernel, Refusal, Site, Target};
+use ir::{DeclaredOp, OpSet};
 use passes::{Pass, PassContext, PassList, PassManager, Pipeline, Slot, pipeline};
 use plan::{ExecError, Executor};
-use runtime::CpuExecutor;
 use runtime::cpu::{Args, CpuKernel};
+use runtime::{CpuExecutor, CudaExecutor};
 
-use crate::Error;
+use crate::{Error, TargetChoice};
 
 /// Compiles checkpoints and opens executors. Everything that the command line does goes through one.
 #[derive(Clone)]
@@ -20,6 +22,17 @@ pub struct Driver {
     slots: Vec<(Slot, Arc<dyn Pass>)>,
     kernels: Vec<Arc<dyn Kernel>>,
     cpu_kernels: Vec<Arc<dyn CpuKernel>>,
+    cuda_folders: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
+    unit_cache: Option<PathBuf>,
+}
+
+/// How plans are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Threads of a CPU executor; all by default.
+    pub threads: Option<usize>,
+    /// Waits behind every launch on a GPU, so that an error names the kernel that made it.
+    pub blocking: bool,
 }
 
 impl Default for Driver {
@@ -37,7 +50,22 @@ impl Driver {
             slots: Vec::new(),
             kernels: Vec::new(),
             cpu_kernels: Vec::new(),
+            cuda_folders: Arc::new(|| vec![PathBuf::from("/usr/local/cuda")]),
+            unit_cache: None,
         }
+    }
+
+    /// The same driver with folders that may hold NVRTC, tried in order before the loader's own path. They are asked
+    /// for when a plan for a GPU is compiled.
+    pub fn cuda_folders(mut self, folders: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static) -> Driver {
+        self.cuda_folders = Arc::new(folders);
+        self
+    }
+
+    /// The same driver with a folder that keeps compiled CUDA C from one compilation to the next.
+    pub fn unit_cache(mut self, folder: PathBuf) -> Driver {
+        self.unit_cache = Some(folder);
+        self
     }
 
     /// The same driver with a pass at the end of a slot of the pipeline.
@@ -102,11 +130,40 @@ impl Driver {
         })
     }
 
+    /// NVRTC with this driver's cache.
+    pub(crate) fn compiler(&self) -> Result<Compiler, Error> {
+        let nvrtc = codegen::cuda::find(&(self.cuda_folders)()).map_err(|reason| {
+            let install = "`python3 -m pip install nvidia-cuda-nvrtc`, or SMELT_CUDA_HOME=FOLDER";
+            Error::NoDevice(format!("plans for GPUs need NVIDIA's run-time compiler: {reason} ({install})"))
+        })?;
+        Ok(Compiler::new(nvrtc, self.unit_cache.clone()))
+    }
+
+    /// The target of a choice: the best that this machine can both compile for and run, unless one is named.
+    pub(crate) fn target(&self, choice: &TargetChoice) -> Result<Target, Error> {
+        match choice {
+            TargetChoice::Named(name) => {
+                name.parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(format!("--target: {error}")))
+            }
+            TargetChoice::Auto => {
+                let hopper = |driver: runtime::cuda::Driver| {
+                    driver.devices.first().is_some_and(|device| device.compute_capability == (9, 0))
+                };
+                let gpu = runtime::cuda::probe().is_ok_and(hopper) && self.compiler().is_ok();
+                Ok(if gpu { Target::Sm90a } else { Target::Cpu })
+            }
+        }
+    }
+
     /// An executor for plans of a target.
-    pub fn executor(&self, target: &str, threads: Option<usize>) -> Result<Box<dyn Executor>, ExecError> {
-        match target {
-            "cpu" => Ok(Box::new(self.cpu_executor(threads)?)),
-            _ => Err(ExecError::WrongTarget { plan: target.to_owned(), executor: "cpu".to_owned() }),
+    pub fn executor(&self, target: &str, options: RunOptions) -> Result<Box<dyn Executor>, ExecError> {
+        match target.parse() {
+            Ok(Target::Cpu) => Ok(Box::new(self.cpu_executor(options.threads)?)),
+            Ok(Target::Sm90a) => {
+                let executor = CudaExecutor::new(0)?;
+                Ok(Box::new(if options.blocking { executor.blocking() } else { executor }))
+            }
+            Err(_) => Err(ExecError::WrongTarget { plan: target.to_owned(), executor: "cpu".to_owned() }),
         }
     }
 
@@ -126,8 +183,8 @@ impl Kernel for Shared<dyn Kernel> {
         self.0.name()
     }
 
-    fn call(&self, graph: &Graph, op: OpId) -> Result<Call, Refusal> {
-        self.0.call(graph, op)
+    fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
+        self.0.call(site)
     }
 }
 

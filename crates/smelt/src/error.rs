@@ -93,7 +93,12 @@ impl Error {
             Error::Import(ImportError::Graph(_)) => ErrorKind::Internal,
             Error::Codegen(CodegenError::NoKernel { .. }) => ErrorKind::Unsupported,
             Error::Codegen(CodegenError::Weights(_) | CodegenError::Plan(_)) => ErrorKind::BadInput,
-            Error::Codegen(CodegenError::Constant(_) | CodegenError::Graph(_)) => ErrorKind::Internal,
+            Error::Codegen(
+                CodegenError::Constant(_)
+                | CodegenError::Graph(_)
+                | CodegenError::Units { .. }
+                | CodegenError::Slow { .. },
+            ) => ErrorKind::Internal,
             Error::Engine(EngineError::Request(_) | EngineError::Plan(_)) => ErrorKind::BadInput,
             Error::Exec(error) | Error::Engine(EngineError::Exec(error)) => exec_kind(error),
         }
@@ -113,6 +118,6 @@ fn exec_kind(error: &plan::ExecError) -> ErrorKind {
         ExecError::Plan(_) => ErrorKind::BadInput,
         ExecError::NoDevice(_) => ErrorKind::NoDevice,
         ExecError::OutOfMemory(_) => ErrorKind::DoesNotFit,
-        ExecError::Bindings { .. } | ExecError::Kernel { .. } => ErrorKind::Internal,
+        ExecError::Bindings { .. } | ExecError::Kernel { .. } | ExecError::Device { .. } => ErrorKind::Internal,
     }
 }

@@ -24,9 +24,9 @@ mod options;
 mod settings;
 
 pub use cache::PlanCache;
-pub use codegen::nvrtc;
-pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet};
-pub use driver::Driver;
+pub use codegen::{Target, cuda};
+pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit};
+pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
@@ -38,7 +38,7 @@ pub use runtime::cuda::probe as cuda_driver;
 
 /// What a pass, an op or a kernel of one's own is made from.
 pub mod extend {
-    pub use codegen::{Call, Kernel, KvUse, Refusal};
+    pub use codegen::{Call, DeviceCall, Kernel, KvUse, Refusal, Site};
     pub use ir;
     pub use passes::{Changed, Numerics, Pass, PassContext, PassError, PassOptions, Pipeline, rewrite_pass};
     pub use runtime::cpu::{Args, CpuKernel, KvLayer, Tensor};

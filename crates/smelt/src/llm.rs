@@ -10,7 +10,7 @@ use serde::Serialize;
 use text::{TextStream, Tokenizer};
 
 use crate::compile::{Progress, Quiet, open};
-use crate::{CompileOptions, Driver, Error, PlanCache};
+use crate::{CompileOptions, Driver, Error, PlanCache, RunOptions, TargetChoice};
 
 /// A model, ready to generate.
 pub struct Llm {
@@ -27,8 +27,8 @@ pub struct LoadOptions {
     pub compile: CompileOptions,
     /// Where compiled plans are kept. Without one, a plan lives as long as its [`Llm`].
     pub cache: Option<PlanCache>,
-    /// Threads of a CPU executor; all by default.
-    pub threads: Option<usize>,
+    /// How the plan is run.
+    pub run: RunOptions,
 }
 
 /// What to start from.
@@ -103,15 +103,20 @@ impl Llm {
         if is_plan {
             return Llm::start(driver, PlanFile::open(path)?, options, progress);
         }
+        // a plan that is kept must not depend on what `auto` meant that day
+        let compile = CompileOptions {
+            target: TargetChoice::Named(driver.target(&options.compile.target)?.name().to_owned()),
+            ..options.compile.clone()
+        };
         let Some(cache) = &options.cache else {
             // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
             let temporary = tempfile::Builder::new().prefix("smelt-").tempdir();
             let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
             let plan = temporary.path().join("model.plan");
-            driver.compile(path, Some(&plan), &options.compile, None, progress)?;
+            driver.compile(path, Some(&plan), &compile, None, progress)?;
             return Llm::start(driver, PlanFile::open(&plan)?, options, progress);
         };
-        let plan = cache.path(&open(path, &options.compile)?.sources(), &options.compile)?;
+        let plan = cache.path(&open(path, &compile)?.sources(), &compile)?;
         if plan.exists() {
             let cached = PlanFile::open(&plan).map_err(Error::from);
             match cached.and_then(|file| Llm::start(driver, file, options, progress)) {
@@ -121,7 +126,7 @@ impl Llm {
             }
         }
         cache.create()?;
-        driver.compile(path, Some(&plan), &options.compile, None, progress)?;
+        driver.compile(path, Some(&plan), &compile, None, progress)?;
         Llm::start(driver, PlanFile::open(&plan)?, options, progress)
     }
 
@@ -135,7 +140,7 @@ impl Llm {
         progress.phase("load plan");
         let start = Instant::now();
         let file = Arc::new(file);
-        let session = driver.executor(&file.plan().target, options.threads)?.load(Arc::clone(&file))?;
+        let session = driver.executor(&file.plan().target, options.run)?.load(Arc::clone(&file))?;
         let engine = Engine::new(Arc::clone(&file), session)?;
         let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
         let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?;

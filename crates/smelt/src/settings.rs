@@ -4,7 +4,7 @@ use codegen::Target;
 use frontend::{ImportOptions, ModelConfig};
 use plan::{DType, KvGroup, Limits};
 
-use crate::{CompileOptions, Error, TargetChoice, WeightsChoice};
+use crate::{CompileOptions, Error, WeightsChoice};
 
 /// Longest sequence by default: longer ones are asked for, since they cost KV blocks.
 const DEFAULT_SEQ_LEN: u32 = 8192;
@@ -27,12 +27,12 @@ pub(crate) struct Settings {
 impl Settings {
     /// Fills in what the options leave open.
     pub fn resolve(
+        target: Target,
         options: &CompileOptions,
         model: &ModelConfig,
         stored: DType,
         sampled_ids: Option<u32>,
     ) -> Result<Settings, Error> {
-        let target = resolve_target(&options.target)?;
         let dtype = options.dtype.unwrap_or(stored);
         if !dtype.is_float() {
             return Err(Error::Usage(format!("weights cannot be of dtype {dtype}, expected f32, f16 or bf16")));
@@ -76,21 +76,6 @@ impl Settings {
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
         config.sort_unstable();
         config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-    }
-}
-
-fn resolve_target(choice: &TargetChoice) -> Result<Target, Error> {
-    match choice {
-        // the one target there is
-        TargetChoice::Auto => Ok(Target::Cpu),
-        TargetChoice::Named(name) => name.parse().map_err(|error: codegen::UnknownTarget| {
-            match name.starts_with("sm_").then(runtime::cuda::probe) {
-                Some(Err(reason)) => {
-                    Error::NoDevice(format!("--target: {error}; nor is there an NVIDIA driver: {reason}"))
-                }
-                _ => Error::Unsupported(format!("--target: {error}")),
-            }
-        }),
     }
 }
 

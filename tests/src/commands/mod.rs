@@ -1,5 +1,6 @@
 //! The commands that the first line of a case may name, one a file, and the list of them.
 
+mod cuda;
 mod eval;
 mod pass;
 mod pipeline;
@@ -42,7 +43,7 @@ pub enum Outcome {
 }
 
 /// All commands.
-pub const COMMANDS: [&dyn Command; 9] = [
+pub const COMMANDS: [&dyn Command; 12] = [
     &roundtrip::Roundtrip,
     &verify::Verify,
     &pass::Pass,
@@ -52,6 +53,9 @@ pub const COMMANDS: [&dyn Command; 9] = [
     &plan::Plan,
     &trace::Trace,
     &run::Run,
+    &run::RunDevice,
+    &cuda::Cuda,
+    &cuda::Nvrtc,
 ];
 
 /// The target that a case names; `Err` is an outcome where this program has none of that name.

@@ -1,12 +1,18 @@
-//! `// test: run TARGET`: an executor, on the plan of a graph, gives what the interpreter gives on the graph before any
-//! pass.
+//! `// test: run cpu`: an executor, on the plan of a graph, gives what the interpreter gives on the graph before any
+//! pass. `run_device` runs the same cases on a GPU, where there is one.
 
 use std::sync::Arc;
 
+use codegen::Target;
 use passes::Numerics;
+use plan::Executor;
+use runtime::CpuExecutor;
 
 use super::target;
-use crate::{Case, Command, Outcome, Scenario, SeededWeights, Tolerance, compare, compile, execute, interpret};
+use crate::{Case, Command, Outcome, Scenario, SeededWeights, Tolerance, compare, compile, device, execute, interpret};
+
+/// Tokens of the KV blocks that GPU kernels take.
+const DEVICE_BLOCK_TOKENS: u32 = 64;
 
 pub struct Run;
 
@@ -20,13 +26,38 @@ impl Command for Run {
             Ok(target) => target,
             Err(skipped) => return Ok(skipped),
         };
-        let graph = case.graph()?;
-        let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let scenario = Scenario::new(&case.name, &case.sizes, &graph)?;
-        let compiled = compile(&graph, target, &weights, scenario.kv_blocks)?;
-        let found = execute(&graph, Arc::clone(&compiled.file), &scenario)?;
-        let expected = interpret(&graph, &weights, &scenario)?;
-        compare(&graph, &expected, &found, Tolerance::of(Numerics::Rounding, &graph))?;
-        Ok(Outcome::Passed)
+        let executor = CpuExecutor::new(Some(2)).map_err(|error| error.to_string())?;
+        check(case, target, &executor)
     }
+}
+
+pub struct RunDevice;
+
+impl Command for RunDevice {
+    fn name(&self) -> &'static str {
+        "run_device"
+    }
+
+    fn takes(&self, case: &Case) -> bool {
+        case.command == "run" || case.command == self.name()
+    }
+
+    fn run(&self, case: &Case) -> Result<Outcome, String> {
+        let executor = match (device::executor(), device::compiler()) {
+            (Ok(executor), Ok(_)) => executor,
+            (Err(reason), _) | (_, Err(reason)) => return Ok(Outcome::Skipped(reason)),
+        };
+        check(&case.with_block_tokens(DEVICE_BLOCK_TOKENS), Target::Sm90a, &executor)
+    }
+}
+
+fn check(case: &Case, target: Target, executor: &dyn Executor) -> Result<Outcome, String> {
+    let graph = case.graph()?;
+    let weights = SeededWeights::of(&graph, case.dummy_weights);
+    let scenario = Scenario::new(&case.name, &case.sizes, &graph)?;
+    let compiled = compile(&graph, target, &weights, scenario.kv_blocks)?;
+    let found = execute(executor, &graph, Arc::clone(&compiled.file), &scenario)?;
+    let expected = interpret(&graph, &weights, &scenario)?;
+    compare(&graph, &expected, &found, Tolerance::of(Numerics::Rounding, &graph))?;
+    Ok(Outcome::Passed)
 }

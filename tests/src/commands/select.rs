@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use codegen::ProgramShape;
 use passes::pipeline;
 
 use super::target;
-use crate::{Case, Command, Outcome, SeededWeights, run_passes};
+use crate::{Case, Command, Outcome, SeededWeights, limits, run_passes};
 
 pub struct Select;
 
@@ -22,7 +23,8 @@ impl Command for Select {
         let graph = case.graph()?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
-        let text = match codegen::select(&graph, &target.catalog()) {
+        let programs = ProgramShape::all(&graph, &limits(&graph));
+        let text = match codegen::select(&graph, &target.catalog(), &programs) {
             Ok(selection) => selection.print(&graph),
             Err(problems) => problems.iter().fold(String::new(), |mut text, problem| {
                 // Writing to a String cannot fail.

@@ -3,6 +3,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+pub mod expected;
+
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use tempfile::TempDir;
 
 /// The folder of an oracle checkpoint.
 pub fn oracle(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle").join(name)
+    tests::folder().join("oracle").join(name)
 }
 
 /// The demo model, which has a tokenizer.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error};
+use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error, Unit};
 
 use crate::args::CompileArgs;
 use crate::failure::Failure;
@@ -33,7 +33,7 @@ pub struct Compile {
 /// Texts to write beside the plan.
 #[derive(Clone, Debug, Default, Args)]
 pub struct EmitArgs {
-    /// Texts to write: of the graph, of the graph after every pass, of the kernels, of the plan.
+    /// Texts to write: of the graph, of the graph after every pass, of the kernels, of the plan, of the code.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
     emit: Vec<Emit>,
     /// Folder for --emit and repro.ir; without one, texts go to stdout.
@@ -52,6 +52,14 @@ enum Emit {
     Kernels,
     /// The plan.
     Plan,
+    /// CUDA C of each kernel, without includes.
+    Cuda,
+    /// PTX of each kernel.
+    Ptx,
+    /// Machine code of each kernel: needs --dump-dir.
+    Cubin,
+    /// Registers and shared memory of each kernel, and what they leave of a multiprocessor.
+    SassReport,
 }
 
 impl Compile {
@@ -79,7 +87,15 @@ pub fn compile(
     emit: &EmitArgs,
 ) -> Result<CompileReport, Failure> {
     let mut progress = Stderr::new(false);
-    let mut dumps = Dumps { all_passes: emit.emit.contains(&Emit::IrAfterAll), ..Dumps::default() };
+    let wants = |what: &[Emit]| emit.emit.iter().any(|emit| what.contains(emit));
+    if wants(&[Emit::Cubin]) && emit.dump_dir.is_none() {
+        return Err(Failure::usage("--emit cubin writes binary files: name a folder with --dump-dir"));
+    }
+    let mut dumps = Dumps {
+        all_passes: wants(&[Emit::IrAfterAll]),
+        code: wants(&[Emit::Ptx, Emit::Cubin, Emit::SassReport]),
+        ..Dumps::default()
+    };
     let wanted = (!emit.emit.is_empty()).then_some(&mut dumps);
     let report = driver.compile(dir, output, options, wanted, &mut progress);
     progress.finish();
@@ -114,11 +130,47 @@ fn write_texts(emit: &EmitArgs, dumps: &Dumps) -> Result<(), Failure> {
     if emit.emit.contains(&Emit::Plan) {
         texts.push(("plan.txt".to_owned(), &dumps.plan));
     }
+    let report = sass_report(&dumps.units);
+    if emit.emit.contains(&Emit::SassReport) {
+        texts.push(("sass-report.txt".to_owned(), &report));
+    }
+    for unit in &dumps.units {
+        if emit.emit.contains(&Emit::Cuda) {
+            texts.push((format!("{}.cu", unit.name), &unit.source));
+        }
+        if emit.emit.contains(&Emit::Ptx) {
+            texts.push((format!("{}.ptx", unit.name), &unit.ptx));
+        }
+    }
     let Some(folder) = &emit.dump_dir else {
         return texts.into_iter().try_for_each(|(name, text)| print(&format!("// {name}\n{text}")));
     };
     make_folder(folder)?;
+    if emit.emit.contains(&Emit::Cubin) {
+        let cubins = dumps.units.iter();
+        cubins.clone().try_for_each(|unit| write_file(&folder.join(format!("{}.cubin", unit.name)), &unit.cubin))?;
+    }
     texts.into_iter().try_for_each(|(name, text)| write_file(&folder.join(name), text.as_bytes()))
+}
+
+/// What each kernel takes of a multiprocessor. Spills and stack frames are not in it: they fail the compilation.
+fn sass_report(units: &[Unit]) -> String {
+    let head = format!(
+        "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}\n",
+        "kernel", "threads", "registers", "static shared", "dynamic shared", "code"
+    );
+    let row = |unit: &Unit| {
+        format!(
+            "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}\n",
+            unit.name,
+            unit.threads,
+            unit.usage.registers,
+            unit.usage.static_shared_bytes,
+            unit.shared_bytes,
+            bytes(unit.cubin.len() as u64)
+        )
+    };
+    units.iter().fold(head, |text, unit| text + &row(unit))
 }
 
 /// The report for people.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{Driver, Error};
+use smelt::{Driver, Error, Target};
 
+use crate::environment::cuda_folders;
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
 
@@ -102,7 +103,7 @@ impl Doctor {
                 None
             }
         };
-        let nvrtc = match smelt::nvrtc::find(&nvrtc_folders()) {
+        let nvrtc = match smelt::cuda::find(&cuda_folders()) {
             Ok(found) => Some(NvrtcReport { path: found.path, version: version(found.version) }),
             Err(reason) => {
                 let install = "python3 -m pip install nvidia-cuda-nvrtc";
@@ -111,29 +112,20 @@ impl Doctor {
             }
         };
         let version = env!("CARGO_PKG_VERSION");
-        Ok(Report { schema_version: 1, version, targets: vec!["cpu"], cpu, driver, nvrtc, missing })
+        Ok(Report {
+            schema_version: 1,
+            version,
+            targets: Target::ALL.map(Target::name).to_vec(),
+            cpu,
+            driver,
+            nvrtc,
+            missing,
+        })
     }
 }
 
 fn version((major, minor): (i32, i32)) -> String {
     format!("{major}.{minor}")
-}
-
-/// Where NVRTC may be, before the loader's own path: homes that the environment names, the usual place, and the
-/// folders of Python packages.
-fn nvrtc_folders() -> Vec<PathBuf> {
-    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    let mut folders: Vec<PathBuf> = named.collect();
-    folders.push(PathBuf::from("/usr/local/cuda"));
-    let python = std::process::Command::new("python3").args(["-c", "import sys; print('\\n'.join(sys.path))"]).output();
-    let paths = python.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    for packages in paths.lines().filter(|line| !line.is_empty()) {
-        let Ok(entries) = std::fs::read_dir(PathBuf::from(packages).join("nvidia")) else { continue };
-        let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path().join("lib"))).collect();
-        found.sort();
-        folders.extend(found);
-    }
-    folders
 }
 
 impl Report {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use smelt::{
-    CompileOptions, Driver, Generation, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, Timings,
+    CompileOptions, Driver, Generation, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, RunOptions,
+    Timings,
 };
 
 use super::compile::with_repro;
@@ -42,6 +43,9 @@ pub struct Generate {
     /// Threads on a CPU [default: all].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Waits behind every launch on a GPU, so that an error names the kernel that made it.
+    #[arg(long)]
+    blocking: bool,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -64,7 +68,7 @@ impl Generate {
         let options = LoadOptions {
             compile: self.compile.options(),
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
-            threads: self.threads,
+            run: RunOptions { threads: self.threads, blocking: self.blocking },
         };
         if model.is_file() && options.compile != CompileOptions::default() {
             print_error(&format!(
@@ -111,7 +115,7 @@ impl Generate {
 }
 
 /// A folder that `smelt build` wrote stands for the plan in it.
-fn plan_in(model: &Path) -> PathBuf {
+pub fn plan_in(model: &Path) -> PathBuf {
     let plan = model.join("model.plan");
     if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() }
 }
@@ -126,7 +130,7 @@ fn piece(token: &NewToken, first: bool) -> String {
 }
 
 /// Tells this build of the program from others, so that plans of an older one are not taken for its own.
-fn build_identity() -> String {
+pub fn build_identity() -> String {
     let metadata = std::env::current_exe().and_then(std::fs::metadata);
     let modified = metadata.as_ref().ok().and_then(|metadata| metadata.modified().ok());
     let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());

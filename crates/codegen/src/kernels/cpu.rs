@@ -10,7 +10,7 @@ use ir::ops::{
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
 
-use crate::{Call, Catalog, Kernel, Refusal};
+use crate::{Call, Catalog, Kernel, Refusal, Site};
 
 /// Bytes of weights that one task of a linear reads.
 const LINEAR_TASK_BYTES: u64 = 128 << 10;
@@ -29,7 +29,8 @@ impl Kernel for CpuKernel {
         self.name
     }
 
-    fn call(&self, graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
+        let (graph, op) = (site.graph, site.op);
         let call = (self.call)(graph, op)?;
         values_are_f32(graph, op)?;
         Ok(call)

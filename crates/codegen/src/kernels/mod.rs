@@ -1,3 +1,4 @@
 //! What code generation knows of each target's kernels.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;

@@ -1,10 +1,11 @@
 //! Sessions on the CPU: where tensors lie, and running programs over a thread pool.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plan::{
-    Arg, Bindings, Buffer, DType, ExecError, Executor, KvGroup, Launch, Plan, PlanError, PlanFile, PortData, Program,
-    Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
+    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, KvGroup, Launch, Plan, PlanError, PlanFile, PortData,
+    Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
 };
 use rayon::prelude::*;
 
@@ -82,6 +83,7 @@ impl Executor for CpuExecutor {
             arena,
             prepared,
             last: None,
+            integers: Default::default(),
             steps: 0,
         };
         session.check()?;
@@ -114,6 +116,8 @@ struct CpuSession {
     /// For each program, its launches for the sizes of the latest step.
     prepared: Vec<Option<Prepared>>,
     last: Option<(StepId, usize)>,
+    /// The integer outputs of the step before the latest, and of the latest.
+    integers: [(StepId, BTreeMap<String, Vec<i32>>); 2],
     steps: u64,
 }
 
@@ -150,7 +154,7 @@ impl CpuSession {
         let file = Arc::clone(&self.file);
         let plan = file.plan();
         let program = &plan.programs[index];
-        check_symbols(program, symbols)?;
+        plan::check_symbols(program, symbols).map_err(|reason| bindings_error(program, reason))?;
         let mut launches = Vec::with_capacity(program.steps.len());
         for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
             let name = plan.kernels[launch.kernel as usize].name.as_str();
@@ -195,7 +199,7 @@ impl CpuSession {
     fn buffer(&mut self, buffer: &Buffer, symbols: &SymbolValues) -> Result<Tensor, String> {
         let shape = buffer.shape.iter().map(|dim| dim.eval(symbols).map(|size| size as usize));
         let shape = shape.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        // SAFETY: the plan was checked: at the symbols' upper bounds, which `check_symbols` holds, the buffer lies
+        // SAFETY: the plan was checked: at the symbols' upper bounds, which `plan::check_symbols` holds, the buffer lies
         // inside the arena, at a multiple of 256 bytes.
         Ok(unsafe { Tensor::new(buffer.dtype, shape, self.arena.as_mut_ptr().add(buffer.offset as usize)) })
     }
@@ -229,11 +233,28 @@ impl CpuSession {
         }
     }
 
+    /// Takes the integer outputs out of the arena, which the next step overwrites.
+    fn keep_integers(&mut self, step: StepId, index: usize) -> Result<(), ExecError> {
+        let file = Arc::clone(&self.file);
+        let program = &file.plan().programs[index];
+        let mut outputs = BTreeMap::new();
+        for port in &program.outputs {
+            if program.buffers[port.buffer as usize].dtype == DType::I32
+                && let PortData::I32(values) = self.read(step, &port.name)?
+            {
+                outputs.insert(port.name.clone(), values);
+            }
+        }
+        let latest = std::mem::replace(&mut self.integers[1], (step, outputs));
+        self.integers[0] = latest;
+        Ok(())
+    }
+
     /// Copies the bound inputs into their buffers.
     fn bind(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<(), ExecError> {
         let file = Arc::clone(&self.file);
         let program = &file.plan().programs[index];
-        let fail = |reason: String| ExecError::Bindings { program: program.name.clone(), reason };
+        let fail = |reason: String| bindings_error(program, reason);
         for (name, _) in &bindings.inputs {
             if !program.inputs.iter().any(|port| port.name == *name) {
                 return Err(fail(format!("it has no input `{name}`")));
@@ -241,7 +262,14 @@ impl CpuSession {
         }
         for port in &program.inputs {
             let bound = bindings.inputs.iter().find(|(name, _)| *name == port.name);
-            let (name, values) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
+            let (name, data) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
+            let values = match data {
+                InputData::Values(values) => values,
+                InputData::Previous(output) => {
+                    let kept = self.integers[1].1.get(*output);
+                    &kept.ok_or_else(|| fail(format!("the step before has no integer output `{output}`")))?.clone()[..]
+                }
+            };
             let tensor = self.buffer(&program.buffers[port.buffer as usize], &bindings.symbols).map_err(fail)?;
             tensor.expect(DType::I32).map_err(fail)?;
             if tensor.len() != values.len() {
@@ -254,17 +282,8 @@ impl CpuSession {
     }
 }
 
-/// Every symbol must be bound within its bounds: buffers are sized for them.
-fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), ExecError> {
-    for decl in &program.symbols {
-        let value = symbols.get(&decl.symbol).copied();
-        if value.is_none_or(|value| value < decl.min || value > decl.max) {
-            let found = value.map_or("nothing".to_owned(), |value| value.to_string());
-            let reason = format!("expected `{}` in {}..{}, found {found}", decl.symbol, decl.min, decl.max);
-            return Err(ExecError::Bindings { program: program.name.clone(), reason });
-        }
-    }
-    Ok(())
+fn bindings_error(program: &Program, reason: String) -> ExecError {
+    ExecError::Bindings { program: program.name.clone(), reason }
 }
 
 fn kernel_error(kernel: &str, program: &Program, launch: &Launch, step: usize, reason: String) -> ExecError {
@@ -304,6 +323,7 @@ impl Session for CpuSession {
         self.steps += 1;
         let id = StepId(self.steps);
         self.last = Some((id, index));
+        self.keep_integers(id, index)?;
         Ok(id)
     }
 
@@ -317,6 +337,11 @@ impl Session for CpuSession {
             program: program.to_owned(),
             reason: reason.to_owned(),
         };
+        if let Some(values) =
+            self.integers.iter().find(|(kept, _)| *kept == step).and_then(|(_, outputs)| outputs.get(port))
+        {
+            return Ok(PortData::I32(values.clone()));
+        }
         let (_, index) = self
             .last
             .filter(|(last, _)| *last == step)

@@ -1,4 +1,11 @@
-//! The NVIDIA driver: whether it is there, and which devices it shows.
+//! NVIDIA GPUs, through the driver alone: whether one is there, and plans on it.
+
+mod driver;
+mod executor;
+mod launch;
+mod weights;
+
+pub use executor::CudaExecutor;
 
 /// What the driver says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,29 @@
+//! What the environment says: where CUDA's libraries are, where caches go. The one file that reads variables.
+
+use std::path::PathBuf;
+
+/// The user's folder for what smelt can make again.
+pub fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str, below: &str| {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        Some(PathBuf::from(value).join(below))
+    };
+    folder("XDG_CACHE_HOME", "smelt").or_else(|| folder("HOME", ".cache/smelt"))
+}
+
+/// Where NVRTC may be, before the loader's own path: homes that the environment names, the usual place, and the
+/// folders of Python packages.
+pub fn cuda_folders() -> Vec<PathBuf> {
+    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = named.collect();
+    folders.push(PathBuf::from("/usr/local/cuda"));
+    let python = std::process::Command::new("python3").args(["-c", "import sys; print('\\n'.join(sys.path))"]).output();
+    let paths = python.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    for packages in paths.lines().filter(|line| !line.is_empty()) {
+        let Ok(entries) = std::fs::read_dir(PathBuf::from(packages).join("nvidia")) else { continue };
+        let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path().join("lib"))).collect();
+        found.sort();
+        folders.extend(found);
+    }
+    folders
+}

@@ -1,0 +1,12 @@
+//! CUDA C to cubins: the files of `kernels/`, units without includes, NVRTC, and a cache of what it made.
+
+mod cache;
+mod compiler;
+mod diagnostics;
+mod nvrtc;
+mod source;
+
+pub use compiler::{Built, Compiler, UnitError};
+pub use diagnostics::Usage;
+pub use nvrtc::{Nvrtc, find};
+pub use source::{KERNEL_FILES, flatten};

@@ -1,0 +1,125 @@
+//! `kernels/attention`: over the context split on a cluster for decoding, in tiles of queries for prompts, plain loops
+//! for everything else.
+
+use ir::KvDecl;
+use ir::ops::PagedAttention;
+use plan::{Dim, ProgramKind};
+
+use super::body::{Body, c_float, c_type};
+use super::{dim, is_16_bit};
+use crate::{Call, Refusal, Site};
+
+/// Tokens of a KV block that GPU kernels are written for.
+const BLOCK_TOKENS: u32 = 64;
+/// Warps of a block. In the plain kernel each takes a query head of a token.
+const WARPS: u32 = 4;
+/// Blocks that share the context of a sequence and KV head.
+const DECODE_SPLITS: u64 = 8;
+
+/// The KV group of an op, whose blocks must be those that kernels know.
+pub(super) fn check_blocks<'a>(site: &Site<'a>, group: u32) -> Result<&'a KvDecl, Refusal> {
+    let kv = site.graph.kv().get(group as usize);
+    let kv = kv.ok_or_else(|| Refusal::because(format!("there is no KV group {group}")))?;
+    match kv.block_tokens {
+        BLOCK_TOKENS => Ok(kv),
+        other => Err(Refusal::because(format!("takes KV blocks of {BLOCK_TOKENS} tokens, these have {other}"))),
+    }
+}
+
+/// What all attention kernels need to know.
+struct Shape<'a> {
+    op: &'a PagedAttention,
+    kv: &'a KvDecl,
+    heads: u64,
+    tokens: Dim,
+    sequences: Dim,
+}
+
+fn shape<'a>(site: &Site<'a>) -> Result<Shape<'a>, Refusal> {
+    let op = site.cast::<PagedAttention>()?;
+    let kv = check_blocks(site, op.group)?;
+    let width = site.operand_type(0)?.width().ok_or_else(|| Refusal::because("its rows have a symbolic width"))?;
+    let heads = width / u64::from(op.head_dim);
+    Ok(Shape { op, kv, heads, tokens: dim(site, 0, 0)?, sequences: dim(site, 4, 0)? })
+}
+
+impl Shape<'_> {
+    /// Whether tensor cores can take it, or why not.
+    fn tensor_cores(&self, site: &Site<'_>) -> Result<(), Refusal> {
+        let dtype = site.operand_type(0)?.dtype;
+        let head_dim = self.op.head_dim;
+        if dtype != self.kv.dtype || !is_16_bit(dtype) {
+            return Err(Refusal::because("takes queries and cache of one 16-bit type"));
+        }
+        if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
+            return Err(Refusal::because(format!("takes heads of 16, 32, … 256, these have {head_dim}")));
+        }
+        match self.op.scale > 0.0 {
+            true => Ok(()),
+            false => Err(Refusal::because(format!("takes a positive scale, found {:?}", self.op.scale))),
+        }
+    }
+
+    /// Query heads that share a KV head.
+    fn group(&self) -> u64 {
+        self.heads / u64::from(self.op.kv_heads)
+    }
+
+    /// The instance of a body for queries of one type and this many more template arguments.
+    fn instance(&self, site: &Site<'_>, ty: &str, more: &[u64]) -> Result<String, Refusal> {
+        let PagedAttention { kv_heads, head_dim, scale, .. } = self.op;
+        let (dtype, heads, scale) = (c_type(site.operand_type(0)?.dtype), self.heads, c_float(*scale));
+        let more: String = more.iter().map(|value| format!(", {value}")).collect();
+        Ok(format!("{ty}<{dtype}, {heads}, {kv_heads}, {head_dim}, {scale}{more}>"))
+    }
+
+    fn call(&self, site: &Site<'_>, mut body: Body) -> Result<Call, Refusal> {
+        body.kv = Some((self.op.group, self.op.layer, false));
+        let blocks = dim(site, 4, 1)?;
+        let body = body.scalar("tokens", self.tokens.clone()).scalar("sequences", self.sequences.clone());
+        body.scalar("blocks_per_sequence", blocks).call(site)
+    }
+}
+
+pub(super) fn decode(site: &Site<'_>) -> Result<Call, Refusal> {
+    let shape = shape(site)?;
+    shape.tensor_cores(site)?;
+    if site.program.kind != ProgramKind::Decode {
+        return Err(Refusal::because("takes one token of each sequence"));
+    }
+    let instance = shape.instance(site, "AttentionDecode", &[DECODE_SPLITS])?;
+    let group_tiles = shape.group().div_ceil(16);
+    let grid = shape.tokens.clone() * (u64::from(shape.op.kv_heads) * group_tiles * DECODE_SPLITS).into();
+    let mut body = Body::new("attention_decode", "attention/decode.cuh", instance, WARPS * 32, grid);
+    body.cluster = DECODE_SPLITS as u32;
+    // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
+    let share = 16 * shape.op.head_dim * 2;
+    let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
+    body.shared_bytes = WARPS * stages * 2 * share;
+    Ok(shape.call(site, body)?.int("splits", DECODE_SPLITS as i64))
+}
+
+pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
+    let shape = shape(site)?;
+    shape.tensor_cores(site)?;
+    let head_dim = shape.op.head_dim;
+    // as the body says: 16 rows for each warp, twice as many where the registers hold them
+    let rows = if head_dim <= 128 { 128 } else { 64 };
+    let instance = shape.instance(site, "AttentionPrefill", &[])?;
+    let tiles = (shape.tokens.clone() * shape.group().into()).ceil_div(rows) + shape.sequences.clone();
+    let grid = tiles * u64::from(shape.op.kv_heads).into();
+    let mut body = Body::new("attention_prefill", "attention/prefill.cuh", instance, WARPS * 32, grid);
+    // queries, and two stages of the keys and values of a block
+    body.shared_bytes = (rows as u32 + 2 * 2 * BLOCK_TOKENS) * head_dim * 2;
+    Ok(shape.call(site, body)?.int("rows", rows as i64))
+}
+
+pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
+    let shape = shape(site)?;
+    let PagedAttention { kv_heads, head_dim, scale, .. } = shape.op;
+    let (dtype, kv_dtype) = (c_type(site.operand_type(0)?.dtype), c_type(shape.kv.dtype));
+    let (heads, scale) = (shape.heads, c_float(*scale));
+    let instance = format!("AttentionPlain<{dtype}, {kv_dtype}, {heads}, {kv_heads}, {head_dim}, {scale}>");
+    let grid = (shape.tokens.clone() * heads.into()).ceil_div(WARPS.into());
+    shape.call(site, Body::new("attention_plain", "attention/plain.cuh", instance, WARPS * 32, grid))
+}

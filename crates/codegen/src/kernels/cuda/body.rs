@@ -1,0 +1,160 @@
+//! From the body of a kernel file to a unit: its instantiation, and the `__global__` wrapper around it.
+
+use std::fmt::Write;
+
+use ir::{TensorType, Type};
+use plan::{DType, Dim, TensorMap};
+
+use crate::{Call, DeviceCall, Refusal, Site};
+
+/// An instantiation of a body, and how it is launched.
+#[derive(Clone, Debug)]
+pub(super) struct Body {
+    /// Name of the kernel: that of the entry.
+    pub name: &'static str,
+    /// The file below `kernels/`.
+    pub include: &'static str,
+    /// The struct with its template arguments, without the namespace.
+    pub instance: String,
+    /// Threads of a block: must be the body's `kThreads`.
+    pub threads: u32,
+    /// Dynamic shared memory: must be the body's `kSharedBytes`, where that is not 0.
+    pub shared_bytes: u32,
+    /// Blocks of a cluster.
+    pub cluster: u32,
+    /// Whether the body says, as `kBlocks`, how many blocks a multiprocessor must have registers for.
+    pub says_blocks: bool,
+    /// Inputs at the end of the body's list that this op lacks.
+    pub absent_inputs: usize,
+    /// Whether the body takes its outputs as one array.
+    pub outputs_in_array: bool,
+    /// Tensor maps.
+    pub maps: Vec<TensorMap>,
+    /// Sizes of a step.
+    pub scalars: Vec<(&'static str, Dim)>,
+    /// Blocks.
+    pub grid: Dim,
+    /// The part of the KV cache, as `(group, layer, writes)`.
+    pub kv: Option<(u32, u32, bool)>,
+}
+
+impl Body {
+    /// A body that takes what most take.
+    pub fn new(name: &'static str, include: &'static str, instance: String, threads: u32, grid: Dim) -> Body {
+        Body {
+            name,
+            include,
+            instance,
+            threads,
+            shared_bytes: 0,
+            cluster: 1,
+            says_blocks: false,
+            absent_inputs: 0,
+            outputs_in_array: false,
+            maps: Vec::new(),
+            scalars: Vec::new(),
+            grid,
+            kv: None,
+        }
+    }
+
+    /// The same body with a size that it is told when it runs.
+    pub fn scalar(mut self, name: &'static str, dim: Dim) -> Body {
+        self.scalars.push((name, dim));
+        self
+    }
+
+    /// The call of this body for an op. Arguments are the op's results and operands that are tensors, in order; the
+    /// KV cache stands last among those it belongs to.
+    pub fn call(self, site: &Site<'_>) -> Result<Call, Refusal> {
+        let kv_type = self.kv.and_then(|(group, ..)| site.graph.kv().get(group as usize)).map(|group| group.dtype);
+        let writes = self.kv.is_some_and(|(.., writes)| writes);
+        let dtypes = |values: &mut dyn Iterator<Item = ir::Value>| -> Vec<DType> {
+            let tensors = values.filter_map(|value| match site.graph.ty(value) {
+                Type::Effect => None,
+                _ => site.graph.tensor(value),
+            });
+            tensors.map(|ty: &TensorType| ty.dtype).collect()
+        };
+        let mut outputs = dtypes(&mut site.graph.results(site.op));
+        let mut inputs = dtypes(&mut site.graph.operands(site.op).into_iter());
+        if writes { &mut outputs } else { &mut inputs }.extend(kv_type);
+        let device = DeviceCall {
+            unit: self.unit(&outputs, &inputs),
+            threads: self.threads,
+            shared_bytes: self.shared_bytes,
+            maps: self.maps,
+            scalars: self.scalars.into_iter().map(|(_, dim)| dim).collect(),
+        };
+        let mut call = Call::grid(self.grid);
+        call.device = Some(device);
+        Ok(match self.kv {
+            Some((group, layer, writes)) => call.kv(group, layer, writes),
+            None => call,
+        })
+    }
+
+    /// The text of the unit.
+    fn unit(&self, outputs: &[DType], inputs: &[DType]) -> String {
+        let mut declared = Vec::new();
+        let mut pointers = |kind: &str, prefix: &str, dtypes: &[DType]| -> Vec<String> {
+            let names = (0..dtypes.len()).map(|index| format!("{prefix}{index}"));
+            let list: Vec<String> = names.collect();
+            let types = dtypes.iter().map(|dtype| c_type(*dtype));
+            declared.extend(types.zip(&list).map(|(ty, name)| format!("{kind}{ty}* {name}")));
+            list
+        };
+        let out = pointers("", "out", outputs);
+        let mut given = match self.outputs_in_array {
+            true => vec![format!("{{{}}}", out.join(", "))],
+            false => out,
+        };
+        given.extend(pointers("const ", "in", inputs));
+        given.extend((0..self.absent_inputs).map(|_| "nullptr".to_owned()));
+        for index in 0..self.maps.len() {
+            declared.push(format!("const __grid_constant__ smelt::TensorMap map{index}"));
+            given.push(format!("&map{index}"));
+        }
+        for (name, _) in &self.scalars {
+            declared.push(format!("int {name}"));
+            given.push((*name).to_owned());
+        }
+        self.text(&declared, &given)
+    }
+
+    fn text(&self, declared: &[String], given: &[String]) -> String {
+        let Body { name, include, instance, threads, .. } = self;
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "#include \"common/body.cuh\"\n#include \"{include}\"\n");
+        let _ = writeln!(text, "using Body = smelt::{instance};");
+        let _ = write!(text, "static_assert(Body::kThreads == {threads}");
+        if self.shared_bytes > 0 {
+            let _ = write!(text, " && Body::kSharedBytes == {}", self.shared_bytes);
+        }
+        let _ = write!(text, ");\n\nextern \"C\" __global__ void ");
+        if self.cluster > 1 {
+            let _ = write!(text, "__cluster_dims__({}, 1, 1) ", self.cluster);
+        }
+        // without a second bound ptxas aims at an occupancy of its own, and would rather spill than miss it
+        let blocks = if self.says_blocks { "Body::kBlocks" } else { "1" };
+        let _ = writeln!(text, "__launch_bounds__(Body::kThreads, {blocks})\n{name}({}) {{", declared.join(", "));
+        let _ = writeln!(text, "  smelt::run(Body{{{}}});\n}}", given.join(", "));
+        text
+    }
+}
+
+/// A dtype as kernels spell it.
+pub(super) fn c_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "smelt::f32",
+        DType::F16 => "smelt::f16",
+        DType::BF16 => "smelt::bf16",
+        DType::I32 => "smelt::i32",
+    }
+}
+
+/// A real template argument, to the last bit.
+pub(super) fn c_float(value: f32) -> String {
+    format!("{value:e}f")
+}

@@ -1,0 +1,58 @@
+//! `kernels/rope`: rotations by position, and keys and values into their blocks.
+
+use ir::ops::{AppendKv, Rope, RopeAppendKv};
+use plan::DType;
+
+use super::attention::check_blocks;
+use super::body::{Body, c_type};
+use super::{dim, width};
+use crate::{Call, Refusal, Site};
+
+pub(super) fn rope(site: &Site<'_>) -> Result<Call, Refusal> {
+    let head_dim = site.cast::<Rope>()?.head_dim;
+    let (half, tokens) = (frequencies(site, 2)?, dim(site, 0, 0)?);
+    let dtype = c_type(site.result_type()?.dtype);
+    let instance = format!("Rope<{dtype}, {}, {head_dim}, {half}>", width(site)?);
+    let body = Body::new("rope", "rope/rope.cuh", instance, THREADS, tokens.clone());
+    body.scalar("tokens", tokens).call(site)
+}
+
+pub(super) fn append_kv(site: &Site<'_>) -> Result<Call, Refusal> {
+    let append = site.cast::<AppendKv>()?;
+    let (kv, k) = (check_blocks(site, append.group)?, site.operand_type(0)?);
+    let instance = format!("AppendKv<{}, {}, {}, {}>", c_type(k.dtype), c_type(kv.dtype), kv.kv_heads, kv.head_dim);
+    step(site, "append_kv", instance, 4, (append.group, append.layer, true))
+}
+
+pub(super) fn rope_append_kv(site: &Site<'_>) -> Result<Call, Refusal> {
+    let rope = site.cast::<RopeAppendKv>()?;
+    let (kv, qkv) = (check_blocks(site, rope.group)?, site.operand_type(0)?);
+    let RopeAppendKv { heads, kv_heads, head_dim, .. } = rope;
+    let half = frequencies(site, 4)?;
+    let (dtype, kv_dtype) = (c_type(qkv.dtype), c_type(kv.dtype));
+    let instance = format!("RopeAppendKv<{dtype}, {kv_dtype}, {heads}, {kv_heads}, {head_dim}, {half}>");
+    step(site, "rope_append_kv", instance, 3, (rope.group, rope.layer, true))
+}
+
+/// Threads of a block, which has one token.
+const THREADS: u32 = 256;
+
+/// A body that takes a block for each token and finds its sequence; `table` is the operand that is the block table.
+fn step(
+    site: &Site<'_>,
+    name: &'static str,
+    instance: String,
+    table: usize,
+    kv: (u32, u32, bool),
+) -> Result<Call, Refusal> {
+    let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, table, 0)?, dim(site, table, 1)?);
+    let mut body = Body::new(name, "rope/rope.cuh", instance, THREADS, tokens.clone());
+    body.kv = Some(kv);
+    body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks).call(site)
+}
+
+/// The number of frequencies, which are f32.
+fn frequencies(site: &Site<'_>, operand: usize) -> Result<u64, Refusal> {
+    let ty = site.operand_type(operand)?;
+    ty.width().filter(|_| ty.dtype == DType::F32).ok_or_else(|| Refusal::because("its frequencies are not f32"))
+}

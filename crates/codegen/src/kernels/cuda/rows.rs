@@ -1,0 +1,98 @@
+//! `kernels/rows`: what copies rows or computes element by element.
+
+use ir::OpDef;
+use ir::ops::{Add, Cast, Embedding, GatherRows, Mul, Silu, SiluMul, Split, Swiglu};
+use plan::{Code, DType, Layout, Param, Scalar};
+
+use super::body::{Body, c_type};
+use super::{dim, is, linear, row_count, width};
+use crate::cuda::flatten;
+use crate::{Call, Refusal, Site};
+
+const THREADS: u32 = 256;
+/// Elements of a block: eight for each thread, one 16-byte vector of a 16-bit type.
+const BLOCK_ELEMENTS: u64 = 8 * THREADS as u64;
+
+pub(super) fn add(site: &Site<'_>) -> Result<Call, Refusal> {
+    elementwise::<Add>(site, "add", "Binary<smelt::AddOp, ")
+}
+
+pub(super) fn mul(site: &Site<'_>) -> Result<Call, Refusal> {
+    elementwise::<Mul>(site, "mul", "Binary<smelt::MulOp, ")
+}
+
+pub(super) fn silu_mul(site: &Site<'_>) -> Result<Call, Refusal> {
+    elementwise::<SiluMul>(site, "silu_mul", "Binary<smelt::SiluMulOp, ")
+}
+
+pub(super) fn silu(site: &Site<'_>) -> Result<Call, Refusal> {
+    elementwise::<Silu>(site, "silu", "Silu<")
+}
+
+pub(super) fn swiglu(site: &Site<'_>) -> Result<Call, Refusal> {
+    elementwise::<Swiglu>(site, "swiglu", "Swiglu<")
+}
+
+pub(super) fn cast(site: &Site<'_>) -> Result<Call, Refusal> {
+    let from = c_type(site.operand_type(0)?.dtype);
+    elementwise::<Cast>(site, "cast", &format!("Cast<{from}, "))
+}
+
+/// A body whose blocks take elements of the result, wherever rows end. Dtype and width of the result complete its
+/// template arguments.
+fn elementwise<T: OpDef>(site: &Site<'_>, name: &'static str, body: &str) -> Result<Call, Refusal> {
+    is::<T>(site)?;
+    let (rows, cols) = (row_count(site)?, width(site)?);
+    let instance = format!("{body}{}, {cols}>", c_type(site.result_type()?.dtype));
+    let grid = (rows.clone() * cols.into()).ceil_div(BLOCK_ELEMENTS);
+    Body::new(name, "rows/elementwise.cuh", instance, THREADS, grid).scalar("rows", rows).call(site)
+}
+
+pub(super) fn gather_rows(site: &Site<'_>) -> Result<Call, Refusal> {
+    is::<GatherRows>(site)?;
+    let (cols, rows) = (width(site)?, row_count(site)?);
+    let instance = format!("GatherRows<{}, {cols}>", c_type(site.result_type()?.dtype));
+    let body = Body::new("gather_rows", "rows/embedding.cuh", instance, THREADS, rows.clone());
+    body.scalar("rows", rows).scalar("x_rows", dim(site, 0, 0)?).call(site)
+}
+
+/// Reads the packed form of a table that a linear wants packed: one copy serves both.
+pub(super) fn embedding(site: &Site<'_>) -> Result<Call, Refusal> {
+    is::<Embedding>(site)?;
+    let (cols, tokens) = (width(site)?, row_count(site)?);
+    let layout = linear::layout_of(site.graph, site.operand(1)?);
+    let tiled = layout == Layout::Tiled;
+    let instance = format!("Embedding<{}, {cols}, {tiled}>", c_type(site.result_type()?.dtype));
+    let body = Body::new("embedding", "rows/embedding.cuh", instance, THREADS, tokens.clone());
+    let call = body.scalar("tokens", tokens).scalar("vocab", dim(site, 1, 0)?).call(site)?;
+    Ok(if tiled { call.layout(1, layout).int("tiled", 1) } else { call })
+}
+
+pub(super) fn split(site: &Site<'_>) -> Result<Call, Refusal> {
+    let split = site.cast::<Split>()?;
+    let rows = row_count(site)?;
+    let sizes: Vec<String> = split.sizes.iter().map(u32::to_string).collect();
+    let instance = format!("Split<{}, {}>", c_type(site.result_type()?.dtype), sizes.join(", "));
+    let mut body = Body::new("split", "rows/split.cuh", instance, THREADS, rows.clone());
+    body.outputs_in_array = true;
+    body.scalar("rows", rows).call(site)
+}
+
+/// The kernel that makes random weights of this type and order where a plan is loaded. No program launches it.
+pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
+    let tiled = layout == Layout::Tiled;
+    let ty = c_type(dtype);
+    let unit = format!(
+        "#include \"common/body.cuh\"\n#include \"rows/fill_random.cuh\"\n\n\
+         using Body = smelt::FillRandom<{ty}, {tiled}>;\nstatic_assert(Body::kThreads == {THREADS});\n\n\
+         extern \"C\" __global__ void __launch_bounds__(Body::kThreads)\n\
+         fill_random({ty}* out, smelt::u64 seed, float mean, float std, smelt::u64 first, smelt::u64 elements, \
+         smelt::u64 cols) {{\n  smelt::run(Body{{out, seed, mean, std, first, elements, cols}});\n}}\n"
+    );
+    let param = |name: &str, value: &str| Param { name: name.to_owned(), value: Scalar::Text(value.to_owned()) };
+    plan::Kernel {
+        name: "fill_random".to_owned(),
+        params: vec![param("dtype", dtype.name()), param("layout", layout.name())],
+        code: Some(Code { source: flatten(&unit), cubin: Vec::new(), threads: THREADS, shared_bytes: 0 }),
+    }
+}

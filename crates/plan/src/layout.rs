@@ -1,0 +1,85 @@
+//! Orders of a weight's elements in memory.
+
+use serde::{Deserialize, Serialize};
+
+/// The order of a weight's elements in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Layout {
+    /// One row behind the other.
+    #[default]
+    RowMajor,
+    /// Matrices of 16-bit elements in units that tensor cores read as they lie: see [`Tiles`].
+    Tiled,
+}
+
+impl Layout {
+    /// The name in dumps.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::RowMajor => "row_major",
+            Layout::Tiled => "tiled",
+        }
+    }
+}
+
+/// The tiled layout of a matrix, `[strips][units][2048 bytes]`. A unit holds 16 rows of 64 columns as two atoms of eight
+/// rows of 128 bytes; the 16-byte chunk `c` of row `r` of an atom stands at chunk `c ^ (r % 8)`, which is the 128-byte
+/// swizzle of shared memory (PTX ISA, "wgmma: shared memory matrix layout"). Rows and columns are padded with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Strips of 16 rows.
+    pub strips: u64,
+    /// Units of 64 columns in a strip.
+    pub units: u64,
+}
+
+impl Tiles {
+    /// Rows of a strip.
+    pub const ROWS: u64 = 16;
+    /// Columns of a unit.
+    pub const COLS: u64 = 64;
+    /// Elements of a unit.
+    pub const UNIT: u64 = Self::ROWS * Self::COLS;
+    /// Elements of a 16-byte chunk.
+    pub const CHUNK: u64 = 8;
+
+    /// The tiles of a matrix, where its padded size does not overflow.
+    pub fn of(rows: u64, cols: u64) -> Option<Tiles> {
+        let tiles = Tiles { strips: rows.div_ceil(Self::ROWS), units: cols.div_ceil(Self::COLS) };
+        tiles.elements().map(|_| tiles)
+    }
+
+    /// Elements with padding.
+    pub fn elements(self) -> Option<u64> {
+        self.strips.checked_mul(self.units)?.checked_mul(Self::UNIT)
+    }
+
+    /// The element, within its unit, at which the chunk of eight columns from `col` on of a row stands. Both count
+    /// within the unit.
+    pub fn chunk_at(row: u64, col: u64) -> u64 {
+        let (atom, row) = (row / 8, row % 8);
+        atom * Self::UNIT / 2 + row * Self::COLS + ((col / Self::CHUNK) ^ row) * Self::CHUNK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_a_unit_are_a_permutation() {
+        let mut places: Vec<u64> =
+            (0..16).flat_map(|row| (0..8).map(move |chunk| Tiles::chunk_at(row, chunk * 8))).collect();
+        places.sort_unstable();
+        assert_eq!(places, (0..128).map(|chunk| chunk * 8).collect::<Vec<_>>());
+        // row 3, column 17: chunk 2 stands at 2 ^ 3 = 1
+        assert_eq!(Tiles::chunk_at(3, 16), 3 * 64 + 8);
+    }
+
+    #[test]
+    fn sizes_are_padded() {
+        let tiles = Tiles::of(17, 65).expect("small");
+        assert_eq!((tiles.strips, tiles.units, tiles.elements()), (2, 2, Some(4096)));
+        assert_eq!(Tiles::of(u64::MAX, 64), None);
+    }
+}

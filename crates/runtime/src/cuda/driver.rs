@@ -1,0 +1,370 @@
+//! The driver API as owned things: a context, memory, functions, streams, events, graphs. Every call's result is
+//! looked at; errors are the driver's own words.
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::{result, sys};
+
+/// A device with its primary context, which all sessions share.
+#[derive(Debug)]
+pub(super) struct Context {
+    device: sys::CUdevice,
+    handle: sys::CUcontext,
+    pub name: String,
+    pub compute_capability: (i32, i32),
+}
+
+// SAFETY: contexts may be used from any thread that has made them current.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+fn failed(what: &str) -> impl Fn(result::DriverError) -> String + '_ {
+    move |error| {
+        let text =
+            error.error_string().map_or_else(|_| format!("{error:?}"), |text| text.to_string_lossy().into_owned());
+        format!("{what}: {text}")
+    }
+}
+
+impl Context {
+    /// Retains the primary context of a device and makes it current. The driver must be there.
+    pub fn new(ordinal: i32) -> Result<Arc<Context>, String> {
+        let found = super::device(ordinal)?;
+        let device = result::device::get(ordinal).map_err(failed("the device"))?;
+        // SAFETY: the device came from the driver; the context is released when this is dropped.
+        let handle = unsafe { result::primary_ctx::retain(device) }.map_err(failed("its context"))?;
+        let (name, compute_capability) = (found.name, found.compute_capability);
+        let context = Arc::new(Context { device, handle, name, compute_capability });
+        context.make_current()?;
+        Ok(context)
+    }
+
+    /// Makes the context that of this thread.
+    pub fn make_current(&self) -> Result<(), String> {
+        // SAFETY: the context is retained.
+        unsafe { result::ctx::set_current(self.handle) }.map_err(failed("its context"))
+    }
+
+    /// Free and total bytes of memory.
+    pub fn memory(&self) -> Result<(u64, u64), String> {
+        let (free, total) = result::mem_get_info().map_err(failed("its memory"))?;
+        Ok((free as u64, total as u64))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once by `new`; an error at the end has nobody to hear it.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// Memory of the device.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub address: sys::CUdeviceptr,
+    _context: Arc<Context>,
+}
+
+impl Memory {
+    /// At least one byte.
+    pub fn new(context: &Arc<Context>, bytes: u64) -> Result<Memory, String> {
+        // SAFETY: the context is current; the memory is freed when this is dropped.
+        let address = unsafe { result::malloc_sync(bytes.max(1) as usize) };
+        let address = address.map_err(failed(&format!("{bytes} bytes of device memory")))?;
+        Ok(Memory { address, _context: Arc::clone(context) })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new`; work on it has ended, since sessions synchronize before they go.
+        let _ = unsafe { result::free_sync(self.address) };
+    }
+}
+
+/// Memory of the host that the device copies from and to at full speed.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    data: *mut u8,
+    bytes: usize,
+    _context: Arc<Context>,
+}
+
+// SAFETY: plain memory, used by its owner alone.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Pinned, String> {
+        // SAFETY: the context is current; the memory is freed when this is dropped.
+        let data = unsafe { result::malloc_host(bytes.max(1), 0) }.map_err(failed("pinned memory"))?;
+        Ok(Pinned { data: data.cast(), bytes, _context: Arc::clone(context) })
+    }
+
+    /// The memory. The device must not be copying to it, nor from it where it is written.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: allocated with this size, borrowed as long as `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new`; copies have ended.
+        let _ = unsafe { result::free_host(self.data.cast()) };
+    }
+}
+
+/// A loaded cubin and its one function.
+#[derive(Debug)]
+pub(super) struct Function {
+    module: sys::CUmodule,
+    handle: sys::CUfunction,
+    pub name: String,
+    pub threads: u32,
+    pub shared_bytes: u32,
+    _context: Arc<Context>,
+}
+
+impl Function {
+    /// Loads a cubin and takes the entry of this name.
+    pub fn load(context: &Arc<Context>, name: &str, code: &plan::Code) -> Result<Function, String> {
+        let entry = CString::new(name).map_err(|_| "its name has a zero byte".to_owned())?;
+        // SAFETY: the driver checks the image's header; that the code inside is what it says is the trust that a
+        // plan for a GPU asks for.
+        let module = unsafe { result::module::load_data(code.cubin.as_ptr().cast()) };
+        let module = module.map_err(failed("its code"))?;
+        // SAFETY: the module was just loaded.
+        let handle = unsafe { result::module::get_function(module, entry) }.map_err(failed("its entry"))?;
+        let (threads, shared_bytes) = (code.threads, code.shared_bytes);
+        let (name, context) = (name.to_owned(), Arc::clone(context));
+        let function = Function { module, handle, name, threads, shared_bytes, _context: context };
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function exists.
+        unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
+            .map_err(failed("its shared memory"))?;
+        Ok(function)
+    }
+
+    /// Launches `grid` blocks with these parameters. `overlap` lets the launch begin before those ahead of it in the
+    /// stream have ended: its code waits where it must (programmatic dependent launch).
+    ///
+    /// # Safety
+    /// The parameters must be those of the function, and the memory they name alive until the stream is done.
+    pub unsafe fn launch(
+        &self,
+        stream: &Stream,
+        grid: u32,
+        params: &mut [*mut c_void],
+        overlap: bool,
+    ) -> Result<(), String> {
+        // SAFETY: plain data of C, for which zeros are a value.
+        let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream.handle,
+            attrs: &mut attribute,
+            numAttrs: u32::from(overlap),
+        };
+        // SAFETY: the configuration is complete, the parameters are as the caller promises.
+        let launched =
+            unsafe { sys::cuLaunchKernelEx(&config, self.handle, params.as_mut_ptr(), std::ptr::null_mut()) };
+        launched.result().map_err(failed("the launch"))
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // SAFETY: loaded by `load`, and nothing runs it any more.
+        let _ = unsafe { result::module::unload(self.module) };
+    }
+}
+
+/// A queue of work on the device.
+#[derive(Debug)]
+pub(super) struct Stream {
+    handle: sys::CUstream,
+    _context: Arc<Context>,
+}
+
+// SAFETY: streams may be used from any thread that has the context, which their owner makes current.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    pub fn new(context: &Arc<Context>) -> Result<Stream, String> {
+        let handle = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
+        Ok(Stream { handle, _context: Arc::clone(context) })
+    }
+
+    /// Waits until all work is done.
+    pub fn synchronize(&self) -> Result<(), String> {
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.handle) }.map_err(failed("the device failed"))
+    }
+
+    /// Copies to the device.
+    ///
+    /// # Safety
+    /// `source` stays unchanged until the copy is done; `target` has as many bytes.
+    pub unsafe fn upload(&self, target: sys::CUdeviceptr, source: &[u8]) -> Result<(), String> {
+        // SAFETY: as the caller promises.
+        unsafe { result::memcpy_htod_async(target, source, self.handle) }.map_err(failed("a copy to the device"))
+    }
+
+    /// Copies to the host.
+    ///
+    /// # Safety
+    /// `target` is not touched until the copy is done; `source` has as many bytes.
+    pub unsafe fn download(&self, target: &mut [u8], source: sys::CUdeviceptr) -> Result<(), String> {
+        // SAFETY: as the caller promises.
+        unsafe { result::memcpy_dtoh_async(target, source, self.handle) }.map_err(failed("a copy from the device"))
+    }
+
+    /// Copies within the device.
+    ///
+    /// # Safety
+    /// Both places have as many bytes.
+    pub unsafe fn copy(&self, target: sys::CUdeviceptr, source: sys::CUdeviceptr, bytes: u64) -> Result<(), String> {
+        // SAFETY: as the caller promises.
+        unsafe { result::memcpy_dtod_async(target, source, bytes as usize, self.handle) }.map_err(failed("a copy"))
+    }
+
+    /// Sets bytes.
+    ///
+    /// # Safety
+    /// `target` has as many bytes.
+    pub unsafe fn fill(&self, target: sys::CUdeviceptr, byte: u8, bytes: u64) -> Result<(), String> {
+        // SAFETY: as the caller promises.
+        unsafe { result::memset_d8_async(target, byte, bytes as usize, self.handle) }.map_err(failed("a fill"))
+    }
+
+    /// Records what `enqueue` puts into the stream instead of running it.
+    pub fn capture(&self, enqueue: impl FnOnce() -> Result<(), String>) -> Result<Graph, String> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive and not capturing.
+        unsafe { result::stream::begin_capture(self.handle, mode) }.map_err(failed("a capture"))?;
+        let enqueued = enqueue();
+        // SAFETY: the stream is capturing. Ended even where something failed, so that the stream can be used.
+        let graph = unsafe { result::stream::end_capture(self.handle) };
+        enqueued?;
+        let graph = graph.map_err(failed("a capture"))?;
+        // SAFETY: the graph was just made; the executable one does not need it.
+        let executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+        // SAFETY: as above.
+        let _ = unsafe { result::graph::destroy(graph) };
+        let graph = Graph { handle: executable.map_err(failed("a graph"))? };
+        // SAFETY: graph and stream are alive.
+        unsafe { result::graph::upload(graph.handle, self.handle) }.map_err(failed("a graph"))?;
+        Ok(graph)
+    }
+
+    /// Runs a graph.
+    pub fn launch(&self, graph: &Graph) -> Result<(), String> {
+        // SAFETY: graph and stream are alive.
+        unsafe { result::graph::launch(graph.handle, self.handle) }.map_err(failed("a graph"))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: the stream is alive; its work ends first.
+        unsafe {
+            let _ = result::stream::synchronize(self.handle);
+            let _ = result::stream::destroy(self.handle);
+        }
+    }
+}
+
+/// Recorded work.
+#[derive(Debug)]
+pub(super) struct Graph {
+    handle: sys::CUgraphExec,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: instantiated by `capture`.
+        let _ = unsafe { result::graph::exec_destroy(self.handle) };
+    }
+}
+
+/// A mark in a stream.
+#[derive(Debug)]
+pub(super) struct Event {
+    handle: sys::CUevent,
+    _context: Arc<Context>,
+}
+
+impl Event {
+    pub fn new(context: &Arc<Context>) -> Result<Event, String> {
+        let handle = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("an event"))?;
+        Ok(Event { handle, _context: Arc::clone(context) })
+    }
+
+    pub fn record(&self, stream: &Stream) -> Result<(), String> {
+        // SAFETY: event and stream are alive.
+        unsafe { result::event::record(self.handle, stream.handle) }.map_err(failed("an event"))
+    }
+
+    /// Waits until the stream has come to the mark.
+    pub fn synchronize(&self) -> Result<(), String> {
+        // SAFETY: the event is alive.
+        unsafe { result::event::synchronize(self.handle) }.map_err(failed("the device failed"))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event is alive.
+        let _ = unsafe { result::event::destroy(self.handle) };
+    }
+}
+
+/// A matrix of 16-bit elements that a tensor map is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matrix {
+    pub address: sys::CUdeviceptr,
+    pub is_bf16: bool,
+    pub rows: u64,
+    pub cols: u64,
+}
+
+/// Encodes a tensor map: boxes of `box_rows` rows and `box_cols` columns, 128-byte swizzle, zeros outside.
+pub(super) fn tensor_map(matrix: Matrix, box_rows: u32, box_cols: u32) -> Result<sys::CUtensorMap, String> {
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    let dtype = match matrix.is_bf16 {
+        true => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        false => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+    };
+    let (sizes, strides) = ([matrix.cols, matrix.rows], [matrix.cols * 2]);
+    let (boxes, steps) = ([box_cols, box_rows], [1, 1]);
+    // SAFETY: all pointers are valid for the call; the driver checks what they say.
+    let encoded = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut map,
+            dtype,
+            2,
+            matrix.address as *mut c_void,
+            sizes.as_ptr(),
+            strides.as_ptr(),
+            boxes.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    encoded.result().map_err(failed("a tensor map"))?;
+    Ok(map)
+}

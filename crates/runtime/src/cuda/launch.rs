@@ -1,0 +1,138 @@
+//! The launches of a program: what can be resolved when a plan is loaded, and what a step fills in.
+
+use std::ffi::c_void;
+
+use cudarc::driver::sys::CUtensorMap;
+use plan::{Arg, DType, ExecError, Launch, Plan, Program, Step, SymbolValues, TensorMap, upper_bounds};
+
+use super::driver::{Function, Matrix, Stream, tensor_map};
+
+/// Where a plan's memory is on the device.
+pub(super) struct Addresses {
+    pub weights: Vec<u64>,
+    pub pools: Vec<u64>,
+    pub arena: u64,
+}
+
+/// The launches of one program.
+pub(super) struct Launches {
+    /// Where the arena is.
+    pub arena: u64,
+    prepared: Vec<Prepared>,
+}
+
+struct Prepared {
+    /// Outputs, then inputs.
+    pointers: Vec<Pointer>,
+    maps: Vec<CUtensorMap>,
+}
+
+#[derive(Clone, Copy)]
+enum Pointer {
+    /// Always there.
+    Fixed(u64),
+    /// A buffer that is an input port: where it is depends on the sizes of the step.
+    Port(u32),
+}
+
+impl Launches {
+    /// Resolves addresses and encodes tensor maps.
+    pub fn prepare(plan: &Plan, program: &Program, addresses: &Addresses) -> Result<Launches, ExecError> {
+        let mut prepared = Vec::new();
+        for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
+            let pointer = |arg: &Arg| match *arg {
+                Arg::Weight(index) => Pointer::Fixed(addresses.weights[index as usize]),
+                Arg::Kv { group, layer } => {
+                    let pool = &plan.kv[group as usize];
+                    let layer_bytes = pool.pool_bytes() / u64::from(pool.layers);
+                    Pointer::Fixed(addresses.pools[group as usize] + layer_bytes * u64::from(layer))
+                }
+                Arg::Buffer(index) if program.inputs.iter().any(|port| port.buffer == index) => Pointer::Port(index),
+                Arg::Buffer(index) => Pointer::Fixed(addresses.arena + program.buffers[index as usize].offset),
+            };
+            let pointers: Vec<Pointer> = launch.outputs.iter().chain(&launch.inputs).map(pointer).collect();
+            let maps = launch.maps.iter().map(|map| {
+                let place = pointers[launch.outputs.len() + map.input as usize];
+                encode(program, launch, *map, place)
+            });
+            let maps = maps.collect::<Result<Vec<_>, String>>();
+            let maps = maps.map_err(|reason| error(launch_name(plan, launch), program, launch, step, reason))?;
+            prepared.push(Prepared { pointers, maps });
+        }
+        Ok(Launches { arena: addresses.arena, prepared })
+    }
+
+    /// Puts all launches into the stream. `ports` says where input ports are; `blocking` waits behind each.
+    pub fn enqueue(
+        &self,
+        program: &Program,
+        symbols: &SymbolValues,
+        ports: &[(u32, u64)],
+        functions: &[Function],
+        stream: &Stream,
+        blocking: bool,
+    ) -> Result<(), ExecError> {
+        let mut pointers: Vec<u64> = Vec::new();
+        let mut scalars: Vec<i32> = Vec::new();
+        let mut params: Vec<*mut c_void> = Vec::new();
+        for (step, (Step::Launch(launch), prepared)) in program.steps.iter().zip(&self.prepared).enumerate() {
+            let function = &functions[launch.kernel as usize];
+            let fail = |reason: String| error(&function.name, program, launch, step, reason);
+            let size = |dim: &plan::Dim| dim.eval(symbols).map_err(|error| fail(error.to_string()));
+            let grid = size(&launch.grid)?;
+            if grid == 0 {
+                continue;
+            }
+            let grid = u32::try_from(grid).ok().filter(|grid| *grid <= i32::MAX as u32);
+            let grid = grid.ok_or_else(|| fail("its grid is too large".to_owned()))?;
+            pointers.clear();
+            for pointer in &prepared.pointers {
+                pointers.push(match *pointer {
+                    Pointer::Fixed(address) => address,
+                    Pointer::Port(buffer) => {
+                        let place = ports.iter().find(|(port, _)| *port == buffer);
+                        place.ok_or_else(|| fail("an input port has no place".to_owned()))?.1
+                    }
+                });
+            }
+            scalars.clear();
+            for scalar in &launch.scalars {
+                let value = i32::try_from(size(scalar)?);
+                scalars.push(value.map_err(|_| fail(format!("`{scalar}` is too large")))?);
+            }
+            params.clear();
+            params.extend(pointers.iter_mut().map(|pointer| (&raw mut *pointer).cast::<c_void>()));
+            params.extend(prepared.maps.iter().map(|map| (&raw const *map).cast_mut().cast::<c_void>()));
+            params.extend(scalars.iter_mut().map(|scalar| (&raw mut *scalar).cast::<c_void>()));
+            // SAFETY: code generation declared the kernel with these parameters; they are copied by the launch, and
+            // the memory they name belongs to the session.
+            let launched = unsafe { function.launch(stream, grid, &mut params, !blocking) };
+            launched.and_then(|()| if blocking { stream.synchronize() } else { Ok(()) }).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+/// A map over the largest form of a buffer: rows behind those of a step are read by nobody's result.
+fn encode(program: &Program, launch: &Launch, map: TensorMap, place: Pointer) -> Result<CUtensorMap, String> {
+    let Some(Arg::Buffer(index)) = launch.inputs.get(map.input as usize) else {
+        return Err("a tensor map is not over a buffer".to_owned());
+    };
+    let Pointer::Fixed(address) = place else { return Err("a tensor map is over an input port".to_owned()) };
+    let buffer = &program.buffers[*index as usize];
+    let bounds = upper_bounds(&program.symbols);
+    let sizes = buffer.shape.iter().map(|dim| dim.eval(&bounds).map_err(|error| error.to_string()));
+    let [rows, cols] = sizes.collect::<Result<Vec<_>, _>>()?[..] else {
+        return Err("a tensor map is not over a matrix".to_owned());
+    };
+    tensor_map(Matrix { address, is_bf16: buffer.dtype == DType::BF16, rows, cols }, map.box_rows, map.box_cols)
+}
+
+fn launch_name<'a>(plan: &'a Plan, launch: &Launch) -> &'a str {
+    plan.kernels.get(launch.kernel as usize).map_or("?", |kernel| &kernel.name)
+}
+
+fn error(kernel: &str, program: &Program, launch: &Launch, step: usize, reason: String) -> ExecError {
+    let (program, site) = (program.name.clone(), launch.site.clone());
+    ExecError::Kernel { kernel: kernel.to_owned(), program, site, step, reason }
+}

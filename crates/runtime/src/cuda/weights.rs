@@ -1,0 +1,134 @@
+//! A plan's weights on the device: stored ones stream from the mapped file through pinned memory, random ones are made
+//! where they are needed.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use plan::{CHUNK_BYTES, ExecError, Layout, PlanFile, RandomPart, Scalar, Weight, WeightData};
+
+use super::driver::{Context, Function, Memory, Pinned, Stream};
+
+/// Threads that verify, copy and send chunks: each reads at some 2 GB/s, and a PCIe 5 link takes 50.
+const UPLOAD_THREADS: usize = 8;
+/// Blocks of a fill: several for each multiprocessor, each of which strides over the elements.
+const FILL_BLOCKS: u32 = 1056;
+
+/// The weights of a plan.
+pub(super) struct Weights {
+    /// Where each weight is.
+    pub addresses: Vec<u64>,
+    _memory: Vec<Memory>,
+}
+
+impl Weights {
+    /// Brings all weights onto the device. `functions` are those of the plan's kernels.
+    pub fn load(
+        context: &Arc<Context>,
+        stream: &Stream,
+        file: &PlanFile,
+        functions: &[Function],
+    ) -> Result<Weights, ExecError> {
+        let failed = |reason: String| ExecError::OutOfMemory(format!("weights: {reason}"));
+        let plan = file.plan();
+        let stored = Memory::new(context, file.weights().len() as u64).map_err(failed)?;
+        upload(context, file, stored.address)?;
+        let mut addresses = Vec::new();
+        let mut memory = Vec::new();
+        for weight in &plan.weights {
+            match &weight.data {
+                WeightData::Stored { offset } => addresses.push(stored.address + offset),
+                WeightData::Random(parts) => {
+                    let bytes = weight.bytes().unwrap_or(0);
+                    let place = Memory::new(context, bytes).map_err(failed)?;
+                    let fill = fill_kernel(plan, weight).and_then(|index| functions.get(index));
+                    let fill = fill.ok_or_else(|| {
+                        ExecError::Unsupported(format!("the plan has no kernel that makes weight `{}`", weight.name))
+                    })?;
+                    fill_random(stream, fill, weight, parts, place.address)
+                        .map_err(|reason| ExecError::NoDevice(format!("weight `{}`: {reason}", weight.name)))?;
+                    addresses.push(place.address);
+                    memory.push(place);
+                }
+            }
+        }
+        stream.synchronize().map_err(|reason| ExecError::NoDevice(format!("weights: {reason}")))?;
+        memory.push(stored);
+        Ok(Weights { addresses, _memory: memory })
+    }
+}
+
+/// The kernel of a plan that makes random weights like this one.
+fn fill_kernel(plan: &plan::Plan, weight: &Weight) -> Option<usize> {
+    let text = |kernel: &plan::Kernel, name: &str, value: &str| matches!(kernel.param(name), Some(Scalar::Text(found)) if found == value);
+    plan.kernels.iter().position(|kernel| {
+        kernel.name == "fill_random"
+            && text(kernel, "dtype", weight.dtype.name())
+            && text(kernel, "layout", weight.layout.name())
+    })
+}
+
+/// Verifies the chunks of the weight section and sends them, on several threads.
+fn upload(context: &Arc<Context>, file: &PlanFile, target: u64) -> Result<(), ExecError> {
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<(), ExecError> {
+        let failed = |reason: String| ExecError::NoDevice(format!("weights: {reason}"));
+        context.make_current().map_err(failed)?;
+        let stream = Stream::new(context).map_err(failed)?;
+        let mut pinned = Pinned::new(context, CHUNK_BYTES).map_err(failed)?;
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= file.chunk_count() {
+                return Ok(());
+            }
+            file.verify_chunk(index)?;
+            let start = index * CHUNK_BYTES;
+            let chunk = &file.weights()[start..file.weights().len().min(start + CHUNK_BYTES)];
+            let place = &mut pinned.bytes()[..chunk.len()];
+            place.copy_from_slice(chunk);
+            // SAFETY: the target has the size of the section; the chunk stays until the stream is done.
+            unsafe { stream.upload(target + start as u64, place) }.map_err(failed)?;
+            stream.synchronize().map_err(failed)?;
+        }
+    };
+    let threads = UPLOAD_THREADS.min(file.chunk_count());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(_) => Err(ExecError::NoDevice("weights: a thread that sends them has panicked".to_owned())),
+        })
+    })
+}
+
+/// Launches the fill of each part. Its parameters: out, seed, mean, std, first element, elements, columns.
+fn fill_random(
+    stream: &Stream,
+    fill: &Function,
+    weight: &Weight,
+    parts: &[RandomPart],
+    address: u64,
+) -> Result<(), String> {
+    let cols = weight.shape.last().copied().unwrap_or(1);
+    if weight.layout != Layout::RowMajor {
+        // SAFETY: the memory has the weight's size.
+        unsafe { stream.fill(address, 0, weight.bytes().unwrap_or(0)) }?;
+    }
+    let mut first = 0u64;
+    for part in parts {
+        let (mut out, mut part, mut start, mut cols) = (address, part.clone(), first, cols);
+        let mut params: [*mut c_void; 7] = [
+            (&raw mut out).cast(),
+            (&raw mut part.seed).cast(),
+            (&raw mut part.mean).cast(),
+            (&raw mut part.std).cast(),
+            (&raw mut start).cast(),
+            (&raw mut part.elements).cast(),
+            (&raw mut cols).cast(),
+        ];
+        // SAFETY: the parameters are those of `fill_random`; the parts add up to the weight's elements.
+        unsafe { fill.launch(stream, FILL_BLOCKS, &mut params, false) }?;
+        first += part.elements;
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! `// test: cuda TARGET`: the units of a graph's kernels, before their includes are pasted. `nvrtc` compiles the units of
+//! the same cases, where NVRTC is there.
+
+use passes::pipeline;
+
+use super::target;
+use crate::{Case, Command, Outcome, SeededWeights, device, lower, run_passes};
+
+pub struct Cuda;
+
+impl Command for Cuda {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn run(&self, case: &Case) -> Result<Outcome, String> {
+        let target = match target(case) {
+            Ok(target) => target,
+            Err(skipped) => return Ok(skipped),
+        };
+        let graph = case.graph()?;
+        let weights = SeededWeights::of(&graph, case.dummy_weights);
+        let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+        let lowered = lower(&graph, target, &weights, 1)?;
+        Ok(Outcome::Text(lowered.selection.print_units(&graph)))
+    }
+}
+
+pub struct Nvrtc;
+
+impl Command for Nvrtc {
+    fn name(&self) -> &'static str {
+        "nvrtc"
+    }
+
+    fn takes(&self, case: &Case) -> bool {
+        case.command == "cuda"
+    }
+
+    fn run(&self, case: &Case) -> Result<Outcome, String> {
+        let target = match target(case) {
+            Ok(target) => target,
+            Err(skipped) => return Ok(skipped),
+        };
+        let compiler = match device::compiler() {
+            Ok(compiler) => compiler,
+            Err(reason) => return Ok(Outcome::Skipped(reason)),
+        };
+        let graph = case.graph()?;
+        let weights = SeededWeights::of(&graph, case.dummy_weights);
+        let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+        lower(&graph, target, &weights, 1)?.build(&compiler).map_err(|error| error.to_string())?;
+        Ok(Outcome::Passed)
+    }
+}
