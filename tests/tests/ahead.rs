@@ -1,0 +1,109 @@
+//! An engine that submits a step before it has read the last one's tokens gives the same texts, whoever ends when. The
+//! CPU computes while `submit` waits, so here its session only says that it runs ahead.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::demo;
+use engine::{Engine, GenerationParams, Request, RequestId};
+use plan::{Bindings, ExecError, Executor, InputData, PlanFile, PortData, Session, StepId};
+use runtime::CpuExecutor;
+use smelt::{CompileOptions, Driver, Quiet};
+
+/// A session that says that it runs ahead, and counts the steps that took their tokens from the step before.
+struct Ahead {
+    session: Box<dyn Session>,
+    fed_back: Arc<std::sync::atomic::AtomicUsize>,
+    ahead: bool,
+}
+
+impl Session for Ahead {
+    fn runs_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    fn submit(&mut self, program: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
+        if bindings.inputs.iter().any(|(_, data)| matches!(data, InputData::Previous(_))) {
+            self.fed_back.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.session.submit(program, bindings)
+    }
+
+    fn wait(&mut self, step: StepId) -> Result<(), ExecError> {
+        self.session.wait(step)
+    }
+
+    fn read(&mut self, step: StepId, port: &str) -> Result<PortData, ExecError> {
+        self.session.read(step, port)
+    }
+}
+
+/// The tokens of each request, and how many steps were fed back.
+fn run(file: &Arc<PlanFile>, ahead: bool, requests: &[(Vec<u32>, u32, bool)]) -> (Vec<Vec<u32>>, usize) {
+    let fed_back = Arc::default();
+    let session = CpuExecutor::new(Some(2)).unwrap().load(Arc::clone(file)).unwrap();
+    let session = Ahead { session, fed_back: Arc::clone(&fed_back), ahead };
+    let mut engine = Engine::new(Arc::clone(file), Box::new(session)).unwrap();
+    let add = |engine: &mut Engine, (prompt, max_tokens, ignore_eos): &(Vec<u32>, u32, bool)| -> RequestId {
+        let params = GenerationParams { max_tokens: *max_tokens, ignore_eos: *ignore_eos, logits: false };
+        engine.add(Request { prompt: prompt.clone(), params }).unwrap()
+    };
+    // the first ones at once, the others while those run
+    let mut ids: Vec<RequestId> = requests.iter().take(3).map(|request| add(&mut engine, request)).collect();
+    let mut texts: Vec<Vec<u32>> = vec![Vec::new(); requests.len()];
+    let mut later = requests.iter().skip(3);
+    let mut steps = 0;
+    while engine.has_work() || later.len() > 0 {
+        steps += 1;
+        if steps % 7 == 0 || !engine.has_work() {
+            ids.extend(later.next().map(|request| add(&mut engine, request)));
+        }
+        for event in engine.step().unwrap() {
+            let index = ids.iter().position(|id| *id == event.request).unwrap();
+            texts[index].extend(event.token);
+        }
+    }
+    (texts, fed_back.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+#[test]
+fn running_ahead_changes_no_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("demo.plan");
+    let options = CompileOptions {
+        max_batch_size: Some(4),
+        max_seq_len: Some(256),
+        max_num_tokens: Some(64),
+        // little room: blocks change hands while steps are under way
+        kv_cache_bytes: Some(10 * 64 * 1024 * 4),
+        ..CompileOptions::default()
+    };
+    Driver::new().compile(&demo(), Some(&path), &options, None, &mut Quiet).unwrap();
+    let file = Arc::new(PlanFile::open(&path).unwrap());
+    let mut plan = file.plan().clone();
+    // tokens that are common end texts, so that some end where nobody foresaw it
+    let (texts, _) = run(&file, false, &[(vec![5, 6, 7], 60, true)]);
+    plan.model.eos = vec![texts[0][20], texts[0][35]];
+    let mut writer = plan::PlanWriter::create(&path).unwrap();
+    writer.append(file.weights()).unwrap();
+    writer.finish(&plan).unwrap();
+    let file = Arc::new(PlanFile::open(&path).unwrap());
+    let requests: Vec<(Vec<u32>, u32, bool)> = (0..12u32)
+        .map(|index| {
+            (
+                (0..1 + index * 5 % 40).map(|at| (index * 31 + at * 7) % 900).collect(),
+                5 + index * 13 % 70,
+                index % 4 == 3,
+            )
+        })
+        .chain([(vec![5, 6, 7], 60, false), (vec![5, 6, 7], 60, true)])
+        .collect();
+    let (expected, none) = run(&file, false, &requests);
+    let (found, fed_back) = run(&file, true, &requests);
+    assert_eq!(found, expected);
+    assert_eq!(none, 0);
+    assert!(fed_back > 50, "{fed_back}");
+    let ended = expected.iter().zip(&requests).filter(|(text, request)| text.len() < request.1 as usize).count();
+    assert!(ended >= 1, "no text ended early");
+}

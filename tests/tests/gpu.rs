@@ -1,0 +1,228 @@
+//! Plans on a GPU: every kernel against the interpreter, the oracles against transformers, runs against each other.
+//! Without a device or NVRTC the tests say that they are skipped; `SMELT_REQUIRE_GPU=1` makes that a failure.
+
+mod common;
+mod gpu_shapes;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::expected::{Expected, ORACLES, worst};
+use passes::Numerics;
+use smelt::{
+    CompileOptions, DType, Driver, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, TargetChoice,
+};
+use tests::{Case, Scenario, SeededWeights, Tolerance, compare, compile, device, execute, folder, interpret};
+
+/// Whether GPU tests can run here; says why not.
+fn available() -> bool {
+    let missing = match (device::executor(), device::compiler()) {
+        (Ok(_), Ok(_)) => return true,
+        (Err(reason), _) | (_, Err(reason)) => reason,
+    };
+    assert!(std::env::var_os("SMELT_REQUIRE_GPU").is_none(), "no GPU tests: {missing}");
+    eprintln!("skipped: {missing}");
+    false
+}
+
+fn driver() -> Driver {
+    let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
+    let folders = move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect();
+    Driver::new().cuda_folders(folders).unit_cache(std::env::temp_dir().join("smelt-test-units"))
+}
+
+fn load(model: &Path, target: &str, compile: CompileOptions) -> Llm {
+    let compile = CompileOptions { target: TargetChoice::Named(target.to_owned()), ..compile };
+    Llm::load_with(&driver(), model, &LoadOptions { compile, ..LoadOptions::default() }, &mut Quiet).unwrap()
+}
+
+fn generate(llm: &mut Llm, prompts: &[Vec<u32>], max_tokens: u32, logits: bool) -> Vec<Generation> {
+    let prompts: Vec<Prompt> = prompts.iter().cloned().map(Prompt::Tokens).collect();
+    llm.generate(&prompts, &GenerationParams { max_tokens, ignore_eos: true, logits }).unwrap()
+}
+
+/// Runs a graph on the device and in the interpreter. The arena is poisoned before each step.
+fn check(case: &Case) -> Result<(), String> {
+    let graph = case.graph()?;
+    let weights = SeededWeights::of(&graph, case.dummy_weights);
+    let scenario = Scenario::new(&case.name, &case.sizes, &graph)?;
+    let compiled = compile(&graph, codegen::Target::Sm90a, &weights, scenario.kv_blocks)?;
+    let found = execute(&device::executor()?, &graph, Arc::clone(&compiled.file), &scenario)?;
+    let expected = interpret(&graph, &weights, &scenario)?;
+    compare(&graph, &expected, &found, Tolerance::of(Numerics::Rounding, &graph))
+}
+
+#[test]
+fn filetests_of_the_cpu_run_on_the_device() {
+    if available() {
+        tests::run("run_device");
+    }
+}
+
+#[test]
+fn every_kernel_agrees_with_the_interpreter() {
+    if !available() {
+        return;
+    }
+    use rayon::prelude::*;
+    // fewer of them, spread over all, for tools that make them slow
+    let cases = match std::env::var("SMELT_KERNEL_CASES").ok().and_then(|count| count.parse::<usize>().ok()) {
+        Some(count) => {
+            let small = gpu_shapes::small_cases();
+            let step = small.len().div_ceil(count);
+            small.into_iter().step_by(step).collect()
+        }
+        None => gpu_shapes::cases(),
+    };
+    let failures: Vec<String> = cases
+        .par_iter()
+        .filter_map(|case| check(case).err().map(|reason| format!("{}: {reason}\n{}", case.name, case.text)))
+        .collect();
+    eprintln!("kernels: {} of {} cases agree", cases.len() - failures.len(), cases.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn f32_logits_and_tokens_are_those_of_transformers() {
+    if !available() {
+        return;
+    }
+    let mut largest = 0.0f32;
+    for name in ORACLES {
+        let expected = Expected::read(name);
+        let options = CompileOptions { dtype: Some(DType::F32), ..CompileOptions::default() };
+        let mut llm = load(&folder().join("oracle").join(name), "sm_90a", options);
+        for (index, prompt) in expected.prompts.iter().enumerate() {
+            let found = generate(&mut llm, std::slice::from_ref(prompt), 24, true).remove(0);
+            let error = worst(&found.logits, &expected.logits[index]);
+            assert!(error <= 1e-3, "{name}, prompt {index}: {error:e}");
+            assert_eq!(found.token_ids, expected.greedy[index], "{name}, prompt {index}");
+            largest = largest.max(error);
+        }
+    }
+    eprintln!("oracles in f32: worst logit error {largest:.1e} x max(1, |logit|), all greedy tokens equal");
+}
+
+#[test]
+fn sixteen_bit_logits_stay_close() {
+    if !available() {
+        return;
+    }
+    for dtype in [DType::BF16, DType::F16] {
+        let mut largest = 0.0f32;
+        for name in ORACLES {
+            let expected = Expected::read(name);
+            let options = CompileOptions { dtype: Some(dtype), ..CompileOptions::default() };
+            let mut llm = load(&folder().join("oracle").join(name), "sm_90a", options);
+            for (index, (prompt, expected)) in expected.prompts.iter().zip(&expected.logits).enumerate() {
+                let found = generate(&mut llm, std::slice::from_ref(prompt), 0, true).remove(0);
+                let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+                let difference = norm(&mut found.logits.iter().zip(expected).map(|(a, b)| a - b));
+                let relative = difference / norm(&mut expected.iter().copied());
+                assert!(relative <= 2e-2, "{name} {dtype}, prompt {index}: {relative}");
+                largest = largest.max(relative);
+            }
+        }
+        eprintln!("oracles in {dtype}: largest relative error {largest:.1e}");
+    }
+}
+
+/// Chunks and batches take other kernels: sums differ in their last bits, texts do not.
+#[test]
+fn chunks_and_batches_keep_f32_tokens() {
+    if !available() {
+        return;
+    }
+    for name in ORACLES {
+        let expected = Expected::read(name);
+        for (max_num_tokens, max_batch_size) in [(7, 3), (16, 4), (512, 8)] {
+            let options = CompileOptions {
+                dtype: Some(DType::F32),
+                max_num_tokens: Some(max_num_tokens),
+                max_batch_size: Some(max_batch_size),
+                ..CompileOptions::default()
+            };
+            let mut llm = load(&folder().join("oracle").join(name), "sm_90a", options);
+            // without logits: the engine runs ahead, and tokens go from step to step on the device
+            let found = generate(&mut llm, &expected.prompts, 24, false);
+            let tokens: Vec<&Vec<u32>> = found.iter().map(|generation| &generation.token_ids).collect();
+            assert_eq!(tokens, expected.greedy.iter().collect::<Vec<_>>(), "{name}, {max_num_tokens}");
+        }
+    }
+}
+
+#[test]
+fn ten_runs_give_the_same_bits() {
+    if !available() {
+        return;
+    }
+    let model = folder().join("../models/demo");
+    for dtype in [DType::BF16, DType::F32] {
+        let mut llm = load(&model, "sm_90a", CompileOptions { dtype: Some(dtype), ..CompileOptions::default() });
+        let prompts = [(1..90).collect::<Vec<u32>>(), vec![5, 6, 7], (100..165).collect()];
+        let first = generate(&mut llm, &prompts, 40, true);
+        for run in 1..10 {
+            let again = generate(&mut llm, &prompts, 40, true);
+            assert!(again == first, "{dtype}: run {run} differs from the first");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_allocated_after_load() {
+    if !available() {
+        return;
+    }
+    let model = folder().join("../models/demo");
+    let mut llm = load(&model, "sm_90a", CompileOptions { max_batch_size: Some(4), ..CompileOptions::default() });
+    let prompts = [(1..90).collect::<Vec<u32>>(), vec![5, 6, 7], (100..165).collect(), vec![9]];
+    // Other tests load and drop sessions meanwhile: memory that only ever shrinks would be this session's.
+    let free = || device::executor().unwrap().free_memory().unwrap();
+    let steady = (0..20).any(|_| {
+        let before = free();
+        generate(&mut llm, &prompts, 40, true);
+        generate(&mut llm, &prompts[1..2], 40, false);
+        free() == before
+    });
+    assert!(steady, "free memory changes with every run");
+}
+
+#[test]
+fn two_sessions_share_a_device() {
+    if !available() {
+        return;
+    }
+    let model = folder().join("../models/demo");
+    let options = || CompileOptions { dtype: Some(DType::F32), ..CompileOptions::default() };
+    let prompts = [(1..40).collect::<Vec<u32>>(), vec![5, 6, 7]];
+    let alone = generate(&mut load(&model, "sm_90a", options()), &prompts, 60, false);
+    let both: Vec<Vec<Generation>> = std::thread::scope(|scope| {
+        let run = || generate(&mut load(&model, "sm_90a", options()), &prompts, 60, false);
+        let threads = [scope.spawn(run), scope.spawn(run)];
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(both.iter().all(|generations| *generations == alone));
+}
+
+#[test]
+fn the_demo_model_writes_the_sentences_of_the_cpu() {
+    if !available() {
+        return;
+    }
+    let model = folder().join("../models/demo");
+    let prompts = ["This function returns", "If the vector", "An iterator", "Panics if the", "# Examples\n"];
+    let text = |target: &str, dtype: DType| -> Vec<(Vec<u32>, Option<String>)> {
+        let mut llm = load(&model, target, CompileOptions { dtype: Some(dtype), ..CompileOptions::default() });
+        let prompts: Vec<Prompt> = prompts.iter().map(|prompt| Prompt::from(*prompt)).collect();
+        let params = GenerationParams { max_tokens: 100, ..GenerationParams::default() };
+        let generations = llm.generate(&prompts, &params).unwrap();
+        generations.into_iter().map(|generation| (generation.token_ids, generation.text)).collect()
+    };
+    let (cpu, gpu) = (text("cpu", DType::F32), text("sm_90a", DType::F32));
+    assert_eq!(cpu, gpu);
+    let tokens: usize = gpu.iter().map(|(ids, _)| ids.len()).sum();
+    eprintln!("demo model in f32: {tokens} tokens of {} texts are those of the CPU", gpu.len());
+    let (cpu, gpu) = (text("cpu", DType::BF16), text("sm_90a", DType::BF16));
+    let same = cpu.iter().zip(&gpu).filter(|(cpu, gpu)| cpu == gpu).count();
+    eprintln!("demo model in bf16: {same} of {} texts are those of the CPU", gpu.len());
+}

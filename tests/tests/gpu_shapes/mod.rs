@@ -1,0 +1,193 @@
+//! Graphs over shapes that kernels stumble on: 1, primes, one past a tile, widths without whole vectors.
+
+use tests::Case;
+
+const FLOATS: [&str; 3] = ["bf16", "f16", "f32"];
+
+/// A case of this name and text.
+fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
+    Case {
+        name,
+        path: "gpu".into(),
+        command: "run_device".to_owned(),
+        args: Vec::new(),
+        sizes: sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect(),
+        dummy_weights: false,
+        text,
+    }
+}
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    [small_cases(), large_linears()].concat()
+}
+
+/// Those that take next to no time.
+pub fn small_cases() -> Vec<Case> {
+    [linears(), rows(), attention(), sampling(), tables()].concat()
+}
+
+/// A step of `t` tokens of `b` sequences; the last step decodes `b`.
+fn linear(dtype: &str, n: u64, k: u64, t: u64, b: u64, bias: bool) -> Case {
+    let (declared, operand) = match bias {
+        true => (format!("  %bias = constant @\"w.bias\" : {dtype}[{n}]\n"), ", %bias"),
+        false => (String::new(), ""),
+    };
+    let text = format!(
+        "graph @linear<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
+         %table = constant @\"table\" : {dtype}[32, {k}]\n  %x = embedding %tokens, %table : {dtype}[T, {k}]\n  \
+         %w = constant @\"w\" : {dtype}[{n}, {k}]\n{declared}  %y = linear %x, %w{operand} : {dtype}[T, {n}]\n  \
+         return %y\n}}\n"
+    );
+    case(format!("linear {dtype} {n}x{k}, {t} rows, {b} decoded, bias {bias}"), &[("T", t), ("B", b)], text)
+}
+
+fn linears() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        for (n, k) in [(1, 1), (1, 8), (7, 13), (16, 64), (17, 72), (72, 136), (129, 200), (320, 64), (257, 520)] {
+            for (t, b) in [(1, 1), (17, 3), (65, 8), (131, 16)] {
+                cases.push(linear(dtype, n, k, t, b, (n + k) % 2 == 0));
+            }
+        }
+    }
+    cases
+}
+
+fn large_linears() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (n, k, t, b) in [(512, 4096, 128, 9), (96, 14336, 33, 5), (1000, 1024, 300, 13), (4096, 256, 200, 2)] {
+        cases.push(linear("bf16", n, k, t, b, false));
+        cases.push(linear("f16", n, k, t, b, true));
+    }
+    cases
+}
+
+fn rows() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        for (cols, t) in [(1, 1), (2, 3), (7, 5), (64, 9), (101, 2), (256, 17), (1032, 3), (4096, 5), (8200, 2)] {
+            let text = format!(
+                "graph @rows<T in 1..{t}, B in 1..{t}>(%tokens: i32[T], %others: i32[T]) {{\n  \
+                 %table = constant @\"table\" : {dtype}[32, {cols}]\n  %x = embedding %tokens, %table : {dtype}[T, {cols}]\n  \
+                 %y = embedding %others, %table : {dtype}[T, {cols}]\n  %gain = constant @\"gain\" : {dtype}[{cols}]\n  \
+                 %normed = rms_norm %x, %gain {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
+                 %sum, %summed = add_rms_norm %x, %y, %gain {{eps = 1e-6}} : {dtype}[T, {cols}], {dtype}[T, {cols}]\n  \
+                 %added = add %x, %y : {dtype}[T, {cols}]\n  %product = mul %x, %y : {dtype}[T, {cols}]\n  \
+                 %active = silu %x : {dtype}[T, {cols}]\n  %gated = silu_mul %x, %y : {dtype}[T, {cols}]\n  \
+                 %narrow = cast %x {{to = f16}} : f16[T, {cols}]\n  %wide = cast %x {{to = f32}} : f32[T, {cols}]\n  \
+                 return %normed, %sum, %summed, %added, %product, %active, %gated, %narrow, %wide\n}}\n"
+            );
+            let text = match dtype {
+                "f16" => text.replace("  %narrow = cast %x {to = f16} : f16", "  %narrow = cast %x {to = bf16} : bf16"),
+                "f32" => text.replace("  %wide = cast %x {to = f32} : f32", "  %wide = cast %x {to = bf16} : bf16"),
+                _ => text,
+            };
+            cases.push(case(format!("rows {dtype} of {cols}, {t}"), &[("T", t), ("B", t)], text));
+        }
+        for (sizes, t) in [(vec![1u64, 1], 1), (vec![8, 16, 8], 3), (vec![5, 3, 7], 4), (vec![128, 64, 64], 5)] {
+            let cols: u64 = sizes.iter().sum();
+            let list = |item: &dyn Fn(usize, u64) -> String| {
+                sizes.iter().enumerate().map(|(i, size)| item(i, *size)).collect::<Vec<_>>().join(", ")
+            };
+            let (names, types) = (list(&|i, _| format!("%p{i}")), list(&|_, size| format!("{dtype}[T, {size}]")));
+            let sizes = list(&|_, size| size.to_string());
+            let swiglu = match cols % 2 {
+                0 => format!("  %gated = swiglu %x : {dtype}[T, {}]\n  return %gated, ", cols / 2),
+                _ => "  return ".to_owned(),
+            };
+            let text = format!(
+                "graph @split<T in 1..{t}>(%tokens: i32[T]) {{\n  %table = constant @\"table\" : {dtype}[32, {cols}]\n  \
+                 %x = embedding %tokens, %table : {dtype}[T, {cols}]\n  \
+                 {names} = split %x {{sizes = [{sizes}]}} : {types}\n{swiglu}{names}\n}}\n"
+            );
+            cases.push(case(format!("split {dtype} into {sizes}"), &[("T", t)], text));
+        }
+    }
+    cases
+}
+
+/// A layer's worth of attention: rope, append, attend. Several steps grow the cache.
+fn attention() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let shapes = [
+        (1, 1, 16),
+        (4, 1, 32),
+        (6, 2, 64),
+        (8, 8, 64),
+        (3, 3, 80),
+        (5, 1, 96),
+        (8, 2, 128),
+        (71, 1, 16),
+        (2, 1, 256),
+        (20, 1, 48),
+        (2, 2, 22),
+        (4, 2, 10),
+    ];
+    for dtype in FLOATS {
+        for (heads, kv_heads, head_dim) in shapes {
+            for (t, b) in [(1, 1), (70, 3), (200, 5)] {
+                let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
+                let scale = f64::from(head_dim as u32).powf(-0.5) as f32;
+                let text = format!(
+                    "graph @attention<T in 1..{t}, B in 1..{b}>(%tokens: i32[T], %positions: i32[T], \
+                     %query_starts: i32[B + 1], %block_table: i32[B, 5]) {{\n  \
+                     kv 0 : {dtype} {{layers = 2, kv_heads = {kv_heads}, head_dim = {head_dim}, block_tokens = 64}}\n  \
+                     %frequencies = rope_frequencies {{dim = {half}, theta = 10000.0, scaling = default}} : f32[{quarter}]\n  \
+                     %table = constant @\"table\" : {dtype}[32, {width}]\n  \
+                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n  \
+                     %q, %cache = rope_append_kv %qkv, %positions, %query_starts, %block_table, %frequencies \
+                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}}} : \
+                     {dtype}[T, {q}], effect\n  \
+                     %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
+                     layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
+                     return %q, %mixed\n}}\n",
+                    half = head_dim / 2 * 2,
+                    quarter = head_dim / 2,
+                );
+                cases.push(case(
+                    format!("attention {dtype} {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}"),
+                    &[("T", t), ("B", b)],
+                    text,
+                ));
+            }
+        }
+    }
+    cases
+}
+
+fn sampling() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        for (cols, classes, t) in [(1, 1, 1), (7, 7, 3), (1000, 997, 2), (32000, 32000, 5), (20003, 20001, 1)] {
+            let text = format!(
+                "graph @argmax<T in 1..{t}>(%tokens: i32[T]) {{\n  %table = constant @\"table\" : {dtype}[32, {cols}]\n  \
+                 %x = embedding %tokens, %table : {dtype}[T, {cols}]\n  \
+                 %best = argmax %x {{classes = {classes}}} : i32[T]\n  return %best\n}}\n"
+            );
+            cases.push(case(format!("argmax {dtype} {classes} of {cols}, {t} rows"), &[("T", t)], text));
+        }
+    }
+    cases
+}
+
+/// Tied tables, which are packed for the linear and read by the embedding; gathered rows; weights made on the device.
+fn tables() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        for (vocab, cols, t) in [(33, 8, 4), (129, 72, 9), (50, 200, 20), (40, 7, 3)] {
+            for dummy_weights in [false, true] {
+                let text = format!(
+                    "graph @tied<T in 1..{t}, R in 1..{t}>(%tokens: i32[T], %rows: i32[R]) {{\n  \
+                     %table = constant @\"table\" : {dtype}[{vocab}, {cols}]\n  \
+                     %x = embedding %tokens, %table : {dtype}[T, {cols}]\n  \
+                     %last = gather_rows %x, %rows : {dtype}[R, {cols}]\n  \
+                     %logits = linear %last, %table : {dtype}[R, {vocab}]\n  return %x, %last, %logits\n}}\n"
+                );
+                let name = format!("tied table {dtype} {vocab}x{cols}, dummy {dummy_weights}");
+                cases.push(Case { dummy_weights, ..case(name, &[("T", t), ("R", t.min(2))], text) });
+            }
+        }
+    }
+    cases
+}

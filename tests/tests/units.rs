@@ -1,0 +1,65 @@
+//! Every unit of the oracles' plans and of an 8B-shaped plan goes through NVRTC, on machines without a GPU too. Without
+//! NVRTC this is reported as skipped.
+
+mod common;
+
+use common::expected::ORACLES;
+use common::oracle;
+use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
+use tests::{device, folder};
+
+/// A driver with the NVRTC that the tests use; `None` where there is none.
+fn driver() -> Option<Driver> {
+    if let Err(reason) = device::compiler() {
+        eprintln!("skipped: {reason}");
+        return None;
+    }
+    let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
+    let folders = move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect();
+    Some(Driver::new().cuda_folders(folders).unit_cache(std::env::temp_dir().join("smelt-test-units")))
+}
+
+fn options(dtype: DType) -> CompileOptions {
+    let target = TargetChoice::Named("sm_90a".to_owned());
+    CompileOptions { target, dtype: Some(dtype), ..CompileOptions::default() }
+}
+
+#[test]
+fn plans_of_the_oracles_build_and_open() {
+    let Some(driver) = driver() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let mut units = 0;
+    for name in ORACLES {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let plan = scratch.path().join("oracle.plan");
+            driver.compile(&oracle(name), Some(&plan), &options(dtype), None, &mut Quiet).unwrap();
+            let file = PlanFile::open(&plan).unwrap();
+            let codes = file.plan().kernels.iter().map(|kernel| kernel.code.as_ref().unwrap());
+            units += codes.clone().count();
+            // a unit stands on its own, and says nothing of the machine it was made on
+            assert!(codes.clone().all(|code| !code.source.contains("#include") && !code.cubin.is_empty()));
+            let root = folder().canonicalize().unwrap().to_string_lossy().into_owned();
+            assert!(codes.clone().all(|code| !code.source.contains(&root)));
+        }
+    }
+    eprintln!("units of the oracles' plans: {units} compiled");
+}
+
+#[test]
+fn an_8b_plan_builds_from_its_config_alone() {
+    let Some(driver) = driver() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let plan = scratch.path().join("8b.plan");
+    let config = folder().join("../bench/configs/llama-3.1-8b");
+    let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
+    let mut dumps = Dumps::default();
+    let report = driver.compile(&config, Some(&plan), &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    let bytes = report.plan_bytes.unwrap();
+    assert!(bytes < 16 << 20, "{bytes} bytes");
+    assert_eq!(report.stored_weight_bytes, 128 * 4 / 2, "the frequencies alone");
+    eprintln!("units of the 8B-shaped plan: {} compiled, plan of {bytes} bytes", dumps.units.len());
+    // the same inputs, the same plan
+    let again = scratch.path().join("again.plan");
+    driver.compile(&config, Some(&again), &compile, None, &mut Quiet).unwrap();
+    assert!(std::fs::read(&plan).unwrap() == std::fs::read(&again).unwrap());
+}
