@@ -1,6 +1,7 @@
 //! Developer commands of smelt: `cargo xtask <command>`.
 
 mod bench;
+mod bundle;
 mod ci;
 mod process;
 mod snapshots;
@@ -28,7 +29,13 @@ enum Command {
     /// Run the README's commands as a reader would.
     Tour,
     /// Measure the CPU target, and keep the figures in bench/ and the book.
-    Bench,
+    Bench {
+        /// Measures nothing: only writes the tables anew from what bench/ has.
+        #[arg(long)]
+        tables: bool,
+    },
+    /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
+    Bundle,
     /// Everything that must hold before a change lands: formatting, lints, `test`, `tour`.
     Ci,
 }
@@ -39,7 +46,9 @@ fn main() -> ExitCode {
         Command::Test { args } => test::run(&root, &args),
         Command::Tidy => tidy::run(&root),
         Command::Tour => tour::run(&root),
-        Command::Bench => bench::run(&root),
+        Command::Bench { tables: true } => bench::write_tables(&root),
+        Command::Bench { tables: false } => bench::run(&root),
+        Command::Bundle => bundle::run(&root),
         Command::Ci => ci::run(&root),
     });
     match result {
