@@ -20,7 +20,7 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-// The sum over a block of `kThreads` threads, in every thread. All of them must call it; it may be called again at once.
+// The sum over a block of `kThreads` threads, in every thread. All of them call it, and may call it again at once.
 template <int kThreads> __device__ __forceinline__ float block_sum(float x) {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024, "whole warps");
   constexpr int kWarps = kThreads / 32;

@@ -1,9 +1,11 @@
 // y = x @ w^T + bias for many rows: the copy engine fills a ring in shared memory, warpgroups multiply from it.
 //
-//   y [rows][kN], bias [kN] or nullptr (written in the unit), of T (bf16, f16); x itself is read through map_x alone
+//   y [rows][kN], bias [kN] or nullptr (written in the unit), of T (bf16, f16); x and w are read through their maps alone
 //   w     tiled: [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //         bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   map_x of x [at least rows][kK]: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So kK % 8 == 0
+//   map_w of the units of w, as words of 8 bytes {256, units of a strip, strips}: box {256, 1, kBlockCols / 16}, zeros
+//         outside
 //   rows  the rows there are. Sums in float, rounded once
 //
 // One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols), rows first:
@@ -45,6 +47,7 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
   const T* w;
   const T* bias;
   const TensorMap* map_x;
+  const TensorMap* map_w;
   int rows;
 
   u32 ring;   // shared-memory addresses
@@ -53,24 +56,20 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
   int row;    // the first of the block
   int strip;
 
-  // Announces what step `step` brings, and asks for its weights: one strip per lane of the last warp.
+  // Announces what step `step` brings, and asks for its weights. One thread does, as for the rows.
   __device__ __forceinline__ void copy_weights(int step) {
-    const int lane = threadIdx.x % 32, stage = step % kStages, strips = min(kBlockStrips, kStrips - strip);
-    if (lane == 0) ptx::mbarrier_arrive_expect_tx(full + 8 * stage, kRowBytes + 2048 * strips);
-    __syncwarp();
-    if (lane < strips)
-      ptx::cp_async_bulk(ring + stage * kStageBytes + kRowBytes + 2048 * lane,
-                         reinterpret_cast<const u8*>(w) + (i64(strip + lane) * kSteps + step) * 2048, 2048,
-                         full + 8 * stage);
+    const int stage = step % kStages;
+    ptx::mbarrier_arrive_expect_tx(full + 8 * stage, kStageBytes);
+    ptx::cp_async_bulk_tensor_3d(ring + stage * kStageBytes + kRowBytes, map_w, 0, step, strip, full + 8 * stage);
   }
 
   __device__ __forceinline__ void copy_rows(int step) {
     const int stage = step % kStages;
-    if (threadIdx.x % 32 == 0)
-      ptx::cp_async_bulk_tensor_2d(ring + stage * kStageBytes, map_x, 64 * step, row, full + 8 * stage);
+    ptx::cp_async_bulk_tensor_2d(ring + stage * kStageBytes, map_x, 64 * step, row, full + 8 * stage);
   }
 
-  __device__ __forceinline__ void stream(int tile) {
+  // Finds the outputs of the block and sets up the ring.
+  __device__ __forceinline__ void prepare(int tile) {
     ring = ptx::shared_address(shared_memory());
     full = ring + kBarriers;
     empty = full + 8 * kStages;
@@ -79,6 +78,7 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
     strip = tile / row_tiles * kBlockStrips;
     if (threadIdx.x == kConsumers) {
       ptx::prefetch_tensormap(map_x);
+      ptx::prefetch_tensormap(map_w);
       for (int stage = 0; stage < kStages; ++stage) {
         ptx::mbarrier_init(full + 8 * stage, 1);
         ptx::mbarrier_init(empty + 8 * stage, kConsumers / 32);
@@ -86,12 +86,16 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
       ptx::fence_mbarrier_init();
     }
     __syncthreads();
-    if (threadIdx.x >= kConsumers)
+  }
+
+  __device__ __forceinline__ void stream(int tile) {
+    prepare(tile);
+    if (threadIdx.x == kConsumers)
       for (int step = 0; step < min(kStages, kSteps); ++step) copy_weights(step);
   }
 
   __device__ __forceinline__ void tile(int tile) {
-    if (threadIdx.x >= kConsumers) {
+    if (threadIdx.x == kConsumers) {
       // load
       for (int step = 0; step < min(kStages, kSteps); ++step) copy_rows(step);
       for (int step = kStages; step < kSteps; ++step) {
@@ -99,7 +103,7 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
         copy_weights(step);
         copy_rows(step);
       }
-    } else {
+    } else if (threadIdx.x < kConsumers) {
       float sums[kBlockCols / 2];
       multiply(sums);
       store(sums);

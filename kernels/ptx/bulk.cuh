@@ -29,6 +29,15 @@ __device__ __forceinline__ void cp_async_bulk_tensor_2d(u32 shared, const Tensor
                : "memory");
 }
 
+// The same with three coordinates, the first along the innermost axis.
+__device__ __forceinline__ void cp_async_bulk_tensor_3d(u32 shared, const TensorMap* map, int x, int y, int z,
+                                                        u32 barrier) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared),
+               "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+               : "memory");
+}
+
 __device__ __forceinline__ void prefetch_tensormap(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -1,5 +1,8 @@
-// Element by element over [rows][kCols]: out = op(inputs), computed in float and rounded once.
+// Element by element over [rows][kCols]: computed in float and rounded once.
 //
+//   Binary  out = Op(a, b)          Silu    out = silu(x)
+//   Swiglu  out = silu(left half of a row) * right half, from gate_up [rows][2 * kCols]
+//   Cast    out = x in another float type
 //   Grid: ceil(rows * kCols / 2048) blocks, eight elements a thread.
 #pragma once
 #include "common/body.cuh"
@@ -7,16 +10,30 @@
 
 namespace smelt {
 
-// What a block of a kernel over elements takes.
-template <int kWidth> struct Elements {
-  static constexpr int kThreads = 256;
-  static constexpr int kTurns = 8 / kWidth;
+constexpr int kElementThreads = 256;
 
-  // The first element of this thread in a turn.
-  static __device__ __forceinline__ i64 at(int tile, int turn) {
-    return ((i64(tile) * kTurns + turn) * kThreads + threadIdx.x) * kWidth;
+// Calls `each(at)` for the first element of every vector of kWidth that this thread has in a tile.
+template <int kCols, int kWidth, class Each>
+__device__ __forceinline__ void each_vector(int tile, int rows, Each each) {
+  constexpr int kTurns = 8 / kWidth;
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const i64 at = ((i64(tile) * kTurns + turn) * kElementThreads + threadIdx.x) * kWidth;
+    if (at < i64(rows) * kCols) each(at);
   }
-};
+}
+
+// Stores f(0), f(1), ... as a vector.
+template <class T, int kWidth, class F> __device__ __forceinline__ void store_vector(T* out, F f) {
+  Vec<T, kWidth> values;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(f(i));
+  *reinterpret_cast<Vec<T, kWidth>*>(out) = values;
+}
+
+template <int kWidth, class T> __device__ __forceinline__ Vec<T, kWidth> load_vector(const T* x) {
+  return *reinterpret_cast<const Vec<T, kWidth>*>(x);
+}
 
 struct AddOp {
   static __device__ __forceinline__ float of(float a, float b) { return a + b; }
@@ -31,10 +48,8 @@ struct SiluMulOp {
 };
 
 template <class Op, class T, int kCols> struct Binary {
+  static constexpr int kThreads = kElementThreads;
   static constexpr int kWidth = vector_width<T, kCols>();
-  using Block = Elements<kWidth>;
-  using Values = Vec<T, kWidth>;
-  static constexpr int kThreads = Block::kThreads;
 
   T* out;
   const T* a;
@@ -44,24 +59,16 @@ template <class Op, class T, int kCols> struct Binary {
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-#pragma unroll
-    for (int turn = 0; turn < Block::kTurns; ++turn) {
-      const i64 at = Block::at(tile, turn);
-      if (at >= i64(rows) * kCols) return;
-      const Values x = *reinterpret_cast<const Values*>(a + at), y = *reinterpret_cast<const Values*>(b + at);
-      Values values;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(Op::of(to_float(x[i]), to_float(y[i])));
-      *reinterpret_cast<Values*>(out + at) = values;
-    }
+    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
+      const auto x = load_vector<kWidth>(a + at), y = load_vector<kWidth>(b + at);
+      store_vector<T, kWidth>(out + at, [&](int i) { return Op::of(to_float(x[i]), to_float(y[i])); });
+    });
   }
 };
 
 template <class T, int kCols> struct Silu {
+  static constexpr int kThreads = kElementThreads;
   static constexpr int kWidth = vector_width<T, kCols>();
-  using Block = Elements<kWidth>;
-  using Values = Vec<T, kWidth>;
-  static constexpr int kThreads = Block::kThreads;
 
   T* out;
   const T* x;
@@ -70,24 +77,16 @@ template <class T, int kCols> struct Silu {
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-#pragma unroll
-    for (int turn = 0; turn < Block::kTurns; ++turn) {
-      const i64 at = Block::at(tile, turn);
-      if (at >= i64(rows) * kCols) return;
-      Values values = *reinterpret_cast<const Values*>(x + at);
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(silu(to_float(values[i])));
-      *reinterpret_cast<Values*>(out + at) = values;
-    }
+    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
+      const auto values = load_vector<kWidth>(x + at);
+      store_vector<T, kWidth>(out + at, [&](int i) { return silu(to_float(values[i])); });
+    });
   }
 };
 
-// Swiglu: silu of the left half of each row times the right half, [rows][2 * kCols] to [rows][kCols].
 template <class T, int kCols> struct Swiglu {
+  static constexpr int kThreads = kElementThreads;
   static constexpr int kWidth = vector_width<T, kCols>();
-  using Block = Elements<kWidth>;
-  using Values = Vec<T, kWidth>;
-  static constexpr int kThreads = Block::kThreads;
 
   T* out;
   const T* gate_up;
@@ -96,26 +95,17 @@ template <class T, int kCols> struct Swiglu {
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-#pragma unroll
-    for (int turn = 0; turn < Block::kTurns; ++turn) {
-      const i64 at = Block::at(tile, turn);
-      if (at >= i64(rows) * kCols) return;
+    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
       const T* left = gate_up + at + at / kCols * kCols;
-      const Values gate = *reinterpret_cast<const Values*>(left);
-      const Values up = *reinterpret_cast<const Values*>(left + kCols);
-      Values values;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(silu(to_float(gate[i])) * to_float(up[i]));
-      *reinterpret_cast<Values*>(out + at) = values;
-    }
+      const auto gate = load_vector<kWidth>(left), up = load_vector<kWidth>(left + kCols);
+      store_vector<T, kWidth>(out + at, [&](int i) { return SiluMulOp::of(to_float(gate[i]), to_float(up[i])); });
+    });
   }
 };
 
-// The same values in another float type.
 template <class From, class To, int kCols> struct Cast {
+  static constexpr int kThreads = kElementThreads;
   static constexpr int kWidth = sizeof(From) > sizeof(To) ? vector_width<From, kCols>() : vector_width<To, kCols>();
-  using Block = Elements<kWidth>;
-  static constexpr int kThreads = Block::kThreads;
 
   To* out;
   const From* x;
@@ -124,16 +114,10 @@ template <class From, class To, int kCols> struct Cast {
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-#pragma unroll
-    for (int turn = 0; turn < Block::kTurns; ++turn) {
-      const i64 at = Block::at(tile, turn);
-      if (at >= i64(rows) * kCols) return;
-      const Vec<From, kWidth> values = *reinterpret_cast<const Vec<From, kWidth>*>(x + at);
-      Vec<To, kWidth> rounded;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) rounded[i] = from_float<To>(to_float(values[i]));
-      *reinterpret_cast<Vec<To, kWidth>*>(out + at) = rounded;
-    }
+    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
+      const auto values = load_vector<kWidth>(x + at);
+      store_vector<To, kWidth>(out + at, [&](int i) { return to_float(values[i]); });
+    });
   }
 };
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Arg, Buffer, Dim, Launch, Plan, Program, Step, SymbolValues, TensorMap, WEIGHT_ALIGN, WeightData, upper_bounds,
+    Arg, Buffer, Dim, Launch, Layout, Plan, Program, Step, SymbolValues, TensorMap, Tiles, WEIGHT_ALIGN, WeightData,
+    upper_bounds,
 };
 
 /// Sizes above this are refused: they cannot be meant, and they keep later sums from overflowing.
@@ -73,16 +74,27 @@ fn check_code(plan: &Plan, problems: &mut Vec<String>) {
     }
 }
 
-/// Tensor maps are over 16-bit matrices whose rows are whole 16-byte chunks; boxes are 128 bytes wide.
-fn check_map(program: &Program, launch: &Launch, map: TensorMap) -> bool {
-    let Some(Arg::Buffer(index)) = launch.inputs.get(map.input as usize) else { return false };
-    let Some(buffer) = program.buffers.get(*index as usize) else { return false };
-    let cols = match &buffer.shape[..] {
-        [_, cols] => cols.as_const(),
-        _ => None,
-    };
-    let whole_chunks = cols.is_some_and(|cols| cols > 0 && cols % 8 == 0);
-    buffer.dtype.bytes() == 2 && whole_chunks && map.box_cols == 64 && (1..=256).contains(&map.box_rows)
+/// Tensor maps are over 16-bit matrices, in boxes of 128 bytes a row: buffers whose rows are whole 16-byte chunks, or
+/// tiled weights in boxes of whole strips.
+fn check_map(plan: &Plan, program: &Program, launch: &Launch, map: TensorMap) -> bool {
+    if map.box_cols != 64 || !(1..=256).contains(&map.box_rows) {
+        return false;
+    }
+    match launch.inputs.get(map.input as usize) {
+        Some(Arg::Buffer(index)) => {
+            let Some(buffer) = program.buffers.get(*index as usize) else { return false };
+            let cols = match &buffer.shape[..] {
+                [_, cols] => cols.as_const(),
+                _ => None,
+            };
+            buffer.dtype.bytes() == 2 && cols.is_some_and(|cols| cols > 0 && cols % 8 == 0)
+        }
+        Some(Arg::Weight(index)) => {
+            let tiled = plan.weights.get(*index as usize).is_some_and(|weight| weight.layout == Layout::Tiled);
+            tiled && u64::from(map.box_rows).is_multiple_of(Tiles::ROWS)
+        }
+        _ => false,
+    }
 }
 
 fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String)) {
@@ -123,7 +135,7 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
         if !launch.scalars.iter().all(is_i32) {
             report(format!("a size of `{}` has no value", launch.site));
         }
-        if !launch.maps.iter().all(|map| check_map(program, launch, *map)) {
+        if !launch.maps.iter().all(|map| check_map(plan, program, launch, *map)) {
             report(format!("a tensor map of `{}` has an impossible shape", launch.site));
         }
         for arg in launch.inputs.iter().chain(&launch.outputs) {

@@ -275,8 +275,9 @@ pub struct Launch {
     pub grid: Dim,
 }
 
-/// A tensor map over a matrix of 16-bit elements: boxes of `[box_rows, box_cols]`, with the 128-byte swizzle in shared
-/// memory and zeros outside of the matrix. (CUDA driver API, `cuTensorMapEncodeTiled`.)
+/// A tensor map over a matrix of 16-bit elements: boxes of `[box_rows, box_cols]`, which arrive in shared memory with the
+/// 128-byte swizzle, and with zeros outside of the matrix. Over a buffer the copy swizzles; a tiled weight lies swizzled
+/// in memory, and a box is a column of its units. (CUDA driver API, `cuTensorMapEncodeTiled`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {
     /// Index into [`Launch::inputs`].

@@ -20,7 +20,7 @@ pub struct Driver {
     ops: OpSet,
     passes: PassList,
     slots: Vec<(Slot, Arc<dyn Pass>)>,
-    kernels: Vec<Arc<dyn Kernel>>,
+    kernels: Vec<(Target, Arc<dyn Kernel>)>,
     cpu_kernels: Vec<Arc<dyn CpuKernel>>,
     cuda_folders: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
     unit_cache: Option<PathBuf>,
@@ -82,9 +82,9 @@ impl Driver {
         self
     }
 
-    /// The same driver with a kernel, preferred to smelt's own: how code generation calls it, and its CPU form.
+    /// The same driver with a kernel for the CPU, preferred to smelt's own: how code generation calls it, and its code.
     pub fn cpu_kernel(mut self, kernel: impl Kernel + 'static, code: impl CpuKernel + 'static) -> Driver {
-        self.kernels.push(Arc::new(kernel));
+        self.kernels.push((Target::Cpu, Arc::new(kernel)));
         self.cpu_kernels.push(Arc::new(code));
         self
     }
@@ -107,8 +107,8 @@ impl Driver {
 
     /// The kernels of a target.
     pub fn catalog(&self, target: Target) -> Catalog {
-        let own = self.kernels.iter();
-        own.fold(target.catalog(), |catalog, kernel| catalog.with(Box::new(Shared(Arc::clone(kernel)))))
+        let own = self.kernels.iter().filter(|(wanted, _)| *wanted == target);
+        own.fold(target.catalog(), |catalog, (_, kernel)| catalog.with(Box::new(Shared(Arc::clone(kernel)))))
     }
 
     /// Runs passes on the text of a graph, or the whole pipeline where none is named, and returns the text.

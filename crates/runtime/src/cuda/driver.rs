@@ -330,37 +330,41 @@ impl Drop for Event {
     }
 }
 
-/// A matrix of 16-bit elements that a tensor map is made of.
+/// What a tensor map is made of, innermost sizes first.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix {
+pub(super) struct Boxes<'a> {
+    pub dtype: sys::CUtensorMapDataType,
     pub address: sys::CUdeviceptr,
-    pub is_bf16: bool,
-    pub rows: u64,
-    pub cols: u64,
+    /// Elements along each axis.
+    pub sizes: &'a [u64],
+    /// Bytes from one index to the next, of all axes but the first.
+    pub strides: &'a [u64],
+    /// Elements of a box along each axis.
+    pub box_sizes: &'a [u32],
+    pub swizzle: sys::CUtensorMapSwizzle,
 }
 
-/// Encodes a tensor map: boxes of `box_rows` rows and `box_cols` columns, 128-byte swizzle, zeros outside.
-pub(super) fn tensor_map(matrix: Matrix, box_rows: u32, box_cols: u32) -> Result<sys::CUtensorMap, String> {
+/// Encodes a tensor map; what lies outside arrives as zeros.
+pub(super) fn tensor_map(boxes: &Boxes<'_>) -> Result<sys::CUtensorMap, String> {
     let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    let dtype = match matrix.is_bf16 {
-        true => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        false => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-    };
-    let (sizes, strides) = ([matrix.cols, matrix.rows], [matrix.cols * 2]);
-    let (boxes, steps) = ([box_cols, box_rows], [1, 1]);
-    // SAFETY: all pointers are valid for the call; the driver checks what they say.
+    let rank = boxes.sizes.len();
+    if boxes.strides.len() + 1 != rank || boxes.box_sizes.len() != rank {
+        return Err("a tensor map has sizes, strides and boxes of different ranks".to_owned());
+    }
+    let steps = vec![1u32; rank];
+    // SAFETY: all pointers are to as many elements as the rank asks for; the driver checks what they say.
     let encoded = unsafe {
         sys::cuTensorMapEncodeTiled(
             &mut map,
-            dtype,
-            2,
-            matrix.address as *mut c_void,
-            sizes.as_ptr(),
-            strides.as_ptr(),
-            boxes.as_ptr(),
+            boxes.dtype,
+            rank as u32,
+            boxes.address as *mut c_void,
+            boxes.sizes.as_ptr(),
+            boxes.strides.as_ptr(),
+            boxes.box_sizes.as_ptr(),
             steps.as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            boxes.swizzle,
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )

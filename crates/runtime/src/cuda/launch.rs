@@ -2,10 +2,10 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::sys::CUtensorMap;
-use plan::{Arg, DType, ExecError, Launch, Plan, Program, Step, SymbolValues, TensorMap, upper_bounds};
+use cudarc::driver::sys::{CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle};
+use plan::{Arg, DType, ExecError, Launch, Plan, Program, Step, SymbolValues, TensorMap, Tiles, Weight, upper_bounds};
 
-use super::driver::{Function, Matrix, Stream, tensor_map};
+use super::driver::{Boxes, Function, Stream, tensor_map};
 
 /// Where a plan's memory is on the device.
 pub(super) struct Addresses {
@@ -53,7 +53,7 @@ impl Launches {
             let pointers: Vec<Pointer> = launch.outputs.iter().chain(&launch.inputs).map(pointer).collect();
             let maps = launch.maps.iter().map(|map| {
                 let place = pointers[launch.outputs.len() + map.input as usize];
-                encode(program, launch, *map, place)
+                encode(plan, program, launch, *map, place)
             });
             let maps = maps.collect::<Result<Vec<_>, String>>();
             let maps = maps.map_err(|reason| error(launch_name(plan, launch), program, launch, step, reason))?;
@@ -113,19 +113,58 @@ impl Launches {
     }
 }
 
-/// A map over the largest form of a buffer: rows behind those of a step are read by nobody's result.
-fn encode(program: &Program, launch: &Launch, map: TensorMap, place: Pointer) -> Result<CUtensorMap, String> {
-    let Some(Arg::Buffer(index)) = launch.inputs.get(map.input as usize) else {
-        return Err("a tensor map is not over a buffer".to_owned());
-    };
+fn encode(
+    plan: &Plan,
+    program: &Program,
+    launch: &Launch,
+    map: TensorMap,
+    place: Pointer,
+) -> Result<CUtensorMap, String> {
     let Pointer::Fixed(address) = place else { return Err("a tensor map is over an input port".to_owned()) };
-    let buffer = &program.buffers[*index as usize];
+    match launch.inputs.get(map.input as usize) {
+        Some(Arg::Buffer(index)) => over_buffer(program, *index, address, map),
+        Some(Arg::Weight(index)) => over_tiles(&plan.weights[*index as usize], address, map),
+        _ => Err("a tensor map is over nothing that has an address".to_owned()),
+    }
+}
+
+/// A map over the largest form of a buffer: rows behind those of a step are read for nobody's result.
+fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> Result<CUtensorMap, String> {
+    let buffer = &program.buffers[index as usize];
     let bounds = upper_bounds(&program.symbols);
     let sizes = buffer.shape.iter().map(|dim| dim.eval(&bounds).map_err(|error| error.to_string()));
     let [rows, cols] = sizes.collect::<Result<Vec<_>, _>>()?[..] else {
         return Err("a tensor map is not over a matrix".to_owned());
     };
-    tensor_map(Matrix { address, is_bf16: buffer.dtype == DType::BF16, rows, cols }, map.box_rows, map.box_cols)
+    tensor_map(&Boxes {
+        dtype: match buffer.dtype {
+            DType::BF16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        },
+        address,
+        sizes: &[cols, rows],
+        strides: &[cols * 2],
+        box_sizes: &[map.box_cols, map.box_rows],
+        swizzle: CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    })
+}
+
+/// A map over the units of a tiled weight, each 256 words of 8 bytes that lie as shared memory wants them.
+fn over_tiles(weight: &Weight, address: u64, map: TensorMap) -> Result<CUtensorMap, String> {
+    let tiles = match weight.shape[..] {
+        [rows, cols] => Tiles::of(rows, cols),
+        _ => None,
+    };
+    let tiles = tiles.ok_or("a tensor map is not over a matrix")?;
+    let unit_bytes = Tiles::UNIT * weight.dtype.bytes();
+    tensor_map(&Boxes {
+        dtype: CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT64,
+        address,
+        sizes: &[unit_bytes / 8, tiles.units, tiles.strips],
+        strides: &[unit_bytes, tiles.units * unit_bytes],
+        box_sizes: &[(unit_bytes / 8) as u32, 1, map.box_rows / Tiles::ROWS as u32],
+        swizzle: CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+    })
 }
 
 fn launch_name<'a>(plan: &'a Plan, launch: &Launch) -> &'a str {

@@ -9,7 +9,12 @@ use super::{dim, is, is_16_bit};
 use crate::{Call, Refusal, Site};
 
 /// Rows up to which a linear is a stream of weights.
-const SKINNY_ROWS: u64 = 16;
+const SKINNY_ROWS: u64 = 32;
+/// A weight with as many outputs keeps the chip busy in wide blocks, too: from 17 rows on these read x less often.
+const WIDE: u64 = 16384;
+const WIDE_ROWS: u64 = 16;
+/// Multiprocessors that a product should keep busy: those of an H100 or H200.
+const MULTIPROCESSORS: u64 = 132;
 /// Rows up to which the plain kernel takes a warp for each column.
 const PLAIN_FEW_ROWS: u64 = 8;
 const PLAIN_TILE: u64 = 64;
@@ -79,25 +84,23 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     check_tiled(site)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    if bound > SKINNY_ROWS {
-        return Err(Refusal::because(format!("takes {SKINNY_ROWS} rows, this program has up to {bound}")));
+    let most = if shape.n >= WIDE { WIDE_ROWS } else { SKINNY_ROWS };
+    if bound > most {
+        let n = shape.n;
+        return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
     }
     let rows = bound.next_multiple_of(8);
-    let config = SkinnyConfig::of(shape.n, rows);
-    let SkinnyConfig { warps, strips, unroll } = config;
+    let config = SkinnyConfig::of(shape.n, shape.k, rows);
+    let SkinnyConfig { warps, strips, depth } = config;
     let dtype = c_type(site.result_type()?.dtype);
-    let instance = format!("LinearSkinny<{dtype}, {}, {}, {rows}, {warps}, {strips}, {unroll}>", shape.n, shape.k);
+    let instance = format!("LinearSkinny<{dtype}, {}, {}, {rows}, {warps}, {strips}, {depth}>", shape.n, shape.k);
     let grid = shape.n.div_ceil(16 * strips).into();
     let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
     body.says_blocks = true;
     // partial sums of each warp, padded so that they lie in different banks
     body.shared_bytes = (warps * rows * (16 * strips + 4) * 4) as u32;
     let call = shape.call(site, body)?.layout(1, Layout::Tiled);
-    Ok(call
-        .int("rows", rows as i64)
-        .int("warps", warps as i64)
-        .int("strips", strips as i64)
-        .int("unroll", unroll as i64))
+    Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
 /// How few rows are spread over warps.
@@ -107,19 +110,25 @@ struct SkinnyConfig {
     warps: u64,
     /// Strips of 16 outputs of a block.
     strips: u64,
-    /// Units of 2 KiB that a warp has under way.
-    unroll: u64,
+    /// Units of 2 KiB that a warp has under way in each strip.
+    depth: u64,
 }
 
 impl SkinnyConfig {
-    fn of(n: u64, rows: u64) -> SkinnyConfig {
-        let (warps, strips, unroll) = match rows {
-            // enough strips to fill the chip: two of them share what is read of x
-            0..=8 if n >= 16384 => (8, 2, 2),
+    /// What was fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
+    /// share what is read of x; a multiprocessor wants some 100 KB under way, and all blocks should run at once.
+    fn of(n: u64, k: u64, rows: u64) -> SkinnyConfig {
+        let strips = n.div_ceil(16);
+        let even = strips.is_multiple_of(2);
+        let (warps, strips, depth) = match rows {
+            0..=8 if (2 * MULTIPROCESSORS + 1..=3 * MULTIPROCESSORS).contains(&strips) => (8, 1, 2),
+            0..=8 if even && (strips > 3 * MULTIPROCESSORS || (strips > 200 && k < 8192)) => (8, 2, 4),
             0..=8 => (8, 1, 4),
-            _ => (4, 2, 2),
+            _ if even && n >= WIDE => (8, 2, 1),
+            _ if even => (16, 2, 1),
+            _ => (8, 1, 2),
         };
-        SkinnyConfig { warps, strips, unroll }
+        SkinnyConfig { warps, strips, depth }
     }
 }
 
@@ -139,7 +148,8 @@ pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
     body.says_blocks = true;
     // a ring of tiles of activations and weights, and two barriers for each
     body.shared_bytes = (stages * 128 * (rows + cols) + 16 * stages) as u32;
-    body.maps = vec![TensorMap { input: 0, box_rows: rows as u32, box_cols: 64 }];
+    let map = |input, rows: u64| TensorMap { input, box_rows: rows as u32, box_cols: 64 };
+    body.maps = vec![map(0, rows), map(1, cols)];
     let call = shape.call(site, body)?.layout(1, Layout::Tiled);
     Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
 }
@@ -152,21 +162,20 @@ struct WgmmaConfig {
     stages: u64,
 }
 
-/// Multiprocessors that a product should keep busy: those of an H100 or H200.
-const MULTIPROCESSORS: u64 = 132;
-
 impl WgmmaConfig {
-    /// The widest block that fills the chip, for `bound` rows at most: wide blocks read activations less often.
+    /// What was fastest on an H200 (`bench/weight-layout.json`). Up to 64 rows weights stream, and a deep ring counts.
+    /// Beyond, blocks run in waves over the chip: the fewest columns in all waves win, with a price on narrow blocks.
     fn of(n: u64, bound: u64) -> WgmmaConfig {
-        let rows = if bound <= 64 { 64 } else { 128 };
-        let blocks = |cols: u64| bound.div_ceil(rows) * n.div_ceil(cols);
-        let fills = |cols: &u64| blocks(*cols) * 10 >= MULTIPROCESSORS * 9;
-        let cols = [256, 128, 64, 32].into_iter().find(fills).unwrap_or(32);
-        let stages = match cols {
-            256 => 4,
-            // two blocks on a multiprocessor
-            _ => (98304 / (128 * (rows + cols))).clamp(3, 8),
-        };
+        if bound <= 64 {
+            let (cols, stages) = if n >= WIDE { (128, 8) } else { (64, 12) };
+            return WgmmaConfig { rows: 64, cols, stages };
+        }
+        let rows = 128;
+        let waves = |cols: u64| (bound.div_ceil(rows) * n.div_ceil(cols)).div_ceil(MULTIPROCESSORS);
+        // columns of a block, what a column costs in percent, stages
+        let blocks = [(256, 100, 4), (192, 102, 4), (128, 106, 5), (64, 135, 8), (32, 300, 8)];
+        let best = blocks.into_iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
+        let (cols, _, stages) = best.unwrap_or(blocks[0]);
         WgmmaConfig { rows, cols, stages }
     }
 }
@@ -194,4 +203,21 @@ fn plain_instance(site: &Site<'_>, ty: &str, shape: &Shape) -> Result<String, Re
     let bias = if shape.has_bias { site.operand_type(2)?.dtype } else { weight.dtype };
     let types = [x.dtype, weight.dtype, bias, y.dtype].map(c_type).join(", ");
     Ok(format!("{ty}<{types}, {}, {}, {}>", shape.n, shape.k, shape.has_bias))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_are_those_that_were_fastest() {
+        // the linears of Llama-3.1-8B
+        let shapes = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)];
+        let skinny = |rows| shapes.map(|(n, k)| SkinnyConfig::of(n, k, rows)).map(|c| (c.warps, c.strips, c.depth));
+        assert_eq!(skinny(8), [(8, 1, 2), (8, 2, 4), (8, 2, 4), (8, 1, 4), (8, 2, 4)]);
+        assert_eq!(skinny(16), [(16, 2, 1), (16, 2, 1), (8, 2, 1), (16, 2, 1), (8, 2, 1)]);
+        let wgmma = |bound| shapes.map(|(n, _)| WgmmaConfig::of(n, bound)).map(|c| (c.rows, c.cols, c.stages));
+        assert_eq!(wgmma(512), [(128, 192, 4), (128, 128, 5), (128, 128, 5), (128, 128, 5), (128, 256, 4)]);
+        assert_eq!(wgmma(32)[2], (64, 128, 8));
+    }
 }
