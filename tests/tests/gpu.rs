@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use common::expected::{Expected, ORACLES, worst};
 use passes::Numerics;
+use plan::{Bindings, Dim, Executor, InputData, PlanFile, PlanWriter, Port, Step, upper_bounds};
+use runtime::CudaExecutor;
 use smelt::{
     CompileOptions, DType, Driver, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, TargetChoice,
 };
@@ -225,4 +227,61 @@ fn the_demo_model_writes_the_sentences_of_the_cpu() {
     let (cpu, gpu) = (text("cpu", DType::BF16), text("sm_90a", DType::BF16));
     let same = cpu.iter().zip(&gpu).filter(|(cpu, gpu)| cpu == gpu).count();
     eprintln!("demo model in bf16: {same} of {} texts are those of the CPU", gpu.len());
+}
+
+/// An error on the device takes the context with it, and so the process: this runs in one of its own.
+#[test]
+fn device_errors_name_what_failed() {
+    if !available() {
+        return;
+    }
+    let error = |blocking: &str| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "child_of_device_errors", "--nocapture"]).env("SMELT_TEST_CHILD", blocking);
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        text.lines().find_map(|line| line.strip_prefix("error: ").map(str::to_owned)).unwrap_or(text)
+    };
+    let blocking = error("blocking");
+    assert!(blocking.contains("kernel `embedding` failed in program `decode@1` at `embedding` (step 0)"), "{blocking}");
+    let later = error("not");
+    assert!(later.contains("program `decode@1`") && later.contains("--blocking"), "{later}");
+}
+
+/// Runs a plan whose embedding believes that its table is endless.
+#[test]
+fn child_of_device_errors() {
+    let Ok(blocking) = std::env::var("SMELT_TEST_CHILD") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.plan");
+    let target = TargetChoice::Named("sm_90a".to_owned());
+    let options = CompileOptions { target, max_batch_size: Some(1), ..CompileOptions::default() };
+    driver().compile(&folder().join("../models/demo"), Some(&path), &options, None, &mut Quiet).unwrap();
+    let file = PlanFile::open(&path).unwrap();
+    let mut plan = file.plan().clone();
+    for Step::Launch(launch) in &mut plan.programs[0].steps {
+        if launch.site == "embedding" {
+            launch.scalars[1] = Dim::from(i32::MAX as u64);
+        }
+    }
+    let mut writer = PlanWriter::create(&path).unwrap();
+    writer.append(file.weights()).unwrap();
+    writer.finish(&plan).unwrap();
+    let file = Arc::new(PlanFile::open(&path).unwrap());
+    let executor = CudaExecutor::new(0).unwrap();
+    let executor = if blocking == "blocking" { executor.blocking() } else { executor };
+    let mut session = executor.load(Arc::clone(&file)).unwrap();
+    let program = &file.plan().programs[0];
+    let symbols = upper_bounds(&program.symbols);
+    let size = |port: &Port| {
+        let shape = program.buffers[port.buffer as usize].shape.iter();
+        shape.map(|dim| dim.eval(&symbols).unwrap() as usize).product::<usize>()
+    };
+    let value = |port: &Port| if port.name == "tokens" { i32::MAX - 1 } else { 0 };
+    let inputs: Vec<(&str, Vec<i32>)> =
+        program.inputs.iter().map(|port| (port.name.as_str(), vec![value(port); size(port)])).collect();
+    let inputs = inputs.iter().map(|(name, values)| (*name, InputData::Values(values))).collect();
+    let result = session.submit(0, &Bindings { symbols: symbols.clone(), inputs });
+    let result = result.and_then(|step| session.read(step, "next_tokens"));
+    eprintln!("error: {}", result.unwrap_err());
 }

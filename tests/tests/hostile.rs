@@ -10,8 +10,8 @@ use std::sync::{Arc, LazyLock};
 
 use common::{assert_says, demo, load, oracle, sample};
 use plan::{
-    Arg, Bindings, DType, Dim, ExecError, Executor, InputData, Launch, Param, Plan, PlanFile, PlanWriter, Port,
-    Program, ProgramKind, RandomPart, Scalar, Step, Symbol, WeightData, upper_bounds,
+    Arg, Bindings, Code, DType, Dim, ExecError, Executor, InputData, Launch, Layout, Param, Plan, PlanFile, PlanWriter,
+    Port, Program, ProgramKind, RandomPart, Scalar, Step, Symbol, TensorMap, WeightData, upper_bounds,
 };
 use runtime::CpuExecutor;
 use smelt::{CompileOptions, Driver, Error, ErrorKind, Generation, Quiet};
@@ -382,4 +382,60 @@ fn a_size_without_end_is_refused() {
         let forgery = [&metadata[..at - 1], &length, text.as_bytes(), &metadata[at + mark.len()..]].concat();
         assert_says(&assert_refused(&forged(&forgery), &text[..1]), &["x.plan: the plan is corrupt: metadata"]);
     }
+}
+
+/// The sound plan as one for a GPU, with something done to it, as a file.
+fn gpu_plan(change: impl FnOnce(&mut Plan)) -> Result<PlanFile, String> {
+    let mut plan = Plan { target: "sm_90a".to_owned(), ..SOUND.plan.clone() };
+    for kernel in &mut plan.kernels {
+        kernel.code = Some(Code { source: String::new(), cubin: vec![0x7f], threads: 128, shared_bytes: 0 });
+    }
+    change(&mut plan);
+    PlanFile::open(&Scratch::with_plan(&plan).plan).map_err(|error| error.to_string())
+}
+
+#[test]
+fn code_and_launches_of_gpu_plans_are_checked() {
+    gpu_plan(|_| {}).unwrap();
+    type Change = fn(&mut Plan);
+    let code: [Change; 5] = [
+        |plan| plan.kernels[0].code = None,
+        |plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(),
+        |plan| plan.kernels[0].code.as_mut().unwrap().threads = 0,
+        |plan| plan.kernels[0].code.as_mut().unwrap().threads = 1025,
+        |plan| plan.kernels[0].code.as_mut().unwrap().shared_bytes = u32::MAX,
+    ];
+    for change in code {
+        assert_says(&gpu_plan(change).err().unwrap(), &["has no code for the target, or an impossible block"]);
+    }
+    // on the CPU nobody would run it
+    let stowaway = Scratch::with_plan(&{
+        let mut plan = SOUND.plan.clone();
+        let code = Code { source: String::new(), cubin: vec![1], threads: 1, shared_bytes: 0 };
+        plan.kernels[0].code = Some(code);
+        plan
+    });
+    assert_refused(&stowaway, "code in a plan for the CPU");
+
+    fn launch(plan: &mut Plan) -> &mut Launch {
+        let Step::Launch(launch) = &mut plan.programs[0].steps[1];
+        launch
+    }
+    fn map(plan: &mut Plan, input: u32, box_rows: u32, box_cols: u32) {
+        launch(plan).maps = vec![TensorMap { input, box_rows, box_cols }];
+    }
+    // the first input is a buffer of f32, the second a row-major weight
+    let maps: [Change; 4] = [
+        |plan| map(plan, 99, 64, 64),
+        |plan| map(plan, 0, 64, 64),
+        |plan| map(plan, 1, 64, 64),
+        |plan| map(plan, 0, 0, 0),
+    ];
+    for change in maps {
+        assert_says(&gpu_plan(change).err().unwrap(), &["a tensor map", "impossible shape"]);
+    }
+    let size = |plan: &mut Plan| launch(plan).scalars = vec![Dim::from(1 << 40)];
+    assert_says(&gpu_plan(size).err().unwrap(), &["a size", "has no value"]);
+    let tiled = |plan: &mut Plan| plan.weights[0].layout = Layout::Tiled;
+    assert_says(&gpu_plan(tiled).err().unwrap(), &["impossible size"]);
 }

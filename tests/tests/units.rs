@@ -2,11 +2,12 @@
 //! NVRTC this is reported as skipped.
 
 mod common;
+mod gpu_shapes;
 
 use common::expected::ORACLES;
 use common::oracle;
 use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
-use tests::{device, folder};
+use tests::{SeededWeights, compile, device, folder};
 
 /// A driver with the NVRTC that the tests use; `None` where there is none.
 fn driver() -> Option<Driver> {
@@ -62,4 +63,20 @@ fn an_8b_plan_builds_from_its_config_alone() {
     let again = scratch.path().join("again.plan");
     driver.compile(&config, Some(&again), &compile, None, &mut Quiet).unwrap();
     assert!(std::fs::read(&plan).unwrap() == std::fs::read(&again).unwrap());
+}
+
+/// Some of the shapes that the GPU tests run.
+#[test]
+fn odd_shapes_build() {
+    if driver().is_none() {
+        return;
+    }
+    for case in gpu_shapes::cases().into_iter().step_by(9) {
+        let graph = case.graph().unwrap();
+        let weights = SeededWeights::of(&graph, case.dummy_weights);
+        let compiled =
+            compile(&graph, smelt::Target::Sm90a, &weights, 4).map_err(|error| format!("{}: {error}", case.name));
+        let selection = compiled.unwrap().selection;
+        assert!(!selection.contains("would run slowly"), "{}: {selection}", case.name);
+    }
 }

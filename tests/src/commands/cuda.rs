@@ -1,10 +1,8 @@
 //! `// test: cuda TARGET`: the units of a graph's kernels, before their includes are pasted. `nvrtc` compiles the units of
 //! the same cases, where NVRTC is there.
 
-use passes::pipeline;
-
-use super::target;
-use crate::{Case, Command, Outcome, SeededWeights, device, lower, run_passes};
+use super::{fused, target};
+use crate::{Case, Command, Outcome, device, lower};
 
 pub struct Cuda;
 
@@ -18,9 +16,7 @@ impl Command for Cuda {
             Ok(target) => target,
             Err(skipped) => return Ok(skipped),
         };
-        let graph = case.graph()?;
-        let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+        let (graph, weights) = fused(case)?;
         let lowered = lower(&graph, target, &weights, 1)?;
         Ok(Outcome::Text(lowered.selection.print_units(&graph)))
     }
@@ -46,9 +42,7 @@ impl Command for Nvrtc {
             Ok(compiler) => compiler,
             Err(reason) => return Ok(Outcome::Skipped(reason)),
         };
-        let graph = case.graph()?;
-        let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+        let (graph, weights) = fused(case)?;
         lower(&graph, target, &weights, 1)?.build(&compiler).map_err(|error| error.to_string())?;
         Ok(Outcome::Passed)
     }

@@ -14,8 +14,9 @@ mod verify;
 use std::str::FromStr;
 
 use codegen::Target;
+use ir::Graph;
 
-use crate::Case;
+use crate::{Case, SeededWeights, run_passes};
 
 /// What a case is tested by.
 pub trait Command: Sync {
@@ -62,4 +63,12 @@ pub const COMMANDS: [&dyn Command; 12] = [
 fn target(case: &Case) -> Result<Target, Outcome> {
     let name = case.args.first().map_or("", String::as_str);
     Target::from_str(name).map_err(|error| Outcome::Skipped(error.to_string()))
+}
+
+/// A case's graph behind the standard pipeline, and its weights.
+fn fused(case: &Case) -> Result<(Graph, SeededWeights), String> {
+    let graph = case.graph()?;
+    let weights = SeededWeights::of(&graph, case.dummy_weights);
+    let (graph, _) = run_passes(&passes::pipeline::standard(), &graph, &weights)?;
+    Ok((graph, weights))
 }

@@ -1,10 +1,8 @@
 //! `// test: plan TARGET`: the whole plan as text, read back from its file, or why there is none. The same graph gives
 //! the same bytes. Plans for GPUs are shown before they are written, which takes NVRTC: weights have no offsets yet.
 
-use passes::pipeline;
-
-use super::target;
-use crate::{Case, Command, Outcome, Scenario, SeededWeights, compile, lower, run_passes};
+use super::{fused, target};
+use crate::{Case, Command, Outcome, Scenario, SeededWeights, compile, lower};
 
 pub struct Plan;
 
@@ -21,7 +19,7 @@ impl Command for Plan {
         let graph = case.graph()?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         if target.is_gpu() {
-            let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+            let (graph, weights) = fused(case)?;
             return Ok(Outcome::Text(plan::dump(&lower(&graph, target, &weights, 1)?.plan)));
         }
         let kv_blocks = Scenario::new(&case.name, &case.sizes, &graph)?.kv_blocks;

@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
+use super::{fused, target};
+use crate::{Case, Command, Outcome, limits};
 use codegen::ProgramShape;
-use passes::pipeline;
-
-use super::target;
-use crate::{Case, Command, Outcome, SeededWeights, limits, run_passes};
 
 pub struct Select;
 
@@ -20,9 +18,7 @@ impl Command for Select {
             Ok(target) => target,
             Err(skipped) => return Ok(skipped),
         };
-        let graph = case.graph()?;
-        let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
+        let (graph, _) = fused(case)?;
         let programs = ProgramShape::all(&graph, &limits(&graph));
         let text = match codegen::select(&graph, &target.catalog(), &programs) {
             Ok(selection) => selection.print(&graph),

@@ -1,5 +1,8 @@
 //! Graphs over shapes that kernels stumble on: 1, primes, one past a tile, widths without whole vectors.
 
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
 use tests::Case;
 
 const FLOATS: [&str; 3] = ["bf16", "f16", "f32"];
