@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: figures of the CPU target on this machine, kept in `bench/cpu.json` and shown in the book.
+//! `cargo xtask bench`: figures of the CPU target on this machine, kept in `bench/cpu.json`. Figures of GPUs come from
+//! `run.sh` of the bundle and are kept in `bench/gpu.json`. The book and the ADRs show them as tables made here.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,9 +10,21 @@ use serde_json::{Value, json};
 use crate::process::{cargo, run as run_command};
 
 const RESULT: &str = "bench/cpu.json";
-const PAGE: &str = "docs/book/performance.md";
-const BEGIN: &str = "<!-- from bench/cpu.json by `cargo xtask bench` -->";
 const END: &str = "<!-- end -->";
+
+/// A table of a page that is made from a result.
+struct Shown {
+    result: &'static str,
+    page: &'static str,
+    table: fn(&Value) -> Result<String, String>,
+}
+
+/// All of them.
+const SHOWN: [Shown; 3] = [
+    Shown { result: RESULT, page: "docs/book/performance.md", table: cpu_table },
+    Shown { result: "bench/gpu.json", page: "docs/book/performance.md", table: gpu_table },
+    Shown { result: "bench/weight-layout.json", page: "docs/adr/0005-tiled-weights.md", table: layout_table },
+];
 /// Runs of each measurement; the best counts, for other programs only ever make one slower.
 const RUNS: usize = 3;
 
@@ -56,23 +69,41 @@ pub fn run(root: &Path) -> Result<(), String> {
     let text = serde_json::to_string_pretty(&result).map_err(|error| error.to_string())? + "\n";
     std::fs::write(root.join(RESULT), &text).map_err(|error| format!("{RESULT}: {error}"))?;
     print!("{text}");
-    let page = std::fs::read_to_string(root.join(PAGE)).map_err(|error| format!("{PAGE}: {error}"))?;
-    let page = with_table(&page, &table(&result)?).ok_or_else(|| format!("{PAGE}: expected `{BEGIN}` and `{END}`"))?;
-    std::fs::write(root.join(PAGE), page).map_err(|error| format!("{PAGE}: {error}"))
+    SHOWN.iter().try_for_each(|shown| {
+        let (page, fresh) = shown.pages(root)?;
+        if page == fresh { Ok(()) } else { std::fs::write(root.join(shown.page), fresh).map_err(|e| e.to_string()) }
+    })
 }
 
-/// The invariant that `tidy` checks: the book shows what was measured.
+/// The invariant that `tidy` checks: pages show what was measured.
 pub fn stale(root: &Path) -> Vec<String> {
-    let read = |name: &str| std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
-    let check = || {
-        let result: Value = serde_json::from_str(&read(RESULT)?).map_err(|error| format!("{RESULT}: {error}"))?;
-        let page = read(PAGE)?;
-        match with_table(&page, &table(&result)?) {
-            Some(fresh) if fresh == page => Ok(()),
-            _ => Err(format!("{PAGE} does not show {RESULT}: run `cargo xtask bench`")),
-        }
+    let check = |shown: &Shown| match shown.pages(root) {
+        Ok((page, fresh)) if page == fresh => None,
+        Ok(_) => Some(format!("{} does not show {}: run `cargo xtask bench --tables`", shown.page, shown.result)),
+        Err(error) => Some(error),
     };
-    check().err().into_iter().collect()
+    SHOWN.iter().filter_map(check).collect()
+}
+
+/// Writes the tables anew from what was measured before.
+pub fn write_tables(root: &Path) -> Result<(), String> {
+    SHOWN.iter().try_for_each(|shown| {
+        let (_, fresh) = shown.pages(root)?;
+        std::fs::write(root.join(shown.page), fresh).map_err(|error| format!("{}: {error}", shown.page))
+    })
+}
+
+impl Shown {
+    /// The page as it is, and as it should be.
+    fn pages(&self, root: &Path) -> Result<(String, String), String> {
+        let read = |name: &str| std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
+        let result: Value = serde_json::from_str(&read(self.result)?).map_err(|e| format!("{}: {e}", self.result))?;
+        let page = read(self.page)?;
+        let begin = format!("<!-- from {} by `cargo xtask bench` -->", self.result);
+        let fresh = with_table(&page, &begin, &(self.table)(&result)?);
+        let fresh = fresh.ok_or_else(|| format!("{}: expected `{begin}` and `{END}`", self.page))?;
+        Ok((page, fresh))
+    }
 }
 
 struct Smelt<'a> {
@@ -120,7 +151,7 @@ fn cpu_name() -> String {
     line.map_or("unknown".to_owned(), |(_, name)| name.trim().to_owned())
 }
 
-fn table(result: &Value) -> Result<String, String> {
+fn cpu_table(result: &Value) -> Result<String, String> {
     let model = |name: &str| number(result, &format!("/llama_1b_bf16/{name}"));
     let cpu = result["cpu"].as_str().unwrap_or("unknown");
     let share = 100.0 * model("decode_share_of_bandwidth")?;
@@ -143,10 +174,82 @@ fn table(result: &Value) -> Result<String, String> {
     Ok(format!("| | |\n| --- | --- |\n{rows}"))
 }
 
-fn with_table(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
+/// Llama-3.1-8B at batch 1 reads 15.01 GB of bf16 weights for a token.
+const WEIGHT_GB_8B: f64 = 15.01;
+
+fn gpu_table(result: &Value) -> Result<String, String> {
+    let device = result["device"].as_str().unwrap_or("unknown");
+    let mut rows = vec![
+        ("GPU".to_owned(), device.to_owned()),
+        (
+            "Llama-3.1-8B shape, bf16: compile on 2 cores, no unit cached".to_owned(),
+            format!("{} s", round(number(result, "/compile_s")?)),
+        ),
+        (
+            format!("load a plan with {} GB of weights from the page cache", round(number(result, "/load/weight_gb")?)),
+            format!("{} s = {} GB/s", round(number(result, "/load/s")?), round(number(result, "/load/gb_s")?)),
+        ),
+    ];
+    for run in result["runs"].as_array().into_iter().flatten() {
+        let batch = number(run, "/batch")?;
+        let tokens = number(run, "/decode_tokens_per_s")?;
+        let rate = match batch == 1.0 {
+            true => format!(" ({} TB/s of weights)", round(tokens * WEIGHT_GB_8B / 1e3)),
+            false => String::new(),
+        };
+        let prompt = run["prompt_len"].as_u64().unwrap_or(0);
+        rows.push((
+            format!("batch {batch}, prompts of {prompt} tokens"),
+            format!("first tokens in {} ms, then {} tok/s{rate}", round(number(run, "/ttft_ms")?), round(tokens)),
+        ));
+    }
+    let rows: String = rows.into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    Ok(format!("| | |\n| --- | --- |\n{rows}"))
+}
+
+/// The best configuration of each layout, for each shape and number of rows.
+fn layout_table(result: &Value) -> Result<String, String> {
+    let mut text = String::new();
+    for (part, unit) in [("decode", "tb_s"), ("prefill", "tflop_s")] {
+        let runs = result[part].as_array().ok_or_else(|| format!("there is no list `{part}`"))?;
+        let name = |run: &Value, key: &str| run[key].as_str().map_or_else(|| run[key].to_string(), str::to_owned);
+        let mut layouts: Vec<String> = Vec::new();
+        let mut shapes: Vec<(String, String)> = Vec::new();
+        for run in runs {
+            let (layout, shape) = (name(run, "layout"), (name(run, "shape"), name(run, "rows")));
+            if !layouts.contains(&layout) {
+                layouts.push(layout);
+            }
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
+        let unit_name = if unit == "tb_s" { "TB/s" } else { "TFLOP/s" };
+        text.push_str(&format!(
+            "| {part}, {unit_name} | {} |\n|{}\n",
+            layouts.join(" | "),
+            " --- |".repeat(layouts.len() + 1)
+        ));
+        for (shape, rows) in &shapes {
+            let best = |layout: &String| {
+                let of = runs.iter().filter(|run| {
+                    name(run, "layout") == *layout && name(run, "shape") == *shape && name(run, "rows") == *rows
+                });
+                let best = of.filter_map(|run| run[unit].as_f64()).fold(0.0, f64::max);
+                if best > 0.0 { round(best).to_string() } else { String::new() }
+            };
+            let cells: Vec<String> = layouts.iter().map(best).collect();
+            text.push_str(&format!("| {shape}, {rows} rows | {} |\n", cells.join(" | ")));
+        }
+        text.push('\n');
+    }
+    Ok(text.trim_end().to_owned() + "\n")
+}
+
+fn with_table(page: &str, begin: &str, table: &str) -> Option<String> {
+    let (before, rest) = page.split_once(begin)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{table}{END}{after}"))
+    Some(format!("{before}{begin}\n{table}{END}{after}"))
 }
 
 #[cfg(test)]
@@ -160,8 +263,8 @@ mod tests {
 
     #[test]
     fn the_table_replaces_the_old_one() {
-        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        assert_eq!(with_table(&page, "new\n"), Some(format!("a\n{BEGIN}\nnew\n{END}\nb\n")));
-        assert_eq!(with_table("a", "new"), None);
+        let page = format!("a\nBEGIN\nold\n{END}\nb\n");
+        assert_eq!(with_table(&page, "BEGIN", "new\n"), Some(format!("a\nBEGIN\nnew\n{END}\nb\n")));
+        assert_eq!(with_table("a", "BEGIN", "new"), None);
     }
 }

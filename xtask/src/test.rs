@@ -50,7 +50,7 @@ fn check_compiler() -> Result<(), String> {
 
 /// A folder with NVRTC below its `lib`: the caller's, or one that pip fills below `target/`. Without one, tests that
 /// need it say that they are skipped.
-fn nvrtc_home(root: &Path) -> Option<PathBuf> {
+pub fn nvrtc_home(root: &Path) -> Option<PathBuf> {
     if env::var_os("SMELT_SKIP_NVRTC").is_some() {
         println!("NVRTC: skipped, SMELT_SKIP_NVRTC is set");
         return None;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{cargo, run as run_command};
+use crate::test;
 
 /// Code blocks of the README that are run, one shell for all of them.
 const FENCE: &str = "```sh tour";
@@ -20,6 +21,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     let folders = std::iter::once(root.join("target/release")).chain(std::env::split_paths(&old));
     let path = std::env::join_paths(folders).map_err(|error| error.to_string())?;
     let mut bash = Command::new("bash");
+    bash.envs(test::nvrtc_home(root).map(|home| ("SMELT_CUDA_HOME", home)));
     bash.current_dir(root).env("PATH", path).args(["-c", &format!("set -euxo pipefail\n{script}")]);
     // The script is long: the shell shows its lines as it runs them.
     let status = bash.status().map_err(|error| format!("bash did not start: {error}"))?;
