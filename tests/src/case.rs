@@ -65,6 +65,12 @@ impl Case {
         Case { text, ..self.clone() }
     }
 
+    /// The same case with other values for its inputs and constants, which are random by their names.
+    pub fn reseeded(&self, seed: &str) -> Case {
+        let text = self.text.replace("constant @\"", &format!("constant @\"{seed}."));
+        Case { name: format!("{}, seed {seed}", self.name), text, ..self.clone() }
+    }
+
     /// The text with its places in the graph.
     pub fn parsed(&self) -> Result<Parsed, String> {
         ir::text::parse(&self.text, &OpSet::standard()).map_err(|error| error.to_string())

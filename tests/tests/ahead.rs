@@ -68,6 +68,30 @@ fn run(file: &Arc<PlanFile>, ahead: bool, requests: &[(Vec<u32>, u32, bool)]) ->
 }
 
 #[test]
+fn a_request_with_a_place_does_not_wait_for_others_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("demo.plan");
+    let options = CompileOptions { max_batch_size: Some(4), max_seq_len: Some(256), ..CompileOptions::default() };
+    Driver::new().compile(&demo(), Some(&path), &options, None, &mut Quiet).unwrap();
+    let file = Arc::new(PlanFile::open(&path).unwrap());
+    let session = CpuExecutor::new(Some(2)).unwrap().load(Arc::clone(&file)).unwrap();
+    let session = Ahead { session, fed_back: Arc::default(), ahead: true };
+    let mut engine = Engine::new(file, Box::new(session)).unwrap();
+    let request = |max_tokens| {
+        let params = GenerationParams { max_tokens, ignore_eos: true, logits: false };
+        Request { prompt: vec![5, 6, 7], params }
+    };
+    engine.add(request(200)).unwrap();
+    for _ in 0..10 {
+        engine.step().unwrap();
+    }
+    let late = engine.add(request(5)).unwrap();
+    let first =
+        (0..10).find(|_| engine.step().unwrap().iter().any(|event| event.request == late && event.token.is_some()));
+    assert!(first.is_some_and(|steps| steps <= 2), "{first:?}");
+}
+
+#[test]
 fn running_ahead_changes_no_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.plan");

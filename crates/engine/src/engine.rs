@@ -157,14 +157,26 @@ impl Engine {
         Ok(events)
     }
 
-    /// Whether the next step is known before this one's results are: the same sequences decode on. A sequence may end
+    /// Whether the next step is known before this one's results are: the same sequences decode on, and no request waits
+    /// that has a place. A sequence may end
     /// with a token that this side has not seen; the step behind it then computed a row for nobody, in blocks that
     /// are the sequence's until that step has run.
     fn can_run_ahead(&self, flight: &Flight) -> bool {
         let decode = self.file.plan().programs[flight.program].kind == ProgramKind::Decode;
         let all = flight.chunks.len() == self.running.len();
         let on = |sequence: &Sequence| sequence.outlasts_next() && !sequence.params.logits;
-        decode && all && self.session.runs_ahead() && self.running.iter().all(on)
+        decode && all && self.session.runs_ahead() && self.running.iter().all(on) && !self.can_admit()
+    }
+
+    /// Whether the request that waits longest has a place in the batch and blocks.
+    fn can_admit(&self) -> bool {
+        let place = self.running.len() < self.file.plan().limits.max_batch_size as usize;
+        place && self.waiting.front().is_some_and(|next| self.needed_blocks(next) <= self.blocks.free())
+    }
+
+    /// Blocks for all the tokens that a sequence may have.
+    fn needed_blocks(&self, sequence: &Sequence) -> usize {
+        self.blocks_for(sequence.prompt_len + sequence.params.max_tokens as usize)
     }
 
     fn blocks_for(&self, tokens: usize) -> usize {
@@ -175,7 +187,7 @@ impl Engine {
     fn admit(&mut self) {
         while self.running.len() < self.file.plan().limits.max_batch_size as usize {
             let Some(next) = self.waiting.front() else { return };
-            let needed = self.blocks_for(next.prompt_len + next.params.max_tokens as usize);
+            let needed = self.needed_blocks(next);
             let Some(blocks) = self.blocks.take(needed) else { return };
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             sequence.blocks = blocks;
