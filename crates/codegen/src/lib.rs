@@ -1,6 +1,7 @@
 //! Verified graphs to plans: kernels are chosen, buffers placed, CUDA C compiled, weights turned into recipes and
 //! written.
 
+mod buffers;
 mod catalog;
 pub mod cuda;
 mod kernels;

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, Buffer, Code, Dim, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Port, Program,
-    Step, SymbolValues, TextFile, WEIGHT_ALIGN, Weight, WeightData,
+    Arg, Code, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step, TextFile,
+    Weight, WeightData,
 };
 
+use crate::buffers::Buffers;
 use crate::cuda::{Built, Compiler, UnitError, flatten};
-use crate::memory::{Request, place};
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
 
@@ -366,63 +366,4 @@ fn kernel(choice: &Choice) -> plan::Kernel {
         shared_bytes: device.shared_bytes,
     });
     plan::Kernel { name: choice.kernel.to_owned(), params: choice.call.params.clone(), code }
-}
-
-/// The buffers of one program while it is built.
-struct Buffers<'a> {
-    graph: &'a Graph,
-    shape: &'a ProgramShape,
-    bounds: SymbolValues,
-    buffers: Vec<Buffer>,
-    index: HashMap<Value, u32>,
-}
-
-impl<'a> Buffers<'a> {
-    fn new(graph: &'a Graph, shape: &'a ProgramShape) -> Buffers<'a> {
-        let bounds = shape.bounds();
-        Buffers { graph, shape, bounds, buffers: Vec::new(), index: HashMap::new() }
-    }
-
-    /// A buffer for a value that this step computes.
-    fn define(&mut self, value: Value, step: u32) -> Result<Arg, CodegenError> {
-        let name = self.graph.value_name(value).to_owned();
-        let ty = self.graph.tensor(value).ok_or_else(|| CodegenError::Graph(format!("`%{name}` is no tensor")))?;
-        let shape: Vec<Dim> = ty.shape.iter().map(|dim| self.shape.dim(dim)).collect();
-        let bytes = shape.iter().try_fold(ty.dtype.bytes(), |bytes, dim| {
-            let size = dim.eval(&self.bounds).map_err(|error| error.to_string())?;
-            bytes.checked_mul(size).ok_or_else(|| "its size overflows".to_owned())
-        });
-        let bytes = bytes.map_err(|reason| CodegenError::Graph(format!("`%{name}`: {reason}")))?;
-        let index = self.buffers.len() as u32;
-        self.buffers.push(Buffer { name, dtype: ty.dtype, shape, offset: 0, bytes, live: (step, step) });
-        self.index.insert(value, index);
-        Ok(Arg::Buffer(index))
-    }
-
-    /// The buffer of a value that this step reads.
-    fn read(&mut self, value: Value, step: u32) -> Result<u32, CodegenError> {
-        let name = self.graph.value_name(value);
-        let index = self.index.get(&value).ok_or_else(|| CodegenError::Graph(format!("`%{name}` has no buffer")))?;
-        let live = &mut self.buffers[*index as usize].live;
-        live.1 = live.1.max(step);
-        Ok(*index)
-    }
-
-    fn port(&mut self, name: &str, value: Value, last_step: usize) -> Result<Port, CodegenError> {
-        if self.graph.is_constant(value) {
-            return Err(CodegenError::Graph(format!(
-                "output `{name}` is a constant, not a value that a step computes"
-            )));
-        }
-        Ok(Port { name: name.to_owned(), buffer: self.read(value, last_step as u32)? })
-    }
-
-    fn place(mut self) -> (Vec<Buffer>, u64) {
-        let requests = self.buffers.iter().map(|buffer| Request { bytes: buffer.bytes, live: buffer.live });
-        let placement = place(&requests.collect::<Vec<_>>(), WEIGHT_ALIGN);
-        for (buffer, offset) in self.buffers.iter_mut().zip(placement.offsets) {
-            buffer.offset = offset;
-        }
-        (self.buffers, placement.bytes)
-    }
 }

@@ -3,6 +3,7 @@
 mod driver;
 mod executor;
 mod launch;
+mod session;
 mod weights;
 
 pub use executor::CudaExecutor;

@@ -1,0 +1,380 @@
+//! Sessions on a GPU: memory, captured decode programs, steps and what they leave behind.
+
+use std::sync::Arc;
+
+use plan::{
+    Bindings, Buffer, DType, ExecError, InputData, Plan, PlanFile, Port, PortData, Program, ProgramKind, Session,
+    StepId, SymbolValues, upper_bounds,
+};
+
+use super::CudaExecutor;
+use super::driver::{Event, Function, Graph, Memory, Pinned, Stream};
+use super::launch::{Addresses, Launches};
+use super::weights::Weights;
+
+/// Steps whose inputs and integer outputs are kept: the one that runs and the one behind it.
+const SLOTS: usize = 2;
+/// Alignment of input ports in their region.
+const PORT_ALIGN: u64 = 256;
+
+/// A plan on a device.
+pub(super) struct CudaSession {
+    // Dropped in this order: what uses memory goes before it.
+    graphs: Vec<Option<Graph>>,
+    launches: Vec<Launches>,
+    slots: Vec<Slot>,
+    stream: Stream,
+    functions: Vec<Function>,
+    file: Arc<PlanFile>,
+    arena_bytes: u64,
+    /// Where the ports of a step are on the device.
+    inputs: u64,
+    steps: u64,
+    options: CudaExecutor,
+    _memory: (Weights, Vec<Memory>, Memory, Memory),
+}
+
+/// Host memory of one step.
+struct Slot {
+    inputs: Pinned,
+    results: Pinned,
+    done: Event,
+    step: Option<(StepId, usize, SymbolValues)>,
+}
+
+impl CudaSession {
+    /// Brings a plan onto the device of an executor. Everything that steps use is allocated here.
+    pub fn load(options: &CudaExecutor, file: &Arc<PlanFile>) -> Result<CudaSession, ExecError> {
+        let (plan, context) = (file.plan(), &options.context);
+        let device = |reason: String| ExecError::NoDevice(reason);
+        let stream = Stream::new(context).map_err(device)?;
+        let mut functions = Vec::new();
+        for kernel in &plan.kernels {
+            let code = kernel.code.as_ref().ok_or_else(|| "it has no code".to_owned());
+            let function = code.and_then(|code| Function::load(context, &kernel.name, code));
+            functions.push(function.map_err(|reason| {
+                ExecError::Unsupported(format!("kernel `{}` cannot be loaded: {reason}", kernel.name))
+            })?);
+        }
+        let weights = Weights::load(context, &stream, file, &functions)?;
+        let place = |bytes: u64| {
+            let memory = Memory::new(context, bytes)?;
+            // SAFETY: the memory was just made. Zeros, so that no run depends on what was there before.
+            unsafe { stream.fill(memory.address, 0, bytes) }?;
+            Ok(memory)
+        };
+        let place = |bytes: u64| place(bytes).map_err(ExecError::OutOfMemory);
+        let pools = plan.kv.iter().map(|group| place(group.pool_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let arena_bytes = arena_bytes(plan);
+        let arena = place(arena_bytes)?;
+        let inputs = place(largest(plan, |program| port_bytes(program, &program.inputs)))?;
+        let results = largest(plan, |program| port_bytes(program, &integer_outputs(program)));
+        let inputs_bytes = largest(plan, |program| port_bytes(program, &program.inputs));
+        let pinned = |bytes: u64| Pinned::new(context, bytes as usize).map_err(ExecError::OutOfMemory);
+        let slots = (0..SLOTS).map(|_| {
+            let done = Event::new(context).map_err(device)?;
+            Ok(Slot { inputs: pinned(inputs_bytes)?, results: pinned(results)?, done, step: None })
+        });
+        let slots = slots.collect::<Result<Vec<_>, ExecError>>()?;
+        let addresses = Addresses {
+            weights: weights.addresses.clone(),
+            pools: pools.iter().map(|pool| pool.address).collect(),
+            arena: arena.address,
+        };
+        let launches = plan.programs.iter().map(|program| Launches::prepare(plan, program, &addresses));
+        let launches = launches.collect::<Result<Vec<_>, ExecError>>()?;
+        let graphs = plan.programs.iter().map(|_| None).collect();
+        stream.synchronize().map_err(device)?;
+        let mut session = CudaSession {
+            graphs,
+            launches,
+            slots,
+            stream,
+            functions,
+            file: Arc::clone(file),
+            arena_bytes,
+            inputs: inputs.address,
+            steps: 0,
+            options: options.clone(),
+            _memory: (weights, pools, arena, inputs),
+        };
+        session.capture_decode_programs()?;
+        Ok(session)
+    }
+
+    /// Decode programs have fixed sizes: their launches are recorded once, so that a step is one call.
+    fn capture_decode_programs(&mut self) -> Result<(), ExecError> {
+        if self.options.blocking {
+            return Ok(());
+        }
+        let file = Arc::clone(&self.file);
+        for (index, program) in file.plan().programs.iter().enumerate() {
+            if program.kind != ProgramKind::Decode {
+                continue;
+            }
+            let symbols = upper_bounds(&program.symbols);
+            let ports = self.port_places(program, &symbols)?;
+            let mut failure = None;
+            let graph = self.stream.capture(|| {
+                self.launches[index].enqueue(program, &symbols, &ports, &self.functions, &self.stream, false).map_err(
+                    |error| {
+                        let text = error.to_string();
+                        failure = Some(error);
+                        text
+                    },
+                )
+            });
+            match (graph, failure) {
+                (Ok(graph), _) => self.graphs[index] = Some(graph),
+                (Err(_), Some(error)) => return Err(error),
+                (Err(reason), None) => return Err(self.failure(program, reason)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of each input port's buffer, and the offset within the region.
+    fn port_places(&self, program: &Program, symbols: &SymbolValues) -> Result<Vec<(u32, u64)>, ExecError> {
+        let mut offset = 0;
+        let mut places = Vec::new();
+        for port in &program.inputs {
+            places.push((port.buffer, self.inputs + offset));
+            let bytes = bytes(&program.buffers[port.buffer as usize], symbols);
+            let bytes = bytes.map_err(|reason| bindings_error(program, reason))?;
+            offset += bytes.next_multiple_of(PORT_ALIGN);
+        }
+        Ok(places)
+    }
+
+    /// An error that showed when a step was waited for.
+    fn failure(&self, program: &Program, reason: String) -> ExecError {
+        ExecError::Device { program: program.name.clone(), step: self.steps, reason, blocking: self.options.blocking }
+    }
+
+    /// Brings the inputs of a step to the device.
+    fn bind(&mut self, index: usize, bindings: &Bindings<'_>, slot: usize) -> Result<Vec<(u32, u64)>, ExecError> {
+        let file = Arc::clone(&self.file);
+        let program = &file.plan().programs[index];
+        let fail = |reason: String| bindings_error(program, reason);
+        for (name, _) in &bindings.inputs {
+            if !program.inputs.iter().any(|port| port.name == *name) {
+                return Err(fail(format!("it has no input `{name}`")));
+            }
+        }
+        let places = self.port_places(program, &bindings.symbols)?;
+        let mut end = 0;
+        let mut copies = Vec::new();
+        for (port, (_, address)) in program.inputs.iter().zip(&places) {
+            let bound = bindings.inputs.iter().find(|(name, _)| *name == port.name);
+            let (name, data) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
+            let buffer = &program.buffers[port.buffer as usize];
+            if buffer.dtype != DType::I32 {
+                return Err(fail(format!("input `{name}` is {}, expected i32", buffer.dtype)));
+            }
+            let bytes = bytes(buffer, &bindings.symbols).map_err(fail)?;
+            match data {
+                InputData::Values(values) if values.len() as u64 * 4 == bytes => {
+                    let start = (address - self.inputs) as usize;
+                    let place = &mut self.slots[slot].inputs.bytes()[start..start + bytes as usize];
+                    let (cells, _) = place.as_chunks_mut::<4>();
+                    cells.iter_mut().zip(*values).for_each(|(cell, value)| *cell = value.to_ne_bytes());
+                    end = start + bytes as usize;
+                }
+                InputData::Values(values) => {
+                    return Err(fail(format!("input `{name}` has {} values, expected {}", values.len(), bytes / 4)));
+                }
+                InputData::Previous(output) => {
+                    copies.push((*address, self.previous(output, bytes).map_err(fail)?, bytes))
+                }
+            }
+        }
+        let sent = (|| {
+            // SAFETY: the region has room for all ports; the slot is not written again before its step is done.
+            unsafe { self.stream.upload(self.inputs, &self.slots[slot].inputs.bytes()[..end]) }?;
+            // SAFETY: both places have that many bytes.
+            copies.iter().try_for_each(|(target, source, bytes)| unsafe { self.stream.copy(*target, *source, *bytes) })
+        })();
+        sent.map_err(|reason| self.failure(program, reason))?;
+        Ok(places)
+    }
+
+    /// The address of what the latest step wrote to an integer output of this size.
+    fn previous(&self, output: &str, wanted: u64) -> Result<u64, String> {
+        let last = self.slots.iter().filter_map(|slot| slot.step.as_ref()).max_by_key(|(step, ..)| *step);
+        let (_, index, symbols) = last.ok_or("there is no step before this one")?;
+        let program = &self.file.plan().programs[*index];
+        let port = program.outputs.iter().find(|port| port.name == output);
+        let port = port.ok_or_else(|| format!("there is no output `{output}`"))?;
+        let buffer = &program.buffers[port.buffer as usize];
+        let found = bytes(buffer, symbols)?;
+        match buffer.dtype == DType::I32 && found == wanted {
+            true => self.output_address(*index, port.buffer, symbols),
+            false => Err(format!("output `{output}` of the step before has {found} bytes, expected {wanted}")),
+        }
+    }
+
+    /// Copies integer outputs to the slot, where they outlive the arena's next step.
+    fn keep_results(
+        &mut self,
+        program: &Program,
+        index: usize,
+        symbols: &SymbolValues,
+        slot: usize,
+    ) -> Result<(), String> {
+        let mut start = 0;
+        for port in integer_outputs(program) {
+            let buffer = &program.buffers[port.buffer as usize];
+            let length = bytes(buffer, symbols)? as usize;
+            let source = self.output_address(index, port.buffer, symbols)?;
+            let place = &mut self.slots[slot].results.bytes()[start..start + length];
+            // SAFETY: the slot has room for all integer outputs and is read behind its event.
+            unsafe { self.stream.download(place, source) }?;
+            start += length.next_multiple_of(PORT_ALIGN as usize);
+        }
+        self.slots[slot].done.record(&self.stream)
+    }
+
+    /// Where an output is: in the arena, or where the input is that it forwards.
+    fn output_address(&self, index: usize, buffer: u32, symbols: &SymbolValues) -> Result<u64, String> {
+        let program = &self.file.plan().programs[index];
+        let places = self.port_places(program, symbols).map_err(|error| error.to_string())?;
+        let input = places.into_iter().find(|(port, _)| *port == buffer).map(|(_, address)| address);
+        Ok(input.unwrap_or(self.launches[index].arena + program.buffers[buffer as usize].offset))
+    }
+
+    fn slot_of(&self, step: StepId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.step.as_ref().is_some_and(|(known, ..)| *known == step))
+    }
+}
+
+impl Drop for CudaSession {
+    fn drop(&mut self) {
+        // Copies to and from the slots end before these go. An error has shown itself before, or has nobody to hear it.
+        let _ = self.options.context.make_current();
+        let _ = self.stream.synchronize();
+    }
+}
+
+fn bindings_error(program: &Program, reason: String) -> ExecError {
+    ExecError::Bindings { program: program.name.clone(), reason }
+}
+
+impl Session for CudaSession {
+    fn runs_ahead(&self) -> bool {
+        !self.options.blocking
+    }
+
+    fn submit(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
+        let file = Arc::clone(&self.file);
+        let Some(program) = file.plan().programs.get(index) else {
+            let reason = "the plan has no such program".to_owned();
+            return Err(ExecError::Bindings { program: index.to_string(), reason });
+        };
+        plan::check_symbols(program, &bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
+        self.options.context.make_current().map_err(ExecError::NoDevice)?;
+        let slot = self.steps as usize % SLOTS;
+        if self.slots[slot].step.is_some() {
+            self.slots[slot].done.synchronize().map_err(|reason| self.failure(program, reason))?;
+        }
+        let places = self.bind(index, bindings, slot)?;
+        if self.options.poison {
+            // SAFETY: the arena has that many bytes; nothing in it outlives a step but for outputs, which were read.
+            unsafe { self.stream.fill(self.launches[index].arena, 0xff, self.arena_bytes) }
+                .map_err(|reason| self.failure(program, reason))?;
+        }
+        match &self.graphs[index] {
+            Some(graph) => self.stream.launch(graph).map_err(|reason| self.failure(program, reason))?,
+            None => {
+                let blocking = self.options.blocking;
+                let (functions, stream) = (&self.functions, &self.stream);
+                self.launches[index].enqueue(program, &bindings.symbols, &places, functions, stream, blocking)?;
+            }
+        }
+        self.keep_results(program, index, &bindings.symbols, slot).map_err(|reason| self.failure(program, reason))?;
+        self.steps += 1;
+        let id = StepId(self.steps);
+        self.slots[slot].step = Some((id, index, bindings.symbols.clone()));
+        Ok(id)
+    }
+
+    fn wait(&mut self, step: StepId) -> Result<(), ExecError> {
+        // a step whose slot was taken again has been waited for
+        let Some(slot) = self.slot_of(step) else { return Ok(()) };
+        self.options.context.make_current().map_err(ExecError::NoDevice)?;
+        let file = Arc::clone(&self.file);
+        let index = self.slots[slot].step.as_ref().map_or(0, |(_, index, _)| *index);
+        self.slots[slot].done.synchronize().map_err(|reason| self.failure(&file.plan().programs[index], reason))
+    }
+
+    fn read(&mut self, step: StepId, port: &str) -> Result<PortData, ExecError> {
+        self.wait(step)?;
+        let file = Arc::clone(&self.file);
+        let unknown = |program: &str, reason: &str| ExecError::Bindings {
+            program: program.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let kept = self.slot_of(step).and_then(|slot| Some((slot, self.slots[slot].step.clone()?)));
+        let (slot, (_, index, symbols)) =
+            kept.ok_or_else(|| unknown("?", "the step's outputs are not kept any more"))?;
+        let program = &file.plan().programs[index];
+        let fail = |reason: String| bindings_error(program, reason);
+        let mut start = 0;
+        for output in integer_outputs(program) {
+            let length = bytes(&program.buffers[output.buffer as usize], &symbols).map_err(fail)? as usize;
+            if output.name == port {
+                let (cells, _) = self.slots[slot].results.bytes()[start..start + length].as_chunks::<4>();
+                return Ok(PortData::I32(cells.iter().map(|cell| i32::from_ne_bytes(*cell)).collect()));
+            }
+            start += length.next_multiple_of(PORT_ALIGN as usize);
+        }
+        let found = program.outputs.iter().find(|output| output.name == port);
+        let found = found.ok_or_else(|| unknown(&program.name, &format!("it has no output `{port}`")))?;
+        if step.0 != self.steps {
+            return Err(unknown(&program.name, "only the latest step's outputs are kept"));
+        }
+        let buffer = &program.buffers[found.buffer as usize];
+        let mut raw = vec![0; bytes(buffer, &symbols).map_err(fail)? as usize];
+        let address = self.output_address(index, found.buffer, &symbols).map_err(fail)?;
+        // SAFETY: the buffer has that many bytes; the copy is waited for.
+        let copied = unsafe { self.stream.download(&mut raw, address) };
+        copied.and_then(|()| self.stream.synchronize()).map_err(|reason| self.failure(program, reason))?;
+        Ok(PortData::F32(widen(&raw, buffer.dtype)))
+    }
+}
+
+/// Little-endian elements as f32.
+fn widen(raw: &[u8], dtype: DType) -> Vec<f32> {
+    let pairs = || raw.as_chunks::<2>().0.iter().copied();
+    match dtype {
+        DType::F32 | DType::I32 => raw.as_chunks::<4>().0.iter().map(|cell| f32::from_le_bytes(*cell)).collect(),
+        DType::F16 => pairs().map(|cell| half::f16::from_le_bytes(cell).to_f32()).collect(),
+        DType::BF16 => pairs().map(|cell| half::bf16::from_le_bytes(cell).to_f32()).collect(),
+    }
+}
+
+/// Bytes of the largest arena of any program.
+pub(super) fn arena_bytes(plan: &Plan) -> u64 {
+    plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
+}
+
+fn largest(plan: &Plan, bytes: impl Fn(&Program) -> u64) -> u64 {
+    plan.programs.iter().map(bytes).max().unwrap_or(0)
+}
+
+/// Bytes of ports at the symbols' upper bounds, each at its alignment.
+fn port_bytes(program: &Program, ports: &[Port]) -> u64 {
+    let bounds = upper_bounds(&program.symbols);
+    let bytes = |port: &Port| bytes(&program.buffers[port.buffer as usize], &bounds).unwrap_or(0);
+    ports.iter().map(|port| bytes(port).next_multiple_of(PORT_ALIGN)).sum()
+}
+
+fn integer_outputs(program: &Program) -> Vec<Port> {
+    let is_integer = |port: &&Port| program.buffers[port.buffer as usize].dtype == DType::I32;
+    program.outputs.iter().filter(is_integer).cloned().collect()
+}
+
+fn bytes(buffer: &Buffer, symbols: &SymbolValues) -> Result<u64, String> {
+    buffer.shape.iter().try_fold(buffer.dtype.bytes(), |bytes, dim| {
+        dim.eval(symbols).map(|size| bytes * size).map_err(|error| error.to_string())
+    })
+}
