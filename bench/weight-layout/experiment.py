@@ -73,7 +73,7 @@ TAIL = '\nextern "C" __device__ int info[3] = {Body::kThreads, Body::kSharedByte
 
 def skinny(n, k, rows, warps, strips, depth, dtype='bf16', bias=False):
     return (f'#include "linear/skinny.cuh"\nusing T = smelt::{dtype};\n'
-            f'using Body = smelt::LinearSkinny<T, {n}, {k}, {rows}, {warps}, {strips}, {depth}>;\n'
+            f'using Body = smelt::LinearSkinny<T, T, {n}, {k}, {rows}, {warps}, {strips}, {depth}>;\n'
             'extern "C" __global__ void __launch_bounds__(Body::kThreads, Body::kBlocks)\n'
             f'kernel(T* y, const T* x, const T* w, {"const T* bias, " if bias else ""}int rows) {{\n'
             f'  smelt::run(Body{{y, x, w, {"bias" if bias else "nullptr"}, rows}});\n}}' + TAIL +
@@ -89,7 +89,7 @@ def skinny_layout(n, k, rows, warps, strips, depth, layout, contiguous):
 
 def gemm(n, k, block_rows, block_cols, stages, dtype='bf16', bias=False):
     return (f'#include "linear/wgmma.cuh"\nusing T = smelt::{dtype};\n'
-            f'using Body = smelt::LinearWgmma<T, {n}, {k}, {block_rows}, {block_cols}, {stages}>;\n'
+            f'using Body = smelt::LinearWgmma<T, T, {n}, {k}, {block_rows}, {block_cols}, {stages}>;\n'
             'extern "C" __global__ void __launch_bounds__(Body::kThreads, Body::kBlocks)\n'
             f'kernel(T* y, const T* x, const T* w, {"const T* bias, " if bias else ""}'
             'const __grid_constant__ smelt::TensorMap map_x, const __grid_constant__ smelt::TensorMap map_w, int rows) {\n'

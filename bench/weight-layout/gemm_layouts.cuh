@@ -6,8 +6,8 @@
 namespace smelt {
 
 template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages, int kLayout>
-struct GemmLayouts : LinearWgmma<T, kN, kK, kBlockRows, kBlockCols, kStages> {
-  using Base = LinearWgmma<T, kN, kK, kBlockRows, kBlockCols, kStages>;
+struct GemmLayouts : LinearWgmma<T, T, kN, kK, kBlockRows, kBlockCols, kStages> {
+  using Base = LinearWgmma<T, T, kN, kK, kBlockRows, kBlockCols, kStages>;
 
   __device__ __forceinline__ void copy_weights(int step) {
     const int stage = step % kStages;

@@ -1,6 +1,6 @@
 // y = x @ w^T + bias for few rows: the weights stream from memory straight into registers, once.
 //
-//   y [rows][kN], x [rows][kK], bias [kN] or nullptr (written in the unit), all of T (bf16 or f16)
+//   y [rows][kN] of Y; x [rows][kK], bias [kN] or nullptr (written in the unit), w of T (bf16 or f16)
 //   w    tiled: [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //        bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
@@ -20,7 +20,7 @@
 
 namespace smelt {
 
-template <class T, int kN, int kK, int kRows, int kWarps = 8, int kStrips = 1, int kDepth = 4> struct LinearSkinny {
+template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStrips = 1, int kDepth = 4> struct LinearSkinny {
   static_assert(sizeof(T) == 2, "bf16 or f16");
   static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
   static_assert(kRows % 8 == 0 && kRows >= 8 && kRows <= 32, "whole MMA columns");
@@ -48,7 +48,7 @@ template <class T, int kN, int kK, int kRows, int kWarps = 8, int kStrips = 1, i
   using Weights = uint4[kStrips][2][2];  // [..][h][atom]
   using Chunks = uint4[2][kRows / 8];    // [h][..]
 
-  T* y;
+  Y* y;
   const T* x;
   const T* w;
   const T* bias;
@@ -169,7 +169,7 @@ template <class T, int kN, int kK, int kRows, int kWarps = 8, int kStrips = 1, i
 #pragma unroll
       for (int part = 0; part < kWarps; ++part) sum += partial[(part * kRows + row) * kPitch + column];
       if (bias != nullptr) sum += to_float(bias[n]);
-      y[i64(row) * kN + n] = from_float<T>(sum);
+      y[i64(row) * kN + n] = from_float<Y>(sum);
     }
   }
 };

@@ -1,6 +1,7 @@
 // y = x @ w^T + bias for many rows: the copy engine fills a ring in shared memory, warpgroups multiply from it.
 //
-//   y [rows][kN], bias [kN] or nullptr (written in the unit), of T (bf16, f16); x and w are read through their maps alone
+//   y [rows][kN] of Y; bias [kN] or nullptr (written in the unit), x and w of T (bf16, f16), the latter two read through
+//   their maps alone
 //   w     tiled: [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //         bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   map_x of x [at least rows][kK]: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So kK % 8 == 0
@@ -21,8 +22,8 @@
 
 namespace smelt {
 
-template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> struct LinearWgmma {
-  static_assert(sizeof(T) == 2, "bf16 or f16");
+template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> struct LinearWgmma {
+  static_assert(sizeof(T) == 2 && (sizeof(Y) == 2 || sizeof(Y) == 4), "bf16 or f16, to that or float");
   static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
   static_assert(kBlockRows == 64 || kBlockRows == 128, "one or two warpgroups");
   static_assert(kStages >= 2, "a step is given back when the next one is on its way");
@@ -39,10 +40,10 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
   static constexpr int kPitch = 2 * kBlockCols + 16;  // bytes of a row of results in shared memory: no bank conflicts
   static constexpr int kBarriers = kStages * kStageBytes;  // where they lie: full [kStages], empty [kStages]
   static constexpr int kSharedBytes = kBarriers + 16 * kStages;
-  static_assert(kBlockRows * kPitch <= kBarriers, "the results take the place of the ring");
+  static_assert(sizeof(Y) == 4 || kBlockRows * kPitch <= kBarriers, "the results take the place of the ring");
   static_assert(kSharedBytes <= 232448, "what a block may have");
 
-  T* y;
+  Y* y;
   const T* x;
   const T* w;
   const T* bias;
@@ -131,8 +132,42 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
     ptx::wgmma_wait_group<0>();
   }
 
-  // Each warp has 16 rows of the block: to shared memory as fragments, from there to y as vectors.
+  // The bias of two neighbouring outputs.
+  __device__ __forceinline__ void add_bias(int n, float& low, float& high) const {
+    if (bias == nullptr) return;
+    if (n < kN) low += to_float(bias[n]);
+    if (n + 1 < kN) high += to_float(bias[n + 1]);
+  }
+
   __device__ __forceinline__ void store(const float (&sums)[kBlockCols / 2]) {
+    if constexpr (sizeof(Y) == 4) {
+      store_fragments(sums);
+    } else {
+      store_rows(sums);
+    }
+  }
+
+  // Floats go to y as they lie in fragments: four lanes write 32 bytes of a row.
+  __device__ __forceinline__ void store_fragments(const float (&sums)[kBlockCols / 2]) {
+    const int lane = threadIdx.x % 32, to = row + 16 * (threadIdx.x / 32) + lane / 4;
+#pragma unroll
+    for (int j = 0; j < kBlockCols / 8; ++j) {
+      const int n = 16 * strip + 8 * j + 2 * (lane % 4);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (to + 8 * half >= rows) continue;
+        Vec<Y, 2> pair = {sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]};
+        add_bias(n, pair[0], pair[1]);
+        Y* place = y + (i64(to + 8 * half) * kN + n);
+        if (kN % 2 == 0 && n < kN) *reinterpret_cast<Vec<Y, 2>*>(place) = pair;
+        if (kN % 2 != 0 && n < kN) place[0] = pair[0];
+        if (kN % 2 != 0 && n + 1 < kN) place[1] = pair[1];
+      }
+    }
+  }
+
+  // Each warp has 16 rows of the block: to shared memory as fragments, from there to y as vectors.
+  __device__ __forceinline__ void store_rows(const float (&sums)[kBlockCols / 2]) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = 16 * strip;
     // The ring is free once all consumers are here.
     ptx::bar_sync<1, kConsumers>();
@@ -144,20 +179,16 @@ template <class T, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> 
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float low = 0.0f, high = 0.0f;
-        if (bias != nullptr) {
-          const int n = first + 8 * (j + i) + 2 * (lane % 4);
-          low = n < kN ? to_float(bias[n]) : 0.0f;
-          high = n + 1 < kN ? to_float(bias[n + 1]) : 0.0f;
-        }
+        add_bias(first + 8 * (j + i) + 2 * (lane % 4), low, high);
         const float* d = sums + 4 * (j + i);
-        pairs[2 * i] = pack2<T>(d[0] + low, d[1] + high);
-        pairs[2 * i + 1] = pack2<T>(d[2] + low, d[3] + high);
+        pairs[2 * i] = pack2<Y>(d[0] + low, d[1] + high);
+        pairs[2 * i + 1] = pack2<Y>(d[2] + low, d[3] + high);
       }
       ptx::stmatrix_x4(fragment + 16 * j, pairs[0], pairs[1], pairs[2], pairs[3]);
     }
     __syncwarp();
-    constexpr int kWidth = vector_width<T, kN>();
-    using Store = Vec<T, kWidth>;
+    constexpr int kWidth = vector_width<Y, kN>();
+    using Store = Vec<Y, kWidth>;
     constexpr int kChunks = kBlockCols / kWidth;  // of a row
 #pragma unroll 4
     for (int i = lane; i < 16 * kChunks; i += 32) {

@@ -1,7 +1,7 @@
 // normed = x * rsqrt(mean(x^2) + kEps) * weight over the last axis; AddRmsNorm norms a + b and stores that sum, too.
 //
-//   x, a, b, sum, normed  [rows][kCols] of T; weight [kCols] of W, which no launch before writes
-//   sum and normed may lie where a, b or x do. Sums are in float, and of the unrounded a + b
+//   x, a, b, sum [rows][kCols] of T; normed of N; weight [kCols] of W, which no launch before writes
+//   Sums are in float, and of the unrounded a + b
 //   Grid: rows, one block of kBlock threads each.
 #pragma once
 #include "common/body.cuh"
@@ -10,7 +10,7 @@
 namespace smelt {
 
 // The row of a block: in each turn a thread takes kWidth columns.
-template <class T, class W, int kCols, float kEps, int kBlock> struct NormRow {
+template <class T, class N, class W, int kCols, float kEps, int kBlock> struct NormRow {
   static_assert(kBlock % 32 == 0 && kBlock >= 32 && kBlock <= 1024, "whole warps");
   static constexpr int kWidth = vector_width<T, kCols>();
   static constexpr int kTurns = ceil_div(kCols, kWidth * kBlock);
@@ -42,7 +42,7 @@ template <class T, class W, int kCols, float kEps, int kBlock> struct NormRow {
 
   // `read(column, x)` gives the values of a turn; `write(column, x)` takes them once all are read.
   template <class Read, class Write>
-  __device__ __forceinline__ void norm(T* normed, const W* weight, Read read, Write write) {
+  __device__ __forceinline__ void norm(N* normed, const W* weight, Read read, Write write) {
     // load
     float squares = 0.0f;
     each([&](int at, int column) {
@@ -58,20 +58,20 @@ template <class T, class W, int kCols, float kEps, int kBlock> struct NormRow {
     each([&](int at, int column) {
       if constexpr (!kKept) read(column, x[at]), load_gain(weight, at, column);
       write(column, x[at]);
-      Values values;
+      Vec<N, kWidth> values;
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(x[at][i] * scale * to_float(gain[at][i]));
-      *reinterpret_cast<Values*>(normed + column) = values;
+      for (int i = 0; i < kWidth; ++i) values[i] = from_float<N>(x[at][i] * scale * to_float(gain[at][i]));
+      *reinterpret_cast<Vec<N, kWidth>*>(normed + column) = values;
     });
   }
 };
 
-template <class T, class W, int kCols, float kEps, int kBlock> struct RmsNorm {
-  using Row = NormRow<T, W, kCols, kEps, kBlock>;
+template <class T, class N, class W, int kCols, float kEps, int kBlock> struct RmsNorm {
+  using Row = NormRow<T, N, W, kCols, kEps, kBlock>;
   using Values = typename Row::Values;
   static constexpr int kThreads = kBlock;
 
-  T* normed;
+  N* normed;
   const T* x;
   const W* weight;
   int rows;
@@ -91,13 +91,13 @@ template <class T, class W, int kCols, float kEps, int kBlock> struct RmsNorm {
   }
 };
 
-template <class T, class W, int kCols, float kEps, int kBlock> struct AddRmsNorm {
-  using Row = NormRow<T, W, kCols, kEps, kBlock>;
+template <class T, class N, class W, int kCols, float kEps, int kBlock> struct AddRmsNorm {
+  using Row = NormRow<T, N, W, kCols, kEps, kBlock>;
   using Values = typename Row::Values;
   static constexpr int kThreads = kBlock;
 
   T* sum;
-  T* normed;
+  N* normed;
   const T* a;
   const T* b;
   const W* weight;

@@ -1,7 +1,8 @@
 // Rotary embedding by position, and keys and values into their blocks of the cache.
 //
 //   Elements i and i + kHalf of a head turn by the angle position * frequencies[i] (one float product), elements from
-//   2 * kHalf on stay. frequencies [kHalf] are float; everything else is of T, the cache of KV.
+//   2 * kHalf on stay. frequencies [kHalf] are float, rows that are read of T, rows that are written of Y, the cache of
+//   KV; rounded once.
 //   Step inputs and the layout of the cache: common/cache.cuh. Grid: one block for each token.
 #pragma once
 #include "common/body.cuh"
@@ -80,11 +81,11 @@ template <class T, int kHeadDim, int kHalf> struct Rotation {
 };
 
 // out, x [tokens][kWidth]
-template <class T, int kWidth, int kHeadDim, int kHalf> struct Rope {
+template <class T, class Y, int kWidth, int kHeadDim, int kHalf> struct Rope {
   static_assert(kWidth % kHeadDim == 0, "whole heads");
   static constexpr int kThreads = kRopeThreads;
 
-  T* out;
+  Y* out;
   const T* x;
   const int* positions;
   const float* frequencies;
@@ -94,7 +95,7 @@ template <class T, int kWidth, int kHeadDim, int kHalf> struct Rope {
 
   __device__ __forceinline__ void tile(int tile) {
     const Rotation<T, kHeadDim, kHalf> rotation(float(positions[tile]), frequencies);
-    T* row = out + i64(tile) * kWidth;
+    Y* row = out + i64(tile) * kWidth;
     rotation.template turn<kWidth / kHeadDim>(x + i64(tile) * kWidth, [&](int head) { return row + head * kHeadDim; });
   }
 };
@@ -132,12 +133,12 @@ template <class T, class KV, int kKvHeads, int kHeadDim> struct AppendKv {
 
 // qkv [tokens][(kHeads + 2 * kKvHeads) * kHeadDim]: queries turned into q, keys turned and values as they are into the
 // cache. Padding has queries, and stores no keys.
-template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf> struct RopeAppendKv {
+template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf> struct RopeAppendKv {
   static constexpr int kThreads = kRopeThreads;
   static constexpr int kWidth = vector_width<T, kHeadDim>();
   using Cache = CacheLayer<KV, kKvHeads, kHeadDim>;
 
-  T* q;
+  Y* q;
   KV* kv;
   const T* qkv;
   const int* positions;
@@ -162,7 +163,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf> 
     const auto value = [&](int head) { return key(head) + Cache::kValues; };
 
     const Rotation<T, kHeadDim, kHalf> rotation(float(position), frequencies);
-    T* queries = q + i64(tile) * (kHeads * kHeadDim);
+    Y* queries = q + i64(tile) * (kHeads * kHeadDim);
     rotation.template turn<kHeads>(row, [&](int head) { return queries + head * kHeadDim; });
     if (block == nullptr) return;
     rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key);

@@ -132,7 +132,7 @@ impl Builder {
 
     fn norm(&mut self, x: Value) -> Value {
         let gain = self.constant(DType::F32, &[WIDTH]);
-        self.add(RmsNorm { eps: 1e-5 }, &[x, gain])
+        self.add(RmsNorm { eps: 1e-5, to: None }, &[x, gain])
     }
 
     fn step(&mut self, (what, a, b): Choice) {
@@ -149,7 +149,7 @@ impl Builder {
             }
             4 => {
                 let weight = self.constant(DType::BF16, &[WIDTH, WIDTH]);
-                self.add(Linear {}, &[a, weight])
+                self.add(Linear { to: None }, &[a, weight])
             }
             5 => {
                 let activated = self.add(Silu {}, &[a]);
@@ -158,14 +158,14 @@ impl Builder {
             }
             6 => {
                 let gain = self.constant(DType::F16, &[WIDTH]);
-                let sum = self.add(AddRmsNorm { eps: 1e-5 }, &[a, b, gain]);
+                let sum = self.add(AddRmsNorm { eps: 1e-5, to: None }, &[a, b, gain]);
                 self.values.push(sum);
                 Value { result: 1, ..sum }
             }
             7 => {
                 let parts = [(); 2].map(|()| self.constant(DType::F32, &[WIDTH, WIDTH]));
                 let weight = self.add(Concat {}, &parts);
-                let gate_up = self.add(Linear {}, &[a, weight]);
+                let gate_up = self.add(Linear { to: None }, &[a, weight]);
                 let gate = self.add(Split { sizes: vec![WIDTH as u32; 2] }, &[gate_up]);
                 let gated = self.add(SiluMul {}, &[gate, Value { result: 1, ..gate }]);
                 self.norm(gated)
@@ -173,7 +173,7 @@ impl Builder {
             8 => {
                 let weight = self.constant(DType::F32, &[2 * WIDTH, WIDTH]);
                 let narrow = self.add(Cast { to: DType::BF16 }, &[weight]);
-                let gate_up = self.add(Linear {}, &[a, narrow]);
+                let gate_up = self.add(Linear { to: None }, &[a, narrow]);
                 let gated = self.add(Swiglu {}, &[gate_up]);
                 self.norm(gated)
             }

@@ -39,7 +39,8 @@ impl Target {
     }
 
     /// The dtype in which values flow between ops when weights are of `weights`. CPUs have no 16-bit arithmetic:
-    /// there, values are f32 and only weights and the KV cache are narrow. Tensor cores want both sides alike.
+    /// there, values are f32 and only weights and the KV cache are narrow. Tensor cores want both sides alike; what is
+    /// not read by them is f32 all the same, see ADR 0007.
     pub fn activations(self, weights: DType) -> DType {
         match self {
             Target::Cpu => DType::F32,

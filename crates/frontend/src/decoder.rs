@@ -14,6 +14,9 @@ use crate::{ImportOptions, ModelConfig};
 
 /// The KV group of all layers.
 const GROUP: u32 = 0;
+/// The dtype of what layers add up: the residual stream, and what is added to it. A sum of dozens of terms that was
+/// rounded to 16 bits each time would be the largest error of a model.
+const SUMS: DType = DType::F32;
 
 /// Builds the graph over constants of these types.
 pub(crate) fn build(
@@ -75,7 +78,7 @@ impl Builder<'_> {
         let frequencies = self.op("rope.frequencies", rope, &[])?;
         let table = self.weight(&format!("{EMBEDDING}.weight"))?;
         let embedding = self.op("embedding", Embedding {}, &[step.tokens, table])?;
-        let mut x = self.cast(embedding, self.options.activations)?;
+        let mut x = self.cast(embedding, SUMS)?;
         for layer in 0..config.layers {
             x = self.attention(layer, x, frequencies)?;
             x = self.mlp(layer, x)?;
@@ -83,13 +86,7 @@ impl Builder<'_> {
         let normed = self.norm("norm", x, LAST_NORM)?;
         let normed = self.op("norm.rows", GatherRows {}, &[normed, step.rows])?;
         let head = if config.tie_word_embeddings { table } else { self.weight(&format!("{HEAD}.weight"))? };
-        let logits = match self.options.activations {
-            DType::F32 => self.op("logits", Linear {}, &[normed, head])?,
-            _ => {
-                let logits = self.op("lm_head", Linear {}, &[normed, head])?;
-                self.op("logits", Cast { to: DType::F32 }, &[logits])?
-            }
-        };
+        let logits = self.op("logits", Linear { to: self.widened() }, &[normed, head])?;
         let classes = self.options.sampled_ids.map_or(config.vocab_size, |ids| ids.min(config.vocab_size));
         let next = self.op("next_tokens", Argmax { classes }, &[logits])?;
         self.graph.add_output("logits", logits);
@@ -104,17 +101,20 @@ impl Builder<'_> {
         let name = |name: &str| format!("layers.{layer}.{name}");
 
         let normed = self.norm(&name("input_norm"), x, &module("input_layernorm"))?;
-        let q = self.linear(&name("attn.q"), normed, &module("self_attn.q_proj"))?;
-        let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"))?;
-        let v = self.linear(&name("attn.v"), normed, &module("self_attn.v_proj"))?;
-        let q = self.op(&name("attn.q_rope"), Rope { head_dim }, &[q, positions, frequencies])?;
-        let k = self.op(&name("attn.k_rope"), Rope { head_dim }, &[k, positions, frequencies])?;
+        // q, k and v are rounded once, behind their rotation
+        let wide = self.widened();
+        let q = self.linear(&name("attn.q"), normed, &module("self_attn.q_proj"), wide)?;
+        let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"), wide)?;
+        let v = self.linear(&name("attn.v"), normed, &module("self_attn.v_proj"), wide)?;
+        let to = self.narrowed();
+        let q = self.op(&name("attn.q_rope"), Rope { head_dim, to }, &[q, positions, frequencies])?;
+        let k = self.op(&name("attn.k_rope"), Rope { head_dim, to: None }, &[k, positions, frequencies])?;
         let append = AppendKv { group: GROUP, layer };
         let cache = self.op(&name("attn.cache"), append, &[k, v, positions, query_starts, block_table])?;
         let scale = f64::from(head_dim).powf(-0.5) as f32;
         let attention = PagedAttention { group: GROUP, layer, head_dim, kv_heads, scale };
         let mixed = self.op(&name("attn.mixed"), attention, &[q, cache, positions, query_starts, block_table])?;
-        let out = self.linear(&name("attn.out"), mixed, &module("self_attn.o_proj"))?;
+        let out = self.linear(&name("attn.out"), mixed, &module("self_attn.o_proj"), wide)?;
         self.op(&name("attn.sum"), Add {}, &[x, out])
     }
 
@@ -123,27 +123,37 @@ impl Builder<'_> {
         let name = |name: &str| format!("layers.{layer}.{name}");
 
         let normed = self.norm(&name("post_norm"), x, &module("post_attention_layernorm"))?;
-        let gate = self.linear(&name("mlp.gate"), normed, &module("mlp.gate_proj"))?;
+        let gate = self.linear(&name("mlp.gate"), normed, &module("mlp.gate_proj"), None)?;
         let gate = self.op(&name("mlp.silu"), Silu {}, &[gate])?;
-        let up = self.linear(&name("mlp.up"), normed, &module("mlp.up_proj"))?;
+        let up = self.linear(&name("mlp.up"), normed, &module("mlp.up_proj"), None)?;
         let gated = self.op(&name("mlp.gated"), Mul {}, &[gate, up])?;
-        let down = self.linear(&name("mlp.down"), gated, &module("mlp.down_proj"))?;
+        let down = self.linear(&name("mlp.down"), gated, &module("mlp.down_proj"), self.widened())?;
         self.op(&name("mlp.sum"), Add {}, &[x, down])
     }
 
     fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
         let gain = self.weight(&format!("{module}.weight"))?;
-        self.op(name, RmsNorm { eps: self.config.rms_norm_eps }, &[x, gain])
+        self.op(name, RmsNorm { eps: self.config.rms_norm_eps, to: self.narrowed() }, &[x, gain])
+    }
+
+    /// What a linear's result is rounded to where sums go on with it: nothing, where it has their dtype anyway.
+    fn widened(&self) -> Option<DType> {
+        (self.options.activations != SUMS).then_some(SUMS)
+    }
+
+    /// What is rounded to the dtype of activations, for a matrix product to read.
+    fn narrowed(&self) -> Option<DType> {
+        (self.options.activations != SUMS).then_some(self.options.activations)
     }
 
     /// The projection of a module, with a bias where the model has one.
-    fn linear(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+    fn linear(&mut self, name: &str, x: Value, module: &str, to: Option<DType>) -> Result<Value, GraphError> {
         let mut operands = vec![x, self.weight(&format!("{module}.weight"))?];
         let bias = format!("{module}.bias");
         if self.constants.contains_key(&bias) {
             operands.push(self.weight(&bias)?);
         }
-        self.op(name, Linear {}, &operands)
+        self.op(name, Linear { to }, &operands)
     }
 
     /// A constant of the checkpoint in the dtype that weights are wanted in.

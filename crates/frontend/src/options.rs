@@ -9,7 +9,7 @@ use crate::ImportError;
 pub struct ImportOptions {
     /// Type that weights are cast to, where they are stored in another.
     pub weights: DType,
-    /// Type of activations.
+    /// Type of activations: of what matrix products read. What layers add up is f32.
     pub activations: DType,
     /// Type of the KV cache.
     pub kv: DType,

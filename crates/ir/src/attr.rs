@@ -55,6 +55,16 @@ pub trait Attribute: Sized {
     fn to_value(&self) -> AttrValue;
     /// The value, where the text form is one of this type.
     fn from_value(value: &AttrValue) -> Option<Self>;
+
+    /// What the attribute is where text does not name it; most must be named.
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    /// Whether text does not name it.
+    fn is_absent(&self) -> bool {
+        false
+    }
 }
 
 impl Attribute for u32 {
@@ -116,6 +126,27 @@ impl Attribute for DType {
     }
 }
 
+/// An attribute that text names only where it has a value.
+impl<T: Attribute> Attribute for Option<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn to_value(&self) -> AttrValue {
+        self.as_ref().map_or_else(|| AttrValue::Word("none".to_owned()), T::to_value)
+    }
+
+    fn from_value(value: &AttrValue) -> Option<Option<T>> {
+        T::from_value(value).map(Some)
+    }
+
+    fn absent() -> Option<Option<T>> {
+        Some(None)
+    }
+
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+}
+
 impl<T: Attribute> Attribute for Vec<T> {
     const EXPECTED: &'static str = "a list";
 
@@ -146,7 +177,9 @@ impl AttrReader {
     /// Takes the attribute `name`.
     pub fn take<T: Attribute>(&mut self, name: &str) -> Result<T, String> {
         let index = self.attrs.iter().position(|(key, _)| key == name);
-        let index = index.ok_or_else(|| format!("expected attribute `{name}`, {}", T::EXPECTED))?;
+        let Some(index) = index else {
+            return T::absent().ok_or_else(|| format!("expected attribute `{name}`, {}", T::EXPECTED));
+        };
         let (_, value) = self.attrs.remove(index);
         T::from_value(&value).ok_or_else(|| format!("expected {} for `{name}`, found `{value}`", T::EXPECTED))
     }

@@ -188,7 +188,12 @@ macro_rules! op {
             }
 
             fn attrs(&self) -> Vec<(&'static str, $crate::AttrValue)> {
-                vec![$((stringify!($attr), $crate::Attribute::to_value(&self.$attr))),*]
+                #[allow(unused_mut)]
+                let mut attrs = Vec::new();
+                $(if !$crate::Attribute::is_absent(&self.$attr) {
+                    attrs.push((stringify!($attr), $crate::Attribute::to_value(&self.$attr)));
+                })*
+                attrs
             }
 
             fn class(&self) -> $crate::OpClass {

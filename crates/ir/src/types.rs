@@ -19,6 +19,15 @@ impl TensorType {
         TensorType { dtype, shape: shape.into_iter().map(Into::into).collect() }
     }
 
+    /// The same type in another floating-point dtype, where an op rounds its result to one.
+    pub fn rounded(self, to: Option<DType>) -> Result<TensorType, TypeError> {
+        match to {
+            None => Ok(self),
+            Some(to) if to.is_float() && to != self.dtype => Ok(TensorType { dtype: to, ..self }),
+            Some(to) => type_error(format!("expected another floating-point dtype than {}, found {to}", self.dtype)),
+        }
+    }
+
     /// The innermost size, where it is a constant.
     pub fn width(&self) -> Option<u64> {
         self.shape.last().and_then(Dim::as_const)

@@ -32,6 +32,10 @@ pub fn small_cases() -> Vec<Case> {
 
 /// A step of `t` tokens of `b` sequences; the last step decodes `b`.
 fn linear(dtype: &str, n: u64, k: u64, t: u64, b: u64, bias: bool) -> Case {
+    let (attrs, result) = match dtype != "f32" && !(n + t).is_multiple_of(3) {
+        true => (" {to = f32}", "f32"),
+        false => ("", dtype),
+    };
     let (declared, operand) = match bias {
         true => (format!("  %bias = constant @\"w.bias\" : {dtype}[{n}]\n"), ", %bias"),
         false => (String::new(), ""),
@@ -39,7 +43,7 @@ fn linear(dtype: &str, n: u64, k: u64, t: u64, b: u64, bias: bool) -> Case {
     let text = format!(
         "graph @linear<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %x = embedding %tokens, %table : {dtype}[T, {k}]\n  \
-         %w = constant @\"w\" : {dtype}[{n}, {k}]\n{declared}  %y = linear %x, %w{operand} : {dtype}[T, {n}]\n  \
+         %w = constant @\"w\" : {dtype}[{n}, {k}]\n{declared}  %y = linear %x, %w{operand}{attrs} : {result}[T, {n}]\n  \
          return %y\n}}\n"
     );
     case(format!("linear {dtype} {n}x{k}, {t} rows, {b} decoded, bias {bias}"), &[("T", t), ("B", b)], text)
@@ -70,16 +74,21 @@ fn rows() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in FLOATS {
         for (cols, t) in [(1, 1), (2, 3), (7, 5), (64, 9), (101, 2), (256, 17), (1032, 3), (4096, 5), (8200, 2)] {
+            let other = if dtype == "f32" { "bf16" } else { "f32" };
             let text = format!(
                 "graph @rows<T in 1..{t}, B in 1..{t}>(%tokens: i32[T], %others: i32[T]) {{\n  \
                  %table = constant @\"table\" : {dtype}[32, {cols}]\n  %x = embedding %tokens, %table : {dtype}[T, {cols}]\n  \
                  %y = embedding %others, %table : {dtype}[T, {cols}]\n  %gain = constant @\"gain\" : {dtype}[{cols}]\n  \
                  %normed = rms_norm %x, %gain {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
                  %sum, %summed = add_rms_norm %x, %y, %gain {{eps = 1e-6}} : {dtype}[T, {cols}], {dtype}[T, {cols}]\n  \
+                 %gain16 = constant @\"gain16\" : bf16[{cols}]\n  \
+                 %other = rms_norm %y, %gain16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
+                 %sum2, %other2 = add_rms_norm %y, %x, %gain16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
                  %added = add %x, %y : {dtype}[T, {cols}]\n  %product = mul %x, %y : {dtype}[T, {cols}]\n  \
                  %active = silu %x : {dtype}[T, {cols}]\n  %gated = silu_mul %x, %y : {dtype}[T, {cols}]\n  \
                  %narrow = cast %x {{to = f16}} : f16[T, {cols}]\n  %wide = cast %x {{to = f32}} : f32[T, {cols}]\n  \
-                 return %normed, %sum, %summed, %added, %product, %active, %gated, %narrow, %wide\n}}\n"
+                 return %normed, %sum, %summed, %other, %sum2, %other2, %added, %product, %active, %gated, %narrow, \
+                 %wide\n}}\n"
             );
             let text = match dtype {
                 "f16" => text.replace("  %narrow = cast %x {to = f16} : f16", "  %narrow = cast %x {to = bf16} : bf16"),
@@ -132,15 +141,23 @@ fn attention() -> Vec<Case> {
             for (t, b) in [(1, 1), (70, 3), (200, 5)] {
                 let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
                 let scale = f64::from(head_dim as u32).powf(-0.5) as f32;
+                // as models have it: rows in f32, rounded once behind their rotation
+                let (widened, row, to) = match dtype != "f32" && heads % 2 == 0 {
+                    true => {
+                        let cast = format!("  %wide = cast %qkv {{to = f32}} : f32[T, {width}]\n");
+                        (cast, "%wide", format!(", to = {dtype}"))
+                    }
+                    false => (String::new(), "%qkv", String::new()),
+                };
                 let text = format!(
                     "graph @attention<T in 1..{t}, B in 1..{b}>(%tokens: i32[T], %positions: i32[T], \
                      %query_starts: i32[B + 1], %block_table: i32[B, 5]) {{\n  \
                      kv 0 : {dtype} {{layers = 2, kv_heads = {kv_heads}, head_dim = {head_dim}, block_tokens = 64}}\n  \
                      %frequencies = rope_frequencies {{dim = {half}, theta = 10000.0, scaling = default}} : f32[{quarter}]\n  \
                      %table = constant @\"table\" : {dtype}[32, {width}]\n  \
-                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n  \
-                     %q, %cache = rope_append_kv %qkv, %positions, %query_starts, %block_table, %frequencies \
-                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}}} : \
+                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n{widened}  \
+                     %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies \
+                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{to}}} : \
                      {dtype}[T, {q}], effect\n  \
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \

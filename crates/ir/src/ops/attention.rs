@@ -26,9 +26,10 @@ op! {
 
 op! {
     /// `rope` of the queries and keys in a packed row `[q, k, v]` and `append_kv` of the rotated keys and the values:
-    /// `[T, (heads + 2 * kv_heads) * head_dim]` to the rotated queries `[T, heads * head_dim]` and the effect.
+    /// `[T, (heads + 2 * kv_heads) * head_dim]` to the rotated queries `[T, heads * head_dim]` and the effect. The
+    /// queries have the dtype of the row, or `to`.
     pub struct RopeAppendKv = "rope_append_kv" (qkv, positions, query_starts, block_table, frequencies) {
-        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32
+        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, to: Option<DType>
     }
 }
 
@@ -132,7 +133,7 @@ impl Semantics for RopeAppendKv {
         if qkv.width() != Some(heads * u64::from(self.head_dim)) {
             return type_error(format!("expected {heads} heads of {}, found {qkv}", self.head_dim));
         }
-        let q = qkv.with_width(u64::from(self.heads) * u64::from(self.head_dim));
+        let q = qkv.with_width(u64::from(self.heads) * u64::from(self.head_dim)).rounded(self.to)?;
         Ok(vec![q.into(), Type::Effect])
     }
 

@@ -1,13 +1,15 @@
 //! The matrix product of activations with a weight.
 
+use plan::DType;
+
 use crate::{
     HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_rank, expect_same, op, type_error,
 };
 
 op! {
     /// `x @ weight^T + bias`: `[T, K]`, `[N, K]` and `[N]` to `[T, N]`, accumulated in f32. The result has the dtype
-    /// of `x`; weight and bias may have others.
-    pub struct Linear = "linear" (x, weight; bias) {}
+    /// of `x`, or `to`; weight and bias may have others.
+    pub struct Linear = "linear" (x, weight; bias) { to: Option<DType> }
 }
 
 impl Semantics for Linear {
@@ -27,7 +29,7 @@ impl Semantics for Linear {
             return type_error("expected floating-point operands");
         }
         let shape = vec![x.shape[0].clone(), weight.shape[0].clone()];
-        Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
+        Ok(vec![TensorType { dtype: x.dtype, shape }.rounded(self.to)?.into()])
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {

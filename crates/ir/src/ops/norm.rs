@@ -1,18 +1,22 @@
 //! Normalization over the last axis.
 
+use plan::DType;
+
 use crate::{
     HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_rank, expect_same, op, type_error,
 };
 
 op! {
     /// Root-mean-square normalization over the last axis, times a gain:
-    /// `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32.
-    pub struct RmsNorm = "rms_norm" (x, weight) { eps: f32 }
+    /// `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32. The result has the dtype of `x`, or
+    /// `to`.
+    pub struct RmsNorm = "rms_norm" (x, weight) { eps: f32, to: Option<DType> }
 }
 
 op! {
-    /// `sum = a + b` and `rms_norm(sum, weight)`, the residual step of a decoder layer in one op.
-    pub struct AddRmsNorm = "add_rms_norm" (a, b, weight) { eps: f32 }
+    /// `sum = a + b` and `rms_norm(sum, weight)`, the residual step of a decoder layer in one op. The sum has the dtype
+    /// of `a` and `b`, the norm that, or `to`.
+    pub struct AddRmsNorm = "add_rms_norm" (a, b, weight) { eps: f32, to: Option<DType> }
 }
 
 fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
@@ -43,7 +47,7 @@ impl Semantics for RmsNorm {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let (x, weight) = (operands[0].tensor()?, operands[1].tensor()?);
         check(x, weight)?;
-        Ok(vec![x.clone().into()])
+        Ok(vec![x.clone().rounded(self.to)?.into()])
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
@@ -58,7 +62,7 @@ impl Semantics for AddRmsNorm {
         let (a, b, weight) = (operands[0].tensor()?, operands[1].tensor()?, operands[2].tensor()?);
         expect_same("the types of a and b", a, b)?;
         check(a, weight)?;
-        Ok(vec![a.clone().into(), a.clone().into()])
+        Ok(vec![a.clone().into(), a.clone().rounded(self.to)?.into()])
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {

@@ -10,8 +10,9 @@ use crate::{
 op! {
     /// Rotates each head of `[T, heads * head_dim]` by its token's position: with `D = 2 * len(frequencies)` and
     /// `a = position * frequencies[i]`, elements `i` and `i + D/2` become `x[i] cos a - x[i + D/2] sin a` and
-    /// `x[i + D/2] cos a + x[i] sin a`. Elements from `D` on stay. (RoFormer, arXiv 2104.09864.)
-    pub struct Rope = "rope" (x, positions, frequencies) { head_dim: u32 }
+    /// `x[i + D/2] cos a + x[i] sin a`. Elements from `D` on stay. The result has the dtype of `x`, or `to`. (RoFormer,
+    /// arXiv 2104.09864.)
+    pub struct Rope = "rope" (x, positions, frequencies) { head_dim: u32, to: Option<DType> }
 }
 
 op! {
@@ -163,7 +164,7 @@ impl Semantics for Rope {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let (x, positions, frequencies) = (operands[0].tensor()?, operands[1].tensor()?, operands[2].tensor()?);
         check_rope(x, positions, frequencies, self.head_dim)?;
-        Ok(vec![x.clone().into()])
+        Ok(vec![x.clone().rounded(self.to)?.into()])
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {

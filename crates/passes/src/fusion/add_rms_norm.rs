@@ -18,7 +18,7 @@ fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     // a weight made from the sum would come before itself
     graph.is_constant(weight).then_some(())?;
     let mut patch = Patch::new();
-    let fused = patch.add(graph, AddRmsNorm { eps: norm.eps }, &[a.into(), b.into(), weight.into()]);
+    let fused = patch.add(graph, AddRmsNorm { eps: norm.eps, to: norm.to }, &[a.into(), b.into(), weight.into()]);
     patch.replace(sum, fused);
     patch.replace(graph.result(id), fused.result(1));
     Some(patch)

@@ -7,12 +7,12 @@ use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
     /// `linear(x, a), linear(x, b), … → split(linear(x, concat(a, b, …)))`, where the weights are constants of one
-    /// dtype and all or none have a bias. In program order, so that q, k, v come out packed in that order.
+    /// dtype, the results have one, and all or none have a bias. In program order, so that q, k, v come out packed in that order.
     pub struct MergeLinears(Numerics::Exact) { merge_linears }
 }
 
 fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
-    graph.cast::<Linear>(id)?;
+    let linear = graph.cast::<Linear>(id)?;
     let first = graph.operands(id);
     let siblings = siblings(graph, id, &first);
     (siblings.len() > 1 && siblings[0] == id).then_some(())?;
@@ -28,7 +28,7 @@ fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
         operands.push(patch.add(graph, Concat {}, &parts));
         patch.name(format!("{name}.{suffix}"));
     }
-    let merged = patch.add(graph, Linear {}, &operands);
+    let merged = patch.add(graph, linear.clone(), &operands);
     patch.name(name);
     let split = patch.add(graph, Split { sizes }, &[merged]);
     for (linear, part) in siblings.iter().zip(0..) {
@@ -41,7 +41,7 @@ fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
 fn siblings(graph: &Graph, id: OpId, first: &[Value]) -> Vec<OpId> {
     let mergeable = |linear: OpId| {
         let operands = graph.operands(linear);
-        graph.cast::<Linear>(linear).is_some()
+        graph.cast::<Linear>(linear).is_some_and(|linear| graph.cast(id) == Some(linear))
             && operands.len() == first.len()
             && operands[0] == first[0]
             && operands.iter().zip(first).skip(1).all(|(a, b)| {

@@ -23,8 +23,10 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     let q_rope = graph.uses(ir::Value { op: split, result: 0 }).first()?.op;
     let q_attrs = graph.cast::<Rope>(q_rope)?;
     let [_, q_positions, q_frequencies] = graph.operands_of(q_rope)?;
-    let same = q_attrs == k_attrs && q_frequencies == frequencies && [q_positions, k_positions] == [positions; 2];
-    same.then_some(())?;
+    let same = q_attrs.head_dim == k_attrs.head_dim && q_frequencies == frequencies;
+    (same && [q_positions, k_positions] == [positions; 2]).then_some(())?;
+    // the cache rounds keys to its own dtype, and they must not be rounded before
+    k_attrs.to.is_none().then_some(())?;
     let [qkv] = graph.operands_of(split)?;
     let head_dim = k_attrs.head_dim;
     (graph.kv().get(append.group as usize)?.head_dim == head_dim).then_some(())?;
@@ -34,6 +36,7 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
         head_dim,
         heads: q_width / head_dim,
         kv_heads: k_width / head_dim,
+        to: q_attrs.to,
     };
     let mut patch = Patch::new();
     let operands = [qkv, positions, query_starts, block_table, frequencies].map(Into::into);

@@ -62,6 +62,11 @@ fn tensor_cores(graph: &Graph, operands: &[Value]) -> Result<(), Refusal> {
     }
 }
 
+/// Template arguments: the type of activations and weight, and that of the result.
+fn types(site: &Site<'_>) -> Result<String, Refusal> {
+    Ok([site.operand_type(0)?.dtype, site.result_type()?.dtype].map(c_type).join(", "))
+}
+
 /// Checks that a weight comes in tiles here.
 fn check_tiled(site: &Site<'_>) -> Result<(), Refusal> {
     tensor_cores(site.graph, &site.graph.operands(site.op))?;
@@ -92,8 +97,8 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
     let rows = bound.next_multiple_of(8);
     let config = SkinnyConfig::of(shape.n, shape.k, rows);
     let SkinnyConfig { warps, strips, depth } = config;
-    let dtype = c_type(site.result_type()?.dtype);
-    let instance = format!("LinearSkinny<{dtype}, {}, {}, {rows}, {warps}, {strips}, {depth}>", shape.n, shape.k);
+    let types = types(site)?;
+    let instance = format!("LinearSkinny<{types}, {}, {}, {rows}, {warps}, {strips}, {depth}>", shape.n, shape.k);
     let grid = shape.n.div_ceil(16 * strips).into();
     let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
     body.says_blocks = true;
@@ -140,8 +145,8 @@ pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
     }
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let WgmmaConfig { rows, cols, stages } = WgmmaConfig::of(shape.n, bound);
-    let dtype = c_type(site.result_type()?.dtype);
-    let instance = format!("LinearWgmma<{dtype}, {}, {}, {rows}, {cols}, {stages}>", shape.n, shape.k);
+    let types = types(site)?;
+    let instance = format!("LinearWgmma<{types}, {}, {}, {rows}, {cols}, {stages}>", shape.n, shape.k);
     let grid = shape.rows.ceil_div(rows) * shape.n.div_ceil(cols).into();
     let threads = 2 * rows as u32 + 32;
     let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, grid);

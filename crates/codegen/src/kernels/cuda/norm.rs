@@ -24,8 +24,10 @@ fn body(site: &Site<'_>, name: &'static str, ty: &str, gain: usize, eps: f32) ->
         ));
     }
     let threads = threads(cols);
-    let (value, gain) = (c_type(site.result_type()?.dtype), c_type(site.operand_type(gain)?.dtype));
-    let instance = format!("{ty}<{value}, {gain}, {cols}, {}, {threads}>", c_float(eps));
+    let (value, gain) = (c_type(site.operand_type(0)?.dtype), c_type(site.operand_type(gain)?.dtype));
+    let normed = site.graph.results(site.op).last().map(|normed| site.tensor(normed)).transpose()?;
+    let normed = normed.map_or(value, |ty| c_type(ty.dtype));
+    let instance = format!("{ty}<{value}, {normed}, {gain}, {cols}, {}, {threads}>", c_float(eps));
     let body = Body::new(name, "norm/rms_norm.cuh", instance, threads, rows.clone());
     Ok(body.scalar("rows", rows).call(site)?.int("threads", threads))
 }

@@ -11,8 +11,8 @@ use crate::{Call, Refusal, Site};
 pub(super) fn rope(site: &Site<'_>) -> Result<Call, Refusal> {
     let head_dim = site.cast::<Rope>()?.head_dim;
     let (half, tokens) = (frequencies(site, 2)?, dim(site, 0, 0)?);
-    let dtype = c_type(site.result_type()?.dtype);
-    let instance = format!("Rope<{dtype}, {}, {head_dim}, {half}>", width(site)?);
+    let (x, out) = (c_type(site.operand_type(0)?.dtype), c_type(site.result_type()?.dtype));
+    let instance = format!("Rope<{x}, {out}, {}, {head_dim}, {half}>", width(site)?);
     let body = Body::new("rope", "rope/rope.cuh", instance, THREADS, tokens.clone());
     body.scalar("tokens", tokens).call(site)
 }
@@ -29,8 +29,8 @@ pub(super) fn rope_append_kv(site: &Site<'_>) -> Result<Call, Refusal> {
     let (kv, qkv) = (check_blocks(site, rope.group)?, site.operand_type(0)?);
     let RopeAppendKv { heads, kv_heads, head_dim, .. } = rope;
     let half = frequencies(site, 4)?;
-    let (dtype, kv_dtype) = (c_type(qkv.dtype), c_type(kv.dtype));
-    let instance = format!("RopeAppendKv<{dtype}, {kv_dtype}, {heads}, {kv_heads}, {head_dim}, {half}>");
+    let types = [qkv.dtype, site.result_type()?.dtype, kv.dtype].map(c_type).join(", ");
+    let instance = format!("RopeAppendKv<{types}, {heads}, {kv_heads}, {head_dim}, {half}>");
     step(site, "rope_append_kv", instance, 3, (rope.group, rope.layer, true))
 }
 
