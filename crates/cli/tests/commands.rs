@@ -310,6 +310,38 @@ fn a_full_device_has_no_room() {
 }
 
 #[test]
+fn memory_shows_what_lives_when() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.text("x.plan");
+    sandbox.ok(&["compile", MHA, "-o", &plan, "--target", "cpu", "--max-batch-size", "2"]);
+    let table = sandbox.ok(&["inspect", &plan, "--memory"]);
+    assert!(table.starts_with("mixed@512: arena ") && table.contains("layers.2.mlp.gate_up : f32[T, "), "{table}");
+    let memory = sandbox.json(&["inspect", &plan, "--memory", "--program", "decode@2", "--json"]);
+    assert_eq!(memory["program"], "decode@2");
+    // the planner wastes next to nothing
+    let number = |name: &str| memory[name].as_f64().unwrap();
+    assert!(number("arena_bytes") <= 1.05 * number("live_bytes"), "{memory}");
+    sandbox.fails(&["inspect", &plan, "--memory", "--program", "decode@9"], 2, "it has: decode@1, decode@2, mixed@512");
+}
+
+#[test]
+fn graphs_and_times_of_passes_are_emitted() {
+    let sandbox = Sandbox::new();
+    let emit = |what: &str| sandbox.ok(&["compile", MHA, "--dry-run", "--target", "cpu", "--emit", what]);
+    let one = emit("ir-after=merge-linears");
+    assert_eq!(one.matches("// ").count(), 1, "{one}");
+    assert!(one.contains("merge-linears.ir\n") && one.contains("attn.q_k_v = linear"), "{one}");
+    let changed = emit("ir-after-change").matches("\ngraph @").count();
+    let all = emit("ir-after-all").matches("\ngraph @").count();
+    assert!(0 < changed && changed < all, "{changed} of {all}");
+    let passes = emit("passes");
+    assert!(passes.contains("ops before") && passes.contains("fuse-swiglu"), "{passes}");
+    let args = ["compile", MHA, "--dry-run", "--emit"];
+    sandbox.fails(&[&args[..], &["ir-after=merge-linaers"]].concat(), 2, "unknown pass `merge-linaers`, known ones: ");
+    sandbox.fails(&[&args[..], &["irr"]].concat(), 2, "ir-after-change");
+}
+
+#[test]
 fn a_gpu_plan_is_made_anywhere_and_runs_where_one_is() {
     let sandbox = Sandbox::new();
     let plan = sandbox.text("x.plan");

@@ -100,10 +100,10 @@ impl From<&PassReport> for PassTime {
 pub struct Dumps {
     /// The graph as it was imported.
     pub imported: String,
-    /// The graph after each pass, where asked for.
+    /// The graph after each pass that `wanted_passes` names.
     pub after_passes: Vec<(String, String)>,
-    /// Whether `after_passes` is to be filled.
-    pub all_passes: bool,
+    /// Passes whose graphs are wanted.
+    pub wanted_passes: WantedPasses,
     /// The graph from which the plan was made.
     pub graph: String,
     /// The kernel of each op.
@@ -114,6 +114,20 @@ pub struct Dumps {
     pub units: Vec<Unit>,
     /// Whether kernels are to be compiled even where no plan is written.
     pub code: bool,
+}
+
+/// Passes whose graphs are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum WantedPasses {
+    /// Of none.
+    #[default]
+    None,
+    /// Of all.
+    All,
+    /// Of those that changed something.
+    Changed,
+    /// Of those of these names.
+    Named(Vec<String>),
 }
 
 /// The code of one kernel of a plan.
@@ -149,7 +163,13 @@ fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
 
 impl Observer for Dumps {
     fn after_pass(&mut self, report: &PassReport, graph: &Graph) {
-        if self.all_passes {
+        let wanted = match &self.wanted_passes {
+            WantedPasses::None => false,
+            WantedPasses::All => true,
+            WantedPasses::Changed => report.changed == Changed::Yes,
+            WantedPasses::Named(names) => names.contains(&report.name),
+        };
+        if wanted {
             self.after_passes.push((report.name.clone(), ir::text::print(graph)));
         }
     }
@@ -166,7 +186,7 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<CompileReport, Error> {
         let start = Instant::now();
-        self.check_pass_names(options)?;
+        self.check_pass_names(options, dumps.as_deref())?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options)?;
         let settings = resolve(self.target(&options.target)?, &checkpoint, options)?;
@@ -228,8 +248,11 @@ impl Driver {
         Ok(report)
     }
 
-    /// Names of passes to leave out must be known ones.
-    fn check_pass_names(&self, options: &CompileOptions) -> Result<(), Error> {
+    /// Names of passes to leave out, or to show, must be known ones.
+    fn check_pass_names(&self, options: &CompileOptions, dumps: Option<&Dumps>) -> Result<(), Error> {
+        if let Some(WantedPasses::Named(names)) = dumps.map(|dumps| &dumps.wanted_passes) {
+            names.iter().try_for_each(|name| self.pass_named(name).map(drop))?;
+        }
         for name in &options.disabled_passes {
             if self.pass_named(name)?.required() {
                 return Err(Error::Usage(format!("pass `{name}` is required by later stages, it cannot be disabled")));

@@ -25,14 +25,14 @@ mod settings;
 
 pub use cache::PlanCache;
 pub use codegen::{Target, cuda};
-pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit};
+pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
 pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
 pub use options::{CompileOptions, TargetChoice, WeightsChoice};
 pub use passes::Slot;
-pub use plan::{DType, FORMAT_VERSION, PlanFile, dump as dump_plan};
+pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::probe as cuda_driver;
 

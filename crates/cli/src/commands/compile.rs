@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error, Unit};
+use clap::Args;
+use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error, PassTime, Unit, WantedPasses};
 
 use crate::args::CompileArgs;
 use crate::failure::Failure;
@@ -33,8 +33,10 @@ pub struct Compile {
 /// Texts to write beside the plan.
 #[derive(Clone, Debug, Default, Args)]
 pub struct EmitArgs {
-    /// Texts to write: of the graph, of the graph after every pass, of the kernels, of the plan, of the code.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+    /// Texts to write, with commas: ir (imported and lowered), ir-after-all, ir-after-change (after passes that changed
+    /// something), ir-after=PASS, passes (what each did, and how long it took), kernels (the choices, with reasons),
+    /// plan, cuda, ptx, cubin, sass-report (what kernels take of a multiprocessor).
+    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     emit: Vec<Emit>,
     /// Folder for --emit and repro.ir; without one, texts go to stdout.
     #[arg(long, value_name = "DIR")]
@@ -42,12 +44,18 @@ pub struct EmitArgs {
 }
 
 /// A text of a compilation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Emit {
     /// The imported graph and the one that was lowered.
     Ir,
     /// The graph after each pass.
     IrAfterAll,
+    /// The graph after each pass that changed something.
+    IrAfterChange,
+    /// The graph after a pass.
+    IrAfter(String),
+    /// What each pass did.
+    Passes,
     /// The kernel of each op.
     Kernels,
     /// The plan.
@@ -58,8 +66,58 @@ enum Emit {
     Ptx,
     /// Machine code of each kernel: needs --dump-dir.
     Cubin,
-    /// Registers and shared memory of each kernel, and what they leave of a multiprocessor.
+    /// Registers and shared memory of each kernel.
     SassReport,
+}
+
+impl std::str::FromStr for Emit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Emit, String> {
+        Ok(match text {
+            "ir" => Emit::Ir,
+            "ir-after-all" => Emit::IrAfterAll,
+            "ir-after-change" => Emit::IrAfterChange,
+            "passes" => Emit::Passes,
+            "kernels" => Emit::Kernels,
+            "plan" => Emit::Plan,
+            "cuda" => Emit::Cuda,
+            "ptx" => Emit::Ptx,
+            "cubin" => Emit::Cubin,
+            "sass-report" => Emit::SassReport,
+            _ => match text.strip_prefix("ir-after=") {
+                Some(pass) if !pass.is_empty() => Emit::IrAfter(pass.to_owned()),
+                _ => {
+                    return Err(
+                        "expected ir, ir-after-all, ir-after-change, ir-after=PASS, passes, kernels, plan, cuda, \
+                                ptx, cubin or sass-report"
+                            .to_owned(),
+                    );
+                }
+            },
+        })
+    }
+}
+
+impl EmitArgs {
+    fn wants(&self, what: &[Emit]) -> bool {
+        self.emit.iter().any(|emit| what.contains(emit))
+    }
+
+    /// The passes whose graphs are to be written.
+    fn wanted_passes(&self) -> WantedPasses {
+        let named = self.emit.iter().filter_map(|emit| match emit {
+            Emit::IrAfter(pass) => Some(pass.clone()),
+            _ => None,
+        });
+        let named: Vec<String> = named.collect();
+        match self.wants(&[Emit::IrAfterAll]) {
+            true => WantedPasses::All,
+            false if self.wants(&[Emit::IrAfterChange]) => WantedPasses::Changed,
+            false if !named.is_empty() => WantedPasses::Named(named),
+            false => WantedPasses::None,
+        }
+    }
 }
 
 impl Compile {
@@ -87,20 +145,19 @@ pub fn compile(
     emit: &EmitArgs,
 ) -> Result<CompileReport, Failure> {
     let mut progress = Stderr::new(false);
-    let wants = |what: &[Emit]| emit.emit.iter().any(|emit| what.contains(emit));
-    if wants(&[Emit::Cubin]) && emit.dump_dir.is_none() {
+    if emit.wants(&[Emit::Cubin]) && emit.dump_dir.is_none() {
         return Err(Failure::usage("--emit cubin writes binary files: name a folder with --dump-dir"));
     }
     let mut dumps = Dumps {
-        all_passes: wants(&[Emit::IrAfterAll]),
-        code: wants(&[Emit::Ptx, Emit::Cubin, Emit::SassReport]),
+        wanted_passes: emit.wanted_passes(),
+        code: emit.wants(&[Emit::Ptx, Emit::Cubin, Emit::SassReport]),
         ..Dumps::default()
     };
     let wanted = (!emit.emit.is_empty()).then_some(&mut dumps);
     let report = driver.compile(dir, output, options, wanted, &mut progress);
     progress.finish();
     let report = report.map_err(|error| with_repro(error, emit.dump_dir.as_deref()))?;
-    write_texts(emit, &dumps)?;
+    write_texts(emit, &dumps, &report)?;
     Ok(report)
 }
 
@@ -115,7 +172,7 @@ pub fn with_repro(error: Error, folder: Option<&Path>) -> Failure {
     Failure::from(error).help(help)
 }
 
-fn write_texts(emit: &EmitArgs, dumps: &Dumps) -> Result<(), Failure> {
+fn write_texts(emit: &EmitArgs, dumps: &Dumps, compiled: &CompileReport) -> Result<(), Failure> {
     let mut texts: Vec<(String, &str)> = Vec::new();
     if emit.emit.contains(&Emit::Ir) {
         texts.push(("imported.ir".to_owned(), &dumps.imported));
@@ -123,6 +180,10 @@ fn write_texts(emit: &EmitArgs, dumps: &Dumps) -> Result<(), Failure> {
     }
     for (index, (pass, text)) in dumps.after_passes.iter().enumerate() {
         texts.push((format!("{index:02}-{pass}.ir"), text));
+    }
+    let passes = pass_table(&compiled.passes);
+    if emit.wants(&[Emit::Passes]) {
+        texts.push(("passes.txt".to_owned(), &passes));
     }
     if emit.emit.contains(&Emit::Kernels) {
         texts.push(("kernels.txt".to_owned(), &dumps.kernels));
@@ -151,6 +212,16 @@ fn write_texts(emit: &EmitArgs, dumps: &Dumps) -> Result<(), Failure> {
         cubins.clone().try_for_each(|unit| write_file(&folder.join(format!("{}.cubin", unit.name)), &unit.cubin))?;
     }
     texts.into_iter().try_for_each(|(name, text)| write_file(&folder.join(name), text.as_bytes()))
+}
+
+/// What each pass did, in the order in which they ran.
+fn pass_table(passes: &[PassTime]) -> String {
+    let head = format!("{:<28} {:>7} {:>10} {:>9} {:>9}\n", "pass", "changed", "ops before", "ops after", "ms");
+    let row = |pass: &PassTime| {
+        let changed = if pass.changed { "yes" } else { "no" };
+        format!("{:<28} {changed:>7} {:>10} {:>9} {:>9.3}\n", pass.name, pass.ops_before, pass.ops_after, pass.ms)
+    };
+    passes.iter().fold(head, |text, pass| text + &row(pass))
 }
 
 /// What each kernel takes of a multiprocessor. Spills and stack frames are not in it: they fail the compilation.

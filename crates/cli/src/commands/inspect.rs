@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use smelt::{Error, PlanFile};
 
+use super::memory;
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
 
@@ -15,6 +16,12 @@ pub struct Inspect {
     /// The plan.
     #[arg(value_name = "FILE.plan")]
     plan: PathBuf,
+    /// Shows what lives in the arena when: the fullest step of a program, and every buffer of it.
+    #[arg(long)]
+    memory: bool,
+    /// The program for --memory, such as decode@1 [default: the one with the largest arena].
+    #[arg(long, value_name = "NAME", requires = "memory")]
+    program: Option<String>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -76,6 +83,10 @@ impl Inspect {
         let file = PlanFile::open(&self.plan).map_err(Error::from)?;
         for chunk in 0..file.chunk_count() {
             file.verify_chunk(chunk).map_err(Error::from)?;
+        }
+        if self.memory {
+            let memory = memory::Memory::of(file.plan(), self.program.as_deref())?;
+            return if self.json { print_json(&memory) } else { print(&memory.table()) };
         }
         let summary = Summary::of(&file);
         if self.json { print_json(&summary) } else { print(&summary.table()) }

@@ -7,5 +7,6 @@ pub mod completions;
 pub mod doctor;
 pub mod generate;
 pub mod inspect;
+mod memory;
 pub mod opt;
 pub mod plan;

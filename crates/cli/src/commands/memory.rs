@@ -1,0 +1,116 @@
+//! `smelt inspect --memory`: what lives in the arena of a program when.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use smelt::{Plan, Program, Step};
+
+use crate::failure::Failure;
+use crate::output::bytes;
+
+/// The arena of a program. Sizes and offsets are in bytes, at the largest sizes of a step.
+#[derive(Debug, Serialize)]
+pub struct Memory {
+    schema_version: u32,
+    program: String,
+    arena_bytes: u64,
+    /// The most bytes that are alive in one step: no placement is smaller.
+    live_bytes: u64,
+    /// That step, and the value that it computes.
+    fullest_step: u32,
+    fullest_site: String,
+    /// In the order in which they lie.
+    buffers: Vec<Placed>,
+}
+
+/// A buffer in its place.
+#[derive(Debug, Serialize)]
+struct Placed {
+    name: String,
+    dtype: String,
+    shape: Vec<String>,
+    offset: u64,
+    bytes: u64,
+    first_step: u32,
+    last_step: u32,
+}
+
+impl Memory {
+    /// The arena of the program of this name, or of the one with the largest.
+    pub fn of(plan: &Plan, name: Option<&str>) -> Result<Memory, Failure> {
+        let program = match name {
+            Some(name) => plan.programs.iter().find(|program| program.name == name).ok_or_else(|| {
+                let known: Vec<&str> = plan.programs.iter().map(|program| program.name.as_str()).collect();
+                Failure::usage(format!("the plan has no program `{name}`, it has: {}", known.join(", ")))
+            })?,
+            None => plan
+                .programs
+                .iter()
+                .max_by_key(|program| program.arena_bytes)
+                .ok_or_else(|| Failure::bad_input("the plan has no programs".to_owned()))?,
+        };
+        Ok(Memory::of_program(program))
+    }
+
+    fn of_program(program: &Program) -> Memory {
+        let alive = |step: u32| -> u64 {
+            let live = program.buffers.iter().filter(|buffer| (buffer.live.0..=buffer.live.1).contains(&step));
+            live.map(|buffer| buffer.bytes.next_multiple_of(smelt::WEIGHT_ALIGN)).sum()
+        };
+        // a live set is largest where some buffer begins
+        let starts = program.buffers.iter().map(|buffer| buffer.live.0);
+        let fullest_step = starts.max_by_key(|step| (alive(*step), std::cmp::Reverse(*step))).unwrap_or(0);
+        let site = program.steps.get(fullest_step as usize).map(|Step::Launch(launch)| launch.site.clone());
+        let mut buffers: Vec<Placed> = program.buffers.iter().map(placed).collect();
+        buffers.sort_by_key(|buffer| (buffer.offset, buffer.first_step));
+        Memory {
+            schema_version: 1,
+            program: program.name.clone(),
+            arena_bytes: program.arena_bytes,
+            live_bytes: alive(fullest_step),
+            fullest_step,
+            fullest_site: site.unwrap_or_default(),
+            buffers,
+        }
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{}: arena {}, at least {} (step {}, `{}`)",
+            self.program,
+            bytes(self.arena_bytes),
+            bytes(self.live_bytes),
+            self.fullest_step,
+            self.fullest_site
+        );
+        let _ = writeln!(text, "{:>12} {:>12} {:>11}  value", "offset", "bytes", "steps");
+        for buffer in &self.buffers {
+            let steps = format!("{}..{}", buffer.first_step, buffer.last_step);
+            let fullest = (buffer.first_step..=buffer.last_step).contains(&self.fullest_step);
+            let mark = if fullest { "  *" } else { "" };
+            let (name, dtype, shape) = (&buffer.name, &buffer.dtype, buffer.shape.join(", "));
+            let _ = writeln!(
+                text,
+                "{:>12} {:>12} {steps:>11}  {name} : {dtype}[{shape}]{mark}",
+                buffer.offset, buffer.bytes
+            );
+        }
+        text + "* alive in the fullest step\n"
+    }
+}
+
+fn placed(buffer: &smelt::Buffer) -> Placed {
+    Placed {
+        name: buffer.name.clone(),
+        dtype: buffer.dtype.to_string(),
+        shape: buffer.shape.iter().map(ToString::to_string).collect(),
+        offset: buffer.offset,
+        bytes: buffer.bytes,
+        first_step: buffer.live.0,
+        last_step: buffer.live.1,
+    }
+}
