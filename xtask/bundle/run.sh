@@ -47,7 +47,7 @@ value() { grep -E "^ *\"$2\":" "$1" | head -n 1 | sed 's/.*: *//; s/,$//'; }
 
 if [ "${1:-}" = --bench ]; then
   echo "== Llama-3.1-8B shape, bf16"
-  scratch=$(mktemp -d)
+  scratch=$(mktemp -d) || exit 1
   shape="--dtype bf16 --target sm_90a --max-batch-size 32 --max-seq-len 2048 --max-num-tokens 512"
   # shellcheck disable=SC2086
   XDG_CACHE_HOME="$scratch" taskset -c 0,1 ./smelt compile bench/configs/llama-3.1-8b -o "$scratch/8b.plan" \
@@ -62,7 +62,7 @@ if [ "${1:-}" = --bench ]; then
   echo "== a checkpoint of 16 GB"
   files=/tmp
   [ "$(df --output=avail -BG /dev/shm 2>/dev/null | tail -n 1 | tr -dc 0-9)" -gt 40 ] 2>/dev/null && files=/dev/shm
-  files=$(mktemp -d -p $files)
+  files=$(mktemp -d -p "$files") || exit 1
   python3 make_checkpoint.py bench/configs/llama-3.1-8b "$files/8b" || failed=1
   # shellcheck disable=SC2086
   ./smelt compile "$files/8b" -o "$files/8b.plan" $shape --json >"$out/compile-16gb.json" || failed=1

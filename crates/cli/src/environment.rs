@@ -14,8 +14,8 @@ pub fn cache_folder() -> Option<PathBuf> {
 /// Where NVRTC may be, before the loader's own path: homes that the environment names, the usual place, and the
 /// folders of Python packages.
 pub fn cuda_folders() -> Vec<PathBuf> {
-    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    let mut folders: Vec<PathBuf> = named.collect();
+    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os);
+    let mut folders: Vec<PathBuf> = named.filter(|value| !value.is_empty()).map(PathBuf::from).collect();
     folders.push(PathBuf::from("/usr/local/cuda"));
     let python = std::process::Command::new("python3").args(["-c", "import sys; print('\\n'.join(sys.path))"]).output();
     let paths = python.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();

@@ -165,8 +165,9 @@ impl Catalog {
     }
 
     /// From now on, no call with this unit is taken: it compiles to something slow.
-    pub fn refuse(&mut self, unit: String, reason: String) {
-        self.slow.insert(unit, reason);
+    /// Returns false where it was refused before.
+    pub fn refuse(&mut self, unit: String, reason: String) -> bool {
+        self.slow.insert(unit, reason).is_none()
     }
 
     /// Why a call is not taken although its kernel offers it.

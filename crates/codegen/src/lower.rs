@@ -150,9 +150,15 @@ pub fn lower_and_build(
         let mut lowered = lower(verified, catalog, spec.clone(), weights)?;
         match lowered.build(compiler) {
             Ok(built) => return Ok((lowered, built)),
-            // ends: each round refuses a unit that was not refused before
             Err(CodegenError::Slow { units }) => {
-                units.into_iter().for_each(|(unit, reason)| catalog.refuse(unit, reason));
+                let mut progress = false;
+                for (unit, reason) in &units {
+                    progress |= catalog.refuse(unit.clone(), reason.clone());
+                }
+                // what the catalog did not choose, it cannot choose otherwise
+                if !progress {
+                    return Err(CodegenError::Slow { units });
+                }
             }
             Err(error) => return Err(error),
         }

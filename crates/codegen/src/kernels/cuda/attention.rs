@@ -117,6 +117,9 @@ pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
 pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let PagedAttention { kv_heads, head_dim, scale, .. } = shape.op;
+    if *head_dim > 512 {
+        return Err(Refusal::because(format!("it holds up to 512 elements of a head in registers, here {head_dim}")));
+    }
     let (dtype, kv_dtype) = (c_type(site.operand_type(0)?.dtype), c_type(shape.kv.dtype));
     let (heads, scale) = (shape.heads, c_float(*scale));
     let instance = format!("AttentionPlain<{dtype}, {kv_dtype}, {heads}, {kv_heads}, {head_dim}, {scale}>");

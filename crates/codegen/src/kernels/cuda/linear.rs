@@ -131,7 +131,7 @@ impl SkinnyConfig {
             0..=8 => (8, 1, 4),
             _ if even && n >= WIDE => (8, 2, 1),
             _ if even => (16, 2, 1),
-            _ => (8, 1, 2),
+            _ => (8, 1, 1),
         };
         SkinnyConfig { warps, strips, depth }
     }
