@@ -41,6 +41,9 @@ pub fn find(folders: &[PathBuf]) -> Result<Nvrtc, String> {
     // SAFETY: both pointers are valid for the call.
     let result = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
     match result {
+        sys::nvrtcResult::NVRTC_SUCCESS if major < 13 => {
+            Err(format!("this is NVRTC {major}.{minor}, not 13.0 or later"))
+        }
         sys::nvrtcResult::NVRTC_SUCCESS => Ok(Nvrtc { path, version: (major, minor) }),
         error => Err(format!("NVRTC does not tell its version: {error:?}")),
     }
@@ -131,12 +134,15 @@ impl Program {
         let mut bytes = 0;
         // SAFETY: the program is alive and the pointer valid.
         let asked = unsafe { size(self.0, &mut bytes) };
+        if asked != sys::nvrtcResult::NVRTC_SUCCESS {
+            return Err(format!("{asked:?}"));
+        }
         let mut buffer = vec![0u8; bytes];
         // SAFETY: the buffer has the size that was asked for.
         let got = unsafe { get(self.0, buffer.as_mut_ptr().cast()) };
-        match (asked, got) {
-            (sys::nvrtcResult::NVRTC_SUCCESS, sys::nvrtcResult::NVRTC_SUCCESS) => Ok(buffer),
-            (asked, got) => Err(format!("{asked:?}, {got:?}")),
+        match got {
+            sys::nvrtcResult::NVRTC_SUCCESS => Ok(buffer),
+            got => Err(format!("{got:?}")),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! looked at; errors are the driver's own words.
 
 use std::ffi::{CString, c_void};
+use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
@@ -93,9 +94,6 @@ pub(super) struct Pinned {
     _context: Arc<Context>,
 }
 
-// SAFETY: plain memory, used by its owner alone.
-unsafe impl Send for Pinned {}
-
 impl Pinned {
     pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Pinned, String> {
         // SAFETY: the context is current; the memory is freed when this is dropped.
@@ -103,10 +101,11 @@ impl Pinned {
         Ok(Pinned { data: data.cast(), bytes, _context: Arc::clone(context) })
     }
 
-    /// The memory. The device must not be copying to it, nor from it where it is written.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated with this size, borrowed as long as `self`.
-        unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) }
+    /// A part of the memory. The device must not be copying to it, nor from it where it is written.
+    pub fn part(&mut self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {} bytes", self.bytes);
+        // SAFETY: inside of what was allocated, borrowed as long as `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
 }
 
@@ -132,8 +131,8 @@ impl Function {
     /// Loads a cubin and takes the entry of this name.
     pub fn load(context: &Arc<Context>, name: &str, code: &plan::Code) -> Result<Function, String> {
         let entry = CString::new(name).map_err(|_| "its name has a zero byte".to_owned())?;
-        // SAFETY: the driver checks the image's header; that the code inside is what it says is the trust that a
-        // plan for a GPU asks for.
+        // SAFETY: that the image is whole, and its code what it says, is the trust that a plan for a GPU asks for:
+        // the driver is not told where the image ends.
         let module = unsafe { result::module::load_data(code.cubin.as_ptr().cast()) };
         let module = module.map_err(failed("its code"))?;
         // SAFETY: the module was just loaded.
@@ -197,9 +196,6 @@ pub(super) struct Stream {
     _context: Arc<Context>,
 }
 
-// SAFETY: streams may be used from any thread that has the context, which their owner makes current.
-unsafe impl Send for Stream {}
-
 impl Stream {
     pub fn new(context: &Arc<Context>) -> Result<Stream, String> {
         let handle = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
@@ -256,8 +252,14 @@ impl Stream {
         let enqueued = enqueue();
         // SAFETY: the stream is capturing. Ended even where something failed, so that the stream can be used.
         let graph = unsafe { result::stream::end_capture(self.handle) };
-        enqueued?;
-        let graph = graph.map_err(failed("a capture"))?;
+        let graph = match (enqueued, graph) {
+            (Ok(()), graph) => graph.map_err(failed("a capture"))?,
+            (Err(reason), graph) => {
+                // SAFETY: the graph was just made, where there is one.
+                let _ = graph.map(|graph| unsafe { result::graph::destroy(graph) });
+                return Err(reason);
+            }
+        };
         // SAFETY: the graph was just made; the executable one does not need it.
         let executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
         // SAFETY: as above.

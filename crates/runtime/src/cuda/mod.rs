@@ -8,6 +8,9 @@ mod weights;
 
 pub use executor::CudaExecutor;
 
+/// The major version of CUDA whose cubins plans hold: drivers before it do not load them.
+pub(crate) const CUDA_MAJOR: i32 = 13;
+
 /// What the driver says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {

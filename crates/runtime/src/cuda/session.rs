@@ -67,9 +67,9 @@ impl CudaSession {
         let pools = plan.kv.iter().map(|group| place(group.pool_bytes())).collect::<Result<Vec<_>, _>>()?;
         let arena_bytes = arena_bytes(plan);
         let arena = place(arena_bytes)?;
-        let inputs = place(largest(plan, |program| port_bytes(program, &program.inputs)))?;
-        let results = largest(plan, |program| port_bytes(program, &integer_outputs(program)));
         let inputs_bytes = largest(plan, |program| port_bytes(program, &program.inputs));
+        let inputs = place(inputs_bytes)?;
+        let results = largest(plan, |program| port_bytes(program, &integer_outputs(program)));
         let pinned = |bytes: u64| Pinned::new(context, bytes as usize).map_err(ExecError::OutOfMemory);
         let slots = (0..SLOTS).map(|_| {
             let done = Event::new(context).map_err(device)?;
@@ -102,14 +102,15 @@ impl CudaSession {
         Ok(session)
     }
 
-    /// Decode programs have fixed sizes: their launches are recorded once, so that a step is one call.
+    /// Decode programs of fixed sizes: their launches are recorded once, so that a step is one call.
     fn capture_decode_programs(&mut self) -> Result<(), ExecError> {
         if self.options.blocking {
             return Ok(());
         }
         let file = Arc::clone(&self.file);
         for (index, program) in file.plan().programs.iter().enumerate() {
-            if program.kind != ProgramKind::Decode {
+            let fixed = program.symbols.iter().all(|symbol| symbol.min == symbol.max);
+            if program.kind != ProgramKind::Decode || !fixed {
                 continue;
             }
             let symbols = upper_bounds(&program.symbols);
@@ -127,7 +128,7 @@ impl CudaSession {
             match (graph, failure) {
                 (Ok(graph), _) => self.graphs[index] = Some(graph),
                 (Err(_), Some(error)) => return Err(error),
-                (Err(reason), None) => return Err(self.failure(program, reason)),
+                (Err(reason), None) => return Err(self.failure(program, 0, reason)),
             }
         }
         Ok(())
@@ -146,9 +147,30 @@ impl CudaSession {
         Ok(places)
     }
 
-    /// An error that showed when a step was waited for.
-    fn failure(&self, program: &Program, reason: String) -> ExecError {
-        ExecError::Device { program: program.name.clone(), step: self.steps, reason, blocking: self.options.blocking }
+    /// An error of the device that showed at a step.
+    fn failure(&self, program: &Program, step: u64, reason: String) -> ExecError {
+        ExecError::Device { program: program.name.clone(), step, reason, blocking: self.options.blocking }
+    }
+
+    /// Puts a step into the stream: its inputs, its launches, and the copies of its results.
+    fn enqueue(&mut self, index: usize, bindings: &Bindings<'_>, slot: usize) -> Result<(), ExecError> {
+        let file = Arc::clone(&self.file);
+        let (program, step) = (&file.plan().programs[index], self.steps + 1);
+        let places = self.bind(index, bindings, slot)?;
+        if self.options.poison {
+            // SAFETY: the arena has that many bytes; nothing in it outlives a step but for outputs, which were read.
+            unsafe { self.stream.fill(self.launches[index].arena, 0xff, self.arena_bytes) }
+                .map_err(|reason| self.failure(program, step, reason))?;
+        }
+        match &self.graphs[index] {
+            Some(graph) => self.stream.launch(graph).map_err(|reason| self.failure(program, step, reason))?,
+            None => {
+                let blocking = self.options.blocking;
+                let (functions, stream) = (&self.functions, &self.stream);
+                self.launches[index].enqueue(program, &bindings.symbols, &places, functions, stream, blocking)?;
+            }
+        }
+        self.keep_results(program, index, &bindings.symbols, slot).map_err(|reason| self.failure(program, step, reason))
     }
 
     /// Brings the inputs of a step to the device.
@@ -175,7 +197,7 @@ impl CudaSession {
             match data {
                 InputData::Values(values) if values.len() as u64 * 4 == bytes => {
                     let start = (address - self.inputs) as usize;
-                    let place = &mut self.slots[slot].inputs.bytes()[start..start + bytes as usize];
+                    let place = &mut self.slots[slot].inputs.part(start..start + bytes as usize);
                     let (cells, _) = place.as_chunks_mut::<4>();
                     cells.iter_mut().zip(*values).for_each(|(cell, value)| *cell = value.to_ne_bytes());
                     end = start + bytes as usize;
@@ -190,11 +212,11 @@ impl CudaSession {
         }
         let sent = (|| {
             // SAFETY: the region has room for all ports; the slot is not written again before its step is done.
-            unsafe { self.stream.upload(self.inputs, &self.slots[slot].inputs.bytes()[..end]) }?;
+            unsafe { self.stream.upload(self.inputs, self.slots[slot].inputs.part(0..end)) }?;
             // SAFETY: both places have that many bytes.
             copies.iter().try_for_each(|(target, source, bytes)| unsafe { self.stream.copy(*target, *source, *bytes) })
         })();
-        sent.map_err(|reason| self.failure(program, reason))?;
+        sent.map_err(|reason| self.failure(program, self.steps + 1, reason))?;
         Ok(places)
     }
 
@@ -226,7 +248,7 @@ impl CudaSession {
             let buffer = &program.buffers[port.buffer as usize];
             let length = bytes(buffer, symbols)? as usize;
             let source = self.output_address(index, port.buffer, symbols)?;
-            let place = &mut self.slots[slot].results.bytes()[start..start + length];
+            let place = self.slots[slot].results.part(start..start + length);
             // SAFETY: the slot has room for all integer outputs and is read behind its event.
             unsafe { self.stream.download(place, source) }?;
             start += length.next_multiple_of(PORT_ALIGN as usize);
@@ -273,24 +295,17 @@ impl Session for CudaSession {
         plan::check_symbols(program, &bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
         self.options.context.make_current().map_err(ExecError::NoDevice)?;
         let slot = self.steps as usize % SLOTS;
-        if self.slots[slot].step.is_some() {
-            self.slots[slot].done.synchronize().map_err(|reason| self.failure(program, reason))?;
+        // its memory is written next: the step that had it must be done, and is forgotten
+        if let Some((step, ..)) = self.slots[slot].step {
+            self.wait(step)?;
+            self.slots[slot].step = None;
         }
-        let places = self.bind(index, bindings, slot)?;
-        if self.options.poison {
-            // SAFETY: the arena has that many bytes; nothing in it outlives a step but for outputs, which were read.
-            unsafe { self.stream.fill(self.launches[index].arena, 0xff, self.arena_bytes) }
-                .map_err(|reason| self.failure(program, reason))?;
+        let submitted = self.enqueue(index, bindings, slot);
+        if submitted.is_err() {
+            // copies from the slot may be under way; what went wrong is told already
+            let _ = self.stream.synchronize();
         }
-        match &self.graphs[index] {
-            Some(graph) => self.stream.launch(graph).map_err(|reason| self.failure(program, reason))?,
-            None => {
-                let blocking = self.options.blocking;
-                let (functions, stream) = (&self.functions, &self.stream);
-                self.launches[index].enqueue(program, &bindings.symbols, &places, functions, stream, blocking)?;
-            }
-        }
-        self.keep_results(program, index, &bindings.symbols, slot).map_err(|reason| self.failure(program, reason))?;
+        submitted?;
         self.steps += 1;
         let id = StepId(self.steps);
         self.slots[slot].step = Some((id, index, bindings.symbols.clone()));
@@ -303,7 +318,8 @@ impl Session for CudaSession {
         self.options.context.make_current().map_err(ExecError::NoDevice)?;
         let file = Arc::clone(&self.file);
         let index = self.slots[slot].step.as_ref().map_or(0, |(_, index, _)| *index);
-        self.slots[slot].done.synchronize().map_err(|reason| self.failure(&file.plan().programs[index], reason))
+        let program = &file.plan().programs[index];
+        self.slots[slot].done.synchronize().map_err(|reason| self.failure(program, step.0, reason))
     }
 
     fn read(&mut self, step: StepId, port: &str) -> Result<PortData, ExecError> {
@@ -322,7 +338,7 @@ impl Session for CudaSession {
         for output in integer_outputs(program) {
             let length = bytes(&program.buffers[output.buffer as usize], &symbols).map_err(fail)? as usize;
             if output.name == port {
-                let (cells, _) = self.slots[slot].results.bytes()[start..start + length].as_chunks::<4>();
+                let (cells, _) = self.slots[slot].results.part(start..start + length).as_chunks::<4>();
                 return Ok(PortData::I32(cells.iter().map(|cell| i32::from_ne_bytes(*cell)).collect()));
             }
             start += length.next_multiple_of(PORT_ALIGN as usize);
@@ -337,7 +353,7 @@ impl Session for CudaSession {
         let address = self.output_address(index, found.buffer, &symbols).map_err(fail)?;
         // SAFETY: the buffer has that many bytes; the copy is waited for.
         let copied = unsafe { self.stream.download(&mut raw, address) };
-        copied.and_then(|()| self.stream.synchronize()).map_err(|reason| self.failure(program, reason))?;
+        copied.and_then(|()| self.stream.synchronize()).map_err(|reason| self.failure(program, step.0, reason))?;
         Ok(PortData::F32(widen(&raw, buffer.dtype)))
     }
 }

@@ -84,7 +84,7 @@ fn upload(context: &Arc<Context>, file: &PlanFile, target: u64) -> Result<(), Ex
             file.verify_chunk(index)?;
             let start = index * CHUNK_BYTES;
             let chunk = &file.weights()[start..file.weights().len().min(start + CHUNK_BYTES)];
-            let place = &mut pinned.bytes()[..chunk.len()];
+            let place = pinned.part(0..chunk.len());
             place.copy_from_slice(chunk);
             // SAFETY: the target has the size of the section; the chunk stays until the stream is done.
             unsafe { stream.upload(target + start as u64, place) }.map_err(failed)?;
