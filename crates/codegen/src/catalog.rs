@@ -164,7 +164,7 @@ impl Catalog {
         self
     }
 
-    /// From now on, no call with this unit is taken: it compiles to something slow.
+    /// From now on, a call with this unit is taken only where all others are refused: it compiles to something slow.
     /// Returns false where it was refused before.
     pub fn refuse(&mut self, unit: String, reason: String) -> bool {
         self.slow.insert(unit, reason).is_none()

@@ -10,7 +10,7 @@ use plan::{
 };
 
 use crate::buffers::Buffers;
-use crate::cuda::{Built, Compiler, UnitError, flatten};
+use crate::cuda::{Built, Compiler, flatten};
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
 
@@ -49,12 +49,6 @@ pub enum CodegenError {
     Units {
         /// What the compiler said of each unit.
         problems: Vec<String>,
-    },
-    /// Units that compile to something slow, each with the reason: for [`Catalog::refuse`].
-    #[error("{} kernels would run slowly: {}", .units.len(), .units[0].1)]
-    Slow {
-        /// Units and reasons.
-        units: Vec<(String, String)>,
     },
     /// A constant could not be computed.
     #[error("weights: {0}")]
@@ -138,7 +132,7 @@ pub fn lower(
 }
 
 /// Lowers a graph and compiles its kernels. A kernel that compiles to something slow is refused, and the graph lowered
-/// again with the next one.
+/// again with the next one; the last one for an op stays, see [`Selection::warnings`].
 pub fn lower_and_build(
     verified: Verified<'_>,
     catalog: &mut Catalog,
@@ -148,28 +142,25 @@ pub fn lower_and_build(
 ) -> Result<(Lowered, Vec<Built>), CodegenError> {
     loop {
         let mut lowered = lower(verified, catalog, spec.clone(), weights)?;
-        match lowered.build(compiler) {
-            Ok(built) => return Ok((lowered, built)),
-            Err(CodegenError::Slow { units }) => {
-                let mut progress = false;
-                for (unit, reason) in &units {
-                    progress |= catalog.refuse(unit.clone(), reason.clone());
-                }
-                // what the catalog did not choose, it cannot choose otherwise
-                if !progress {
-                    return Err(CodegenError::Slow { units });
-                }
+        let built = lowered.build(compiler)?;
+        let mut refused = false;
+        for (kernel, built) in lowered.plan.kernels.iter().zip(&built) {
+            if let (Some(code), Some(reason)) = (&kernel.code, &built.slow) {
+                refused |= catalog.refuse(code.source.clone(), reason.clone());
             }
-            Err(error) => return Err(error),
+        }
+        // what was refused before was taken again for want of another
+        if !refused {
+            return Ok((lowered, built));
         }
     }
 }
 
 impl Lowered {
     /// Compiles the kernels of a plan for a GPU. Returns what the compiler said of each kernel, in their order. Where
-    /// some are slow, [`lower_and_build`] chooses others.
+    /// it calls some slow, [`lower_and_build`] chooses others.
     pub fn build(&mut self, compiler: &Compiler) -> Result<Vec<Built>, CodegenError> {
-        let built = compiler.compile_all(&self.plan.kernels).map_err(unit_errors)?;
+        let built = compiler.compile_all(&self.plan.kernels).map_err(|problems| CodegenError::Units { problems })?;
         for (kernel, built) in self.plan.kernels.iter_mut().zip(&built) {
             if let Some(code) = &mut kernel.code {
                 code.cubin = built.cubin.clone();
@@ -343,18 +334,6 @@ impl<'a> Lowering<'a> {
             steps,
         })
     }
-}
-
-/// Broken units, or where there is none the slow ones.
-fn unit_errors(errors: Vec<UnitError>) -> CodegenError {
-    let (mut problems, mut units) = (Vec::new(), Vec::new());
-    for error in errors {
-        match error {
-            UnitError::Broken(problem) => problems.push(problem),
-            UnitError::Slow { source, reason } => units.push((source, reason)),
-        }
-    }
-    if problems.is_empty() { CodegenError::Slow { units } } else { CodegenError::Units { problems } }
 }
 
 /// The layout in which a kernel wants an operand.

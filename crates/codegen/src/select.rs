@@ -31,6 +31,8 @@ pub struct Choice {
     pub call: Call,
     /// Kernels for this op that were tried before it.
     pub refused: Vec<Candidate>,
+    /// Why it runs slower than it should, where no other kernel takes the op.
+    pub slow: Option<String>,
 }
 
 /// A kernel that was not chosen.
@@ -63,12 +65,14 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
 }
 
 fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, String> {
-    let mut refused = Vec::new();
+    let mut refused: Vec<Candidate> = Vec::new();
+    let mut last = None;
     for kernel in catalog.iter() {
         match kernel.call(site) {
             Ok(call) => match catalog.refused(&call) {
-                None => return Ok(Choice { kernel: kernel.name(), call, refused }),
+                None => return Ok(Choice { kernel: kernel.name(), call, refused, slow: None }),
                 Some(reason) => {
+                    last = last.or_else(|| Some((refused.len(), call, reason.to_owned())));
                     let reason = format!("would run slowly: {reason}");
                     refused.push(Candidate { kernel: kernel.name(), reason });
                 }
@@ -76,6 +80,11 @@ fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, String> {
             Err(Refusal::OtherOp) => {}
             Err(Refusal::Because(reason)) => refused.push(Candidate { kernel: kernel.name(), reason }),
         }
+    }
+    // all that take it are slow: the preferred one then
+    if let Some((index, call, reason)) = last {
+        let kernel = refused.remove(index).kernel;
+        return Ok(Choice { kernel, call, refused, slow: Some(reason) });
     }
     let (graph, op) = (site.graph, site.op);
     let mut text = format!("no kernel for `{}` (`%{}`)", graph.op(op).mnemonic(), graph.value_name(graph.result(op)));
@@ -97,6 +106,20 @@ impl Selection {
     /// The kernels of a program, by its place among the programs.
     pub fn program(&self, index: usize) -> &Chosen {
         &self.programs[index]
+    }
+
+    /// What should not have been chosen, but there was nothing else.
+    pub fn warnings(&self, graph: &Graph) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (id, choice) in self.programs.iter().flat_map(|chosen| &chosen.choices) {
+            if let Some(reason) = &choice.slow {
+                let (kernel, op) = (configured(choice.kernel, &choice.call), graph.op(*id).mnemonic());
+                warnings.push(format!("kernel {kernel} runs slowly: {reason}; no other kernel takes its `{op}`"));
+            }
+        }
+        warnings.sort_unstable();
+        warnings.dedup();
+        warnings
     }
 
     /// A line for each op, in program order. Programs that agree are printed once.
@@ -141,23 +164,79 @@ impl Selection {
     }
 }
 
-fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
-    let params = choice.call.params.iter().map(|param| match &param.value {
+/// A kernel with its parameters, as texts show it: `linear_skinny {n = 6144, warps = 8}`.
+pub(crate) fn configured(kernel: &str, call: &Call) -> String {
+    let params = call.params.iter().map(|param| match &param.value {
         Scalar::Int(value) => format!("{} = {value}", param.name),
         Scalar::Float(value) => format!("{} = {value:?}", param.name),
         Scalar::Text(value) => format!("{} = {value}", param.name),
     });
+    format!("{kernel} {{{}}}", params.collect::<Vec<_>>().join(", "))
+}
+
+fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "%{} = {} : {} {{{}}} grid {}",
+        "%{} = {} : {} grid {}",
         graph.value_name(graph.result(id)),
         graph.op(id).mnemonic(),
-        choice.kernel,
-        params.collect::<Vec<_>>().join(", "),
+        configured(choice.kernel, &choice.call),
         choice.call.grid
     );
+    if let Some(reason) = &choice.slow {
+        let _ = writeln!(out, "  slow: {reason}");
+    }
     for candidate in &choice.refused {
         let _ = writeln!(out, "  not {}: {}", candidate.kernel, candidate.reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ir::TensorType;
+    use ir::ops::Silu;
+    use plan::{DType, Limits};
+
+    use super::*;
+    use crate::cuda::flatten;
+    use crate::{DeviceCall, Kernel};
+
+    /// Takes every op, with its name as its unit.
+    #[derive(Debug)]
+    struct Any(&'static str);
+
+    impl Kernel for Any {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn call(&self, _: &Site<'_>) -> Result<Call, Refusal> {
+            let unit = self.0.to_owned();
+            let device = DeviceCall { unit, threads: 32, shared_bytes: 0, maps: Vec::new(), scalars: Vec::new() };
+            Ok(Call { device: Some(device), ..Call::grid(1.into()) })
+        }
+    }
+
+    #[test]
+    fn slow_kernels_are_taken_where_all_are() {
+        let mut graph = Graph::new("g", Vec::new(), Vec::new());
+        let x = graph.add_input("x", TensorType::new(DType::F32, [8u64]));
+        let silu = graph.add(ir::Op::new(Silu {}), &[x], &["y"]).expect("well typed");
+        let limits =
+            Limits { max_batch_size: 1, max_input_len: 1, max_seq_len: 1, max_num_tokens: 1, max_logit_rows: 1 };
+        let programs = ProgramShape::all(&graph, &limits);
+        let mut catalog = Catalog::new(vec![Box::new(Any("fast")), Box::new(Any("plain"))]);
+        let chosen = |catalog: &Catalog| {
+            let selection = select(&graph, catalog, &programs).expect("a kernel");
+            let choice = selection.program(0).get(silu).expect("chosen");
+            (choice.kernel, selection.warnings(&graph))
+        };
+        assert_eq!(chosen(&catalog), ("fast", Vec::new()));
+        assert!(catalog.refuse(flatten("fast"), "it spills".to_owned()));
+        assert_eq!(chosen(&catalog), ("plain", Vec::new()));
+        assert!(catalog.refuse(flatten("plain"), "it spills more".to_owned()));
+        let warning = "kernel fast {} runs slowly: it spills; no other kernel takes its `silu`";
+        assert_eq!(chosen(&catalog), ("fast", vec![warning.to_owned()]));
     }
 }

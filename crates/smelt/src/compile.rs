@@ -64,7 +64,7 @@ pub struct CompileReport {
     pub passes: Vec<PassTime>,
     /// The whole compilation.
     pub total_ms: f64,
-    /// What the importer noticed but did not mind.
+    /// What the importer noticed but did not mind, and kernels that are slow for want of better ones.
     pub warnings: Vec<String>,
 }
 
@@ -153,7 +153,7 @@ pub struct Unit {
 fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
     let mut built = built.into_iter();
     let kernels = plan.kernels.iter().enumerate().filter_map(|(index, kernel)| {
-        let Built { cubin, ptx, usage } = built.next().unwrap_or_default();
+        let Built { cubin, ptx, usage, .. } = built.next().unwrap_or_default();
         let code = kernel.code.as_ref()?;
         let (name, source) = (format!("k{index}-{}", kernel.name), code.source.clone());
         Some(Unit { name, source, ptx, cubin, usage, threads: code.threads, shared_bytes: code.shared_bytes })
@@ -237,6 +237,7 @@ impl Driver {
             dumps.plan = plan::dump(&lowered.plan);
         }
         let mut report = report(&lowered.plan, &checkpoint, &passes);
+        report.warnings.extend(lowered.selection.warnings(&graph));
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
             progress.phase("write plan");

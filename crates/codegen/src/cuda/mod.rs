@@ -6,7 +6,7 @@ mod diagnostics;
 mod nvrtc;
 mod source;
 
-pub use compiler::{Built, Compiler, UnitError};
+pub use compiler::{Built, Compiler};
 pub use diagnostics::Usage;
 pub use nvrtc::{Nvrtc, find};
 pub use source::{KERNEL_FILES, flatten};
