@@ -16,6 +16,11 @@ pub trait Kernel: fmt::Debug + Send + Sync {
 
     /// How the kernel would do this op, or why it cannot.
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal>;
+
+    /// All configurations that are worth timing for this op. Without timings, that of [`Kernel::call`] is taken.
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        Ok(vec![self.call(site)?])
+    }
 }
 
 /// An op in a program: what a kernel is chosen for.

@@ -186,6 +186,10 @@ impl Kernel for Shared<dyn Kernel> {
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
         self.0.call(site)
     }
+
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        self.0.candidates(site)
+    }
 }
 
 impl CpuKernel for Shared<dyn CpuKernel> {

@@ -10,6 +10,7 @@ use ir::ops::{
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
 
+use super::distinct;
 use crate::{Call, Catalog, Kernel, Refusal, Site};
 
 /// Bytes of weights that one task of a linear reads.
@@ -22,6 +23,8 @@ const ROWS: u64 = 8;
 struct CpuKernel {
     name: &'static str,
     call: fn(&Graph, OpId) -> Result<Call, Refusal>,
+    /// Its configurations, where it has several.
+    candidates: Option<fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>>,
 }
 
 impl Kernel for CpuKernel {
@@ -35,13 +38,18 @@ impl Kernel for CpuKernel {
         values_are_f32(graph, op)?;
         Ok(call)
     }
+
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        let call = self.call(site)?;
+        self.candidates.map_or_else(|| Ok(vec![call]), |candidates| candidates(site.graph, site.op))
+    }
 }
 
 /// The kernels of the `cpu` target.
 pub(crate) fn catalog() -> Catalog {
-    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CpuKernel { name, call }) };
+    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CpuKernel { name, call, candidates: None }) };
     Catalog::new(vec![
-        kernel("linear", linear),
+        Box::new(CpuKernel { name: "linear", call: linear, candidates: Some(linear_candidates) }),
         kernel("paged_attention", paged_attention),
         kernel("rope_append_kv", rope_append_kv),
         kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
@@ -114,13 +122,23 @@ fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
 }
 
 fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    linear_in_tasks(graph, op, LINEAR_TASK_BYTES)
+}
+
+/// Larger tasks read longer runs of memory, smaller ones leave no thread waiting for the last of them.
+fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
+    let sizes = [LINEAR_TASK_BYTES, LINEAR_TASK_BYTES / 4, LINEAR_TASK_BYTES * 4, LINEAR_TASK_BYTES * 16];
+    distinct(sizes.into_iter().map(|bytes| linear_in_tasks(graph, op, bytes)))
+}
+
+fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     attr::<Linear>(graph, op)?;
     let weight = tensor(graph, graph.operands(op)[1])?;
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
         return Err(Refusal::Because("the weight has a symbolic size".to_owned()));
     };
     // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
-    let per_task = (LINEAR_TASK_BYTES / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
+    let per_task = (task_bytes / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
     let per_task = per_task.min(columns.next_multiple_of(24));
     Ok(Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64))
 }

@@ -81,22 +81,28 @@ impl Shape<'_> {
     }
 }
 
-pub(super) fn decode(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
+    let splits = splits.unwrap_or(DECODE_SPLITS);
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
     if site.program.kind != ProgramKind::Decode {
         return Err(Refusal::because("takes one token of each sequence"));
     }
-    let instance = shape.instance(site, "AttentionDecode", &[DECODE_SPLITS])?;
+    let instance = shape.instance(site, "AttentionDecode", &[splits])?;
     let group_tiles = shape.group().div_ceil(16);
-    let grid = shape.tokens.clone() * (u64::from(shape.op.kv_heads) * group_tiles * DECODE_SPLITS).into();
+    let grid = shape.tokens.clone() * (u64::from(shape.op.kv_heads) * group_tiles * splits).into();
     let mut body = Body::new("attention_decode", "attention/decode.cuh", instance, WARPS * 32, grid);
-    body.cluster = DECODE_SPLITS as u32;
+    body.cluster = splits as u32;
     // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
     let share = 16 * shape.op.head_dim * 2;
     let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
     body.shared_bytes = WARPS * stages * 2 * share;
-    Ok(shape.call(site, body)?.int("splits", DECODE_SPLITS as i64))
+    Ok(shape.call(site, body)?.int("splits", splits as i64))
+}
+
+/// Fewer blocks on a sequence have less to merge: short contexts, or many sequences, may want that.
+pub(super) fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    [DECODE_SPLITS, 4, 2, 1].into_iter().map(|splits| decode(site, Some(splits))).collect()
 }
 
 pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {

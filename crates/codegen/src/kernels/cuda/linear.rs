@@ -1,11 +1,14 @@
 //! `kernels/linear`: streaming for few rows, wgmma for many, plain loops for everything else.
 
+use std::iter::once;
+
 use ir::ops::Linear;
 use ir::{Graph, Value};
 use plan::{Dim, Layout, TensorMap};
 
 use super::body::{Body, c_type};
 use super::{dim, is, is_16_bit};
+use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
 /// Rows up to which a linear is a stream of weights.
@@ -85,7 +88,7 @@ impl Shape {
     }
 }
 
-pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     check_tiled(site)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
@@ -95,7 +98,7 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
         return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
     }
     let rows = bound.next_multiple_of(8);
-    let config = SkinnyConfig::of(shape.n, shape.k, rows);
+    let config = config.unwrap_or_else(|| SkinnyConfig::of(shape.n, shape.k, rows));
     let SkinnyConfig { warps, strips, depth } = config;
     let types = types(site)?;
     let instance = format!("LinearSkinny<{types}, {}, {}, {rows}, {warps}, {strips}, {depth}>", shape.n, shape.k);
@@ -108,9 +111,16 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
+pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let shape = shape(site)?;
+    let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
+    let configs = once(None).chain(SkinnyConfig::others(shape.n, rows).into_iter().map(Some));
+    distinct(configs.map(|config| skinny(site, config)))
+}
+
 /// How few rows are spread over warps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SkinnyConfig {
+pub(super) struct SkinnyConfig {
     /// Warps of a block, which share the columns of its strips.
     warps: u64,
     /// Strips of 16 outputs of a block.
@@ -135,16 +145,28 @@ impl SkinnyConfig {
         };
         SkinnyConfig { warps, strips, depth }
     }
+
+    /// What came close for some sizes, or won (`bench/weight-layout.json`).
+    fn others(n: u64, rows: u64) -> Vec<SkinnyConfig> {
+        let all: &[(u64, u64, u64)] = match rows {
+            0..=8 => &[(8, 1, 2), (8, 1, 4), (16, 1, 1), (16, 1, 2), (4, 1, 4), (8, 2, 1), (8, 2, 2), (8, 2, 4)],
+            _ => &[(8, 1, 1), (8, 1, 2), (16, 1, 1), (8, 2, 1), (16, 2, 1)],
+        };
+        let even = n.div_ceil(16).is_multiple_of(2);
+        let fits = |(_, strips, _): &&(u64, u64, u64)| *strips == 1 || even;
+        let config = |&(warps, strips, depth): &_| SkinnyConfig { warps, strips, depth };
+        all.iter().filter(fits).map(config).collect()
+    }
 }
 
-pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     check_tiled(site)?;
     if site.graph.inputs().contains(&site.operand(0)?) {
         return Err(Refusal::because("its activations are an input of the program, which has no fixed address"));
     }
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let WgmmaConfig { rows, cols, stages } = WgmmaConfig::of(shape.n, bound);
+    let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
     let types = types(site)?;
     let instance = format!("LinearWgmma<{types}, {}, {}, {rows}, {cols}, {stages}>", shape.n, shape.k);
     let grid = shape.rows.ceil_div(rows) * shape.n.div_ceil(cols).into();
@@ -159,9 +181,15 @@ pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
     Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
 }
 
+pub(super) fn wgmma_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let bound = site.program.bound(&shape(site)?.rows).unwrap_or(u64::MAX);
+    let configs = once(None).chain(WgmmaConfig::others(bound).into_iter().map(Some));
+    distinct(configs.map(|config| wgmma(site, config)))
+}
+
 /// The block of outputs of the wgmma kernel, and the depth of its ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct WgmmaConfig {
+pub(super) struct WgmmaConfig {
     rows: u64,
     cols: u64,
     stages: u64,
@@ -182,6 +210,15 @@ impl WgmmaConfig {
         let best = blocks.into_iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
         let (cols, _, stages) = best.unwrap_or(blocks[0]);
         WgmmaConfig { rows, cols, stages }
+    }
+
+    /// Each width that registers hold, in a ring as deep as shared memory has room for, and a shallower one.
+    fn others(bound: u64) -> Vec<WgmmaConfig> {
+        let all: &[(u64, u64, u64)] = match bound {
+            0..=64 => &[(64, 32, 16), (64, 64, 8), (64, 64, 12), (64, 128, 6), (64, 128, 8)],
+            _ => &[(128, 256, 4), (128, 192, 4), (128, 192, 5), (128, 128, 5), (128, 128, 6), (128, 64, 8)],
+        };
+        all.iter().map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages }).collect()
     }
 }
 
