@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ir::{Graph, OpDef, OpId, TensorType, Value};
-use plan::{Dim, Layout, Param, Scalar, TensorMap};
+use plan::{Code, Dim, Layout, Param, Scalar, TensorMap};
 
 use crate::ProgramShape;
 use crate::cuda::flatten;
+use crate::tuning::Timings;
 
 /// A kernel as code generation sees it: which ops it can do, and with which configuration.
 pub trait Kernel: fmt::Debug + Send + Sync {
@@ -131,6 +132,17 @@ impl Call {
         self.layouts.push((operand, layout));
         self
     }
+
+    /// The kernel in a plan; its cubin comes when the plan is built.
+    pub(crate) fn kernel(&self, name: &str) -> plan::Kernel {
+        let code = self.device.as_ref().map(|device| Code {
+            source: flatten(&device.unit),
+            cubin: Vec::new(),
+            threads: device.threads,
+            shared_bytes: device.shared_bytes,
+        });
+        plan::Kernel { name: name.to_owned(), params: self.params.clone(), code }
+    }
 }
 
 /// Why a kernel does not do an op.
@@ -155,18 +167,30 @@ pub struct Catalog {
     kernels: Vec<Box<dyn Kernel>>,
     /// Units that turned out to be slow, with the reason.
     slow: BTreeMap<String, String>,
+    /// What decides where it is known.
+    timings: Timings,
 }
 
 impl Catalog {
     /// A catalog of these kernels.
     pub fn new(kernels: Vec<Box<dyn Kernel>>) -> Catalog {
-        Catalog { kernels, slow: BTreeMap::new() }
+        Catalog { kernels, slow: BTreeMap::new(), timings: Timings::default() }
     }
 
     /// The same catalog with one more kernel, preferred to those before it.
     pub fn with(mut self, kernel: Box<dyn Kernel>) -> Catalog {
         self.kernels.insert(0, kernel);
         self
+    }
+
+    /// The same catalog with timings: where all candidates for an op are timed, the fastest is chosen.
+    pub fn timed(self, timings: Timings) -> Catalog {
+        Catalog { timings, ..self }
+    }
+
+    /// The timings that decide.
+    pub(crate) fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// From now on, a call with this unit is taken only where all others are refused: it compiles to something slow.

@@ -11,6 +11,7 @@ mod program;
 mod recipe;
 mod select;
 mod target;
+mod tuning;
 
 pub use catalog::{Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
 pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
@@ -19,3 +20,4 @@ pub use program::ProgramShape;
 pub use recipe::Recipe;
 pub use select::{Candidate, Choice, Chosen, Selection, select};
 pub use target::{Target, UnknownTarget};
+pub use tuning::{Outcome, Timed, Timings, Untimed, untimed};

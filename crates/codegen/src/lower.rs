@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, Code, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step, TextFile,
-    Weight, WeightData,
+    Arg, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
+    TextFile, Weight, WeightData,
 };
 
 use crate::buffers::Buffers;
-use crate::cuda::{Built, Compiler, flatten};
+use crate::cuda::{Built, Compiler};
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
 
@@ -49,6 +49,14 @@ pub enum CodegenError {
     Units {
         /// What the compiler said of each unit.
         problems: Vec<String>,
+    },
+    /// Candidates for an op could not be timed.
+    #[error("timing `{op}`: {error}")]
+    Timing {
+        /// The op.
+        op: String,
+        /// What the device said.
+        error: Box<ExecError>,
     },
     /// A constant could not be computed.
     #[error("weights: {0}")]
@@ -309,7 +317,7 @@ impl<'a> Lowering<'a> {
             }
             let device = choice.call.device.as_ref();
             steps.push(Step::Launch(Launch {
-                kernel: self.kernel(kernel(choice)),
+                kernel: self.kernel(choice.call.kernel(choice.kernel)),
                 site: graph.value_name(graph.result(id)).to_owned(),
                 inputs,
                 outputs,
@@ -340,15 +348,4 @@ impl<'a> Lowering<'a> {
 fn layout(choice: &Choice, operand: usize) -> Layout {
     let wanted = choice.call.layouts.iter().find(|(index, _)| *index == operand);
     wanted.map_or(Layout::RowMajor, |(_, layout)| *layout)
-}
-
-/// The kernel of a choice; its cubin comes when the plan is built.
-fn kernel(choice: &Choice) -> plan::Kernel {
-    let code = choice.call.device.as_ref().map(|device| Code {
-        source: flatten(&device.unit),
-        cubin: Vec::new(),
-        threads: device.threads,
-        shared_bytes: device.shared_bytes,
-    });
-    plan::Kernel { name: choice.kernel.to_owned(), params: choice.call.params.clone(), code }
 }

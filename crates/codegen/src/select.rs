@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use ir::{Graph, OpId};
-use plan::Scalar;
+use plan::{Param, Scalar};
 
+use crate::tuning::{Candidates, Codes, Timed, print_timed};
 use crate::{Call, Catalog, ProgramShape, Refusal, Site};
 
 /// The kernels chosen for the programs of a graph.
@@ -31,6 +32,8 @@ pub struct Choice {
     pub call: Call,
     /// Kernels for this op that were tried before it.
     pub refused: Vec<Candidate>,
+    /// Where timings decided: all candidates, the fastest first.
+    pub timed: Vec<Timed>,
     /// Why it runs slower than it should, where no other kernel takes the op.
     pub slow: Option<String>,
 }
@@ -49,11 +52,13 @@ pub struct Candidate {
 pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Result<Selection, Vec<String>> {
     let mut chosen = Vec::new();
     let mut problems = Vec::new();
+    let mut codes = Codes::default();
     for program in programs {
         let mut choices = HashMap::new();
         for op in graph.ops().filter(|id| !graph.is_constant(graph.result(*id))) {
-            match choose(&Site { graph, op, program }, catalog) {
-                Ok(choice) => drop(choices.insert(op, choice)),
+            let site = Site { graph, op, program };
+            match choose(&site, catalog) {
+                Ok(choice) => drop(choices.insert(op, by_timings(choice, &site, catalog, &mut codes))),
                 // programs mostly fail alike
                 Err(problem) if problems.contains(&problem) => {}
                 Err(problem) => problems.push(problem),
@@ -64,13 +69,25 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
     if problems.is_empty() { Ok(Selection { programs: chosen }) } else { Err(problems) }
 }
 
+/// The fastest of all candidates, where timings know them; otherwise the heuristic's choice.
+fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
+    let timings = catalog.timings();
+    if timings.ops.is_empty() || choice.slow.is_some() {
+        return choice;
+    }
+    let mut candidates = Candidates::of(site, catalog, &choice.call, codes);
+    let Some((fastest, timed)) = timings.decide(&candidates) else { return choice };
+    let candidate = candidates.list.swap_remove(fastest);
+    Choice { kernel: candidate.kernel, call: candidate.call, timed, ..choice }
+}
+
 fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, String> {
     let mut refused: Vec<Candidate> = Vec::new();
     let mut last = None;
     for kernel in catalog.iter() {
         match kernel.call(site) {
             Ok(call) => match catalog.refused(&call) {
-                None => return Ok(Choice { kernel: kernel.name(), call, refused, slow: None }),
+                None => return Ok(Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None }),
                 Some(reason) => {
                     last = last.or_else(|| Some((refused.len(), call, reason.to_owned())));
                     let reason = format!("would run slowly: {reason}");
@@ -84,7 +101,7 @@ fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, String> {
     // all that take it are slow: the preferred one then
     if let Some((index, call, reason)) = last {
         let kernel = refused.remove(index).kernel;
-        return Ok(Choice { kernel, call, refused, slow: Some(reason) });
+        return Ok(Choice { kernel, call, refused, timed: Vec::new(), slow: Some(reason) });
     }
     let (graph, op) = (site.graph, site.op);
     let mut text = format!("no kernel for `{}` (`%{}`)", graph.op(op).mnemonic(), graph.value_name(graph.result(op)));
@@ -166,12 +183,17 @@ impl Selection {
 
 /// A kernel with its parameters, as texts show it: `linear_skinny {n = 6144, warps = 8}`.
 pub(crate) fn configured(kernel: &str, call: &Call) -> String {
-    let params = call.params.iter().map(|param| match &param.value {
+    let params: Vec<String> = call.params.iter().map(param_text).collect();
+    format!("{kernel} {{{}}}", params.join(", "))
+}
+
+/// A parameter, as texts show it.
+pub(crate) fn param_text(param: &Param) -> String {
+    match &param.value {
         Scalar::Int(value) => format!("{} = {value}", param.name),
         Scalar::Float(value) => format!("{} = {value:?}", param.name),
         Scalar::Text(value) => format!("{} = {value}", param.name),
-    });
-    format!("{kernel} {{{}}}", params.collect::<Vec<_>>().join(", "))
+    }
 }
 
 fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
@@ -186,6 +208,9 @@ fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
     );
     if let Some(reason) = &choice.slow {
         let _ = writeln!(out, "  slow: {reason}");
+    }
+    if !choice.timed.is_empty() {
+        let _ = writeln!(out, "  timed: {}", print_timed(&choice.timed));
     }
     for candidate in &choice.refused {
         let _ = writeln!(out, "  not {}: {}", candidate.kernel, candidate.reason);

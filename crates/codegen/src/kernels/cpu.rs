@@ -18,13 +18,15 @@ const LINEAR_TASK_BYTES: u64 = 128 << 10;
 /// Rows that one task of a row-wise kernel takes.
 const ROWS: u64 = 8;
 
+type Candidates = fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>;
+
 /// A row of the catalog.
 #[derive(Debug)]
 struct CpuKernel {
     name: &'static str,
     call: fn(&Graph, OpId) -> Result<Call, Refusal>,
     /// Its configurations, where it has several.
-    candidates: Option<fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>>,
+    candidates: Option<Candidates>,
 }
 
 impl Kernel for CpuKernel {

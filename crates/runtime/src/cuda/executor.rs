@@ -59,6 +59,10 @@ impl Executor for CudaExecutor {
         "sm_90a"
     }
 
+    fn device(&self) -> String {
+        self.context.name.clone()
+    }
+
     fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
         let plan = file.plan();
         if plan.target != self.target() {

@@ -16,13 +16,15 @@ use crate::{Call, Catalog, Kernel, Refusal, Site};
 
 pub(crate) use rows::fill_random;
 
+type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
+
 /// A row of the catalog.
 #[derive(Debug)]
 struct CudaKernel {
     name: &'static str,
     call: fn(&Site<'_>) -> Result<Call, Refusal>,
     /// Its configurations, where it has several.
-    candidates: Option<fn(&Site<'_>) -> Result<Vec<Call>, Refusal>>,
+    candidates: Option<Candidates>,
 }
 
 impl Kernel for CudaKernel {
