@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use smelt::{CompileOptions, DType, TargetChoice, WeightsChoice};
+use smelt::{CompileOptions, DType, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
 
 use crate::environment::cache_folder;
 
@@ -49,6 +49,26 @@ pub struct CompileArgs {
     /// Stops optional passes after this many, to find the one that does something wrong.
     #[arg(long, value_name = "N")]
     pub opt_bisect_limit: Option<usize>,
+    /// File of timings that decide which kernels are used.
+    #[arg(long, value_name = "FILE")]
+    pub timing_cache: Option<PathBuf>,
+    /// What the timing cache is for [default: read where the file exists, write where not].
+    #[arg(long, value_enum, value_name = "MODE", requires = "timing_cache")]
+    pub timing_cache_mode: Option<CacheMode>,
+    /// Device whose timings are read, where the file has several for the target.
+    #[arg(long, value_name = "NAME", requires = "timing_cache")]
+    pub timing_device: Option<String>,
+}
+
+/// What is done with a timing cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CacheMode {
+    /// What the file knows decides, heuristics the rest.
+    Read,
+    /// What is missing is measured here, and added to the file.
+    Write,
+    /// What is missing is an error.
+    Require,
 }
 
 /// `auto`, or a type.
@@ -87,6 +107,15 @@ impl CompileArgs {
             },
             disabled_passes: self.disable_pass.clone(),
             bisect_limit: self.opt_bisect_limit,
+            timing: self.timing_cache.as_ref().map(|file| TimingOptions {
+                file: file.clone(),
+                mode: self.timing_cache_mode.map(|mode| match mode {
+                    CacheMode::Read => TimingMode::Read,
+                    CacheMode::Write => TimingMode::Write,
+                    CacheMode::Require => TimingMode::Require,
+                }),
+                device: self.timing_device.clone(),
+            }),
         }
     }
 }

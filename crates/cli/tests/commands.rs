@@ -410,3 +410,30 @@ fn a_pickle_is_refused_with_a_hint() {
     sandbox.fails(&["inspect", folder.to_str().unwrap()], 3, "not a plan");
     assert_eq!(sandbox.files(), ["model"]);
 }
+
+#[test]
+fn timings_decide_and_foreign_caches_are_refused() {
+    let sandbox = Sandbox::new();
+    let (plan, again, cache) = (sandbox.text("x.plan"), sandbox.text("y.plan"), sandbox.text("timings.json"));
+    let compile = |plan: &str, more: &[&str]| {
+        let args = ["compile", MHA, "-o", plan, "--target", "cpu", "--max-batch-size", "1", "--max-num-tokens", "8"];
+        let args = [&args[..], &["--timing-cache", &cache], more].concat();
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| sandbox.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    run(compile(&plan, &[]));
+    assert!(
+        run(compile(&again, &["--emit", "kernels", "--timing-cache-mode", "require"])).contains("  timed: linear {")
+    );
+    assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&again).unwrap());
+    // more sizes than were timed
+    let wider = ["compile", MHA, "--dry-run", "--target", "cpu", "--timing-cache", &cache];
+    let output = sandbox.run(&wider);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.contains("warning: ") && errors.contains("heuristics chose"), "{errors}");
+    let required = [&wider[..], &["--timing-cache-mode", "require"]].concat();
+    sandbox.fails(&required, 3, "has no timings of these ops");
+    sandbox.fails(&["compile", MHA, "--dry-run", "--timing-cache-mode", "read"], 2, "--timing-cache <FILE>");
+    std::fs::write(&cache, "{\"schema_version\": 1, \"timings\": 3}").unwrap();
+    sandbox.fails(&wider, 3, "timings.json: not a timing cache");
+}

@@ -25,7 +25,9 @@ impl PlanCache {
         let mut hash = blake3::Hasher::new();
         let version = env!("CARGO_PKG_VERSION");
         hash.update(format!("{} {version} {} {options:?}\n", plan::FORMAT_VERSION, self.salt).as_bytes());
-        for file in files {
+        // a timing cache that is still to be written has nothing to say
+        let timings = options.timing.iter().map(|timing| &timing.file).filter(|file| file.exists());
+        for file in files.iter().chain(timings) {
             hash.update(identity(file).map_err(|error| Error::Io { path: file.clone(), error })?.as_bytes());
         }
         Ok(self.folder.join(format!("{}.plan", &hash.finalize().to_hex()[..32])))

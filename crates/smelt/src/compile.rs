@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use codegen::cuda::{Built, Usage};
-use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
+use codegen::{CodegenError, PlanSpec, ProgramShape, Target, lower, lower_and_build};
 use frontend::Checkpoint;
 use ir::{Graph, Stage};
 use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassReport};
@@ -12,6 +12,7 @@ use plan::Plan;
 use serde::Serialize;
 
 use crate::settings::Settings;
+use crate::timing::Selecting;
 use crate::{CompileOptions, Driver, Error, WeightsChoice};
 
 /// Told how a compilation gets on.
@@ -64,7 +65,8 @@ pub struct CompileReport {
     pub passes: Vec<PassTime>,
     /// The whole compilation.
     pub total_ms: f64,
-    /// What the importer noticed but did not mind, and kernels that are slow for want of better ones.
+    /// What the importer noticed but did not mind, timings that are missing, kernels that are slow for want of better
+    /// ones.
     pub warnings: Vec<String>,
 }
 
@@ -211,7 +213,7 @@ impl Driver {
         progress.phase("choose kernels");
         let verified = ir::verify(&graph, Stage::Fused)
             .map_err(|found| CodegenError::Graph(found.first().map_or_else(String::new, ToString::to_string)))?;
-        let spec = PlanSpec {
+        let mut spec = PlanSpec {
             target: settings.target.name().to_owned(),
             model: model(&checkpoint),
             limits: settings.limits.clone(),
@@ -221,6 +223,15 @@ impl Driver {
             inputs: checkpoint.inputs(),
         };
         let mut catalog = self.catalog(settings.target);
+        let mut warnings = checkpoint.warnings().to_vec();
+        if let Some(timing) = &options.timing {
+            let programs = ProgramShape::all(&graph, &settings.limits);
+            let wanted = Selecting { target: settings.target, catalog: &catalog, graph: &graph, programs: &programs };
+            let decided = self.timings(timing, &wanted, progress)?;
+            spec.inputs.push(decided.input);
+            warnings.extend(decided.warning);
+            catalog = catalog.timed(decided.timings);
+        }
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
         let (lowered, built) = match settings.target.is_gpu() && (out.is_some() || wants_code) {
             true => {
@@ -236,8 +247,8 @@ impl Driver {
             dumps.kernels = lowered.selection.print(&graph);
             dumps.plan = plan::dump(&lowered.plan);
         }
-        let mut report = report(&lowered.plan, &checkpoint, &passes);
-        report.warnings.extend(lowered.selection.warnings(&graph));
+        warnings.extend(lowered.selection.warnings(&graph));
+        let mut report = report(&lowered.plan, &passes, warnings);
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
             progress.phase("write plan");
@@ -310,7 +321,7 @@ fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
     )))
 }
 
-fn report(plan: &Plan, checkpoint: &Checkpoint, passes: &[PassReport]) -> CompileReport {
+fn report(plan: &Plan, passes: &[PassReport], warnings: Vec<String>) -> CompileReport {
     CompileReport {
         schema_version: 1,
         target: plan.target.clone(),
@@ -327,6 +338,6 @@ fn report(plan: &Plan, checkpoint: &Checkpoint, passes: &[PassReport]) -> Compil
         kernels: plan.kernels.len(),
         passes: passes.iter().map(PassTime::from).collect(),
         total_ms: 0.0,
-        warnings: checkpoint.warnings().to_vec(),
+        warnings,
     }
 }

@@ -22,6 +22,8 @@ mod error;
 mod llm;
 mod options;
 mod settings;
+mod timing;
+mod timing_cache;
 
 pub use cache::PlanCache;
 pub use codegen::{Target, cuda};
@@ -30,7 +32,7 @@ pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
-pub use options::{CompileOptions, TargetChoice, WeightsChoice};
+pub use options::{CompileOptions, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
 pub use passes::Slot;
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};

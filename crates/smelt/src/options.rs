@@ -1,5 +1,7 @@
 //! What a compilation is asked for.
 
+use std::path::PathBuf;
+
 use plan::DType;
 
 /// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
@@ -29,6 +31,30 @@ pub struct CompileOptions {
     pub disabled_passes: Vec<String>,
     /// Passes that are not required stop after this many.
     pub bisect_limit: Option<usize>,
+    /// Timings of kernels that decide which are used; without, heuristics do.
+    pub timing: Option<TimingOptions>,
+}
+
+/// A file of timings, and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TimingOptions {
+    /// The timing cache.
+    pub file: PathBuf,
+    /// What is done with it; by default it is read where it exists, and written where not.
+    pub mode: Option<TimingMode>,
+    /// Whose timings are read, where the file has those of several devices for the target.
+    pub device: Option<String>,
+}
+
+/// What a compilation does with a timing cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TimingMode {
+    /// Timings decide where there are some, heuristics elsewhere.
+    Read,
+    /// What is missing is measured on this machine and added to the file.
+    Write,
+    /// What is missing is an error.
+    Require,
 }
 
 /// The machine to compile for.
