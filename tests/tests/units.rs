@@ -4,6 +4,9 @@
 mod common;
 mod gpu_shapes;
 
+use std::path::PathBuf;
+
+use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::oracle;
 use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
@@ -23,6 +26,19 @@ fn driver() -> Option<Driver> {
 fn options(dtype: DType) -> CompileOptions {
     let target = TargetChoice::Named("sm_90a".to_owned());
     CompileOptions { target, dtype: Some(dtype), ..CompileOptions::default() }
+}
+
+#[test]
+fn files_of_no_use_are_passed_over() {
+    let Some(home) = std::env::var_os("SMELT_CUDA_HOME").map(PathBuf::from) else {
+        return eprintln!("skipped: SMELT_CUDA_HOME is not set");
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let broken = scratch.path().join("libnvrtc.so.13");
+    std::fs::write(&broken, "no library").unwrap();
+    let found = find(&[scratch.path().to_owned(), home.clone()]).unwrap();
+    assert!(found.path.is_some_and(|path| path.starts_with(&home)));
+    assert!(found.skipped.len() == 1 && found.skipped[0].starts_with(broken.to_str().unwrap()), "{:?}", found.skipped);
 }
 
 #[test]

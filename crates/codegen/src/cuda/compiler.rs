@@ -74,7 +74,7 @@ impl Compiler {
         let artifact = match cached {
             Some(artifact) => artifact,
             None => {
-                let made = nvrtc::compile(&format!("{name}.cu"), source, &OPTIONS)
+                let made = nvrtc::compile(&self.nvrtc, &format!("{name}.cu"), source, &OPTIONS)
                     .map_err(|log| format!("kernel `{name}` does not compile:\n{log}"))?;
                 if let Some(folder) = &self.cache {
                     // a cache that cannot be written is as good as none

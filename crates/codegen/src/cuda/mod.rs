@@ -4,6 +4,7 @@ mod cache;
 mod compiler;
 mod diagnostics;
 mod nvrtc;
+mod search;
 mod source;
 
 pub use compiler::{Built, Compiler};
