@@ -275,7 +275,7 @@ fn child_of_device_errors() {
     writer.append(file.weights()).unwrap();
     writer.finish(&plan).unwrap();
     let file = Arc::new(PlanFile::open(&path).unwrap());
-    let executor = CudaExecutor::new(0).unwrap();
+    let executor = CudaExecutor::new().unwrap();
     let executor = if blocking == "blocking" { executor.blocking() } else { executor };
     let mut session = executor.load(Arc::clone(&file)).unwrap();
     let program = &file.plan().programs[0];

@@ -21,6 +21,8 @@ pub trait Progress {
     fn phase(&mut self, name: &str);
     /// Bytes of weights written, of all.
     fn weights(&mut self, written: u64, total: u64);
+    /// Something that the user may not expect.
+    fn note(&mut self, _: &str) {}
 }
 
 /// Progress that nobody watches.
@@ -191,7 +193,7 @@ impl Driver {
         self.check_pass_names(options, dumps.as_deref())?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options)?;
-        let settings = resolve(self.target(&options.target)?, &checkpoint, options)?;
+        let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
         let mut graph = checkpoint.graph(&settings.import)?;
         if let Some(dumps) = &mut dumps {
             dumps.imported = ir::text::print(&graph);

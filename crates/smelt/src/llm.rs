@@ -105,7 +105,7 @@ impl Llm {
         }
         // a plan that is kept must not depend on what `auto` meant that day
         let compile = CompileOptions {
-            target: TargetChoice::Named(driver.target(&options.compile.target)?.name().to_owned()),
+            target: TargetChoice::Named(driver.target(&options.compile.target, progress)?.name().to_owned()),
             ..options.compile.clone()
         };
         let Some(cache) = &options.cache else {

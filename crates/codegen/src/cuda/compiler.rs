@@ -49,6 +49,11 @@ impl Compiler {
         Compiler { nvrtc, cache, made: Arc::default() }
     }
 
+    /// The version of NVRTC, such as (13, 0).
+    pub fn version(&self) -> (i32, i32) {
+        self.nvrtc.version
+    }
+
     /// Compiles the code of all kernels. Kernels without code give an empty result. A unit that
     /// does not compile is a bug of its kernel, or of what instantiated it: returns what NVRTC said of all of them.
     pub fn compile_all(&self, kernels: &[plan::Kernel]) -> Result<Vec<Built>, Vec<String>> {

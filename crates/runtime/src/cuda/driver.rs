@@ -13,7 +13,6 @@ pub(super) struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
     pub name: String,
-    pub compute_capability: (i32, i32),
 }
 
 // SAFETY: contexts may be used from any thread that has made them current.
@@ -36,8 +35,7 @@ impl Context {
         let device = result::device::get(ordinal).map_err(failed("the device"))?;
         // SAFETY: the device came from the driver; the context is released when this is dropped.
         let handle = unsafe { result::primary_ctx::retain(device) }.map_err(failed("its context"))?;
-        let (name, compute_capability) = (found.name, found.compute_capability);
-        let context = Arc::new(Context { device, handle, name, compute_capability });
+        let context = Arc::new(Context { device, handle, name: found.name });
         context.make_current()?;
         Ok(context)
     }

@@ -16,24 +16,10 @@ pub struct CudaExecutor {
 }
 
 impl CudaExecutor {
-    /// An executor on a device of the driver's list.
-    pub fn new(ordinal: i32) -> Result<CudaExecutor, ExecError> {
+    /// An executor on the first device that runs plans for `sm_90a`.
+    pub fn new() -> Result<CudaExecutor, ExecError> {
         let driver = super::probe().map_err(|reason| ExecError::NoDevice(format!("no NVIDIA driver: {reason}")))?;
-        let (major, minor) = driver.cuda_version;
-        if major < super::CUDA_MAJOR {
-            let needed = super::CUDA_MAJOR;
-            return Err(ExecError::NoDevice(format!(
-                "the driver supports CUDA {major}.{minor}, plans for sm_90a need {needed}.0 or later"
-            )));
-        }
-        let context = Context::new(ordinal).map_err(ExecError::NoDevice)?;
-        if context.compute_capability != (9, 0) {
-            let (major, minor) = context.compute_capability;
-            return Err(ExecError::NoDevice(format!(
-                "{} has compute capability {major}.{minor}, plans for sm_90a need 9.0",
-                context.name
-            )));
-        }
+        let context = driver.device_for_plans().and_then(Context::new).map_err(ExecError::NoDevice)?;
         Ok(CudaExecutor { context, blocking: false, poison: false })
     }
 
