@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use smelt::{CompileOptions, DType, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
+use smelt::{CompileOptions, DType, Driver, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
 
 use crate::environment::cache_folder;
 
@@ -163,10 +163,10 @@ pub fn with_dashes(arg: OsString) -> OsString {
     OsString::from(format!("{}{value}", name.replace('_', "-")))
 }
 
-/// Where compiled plans are kept: an option, otherwise the system's folder for caches.
+/// Where compiled plans and kernels are kept: an option, otherwise the system's folder for caches.
 #[derive(Clone, Debug, Args)]
 pub struct CacheArgs {
-    /// Folder of compiled plans [default: smelt in the user's cache folder].
+    /// Folder of compiled plans and kernels [default: smelt in the user's cache folder].
     #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Compiles anew, and keeps nothing.
@@ -181,6 +181,14 @@ impl CacheArgs {
             return None;
         }
         self.cache_dir.clone().or_else(cache_folder)
+    }
+
+    /// The driver with a folder of compiled kernels there.
+    pub fn driver(&self, driver: &Driver) -> Driver {
+        match self.folder() {
+            Some(folder) => driver.clone().unit_cache(folder.join("units")),
+            None => driver.clone(),
+        }
     }
 }
 

@@ -92,6 +92,37 @@ fn a_damaged_plan_in_the_cache_is_made_again() {
     assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("write plan"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cache_that_cannot_be_written_is_a_note() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("file"), "no folder").unwrap();
+    for cache in [sandbox.text("file"), "/proc".to_owned()] {
+        let args = ["generate", MHA, "--prompt-ids", "5", "--max-tokens", "2", "--cache-dir", &cache];
+        let output = sandbox.run(&args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let note = errors.find("note: the plan is not kept: ");
+        assert!(output.status.success() && note < errors.find("write plan") && note.is_some(), "{errors}");
+    }
+}
+
+#[test]
+fn no_cache_and_cache_dir_hold_for_compiled_kernels_too() {
+    let sandbox = Sandbox::new();
+    let Some(home) = std::env::var_os("SMELT_CUDA_HOME") else { return eprintln!("skipped: no SMELT_CUDA_HOME") };
+    let compile = |more: &[&str]| {
+        let args = ["compile", MHA, "--target", "sm_90a", "--dry-run", "--emit", "sass-report", "--max-batch-size=1"];
+        let mut command = sandbox.command(&[&args[..], more].concat());
+        assert!(command.env("SMELT_CUDA_HOME", &home).output().unwrap().status.success());
+    };
+    compile(&["--no-cache"]);
+    assert_eq!(sandbox.files(), [""; 0]);
+    compile(&["--cache-dir", &sandbox.text("other")]);
+    assert!(sandbox.files() == ["other"] && sandbox.path("other/units").is_dir());
+    compile(&[]);
+    assert!(sandbox.path("cache/units").is_dir());
+}
+
 #[test]
 fn json_has_the_fields_that_programs_read() {
     let sandbox = Sandbox::new();

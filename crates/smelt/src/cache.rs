@@ -33,9 +33,10 @@ impl PlanCache {
         Ok(self.folder.join(format!("{}.plan", &hash.finalize().to_hex()[..32])))
     }
 
-    /// Makes the folder.
-    pub(crate) fn create(&self) -> Result<(), Error> {
-        fs::create_dir_all(&self.folder).map_err(|error| Error::Io { path: self.folder.clone(), error })
+    /// Makes the folder, and sees whether files can be made in it: better now than when a plan is complete.
+    pub(crate) fn prepare(&self) -> Result<(), Error> {
+        let made = fs::create_dir_all(&self.folder).and_then(|()| tempfile::tempfile_in(&self.folder));
+        made.map(drop).map_err(|error| Error::Io { path: self.folder.clone(), error })
     }
 }
 
