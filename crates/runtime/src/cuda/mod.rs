@@ -2,6 +2,7 @@
 
 mod driver;
 mod executor;
+mod failure;
 mod launch;
 mod session;
 mod weights;
