@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use codegen::{Lowered, PlanSpec, Target, lower_and_build};
+use codegen::{Catalog, Lowered, PlanSpec, Target, lower_and_build};
 use ir::{Graph, Stage};
 use passes::pipeline;
 use plan::{Limits, Model, PlanFile};
@@ -23,14 +23,25 @@ pub struct Compiled {
 
 /// Runs the standard pipeline and lowers what comes out. Limits are the bounds of the graph's symbols.
 pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Compiled, String> {
+    compile_with(graph, target, target.catalog(), weights, kv_blocks)
+}
+
+/// The same with other kernels, or kernels in another order, than the target's.
+pub fn compile_with(
+    graph: &Graph,
+    target: Target,
+    mut catalog: Catalog,
+    weights: &SeededWeights,
+    kv_blocks: u32,
+) -> Result<Compiled, String> {
     let (graph, _) = run_passes(&pipeline::standard(), graph, weights)?;
     let lowered = match target.is_gpu() {
         true => {
             let (verified, spec) = prepare(&graph, target, kv_blocks)?;
-            let built = lower_and_build(verified, &mut target.catalog(), &spec, weights, &device::compiler()?);
+            let built = lower_and_build(verified, &mut catalog, &spec, weights, &device::compiler()?);
             built.map_err(|error| error.to_string())?.0
         }
-        false => lower(&graph, target, weights, kv_blocks)?,
+        false => lower_for(&graph, target, &catalog, weights, kv_blocks)?,
     };
     let selection = lowered.selection.print(&graph);
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -42,8 +53,18 @@ pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks
 
 /// Lowers a graph that has been through the passes.
 pub fn lower(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Lowered, String> {
+    lower_for(graph, target, &target.catalog(), weights, kv_blocks)
+}
+
+fn lower_for(
+    graph: &Graph,
+    target: Target,
+    catalog: &Catalog,
+    weights: &SeededWeights,
+    kv_blocks: u32,
+) -> Result<Lowered, String> {
     let (verified, spec) = prepare(graph, target, kv_blocks)?;
-    codegen::lower(verified, &target.catalog(), spec, weights).map_err(|error| error.to_string())
+    codegen::lower(verified, catalog, spec, weights).map_err(|error| error.to_string())
 }
 
 fn prepare(graph: &Graph, target: Target, kv_blocks: u32) -> Result<(ir::Verified<'_>, PlanSpec), String> {

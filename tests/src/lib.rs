@@ -12,15 +12,17 @@ mod interpret;
 mod random;
 mod runner;
 mod snapshot;
+mod traced;
 mod weights;
 
 pub use case::{Case, ExpectedError};
 pub use commands::{COMMANDS, Command, Outcome};
 pub use compare::{Tolerance, compare};
-pub use compiled::{Compiled, compile, limits, lower};
+pub use compiled::{Compiled, compile, compile_with, limits, lower};
 pub use execute::execute;
 pub use inputs::{Scenario, StepValues};
 pub use interpret::{StepOutputs, interpret, run_passes};
 pub use random::Random;
 pub use runner::{cases, folder, run};
+pub use traced::Traced;
 pub use weights::SeededWeights;

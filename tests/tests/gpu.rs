@@ -2,7 +2,9 @@
 //! Without a device or NVRTC the tests say that they are skipped; `SMELT_REQUIRE_GPU=1` makes that a failure.
 
 mod common;
+mod gpu_damage;
 mod gpu_shapes;
+mod gpu_tuning;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -2,14 +2,11 @@
 //! that time kernels of GPUs are sound. Times themselves are a device's business.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use codegen::{ProgramShape, Target, Timings, untimed};
 use ir::Graph;
-use plan::{ExecError, Executor, PlanFile, Session};
-use runtime::TraceExecutor;
 use smelt::{CompileOptions, Driver, Dumps, Error, ErrorKind, Quiet, TargetChoice, TimingMode, TimingOptions};
-use tests::{Case, SeededWeights, device, folder, limits, run_passes};
+use tests::{Case, SeededWeights, Traced, device, folder, limits, run_passes};
 
 struct Sandbox {
     folder: tempfile::TempDir,
@@ -159,23 +156,6 @@ fn devices_are_told_apart_and_other_files_refused() {
     }
 }
 
-/// Takes plans for a GPU, and checks their launches instead of running them.
-struct Traced(TraceExecutor);
-
-impl Executor for Traced {
-    fn target(&self) -> &str {
-        "sm_90a"
-    }
-
-    fn device(&self) -> String {
-        "none".to_owned()
-    }
-
-    fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
-        self.0.load(file)
-    }
-}
-
 /// A layer as it is lowered for a GPU.
 fn layer() -> Graph {
     let root = folder().join("cases");
@@ -212,7 +192,7 @@ fn candidates_of_gpus_compile_and_their_trials_are_sound() {
     let graph = layer();
     let programs = ProgramShape::all(&graph, &limits(&graph));
     let catalog = Target::Sm90a.catalog();
-    let executor = Traced(TraceExecutor::new());
+    let executor = Traced::default();
     let mut timings = Timings::default();
     let (mut candidates, mut slow) = (0, Vec::new());
     for op in untimed(&graph, &catalog, &programs, &timings) {
