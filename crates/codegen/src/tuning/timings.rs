@@ -91,7 +91,8 @@ pub(crate) fn print_timed(timed: &[Timed]) -> String {
         let name = if candidate.kernel == last { String::new() } else { format!("{} ", candidate.kernel) };
         last = candidate.kernel;
         let outcome = match &candidate.nanoseconds {
-            Ok(time) => format!("{:.1} µs", *time as f64 / 1e3),
+            Ok(time) if *time < 10_000_000 => format!("{:.1} µs", *time as f64 / 1e3),
+            Ok(time) => format!("{:.1} ms", *time as f64 / 1e6),
             Err(reason) => format!("slow ({reason})"),
         };
         // Writing to a String cannot fail.
@@ -141,9 +142,9 @@ mod tests {
 
     #[test]
     fn what_all_candidates_share_is_not_printed() {
-        let (candidates, timings) = candidates(&[Some(15_640), None, Some(14_810)]);
+        let (candidates, timings) = candidates(&[Some(15_640), None, Some(14_810), Some(23_456_789)]);
         let (_, timed) = timings.decide(&candidates).expect("decided");
-        let text = "linear {warps = 2} 14.8 µs; {warps = 0} 15.6 µs; {warps = 1} slow (it spills)";
+        let text = "linear {warps = 2} 14.8 µs; {warps = 0} 15.6 µs; {warps = 3} 23.5 ms; {warps = 1} slow (it spills)";
         assert_eq!(print_timed(&timed), text);
     }
 }
