@@ -32,7 +32,7 @@ pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks
         }
         false => lower(&graph, target, weights, kv_blocks)?,
     };
-    let selection = lowered.selection.print(&graph);
+    let selection = lowered.selection.print();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");
     lowered.write(&path, weights, &mut |_| {}).map_err(|error| error.to_string())?;

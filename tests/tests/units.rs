@@ -71,7 +71,7 @@ fn odd_shapes_build() {
     if driver().is_none() {
         return;
     }
-    for case in gpu_shapes::cases().into_iter().step_by(9) {
+    for case in gpu_shapes::cases().into_iter().step_by(11) {
         let graph = case.graph().unwrap();
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         let compiled =

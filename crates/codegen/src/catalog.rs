@@ -115,6 +115,12 @@ impl Call {
         self
     }
 
+    /// The same call with a parameter in words.
+    pub fn text(mut self, name: &str, value: &str) -> Call {
+        self.params.push(Param { name: name.to_owned(), value: Scalar::Text(value.to_owned()) });
+        self
+    }
+
     /// The same call on a part of the KV cache.
     pub fn kv(mut self, group: u32, layer: u32, writes: bool) -> Call {
         self.kv = Some(KvUse { group, layer, writes });

@@ -104,7 +104,7 @@ pub fn lower(
     let shapes = ProgramShape::all(graph, &spec.limits);
     let selection = select(graph, catalog, &shapes)
         .map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
-    let mut lowering = Lowering::new(graph);
+    let mut lowering = Lowering::default();
     let mut programs = Vec::new();
     for (index, shape) in shapes.iter().enumerate() {
         let chosen = selection.program(index);
@@ -212,42 +212,43 @@ impl Lowered {
     }
 }
 
-struct Lowering<'a> {
-    graph: &'a Graph,
+#[derive(Default)]
+struct Lowering {
     weights: Vec<Weight>,
     recipes: Vec<Recipe>,
-    /// A value that kernels want in two layouts is two weights.
+    /// A value that kernels want in two layouts is two weights. Constants are the same values in every program's graph.
     weight_index: HashMap<(Value, Layout), u32>,
     kernels: Vec<plan::Kernel>,
 }
 
-impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph) -> Lowering<'a> {
-        let (weights, recipes, kernels) = (Vec::new(), Vec::new(), Vec::new());
-        Lowering { graph, weights, recipes, weight_index: HashMap::new(), kernels }
-    }
-
+impl Lowering {
     /// Numbers the weights of a program that those before it did not have: constants that a launch reads, in the
     /// order in which it does.
     fn weights(&mut self, chosen: &Chosen, source: &dyn WeightSource) -> Result<(), CodegenError> {
-        let graph = self.graph;
+        let graph = chosen.graph();
         for (id, choice) in graph.ops().filter_map(|id| Some((id, chosen.get(id)?))) {
             for (index, operand) in graph.operands(id).into_iter().enumerate() {
                 if graph.is_constant(operand) {
-                    self.weight(operand, layout(choice, index), source)?;
+                    self.weight(graph, operand, layout(choice, index), source)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn weight(&mut self, value: Value, layout: Layout, source: &dyn WeightSource) -> Result<(), CodegenError> {
+    fn weight(
+        &mut self,
+        graph: &Graph,
+        value: Value,
+        layout: Layout,
+        source: &dyn WeightSource,
+    ) -> Result<(), CodegenError> {
         if self.weight_index.contains_key(&(value, layout)) {
             return Ok(());
         }
-        let recipe = Recipe::of(self.graph, value, source)?;
-        let name = self.graph.value_name(value).to_owned();
-        let shape = self.graph.tensor(value).and_then(TensorType::const_shape);
+        let recipe = Recipe::of(graph, value, source)?;
+        let name = graph.value_name(value).to_owned();
+        let shape = graph.tensor(value).and_then(TensorType::const_shape);
         let shape = shape.ok_or_else(|| CodegenError::Graph(format!("weight `{name}` has a symbolic size")))?;
         let data = match recipe.random(source) {
             Some(parts) => WeightData::Random(parts),
@@ -256,9 +257,11 @@ impl<'a> Lowering<'a> {
         let dtype = recipe.dtype();
         let recipe = match (layout, &shape[..]) {
             (Layout::RowMajor, _) => recipe,
-            (Layout::Tiled, [rows, cols]) if dtype.bytes() == 2 => Recipe::tiled(recipe, *rows, *cols)
-                .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?,
-            (Layout::Tiled, _) => {
+            (_, [rows, cols]) if dtype.bytes() == 2 => {
+                Recipe::tiled(recipe, *rows, *cols, layout == Layout::TiledHalves)
+                    .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?
+            }
+            _ => {
                 return Err(CodegenError::Graph(format!(
                     "weight `{name}` is no matrix of 16-bit elements to be tiled"
                 )));
@@ -291,7 +294,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn program(&mut self, shape: &ProgramShape, chosen: &Chosen) -> Result<Program, CodegenError> {
-        let graph = self.graph;
+        let graph = chosen.graph();
         let mut buffers = Buffers::new(graph, shape);
         for input in graph.inputs() {
             buffers.define(*input, 0)?;

@@ -36,6 +36,8 @@ pub enum Recipe {
         cols: u64,
         /// Its padded size.
         tiles: Tiles,
+        /// Whether the rows of its two halves take turns: [`Layout::TiledHalves`](plan::Layout::TiledHalves).
+        halves: bool,
     },
 }
 
@@ -67,8 +69,8 @@ impl Recipe {
     }
 
     /// A matrix of 16-bit elements in tiles; `None` where their padded number overflows.
-    pub fn tiled(inner: Recipe, rows: u64, cols: u64) -> Option<Recipe> {
-        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles: Tiles::of(rows, cols)? })
+    pub fn tiled(inner: Recipe, rows: u64, cols: u64, halves: bool) -> Option<Recipe> {
+        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles: Tiles::of(rows, cols)?, halves })
     }
 
     /// Type of an element.
@@ -133,8 +135,8 @@ impl Recipe {
                 }
                 Ok(())
             }
-            Recipe::Tiled { inner, rows, cols, tiles } => {
-                let matrix = Matrix { inner, rows: *rows, cols: *cols };
+            Recipe::Tiled { inner, rows, cols, tiles, halves } => {
+                let matrix = Matrix { inner, rows: *rows, cols: *cols, halves: *halves };
                 matrix.read_units(weights, *tiles, range, out)
             }
             Recipe::Value(value, dtype) => {
@@ -179,6 +181,7 @@ struct Matrix<'a> {
     inner: &'a Recipe,
     rows: u64,
     cols: u64,
+    halves: bool,
 }
 
 impl Matrix<'_> {
@@ -219,7 +222,8 @@ impl Matrix<'_> {
         let cols = units.start * Tiles::COLS..(units.end * Tiles::COLS).min(self.cols);
         let mut line = vec![0; ((cols.end - cols.start) * 2) as usize];
         for row in 0..Tiles::ROWS.min(self.rows - strip * Tiles::ROWS) {
-            let start = (strip * Tiles::ROWS + row) * self.cols;
+            let place = strip * Tiles::ROWS + row;
+            let start = if self.halves { Tiles::half_row_at(place, self.rows) } else { place } * self.cols;
             self.inner.read(weights, start + cols.start..start + cols.end, &mut line)?;
             for (chunk, bytes) in (0..).zip(line.chunks(2 * Tiles::CHUNK as usize)) {
                 let col: u64 = chunk * Tiles::CHUNK;

@@ -25,7 +25,7 @@ pub use op::{DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
 /// Element types, from the words that compiler and runtime share.
 pub use plan::DType;
-pub use rewrite::{Patch, PatchValue, RewriteError, Rule, rewrite};
+pub use rewrite::{Patch, PatchValue, RewriteError, Rule, expand, rewrite};
 pub use types::{TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, type_error};
 pub use verify::{Diagnostic, Stage, Verified, verify};
 pub use weights::{NoWeights, WeightSource, read_tensor};

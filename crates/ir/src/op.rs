@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{AttrReader, AttrValue, HostTensor, KvState, Type, TypeError};
+use crate::{AttrReader, AttrValue, Graph, HostTensor, KvState, OpId, Patch, Type, TypeError};
 
 /// How an op relates the elements of its operands to those of its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Operands {
     }
 }
 
-/// The six questions that every op answers.
+/// The questions that every op answers: six, and a seventh for those that are several ops in one.
 pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The name in text, `snake_case`.
     fn mnemonic(&self) -> &'static str;
@@ -63,6 +63,11 @@ pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The values of the results: plain f32 loops that define what the op means. Results are rounded to their dtype
     /// by the interpreter.
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+    /// The same as smaller ops, one step of it: what code generation goes on with where no kernel takes the op. `id` is
+    /// the op in its graph.
+    fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
+        None
+    }
 }
 
 /// What the author of an op writes beside its `op!` declaration.
@@ -73,6 +78,10 @@ pub trait Semantics {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
     /// See [`OpDef::eval`].
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+    /// See [`OpDef::expand`]; most ops have no smaller parts.
+    fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
+        None
+    }
 }
 
 /// What `op!` knows about an op without having one.
@@ -151,8 +160,8 @@ impl PartialEq for Op {
 
 /// Declares an op: documentation, name, operands and attributes. `Semantics` are written by hand below it.
 ///
-/// Operands are `(x, weight)`, with optional ones behind a semicolon, `(x, weight; bias)`, or any number of one name,
-/// `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
+/// Operands are `(x, weight)`, with optional ones behind a semicolon, `(x, weight; bias)`, or any number of one name
+/// there, `(x, weight; more..)`, or nothing else, `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
 #[macro_export]
 macro_rules! op {
     (
@@ -211,10 +220,17 @@ macro_rules! op {
             ) -> Result<Vec<$crate::HostTensor>, String> {
                 $crate::Semantics::eval(self, operands, state)
             }
+
+            fn expand(&self, graph: &$crate::Graph, id: $crate::OpId) -> Option<$crate::Patch> {
+                $crate::Semantics::expand(self, graph, id)
+            }
         }
     };
     (@operands $rest:ident ..) => {
         $crate::Operands { required: &[], optional: &[], rest: Some(stringify!($rest)) }
+    };
+    (@operands $($required:ident),+ ; $rest:ident ..) => {
+        $crate::Operands { required: &[$(stringify!($required)),+], optional: &[], rest: Some(stringify!($rest)) }
     };
     (@operands $($required:ident),* $(; $($optional:ident),+)?) => {
         $crate::Operands {

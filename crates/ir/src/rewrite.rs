@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::graph::infer;
 use crate::ops::Constant;
-use crate::{Graph, Op, OpDef, OpId, Type, Value};
+use crate::{Graph, Op, OpDef, OpId, TensorType, Type, Value};
 
 /// A rewriting rule. `apply` is tried on every op; what it returns replaces results of that op or of others.
 #[derive(Clone, Copy)]
@@ -71,6 +71,14 @@ impl Patch {
         let mut patch = Patch::new();
         patch.replace(old, new);
         patch
+    }
+
+    /// The type of a value as the patch names it; `None` for an effect.
+    pub fn tensor<'a>(&'a self, graph: &'a Graph, value: PatchValue) -> Option<&'a TensorType> {
+        match value {
+            PatchValue::Old(value) => graph.tensor(value),
+            PatchValue::New { op, result } => self.ops.get(op)?.types.get(result as usize)?.tensor().ok(),
+        }
     }
 
     /// Adds an op and returns its first result. An ill-typed op is a bug of the rule, reported when it is applied.
@@ -153,12 +161,12 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError>
             return Err(RewriteError::NoFixpoint { rule: rule.name, patches });
         }
         let value = graph.value_name(graph.result(id)).to_owned();
-        let touched = apply(graph, id, patch).map_err(|reason| {
+        let applied = apply(graph, id, patch).map_err(|reason| {
             graph.settle();
             RewriteError::BadPatch { rule: rule.name, value, reason }
         })?;
         patches += 1;
-        for id in touched {
+        for id in applied.new.into_iter().chain(applied.around) {
             if graph.contains(id) && queued.insert(id) {
                 queue.push_back(id);
             }
@@ -184,8 +192,39 @@ impl Graph {
     }
 }
 
-/// Applies one patch in the place of `root`. Returns the ops that rules may now match.
-fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, String> {
+/// Replaces ops by their parts: every op that `takes` refuses and that [expands](OpDef::expand), and again each part.
+/// Those that `takes` refuses and that have no parts stay. Returns the ops that fell apart, as names of their values.
+pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) -> Result<Vec<String>, RewriteError> {
+    let mut queue: VecDeque<OpId> = graph.ops().collect();
+    let mut expanded = Vec::new();
+    while let Some(id) = queue.pop_front() {
+        if !graph.contains(id) || takes(graph, id) {
+            continue;
+        }
+        let Some(patch) = graph.op(id).expand(graph, id) else { continue };
+        let value = graph.value_name(graph.result(id)).to_owned();
+        let rule = graph.op(id).mnemonic();
+        let applied = apply(graph, id, patch);
+        let applied = applied.map_err(|reason| RewriteError::BadPatch { rule, value: value.clone(), reason })?;
+        expanded.push(value);
+        queue.extend(applied.new);
+    }
+    if !expanded.is_empty() {
+        graph.settle();
+    }
+    Ok(expanded)
+}
+
+/// Ops that rules may match once a patch is applied; those around it may be gone.
+struct Applied {
+    /// The patch's own.
+    new: Vec<OpId>,
+    /// Users and producers of what it replaced.
+    around: Vec<OpId>,
+}
+
+/// Applies one patch in the place of `root`.
+fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Applied, String> {
     if let Some(error) = patch.error {
         return Err(error);
     }
@@ -212,22 +251,22 @@ fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, Strin
         let rank = graph.rank_beside(root);
         ids.push(graph.insert(op, &operands, types, &[&name], rank));
     }
-    let mut touched = ids.clone();
+    let mut around = Vec::new();
     for (old, new) in &patch.replacements {
         let value = resolve(&ids, *new);
         graph.redirect(*old, value);
         if matches!(new, PatchValue::New { .. }) {
             graph.take_name(*old, value);
         }
-        touched.extend(graph.uses(value).into_iter().map(|user| user.op));
+        around.extend(graph.uses(value).into_iter().map(|user| user.op));
     }
     for (old, _) in &patch.replacements {
         if graph.contains(old.op) {
             // Producers that lose a user may match now, too.
-            touched.extend(graph.operands(old.op).into_iter().map(|operand| operand.op));
+            around.extend(graph.operands(old.op).into_iter().map(|operand| operand.op));
             graph.remove_unused(old.op);
         }
     }
-    touched.push(root);
-    Ok(touched)
+    around.push(root);
+    Ok(Applied { new: ids, around })
 }

@@ -9,7 +9,10 @@ mod pass;
 pub mod pipeline;
 
 pub use cleanup::{Canonicalize, FoldConstants, RemoveDeadOps};
-pub use fusion::{FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
+pub use fusion::{
+    FuseAddRmsNorm, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul,
+    FuseSwiglu, MergeLinears,
+};
 pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};

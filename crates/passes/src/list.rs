@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
-    RemoveDeadOps,
+    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears, Pass, RemoveDeadOps,
 };
 
 /// A row of the list.
@@ -35,7 +35,11 @@ impl PassList {
             Canonicalize: "one spelling per meaning: drops casts, joins and splits that do nothing",
             FoldConstants: "equal constants, and equal ops over constants, become one",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
+            FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
+            FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the activation behind the product",
+            FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
+            FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ir::Stage;
 
 use crate::{
-    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
-    RemoveDeadOps,
+    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears, Pass, RemoveDeadOps,
 };
 
 /// Where a user's passes may enter.
@@ -49,10 +49,14 @@ pub fn standard() -> Pipeline {
             Entry::Reach(Stage::Canonical),
             Entry::Slot(Slot::BeforeFusion),
             pass(MergeLinears), // first: the fusions below look for the splits it makes
-            pass(FuseAddRmsNorm),
             pass(FuseSiluMul),
-            pass(FuseSwiglu),       // after fuse-silu-mul, whose op it matches
-            pass(FuseRopeAppendKv), // after merge-linears: q, k and v must be one packed row
+            pass(FuseSwiglu),        // after fuse-silu-mul, whose op it matches
+            pass(FuseLinearSwiglu),  // after fuse-swiglu, whose op it matches
+            pass(FuseLinearAdd),     // before fuse-add-rms-norm: behind a linear the sum costs no launch
+            pass(FuseAddRmsNorm),    // sums of anything else
+            pass(FuseNormLinear),    // after fuse-add-rms-norm, which takes more with it
+            pass(FuseRopeAppendKv),  // after merge-linears: q, k and v must be one packed row
+            pass(FuseRopeAttention), // after fuse-rope-append-kv, whose op it matches
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Fused),
             Entry::Slot(Slot::AfterFusion),

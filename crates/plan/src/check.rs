@@ -90,7 +90,7 @@ fn check_map(plan: &Plan, program: &Program, launch: &Launch, map: TensorMap) ->
             buffer.dtype.bytes() == 2 && cols.is_some_and(|cols| cols > 0 && cols % 8 == 0)
         }
         Some(Arg::Weight(index)) => {
-            let tiled = plan.weights.get(*index as usize).is_some_and(|weight| weight.layout == Layout::Tiled);
+            let tiled = plan.weights.get(*index as usize).is_some_and(|weight| weight.layout != Layout::RowMajor);
             tiled && u64::from(map.box_rows).is_multiple_of(Tiles::ROWS)
         }
         _ => false,

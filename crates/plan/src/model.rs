@@ -86,8 +86,9 @@ impl Weight {
     pub fn bytes(&self) -> Option<u64> {
         let elements = match (self.layout, &self.shape[..]) {
             (Layout::RowMajor, _) => self.elements(),
-            (Layout::Tiled, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
-            (Layout::Tiled, _) => None,
+            (Layout::TiledHalves, [rows, _]) if rows % Tiles::ROWS != 0 => None,
+            (_, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
+            _ => None,
         };
         elements?.checked_mul(self.dtype.bytes())
     }

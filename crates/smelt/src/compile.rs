@@ -233,7 +233,7 @@ impl Driver {
         if let Some(dumps) = dumps {
             dumps.units = units(&lowered.plan, built);
             dumps.graph = ir::text::print(&graph);
-            dumps.kernels = lowered.selection.print(&graph);
+            dumps.kernels = lowered.selection.print();
             dumps.plan = plan::dump(&lowered.plan);
         }
         let mut report = report(&lowered.plan, &checkpoint, &passes);

@@ -18,7 +18,7 @@ impl Command for Cuda {
         };
         let (graph, weights) = fused(case)?;
         let lowered = lower(&graph, target, &weights, 1)?;
-        Ok(Outcome::Text(lowered.selection.print_units(&graph)))
+        Ok(Outcome::Text(lowered.selection.print_units()))
     }
 }
 

@@ -21,7 +21,7 @@ impl Command for Select {
         let (graph, _) = fused(case)?;
         let programs = ProgramShape::all(&graph, &limits(&graph));
         let text = match codegen::select(&graph, &target.catalog(), &programs) {
-            Ok(selection) => selection.print(&graph),
+            Ok(selection) => selection.print(),
             Err(problems) => problems.iter().fold(String::new(), |mut text, problem| {
                 // Writing to a String cannot fail.
                 let _ = writeln!(text, "error: {problem}");

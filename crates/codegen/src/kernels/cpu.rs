@@ -4,8 +4,8 @@
 //! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
 
 use ir::ops::{
-    Add, AddRmsNorm, AppendKv, Argmax, Cast, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope,
-    RopeAppendKv, Silu, SiluMul, Split, Swiglu,
+    Add, AddRmsNorm, AppendKv, Argmax, Cast, Embedding, Epilogue, GatherRows, LinearParts, Mul, PagedAttention,
+    RmsNorm, Rope, RopeAppendKv, Silu, SiluMul, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
@@ -113,16 +113,23 @@ fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     Ok(Call::grid(tokens(graph, op)?).int("classes", argmax.classes))
 }
 
+/// A product with its bias and what it is added to; other neighbours are ops of their own here.
 fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
-    attr::<Linear>(graph, op)?;
-    let weight = tensor(graph, graph.operands(op)[1])?;
+    let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
+    let adds = match (parts.before, parts.epilogues().as_slice()) {
+        (None, [] | [Epilogue::Bias]) => false,
+        (None, [Epilogue::Add] | [Epilogue::Bias, Epilogue::Add]) => true,
+        _ => return Err(Refusal::because("does a product, its bias and a residual")),
+    };
+    let weight = tensor(graph, parts.weight)?;
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
         return Err(Refusal::Because("the weight has a symbolic size".to_owned()));
     };
     // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
     let per_task = (LINEAR_TASK_BYTES / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
     let per_task = per_task.min(columns.next_multiple_of(24));
-    Ok(Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64))
+    let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
+    Ok(if adds { call.text("behind", "add") } else { call })
 }
 
 fn paged_attention(graph: &Graph, op: OpId) -> Result<Call, Refusal> {

@@ -44,12 +44,17 @@ impl Semantics for Swiglu {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let half = operands[0].width() / 2;
-        let mut values = Vec::with_capacity(operands[0].floats().len() / 2);
-        for row in operands[0].rows() {
-            let (gate, up) = row.split_at(half);
-            values.extend(gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up));
-        }
-        Ok(vec![HostTensor::f32([operands[0].shape[0], half], values)])
+        Ok(vec![swiglu(operands[0])])
     }
+}
+
+/// `silu(left half) * right half` of each row.
+pub(super) fn swiglu(gate_up: &HostTensor) -> HostTensor {
+    let half = gate_up.width() / 2;
+    let mut values = Vec::with_capacity(gate_up.floats().len() / 2);
+    for row in gate_up.rows() {
+        let (gate, up) = row.split_at(half);
+        values.extend(gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up));
+    }
+    HostTensor::f32([gate_up.shape[0], half], values)
 }

@@ -6,6 +6,7 @@ mod concat;
 mod constant;
 mod elementwise;
 mod embedding;
+mod fused_linear;
 mod gated;
 mod gather;
 mod linear;
@@ -13,11 +14,12 @@ mod norm;
 mod rope;
 
 pub use argmax::Argmax;
-pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv};
+pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv, RopeAttention};
 pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
 pub use elementwise::{Add, Cast, Mul, Silu};
 pub use embedding::Embedding;
+pub use fused_linear::{Epilogue, Epilogues, FusedLinear, LinearParts, Prologue};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use linear::Linear;
@@ -46,6 +48,7 @@ impl OpSet {
             Cast,
             Concat,
             Embedding,
+            FusedLinear,
             GatherRows,
             Linear,
             Mul,
@@ -53,6 +56,7 @@ impl OpSet {
             RmsNorm,
             Rope,
             RopeAppendKv,
+            RopeAttention,
             RopeFrequencies,
             Silu,
             SiluMul,

@@ -192,6 +192,14 @@ impl Args {
         }
     }
 
+    /// A parameter in words, where there is one of this name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.kernel.param(name) {
+            Some(Scalar::Text(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     /// A real parameter.
     pub fn float(&self, name: &str) -> Result<f32, String> {
         match self.kernel.param(name) {

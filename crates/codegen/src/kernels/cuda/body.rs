@@ -24,8 +24,8 @@ pub(super) struct Body {
     pub cluster: u32,
     /// Whether the body says, as `kBlocks`, how many blocks a multiprocessor must have registers for.
     pub says_blocks: bool,
-    /// Inputs at the end of the body's list that this op lacks.
-    pub absent_inputs: usize,
+    /// Places among the body's inputs for which this op has no operand.
+    pub absent: Vec<usize>,
     /// Whether the body takes its outputs as one array.
     pub outputs_in_array: bool,
     /// Tensor maps.
@@ -49,7 +49,7 @@ impl Body {
             shared_bytes: 0,
             cluster: 1,
             says_blocks: false,
-            absent_inputs: 0,
+            absent: Vec::new(),
             outputs_in_array: false,
             maps: Vec::new(),
             scalars: Vec::new(),
@@ -109,8 +109,11 @@ impl Body {
             true => vec![format!("{{{}}}", out.join(", "))],
             false => out,
         };
-        given.extend(pointers("const ", "in", inputs));
-        given.extend((0..self.absent_inputs).map(|_| "nullptr".to_owned()));
+        let mut inputs = pointers("const ", "in", inputs);
+        for place in &self.absent {
+            inputs.insert(*place, "nullptr".to_owned());
+        }
+        given.extend(inputs);
         for index in 0..self.maps.len() {
             declared.push(format!("const __grid_constant__ smelt::TensorMap map{index}"));
             given.push(format!("&map{index}"));

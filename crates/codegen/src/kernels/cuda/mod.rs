@@ -41,6 +41,7 @@ pub(crate) fn catalog() -> Catalog {
         kernel("linear_wgmma", linear::wgmma),
         kernel("linear_plain_few", linear::plain_few),
         kernel("linear_plain", linear::plain),
+        kernel("rope_attention_decode", attention::rope_decode),
         kernel("attention_decode", attention::decode),
         kernel("attention_prefill", attention::prefill),
         kernel("attention_plain", attention::plain),

@@ -80,14 +80,18 @@ pub(super) fn split(site: &Site<'_>) -> Result<Call, Refusal> {
 
 /// The kernel that makes random weights of this type and order where a plan is loaded. No program launches it.
 pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
-    let tiled = layout == Layout::Tiled;
+    let order = match layout {
+        Layout::RowMajor => 0,
+        Layout::Tiled => 1,
+        Layout::TiledHalves => 2,
+    };
     let ty = c_type(dtype);
     let unit = format!(
         "#include \"common/body.cuh\"\n#include \"rows/fill_random.cuh\"\n\n\
-         using Body = smelt::FillRandom<{ty}, {tiled}>;\nstatic_assert(Body::kThreads == {THREADS});\n\n\
+         using Body = smelt::FillRandom<{ty}, {order}>;\nstatic_assert(Body::kThreads == {THREADS});\n\n\
          extern \"C\" __global__ void __launch_bounds__(Body::kThreads)\n\
          fill_random({ty}* out, smelt::u64 seed, float mean, float std, smelt::u64 first, smelt::u64 elements, \
-         smelt::u64 cols) {{\n  smelt::run(Body{{out, seed, mean, std, first, elements, cols}});\n}}\n"
+         smelt::u64 rows, smelt::u64 cols) {{\n  smelt::run(Body{{out, seed, mean, std, first, elements, rows, cols}});\n}}\n"
     );
     let param = |name: &str, value: &str| Param { name: name.to_owned(), value: Scalar::Text(value.to_owned()) };
     plan::Kernel {
