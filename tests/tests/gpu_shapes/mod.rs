@@ -82,7 +82,7 @@ fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: bool, behind: &str)
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %narrow = embedding %tokens, %table : {dtype}[T, {k}]\n  \
          %wide = cast %narrow {{to = f32}} : f32[T, {k}]\n  %gain = constant @\"gain\" : {dtype}[{k}]\n  \
          %residuals = constant @\"residuals\" : f32[32, {width}]\n  %r = embedding %tokens, %residuals : f32[T, {width}]\n  \
-         %bias = constant @\"w.bias\" : {dtype}[{n}]\n  %w = constant @\"w\" : {dtype}[{n}, {k}]\n  \
+         %bias = constant @\"w.bias\" : {dtype}[{n}]\n  %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n  \
          %y = fused_linear {x_name}, %w{x}{bias}{residual} {{{attrs}}} : {result}[T, {width}]\n  return %y\n}}\n",
         x_name = if before { "%wide" } else { "%narrow" },
         attrs = attrs.trim_end_matches(", "),

@@ -14,8 +14,8 @@ use crate::{Call, Refusal, Site};
 const BLOCK_TOKENS: u32 = 64;
 /// Warps of a block. In the plain kernel each takes a query head of a token.
 const WARPS: u32 = 4;
-/// Blocks that share the context of a sequence and KV head.
-const DECODE_SPLITS: u64 = 8;
+/// Blocks of the decoding kernels that run at once: two on each multiprocessor of an H100 or H200.
+const DECODE_BLOCKS: u64 = 2 * 132;
 
 /// The KV group of an op, whose blocks must be those that kernels know.
 pub(super) fn check_blocks<'a>(site: &Site<'a>, group: u32) -> Result<&'a KvDecl, Refusal> {
@@ -89,11 +89,12 @@ pub(super) fn decode(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
     one_token(site)?;
-    let instance = shape.instance(site, "AttentionDecode", &[DECODE_SPLITS])?;
-    let group_tiles = shape.group().div_ceil(16);
-    let grid = shape.tokens.clone() * (u64::from(shape.op.kv_heads) * group_tiles * DECODE_SPLITS).into();
-    let body = decode_body("attention_decode", instance, shape.op.head_dim, grid);
-    Ok(shape.call(site, body)?.int("splits", DECODE_SPLITS as i64))
+    let clusters = u64::from(shape.op.kv_heads) * shape.group().div_ceil(16);
+    let splits = splits(site, &shape.tokens, clusters);
+    let instance = shape.instance(site, "AttentionDecode", &[splits])?;
+    let grid = shape.tokens.clone() * (clusters * splits).into();
+    let body = decode_body("attention_decode", instance, shape.op.head_dim, grid, splits);
+    Ok(shape.call(site, body)?.int("splits", splits as i64))
 }
 
 fn one_token(site: &Site<'_>) -> Result<(), Refusal> {
@@ -103,9 +104,15 @@ fn one_token(site: &Site<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn decode_body(name: &'static str, instance: String, head_dim: u32, grid: Dim) -> Body {
+/// Blocks that share the context of a sequence and KV head: as many as fill the chip, up to a whole cluster.
+fn splits(site: &Site<'_>, tokens: &Dim, clusters: u64) -> u64 {
+    let all = site.program.bound(tokens).unwrap_or(u64::MAX).saturating_mul(clusters).max(1);
+    [8, 4, 2].into_iter().find(|splits| all.saturating_mul(*splits) <= DECODE_BLOCKS).unwrap_or(1)
+}
+
+fn decode_body(name: &'static str, instance: String, head_dim: u32, grid: Dim, splits: u64) -> Body {
     let mut body = Body::new(name, "attention/decode.cuh", instance, WARPS * 32, grid);
-    body.cluster = DECODE_SPLITS as u32;
+    body.cluster = splits as u32;
     // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
     let share = 16 * head_dim * 2;
     let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
@@ -124,19 +131,19 @@ pub(super) fn rope_decode(site: &Site<'_>) -> Result<Call, Refusal> {
     }
     let half = frequencies(site, 4)?;
     let (dtype, row, scale) = (c_type(out.dtype), c_type(qkv.dtype), c_float(scale));
-    let instance = format!(
-        "RopeAttentionDecode<{dtype}, {row}, {heads}, {kv_heads}, {head_dim}, {half}, {scale}, {DECODE_SPLITS}>"
-    );
     let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
-    let grid = tokens.clone() * (u64::from(kv_heads) * DECODE_SPLITS).into();
-    let mut body = decode_body("rope_attention_decode", instance, head_dim, grid);
+    let splits = splits(site, &tokens, kv_heads.into());
+    let instance =
+        format!("RopeAttentionDecode<{dtype}, {row}, {heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}>");
+    let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
+    let mut body = decode_body("rope_attention_decode", instance, head_dim, grid, splits);
     // behind the stages: turned queries, padded, key and value, and two tables of the turns
     let queries = u64::from(heads / kv_heads) * u64::from(head_dim + 8) * 2;
     let turned = queries + 2 * u64::from(head_dim) * 2 + 2 * half.max(1) * 4;
     body.shared_bytes += turned.next_multiple_of(16) as u32;
     body.kv = Some((group, layer, true));
     let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
-    Ok(body.call(site)?.int("splits", DECODE_SPLITS as i64))
+    Ok(body.call(site)?.int("splits", splits as i64))
 }
 
 pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
