@@ -355,7 +355,9 @@ struct RopeAttentionDecode {
   }
 
   // The step's inputs, the frequencies and what the cache has of earlier steps: none of it is written in this step.
+  // All this takes a while: the next launch is let in first.
   __device__ __forceinline__ void stream(int tile) {
+    ptx::griddepcontrol_launch_dependents();
     attention = {positions, block_table, kv, blocks_per_sequence};
     attention.find(tile);
     padding = attention.token >= query_starts[sequences];

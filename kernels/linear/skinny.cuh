@@ -8,11 +8,10 @@
 //        bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
 //
-// A tile is kStrips strips of 16 outputs. Of a grid of kGrid blocks, block b takes the tiles b, b + kGrid, ..., and asks
-// for the first weights of the next tile before it adds up the last. The warps of a block take the units of a tile in turn, each with
-// kDepth units of each strip on their way into registers, and add up at the end.
+// One block per kStrips strips of 16 outputs: grid ceil(ceil(kN / 16) / kStrips). The warps of a block take the units
+// of its strips in turn, each with kDepth units of each strip on their way into registers, and add up at the end.
 // kK % 8 == 0 (x is read in 16-byte chunks); kRows a multiple of 8 from 8 to 32; at most kNormRows rows are normed, and
-// stay in shared memory: every block norms all of them once, while its first weights are under way.
+// stay in shared memory: every block norms all of them, while its first weights are under way.
 //
 // The weights are the 16-row operand of mma.m16n8k16, the rows of x its 8 columns. Which k stands where in an MMA is
 // free as long as both operands agree. So lane l = 4g + q takes whole chunks: chunk 4h + q of rows g of the two atoms
@@ -27,7 +26,7 @@
 
 namespace smelt {
 
-template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth, int kGrid,
+template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth,
           bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f>
 struct LinearSkinny {
   static_assert(sizeof(T) == 2, "bf16 or f16");
@@ -41,8 +40,6 @@ struct LinearSkinny {
   static constexpr int kUnits = ceil_div(kK, 64);  // of a strip
   static constexpr int kStripBytes = 2048 * kUnits;
   static constexpr int kAllStrips = ceil_div(kN, 16);
-  static constexpr int kTiles = ceil_div(kAllStrips, kStrips);
-  static_assert(kGrid <= kTiles, "a tile for each block");
   static constexpr int kTurns = ceil_div(kUnits, kWarps);  // units of a strip that a warp takes: kWarps * turn + warp
   static constexpr int kHeld = kDepth < kTurns ? kDepth : kTurns;
   static constexpr int kRounds = kUnits / (kWarps * kHeld);  // of kHeld turns for every warp
@@ -144,8 +141,7 @@ struct LinearSkinny {
     next[1] += kHeld * kWarps * 2048;
   }
 
-  // Asks for the first units of a tile.
-  __device__ __forceinline__ void begin(int tile) {
+  __device__ __forceinline__ void stream(int tile) {
 #pragma unroll
     for (int h = 0; h < 2; ++h)
       next[h] = reinterpret_cast<const u8*>(w) + i64(tile) * kStrips * kStripBytes + warp * 2048 + g * 128 +
@@ -155,10 +151,6 @@ struct LinearSkinny {
       if (kRounds > 0 || has(i)) load(held[i], tile, i);
     next[0] += kHeld * kWarps * 2048;
     next[1] += kHeld * kWarps * 2048;
-  }
-
-  __device__ __forceinline__ void stream(int tile) {
-    begin(tile);
     if constexpr (kNormRows > 0) norm.stream(gain);
   }
 
@@ -174,7 +166,7 @@ struct LinearSkinny {
     __syncthreads();
   }
 
-  // The product of a row with a column of the tile: the sum over warps, and the bias of output `n`.
+  // The product of a row with a column of the block: the sum over warps, and the bias of output `n`.
   static __device__ __forceinline__ float total(const float* partial, int row, int column, const T* bias, int n) {
     float sum = 0.0f;
 #pragma unroll
@@ -182,43 +174,37 @@ struct LinearSkinny {
     return bias != nullptr ? sum + to_float(bias[n]) : sum;
   }
 
-  __device__ __forceinline__ void tile(int first) {
+  __device__ __forceinline__ void tile(int tile) {
     if constexpr (kNormRows > 0) norm_rows();
-#pragma unroll 1
-    for (int tile = first; tile < kTiles; tile += kGrid) {
-      // What this thread adds at the end is asked for now.
-      float added = 0.0f;
-      if (residual != nullptr) added = read_residual(tile, threadIdx.x);
-      multiply_tile(tile);
+    // What this thread adds at the end is asked for now.
+    const float added = residual != nullptr ? read_residual(tile, threadIdx.x) : 0.0f;
+    multiply_tile(tile);
 
-      // reduce: over warps, in their order
-      float* partial = reinterpret_cast<float*>(shared_memory());  // [kWarps][kRows][kPitch]
-      if (kGrid < kTiles && tile != first) __syncthreads();        // the last tile is stored
+    // reduce: over warps, in their order
+    float* partial = reinterpret_cast<float*>(shared_memory());  // [kWarps][kRows][kPitch]
 #pragma unroll
-      for (int s = 0; s < kStrips; ++s)
+    for (int s = 0; s < kStrips; ++s)
 #pragma unroll
-        for (int n = 0; n < kRows / 8; ++n)
+      for (int n = 0; n < kRows / 8; ++n)
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
-            partial[(warp * kRows + 8 * n + 2 * q + i % 2) * kPitch + 16 * s + g + 8 * (i / 2)] = sums[s][n][i];
-      if (tile + kGrid < kTiles) begin(tile + kGrid);
-      __syncthreads();
+        for (int i = 0; i < 4; ++i)
+          partial[(warp * kRows + 8 * n + 2 * q + i % 2) * kPitch + 16 * s + g + 8 * (i / 2)] = sums[s][n][i];
+    __syncthreads();
 
-      // store
+    // store
 #pragma unroll 1
-      for (int i = threadIdx.x; i < rows * kOutCols; i += kThreads) {
-        const int row = i / kOutCols, column = i % kOutCols, n = tile * kOutCols + column;
-        if (kOutN % kOutCols != 0 && n >= kOutN) continue;
-        float value;
-        if constexpr (kSwiglu) {
-          const int gate = column / 8 * 16 + column % 8;
-          value = silu(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
-        } else {
-          value = total(partial, row, column, bias, n);
-        }
-        if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
-        y[i64(row) * kOutN + n] = from_float<Y>(value);
+    for (int i = threadIdx.x; i < rows * kOutCols; i += kThreads) {
+      const int row = i / kOutCols, column = i % kOutCols, n = tile * kOutCols + column;
+      if (kOutN % kOutCols != 0 && n >= kOutN) continue;
+      float value;
+      if constexpr (kSwiglu) {
+        const int gate = column / 8 * 16 + column % 8;
+        value = silu(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
+      } else {
+        value = total(partial, row, column, bias, n);
       }
+      if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
+      y[i64(row) * kOutN + n] = from_float<Y>(value);
     }
   }
 

@@ -21,9 +21,9 @@ const PLAIN_TILE: u64 = 64;
 /// Bytes of shared memory that a block may have.
 const SHARED_BYTES: u64 = 232_448;
 
-/// Rows that every block of the streaming kernel may norm for itself: from more rows on, a launch that norms them once
+/// Rows that every block of the streaming kernel may norm for itself: with two or more, a launch that norms them once
 /// costs less than reading them in each block.
-const NORM_ROWS: u64 = 4;
+const NORM_ROWS: u64 = 1;
 
 /// A linear, `[rows, k]` by `[n, k]`, and what stands before and behind it.
 struct Shape {
@@ -145,8 +145,7 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
         return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
     }
     let rows = bound.next_multiple_of(8);
-    let config = SkinnyConfig::of(shape.n, shape.k, rows);
-    let SkinnyConfig { warps, strips, depth } = config;
+    let SkinnyConfig { warps, strips, depth } = SkinnyConfig::of(shape.n, shape.k, rows);
     let Shape { n, k, .. } = shape;
     let mut more = String::new();
     // partial sums of each warp, padded so that they lie in different banks
@@ -175,12 +174,10 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
     if shared_bytes > SHARED_BYTES {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
-    // one block for each tile, or as many as run at once, each of which takes several
-    let blocks = config.blocks(k, rows).min(SHARED_BYTES / (shared_bytes + 2048)).max(1);
-    let grid = n.div_ceil(16 * strips).min(blocks * MULTIPROCESSORS);
     let types = shape.types(site);
-    let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}, {grid}{more}>");
-    let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid.into());
+    let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}{more}>");
+    let grid = n.div_ceil(16 * strips).into();
+    let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
     let call = shape.call(site, body, &[gain, shape.bias(), shape.residual()])?.layout(1, layout);
@@ -199,15 +196,6 @@ struct SkinnyConfig {
 }
 
 impl SkinnyConfig {
-    /// Blocks for whose registers a multiprocessor has room: the body's `kBlocks`.
-    fn blocks(self, k: u64, rows: u64) -> u64 {
-        let SkinnyConfig { warps, strips, depth } = self;
-        let held = depth.min(k.div_ceil(64).div_ceil(warps));
-        let ahead = if rows == 8 && held.is_multiple_of(2) { 2 } else { 1 };
-        let registers = (16 * strips * held + (ahead + 2) * rows + strips * rows / 2 + 12).next_multiple_of(8);
-        (65_536 / (32 * warps * registers)).clamp(1, 16)
-    }
-
     /// What was fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
     /// share what is read of x; a multiprocessor wants some 100 KB under way, and all blocks should run at once.
     fn of(n: u64, k: u64, rows: u64) -> SkinnyConfig {
