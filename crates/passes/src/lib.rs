@@ -10,6 +10,9 @@ pub mod pipeline;
 
 pub use cleanup::{Canonicalize, FoldConstants, RemoveDeadOps};
 pub use fusion::{FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
+/// Named by `rewrite_pass!`, whose callers may lack this crate.
+#[doc(hidden)]
+pub use ir;
 pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};
