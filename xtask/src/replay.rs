@@ -55,14 +55,15 @@ fn build_revision(root: &Path, folder: &Path, commit: &str) -> Result<PathBuf, S
     }
     let tree = folder.join("tree");
     let tree_text = tree.to_str().ok_or("the folder's name is not UTF-8")?;
-    // what a build that was broken off has left
+    // what a build that was interrupted has left
     let _ = git(root, &["worktree", "remove", "--force", tree_text]);
     git(root, &["worktree", "add", "--detach", tree_text, commit])?;
     let built = root.join(FOLDER).join("build");
     let mut build = cargo(&tree, ["build", "--quiet", "--locked", "--package", "cli"]);
-    run_command(build.env("CARGO_TARGET_DIR", &built))?;
-    fs::copy(built.join("debug/smelt"), &program).map_err(|error| format!("{}: {error}", program.display()))?;
+    let done = run_command(build.env("CARGO_TARGET_DIR", &built));
     git(root, &["worktree", "remove", "--force", tree_text])?;
+    done?;
+    fs::copy(built.join("debug/smelt"), &program).map_err(|error| format!("{}: {error}", program.display()))?;
     Ok(program)
 }
 
