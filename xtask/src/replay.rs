@@ -43,8 +43,10 @@ pub fn run(root: &Path, revision: &str) -> Result<(), String> {
     let diff = ["diff", "--no-index", "--no-prefix", "--no-color", "--no-ext-diff", "before", "after"];
     // it fails where there is a difference, which is known
     let _ = Command::new("git").args(diff).current_dir(&folder).status();
-    let all = before.len().max(after.len());
-    Err(format!("replay: {} of {all} texts are not those of {name}: {}", differing.len(), differing.join(", ")))
+    let mut compilations: Vec<&str> = differing.iter().filter_map(|text| text.split('/').next()).collect();
+    compilations.dedup();
+    let (count, all, of) = (differing.len(), before.len().max(after.len()), compilations.join(", "));
+    Err(format!("replay: {count} of {all} texts are not those of {name} ({of})"))
 }
 
 /// The program of a revision, built the first time that it is asked for.
