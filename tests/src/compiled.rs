@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use codegen::{Lowered, PlanSpec, Target, lower_and_build};
 use ir::{Graph, Stage};
-use passes::pipeline;
+use passes::PassReport;
 use plan::{Limits, Model, PlanFile};
+use smelt::Driver;
 use tempfile::TempDir;
 
 use crate::{SeededWeights, device, run_passes};
 
 /// A graph that went all the way.
 pub struct Compiled {
-    /// After the standard pipeline.
+    /// After the pipeline.
     pub graph: Graph,
+    /// What each pass did.
+    pub passes: Vec<PassReport>,
     /// The kernel of each op.
     pub selection: String,
     /// The plan, written and opened.
@@ -23,27 +26,44 @@ pub struct Compiled {
 
 /// Runs the standard pipeline and lowers what comes out. Limits are the bounds of the graph's symbols.
 pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Compiled, String> {
-    let (graph, _) = run_passes(&pipeline::standard(), graph, weights)?;
+    compile_with(&Driver::new(), graph, target, weights, kv_blocks)
+}
+
+/// As [`compile`], with a driver's pipeline and kernels.
+pub fn compile_with(
+    driver: &Driver,
+    graph: &Graph,
+    target: Target,
+    weights: &SeededWeights,
+    kv_blocks: u32,
+) -> Result<Compiled, String> {
+    let (graph, passes) = run_passes(&driver.pipeline(), graph, weights)?;
     let lowered = match target.is_gpu() {
         true => {
             let (verified, spec) = prepare(&graph, target, kv_blocks)?;
-            let built = lower_and_build(verified, &mut target.catalog(), &spec, weights, &device::compiler()?);
+            let built = lower_and_build(verified, &mut driver.catalog(target), &spec, weights, &device::compiler()?);
             built.map_err(|error| error.to_string())?.0
         }
-        false => lower(&graph, target, weights, kv_blocks)?,
+        false => lower(driver, &graph, target, weights, kv_blocks)?,
     };
     let selection = lowered.selection.print();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");
     lowered.write(&path, weights, &mut |_| {}).map_err(|error| error.to_string())?;
     let file = PlanFile::open(&path).map_err(|error| error.to_string())?;
-    Ok(Compiled { graph, selection, file: Arc::new(file), _folder: folder })
+    Ok(Compiled { graph, passes, selection, file: Arc::new(file), _folder: folder })
 }
 
 /// Lowers a graph that has been through the passes.
-pub fn lower(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Lowered, String> {
+pub fn lower(
+    driver: &Driver,
+    graph: &Graph,
+    target: Target,
+    weights: &SeededWeights,
+    kv_blocks: u32,
+) -> Result<Lowered, String> {
     let (verified, spec) = prepare(graph, target, kv_blocks)?;
-    codegen::lower(verified, &target.catalog(), spec, weights).map_err(|error| error.to_string())
+    codegen::lower(verified, &driver.catalog(target), spec, weights).map_err(|error| error.to_string())
 }
 
 fn prepare(graph: &Graph, target: Target, kv_blocks: u32) -> Result<(ir::Verified<'_>, PlanSpec), String> {

@@ -1,5 +1,6 @@
 //! Tests that are texts: `cases/**/<case>.ir` says on its first line what is tested, `<case>.snap` beside it keeps
-//! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them.
+//! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them. Another
+//! package has cases of its own with a [`Suite`] and [`filetests!`].
 
 mod case;
 mod commands;
@@ -17,10 +18,32 @@ mod weights;
 pub use case::{Case, ExpectedError};
 pub use commands::{COMMANDS, Command, Outcome};
 pub use compare::{Tolerance, compare};
-pub use compiled::{Compiled, compile, limits, lower};
+pub use compiled::{Compiled, compile, compile_with, limits, lower};
 pub use execute::execute;
 pub use inputs::{Scenario, StepValues};
 pub use interpret::{StepOutputs, interpret, run_passes};
 pub use random::Random;
-pub use runner::{cases, folder, run};
+pub use runner::{Suite, cases, folder, run};
 pub use weights::SeededWeights;
+
+/// A test for each command, over the cases of a [`Suite`].
+#[macro_export]
+macro_rules! filetests {
+    (@commands $suite:expr; $($name:ident),*) => {
+        $(#[test]
+        fn $name() {
+            $crate::Suite::run(&$suite, stringify!($name));
+        })*
+
+        #[test]
+        fn every_command_has_a_test() {
+            let names: Vec<&str> = $crate::COMMANDS.iter().map(|command| command.name()).collect();
+            assert_eq!(names, [$(stringify!($name)),*]);
+        }
+    };
+    ($suite:expr) => {
+        $crate::filetests! {
+            @commands $suite; roundtrip, verify, pass, pipeline, eval, select, plan, trace, run, run_device, cuda, nvrtc
+        }
+    };
+}

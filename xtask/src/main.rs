@@ -3,7 +3,9 @@
 mod bench;
 mod bundle;
 mod ci;
+mod docs;
 mod process;
+mod replay;
 mod snapshots;
 mod test;
 mod tidy;
@@ -34,6 +36,13 @@ enum Command {
         #[arg(long)]
         tables: bool,
     },
+    /// Write the reference from what the program has inside, and into the book the code that it shows.
+    Docs,
+    /// Compile the test models with the compiler of another revision and with this one, and show what differs.
+    Replay {
+        /// A revision of git, such as HEAD~1.
+        revision: String,
+    },
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
     /// Everything that must hold before a change lands: formatting, lints, `test`, `tour`.
@@ -48,6 +57,8 @@ fn main() -> ExitCode {
         Command::Tour => tour::run(&root),
         Command::Bench { tables: true } => bench::write_tables(&root),
         Command::Bench { tables: false } => bench::run(&root),
+        Command::Docs => docs::write(&root),
+        Command::Replay { revision } => replay::run(&root, &revision),
         Command::Bundle => bundle::run(&root),
         Command::Ci => ci::run(&root),
     });

@@ -222,6 +222,9 @@ fn lists_doctor_and_completions_print() {
     assert!(sandbox.ok(&["--list-passes"]).contains("fuse-add-rms-norm"));
     assert_eq!(sandbox.ok(&["opt", "--list-passes"]), sandbox.ok(&["--list-passes"]));
     assert!(sandbox.ok(&["--list-ops"]).contains("paged_attention %q, %cache"));
+    assert!(sandbox.ok(&["--list-kernels"]).contains("kernels/linear/skinny.cuh"));
+    assert!(sandbox.ok(&["--list-ops", "--json"]).contains("\"type\": \"Option<DType>\""));
+    assert!(sandbox.ok(&["--list-passes", "--json"]).contains("\"slot\": \"BeforeFusion\""));
     for shell in ["bash", "zsh", "fish"] {
         assert!(sandbox.ok(&["completions", shell]).contains("smelt"));
     }

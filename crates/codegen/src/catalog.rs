@@ -7,7 +7,7 @@ use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{Dim, Layout, Param, Scalar, TensorMap};
 
 use crate::ProgramShape;
-use crate::cuda::flatten;
+use crate::cuda::{Header, flatten};
 
 /// A kernel as code generation sees it: which ops it can do, and with which configuration.
 pub trait Kernel: fmt::Debug + Send + Sync {
@@ -16,6 +16,20 @@ pub trait Kernel: fmt::Debug + Send + Sync {
 
     /// How the kernel would do this op, or why it cannot.
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal>;
+
+    /// What lists of kernels say of it.
+    fn about(&self) -> About {
+        About::default()
+    }
+}
+
+/// What lists of kernels say of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Names of the ops that it takes.
+    pub ops: &'static [&'static str],
+    /// The file with its code.
+    pub file: &'static str,
 }
 
 /// An op in a program: what a kernel is chosen for.
@@ -87,6 +101,8 @@ pub struct KvUse {
 pub struct DeviceCall {
     /// The unit: CUDA C that includes files of `kernels/` and has one entry of the kernel's name.
     pub unit: String,
+    /// Files that it includes beside those of `kernels/`.
+    pub headers: Vec<Header>,
     /// Threads of a block.
     pub threads: u32,
     /// Bytes of dynamic shared memory of a block.
@@ -95,6 +111,13 @@ pub struct DeviceCall {
     pub maps: Vec<TensorMap>,
     /// Sizes that stand last, over the graph's symbols.
     pub scalars: Vec<Dim>,
+}
+
+impl DeviceCall {
+    /// The unit without includes.
+    pub fn source(&self) -> String {
+        flatten(&self.unit, &self.headers)
+    }
 }
 
 impl Call {
@@ -179,7 +202,7 @@ impl Catalog {
     /// Why a call is not taken although its kernel offers it.
     pub(crate) fn refused(&self, call: &Call) -> Option<&str> {
         let device = call.device.as_ref().filter(|_| !self.slow.is_empty())?;
-        self.slow.get(&flatten(&device.unit)).map(String::as_str)
+        self.slow.get(&device.source()).map(String::as_str)
     }
 
     /// All kernels, the preferred first.

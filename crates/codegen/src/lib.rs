@@ -10,9 +10,11 @@ mod memory;
 mod program;
 mod recipe;
 mod select;
+mod site;
 mod target;
 
-pub use catalog::{Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
+pub use catalog::{About, Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
+pub use kernels::cuda::{Body, c_float, c_type};
 pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;

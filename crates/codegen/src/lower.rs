@@ -10,7 +10,7 @@ use plan::{
 };
 
 use crate::buffers::Buffers;
-use crate::cuda::{Built, Compiler, UnitError, flatten};
+use crate::cuda::{Built, Compiler, UnitError};
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
 
@@ -369,7 +369,7 @@ fn layout(choice: &Choice, operand: usize) -> Layout {
 /// The kernel of a choice; its cubin comes when the plan is built.
 fn kernel(choice: &Choice) -> plan::Kernel {
     let code = choice.call.device.as_ref().map(|device| Code {
-        source: flatten(&device.unit),
+        source: device.source(),
         cubin: Vec::new(),
         threads: device.threads,
         shared_bytes: device.shared_bytes,

@@ -21,7 +21,7 @@ pub use graph::{Graph, GraphError, Output};
 pub use host::{HostData, HostTensor};
 pub use interpreter::{Environment, EvalError, constant_value, evaluate};
 pub use kv::{KvDecl, KvState, Slot, Tokens};
-pub use op::{DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
+pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
 /// Element types, from the words that compiler and runtime share.
 pub use plan::DType;

@@ -92,10 +92,21 @@ pub trait DeclaredOp: OpDef + Sized {
     const DOC: &'static str;
     /// Names of the operands.
     const OPERANDS: Operands;
-    /// Names of the attributes.
-    const ATTRS: &'static [&'static str];
+    /// The attributes.
+    const ATTRS: &'static [AttrInfo];
+    /// How results depend on operands.
+    const CLASS: OpClass;
     /// An op from its attributes in text.
     fn from_attrs(attrs: AttrReader) -> Result<Self, String>;
+}
+
+/// An attribute of an op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttrInfo {
+    /// Its name in text.
+    pub name: &'static str,
+    /// Its type in Rust, as the declaration spells it.
+    pub ty: &'static str,
 }
 
 /// A row of an op list: how to print help for an op and how to make one from text.
@@ -107,8 +118,10 @@ pub struct OpInfo {
     pub doc: &'static str,
     /// Names of the operands.
     pub operands: Operands,
-    /// Names of the attributes.
-    pub attrs: &'static [&'static str],
+    /// The attributes.
+    pub attrs: &'static [AttrInfo],
+    /// How results depend on operands.
+    pub class: OpClass,
     /// An op from its attributes in text.
     pub parse: fn(AttrReader) -> Result<Op, String>,
 }
@@ -121,6 +134,7 @@ impl OpInfo {
             doc: T::DOC,
             operands: T::OPERANDS,
             attrs: T::ATTRS,
+            class: T::CLASS,
             parse: |attrs| T::from_attrs(attrs).map(Op::new),
         }
     }
@@ -178,7 +192,9 @@ macro_rules! op {
             const MNEMONIC: &'static str = $mnemonic;
             const DOC: &'static str = concat!($($doc, "\n"),+);
             const OPERANDS: $crate::Operands = $crate::op!(@operands $($operands)*);
-            const ATTRS: &'static [&'static str] = &[$(stringify!($attr)),*];
+            const ATTRS: &'static [$crate::AttrInfo] =
+                &[$($crate::AttrInfo { name: stringify!($attr), ty: stringify!($ty) }),*];
+            const CLASS: $crate::OpClass = <Self as $crate::Semantics>::CLASS;
 
             fn from_attrs(#[allow(unused_mut)] mut attrs: $crate::AttrReader) -> Result<Self, String> {
                 let op = $name { $($attr: attrs.take(stringify!($attr))?),* };

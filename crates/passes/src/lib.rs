@@ -13,6 +13,9 @@ pub use fusion::{
     FuseAddRmsNorm, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul,
     FuseSwiglu, MergeLinears,
 };
+/// Named by `rewrite_pass!`, whose callers may lack this crate.
+#[doc(hidden)]
+pub use ir;
 pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};

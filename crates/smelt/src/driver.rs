@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use codegen::cuda::Compiler;
-use codegen::{Call, Catalog, Kernel, Refusal, Site, Target};
+use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 use ir::{DeclaredOp, OpSet};
 use passes::{Pass, PassContext, PassList, PassManager, Pipeline, Slot, pipeline};
 use plan::{ExecError, Executor};
@@ -71,12 +71,15 @@ impl Driver {
     /// The same driver with a pass at the end of a slot of the pipeline.
     pub fn pass(mut self, slot: Slot, pass: impl Pass + 'static) -> Driver {
         let pass: Arc<dyn Pass> = Arc::new(pass);
-        self.passes.add(Arc::clone(&pass), "plugged in");
+        self.passes.add(Arc::clone(&pass), pass.summary());
         self.slots.push((slot, pass));
         self
     }
 
     /// The same driver with an op that graphs and texts may use.
+    ///
+    /// # Panics
+    /// If there is an op of this name.
     pub fn op<T: DeclaredOp>(mut self) -> Driver {
         self.ops = self.ops.with::<T>();
         self
@@ -86,6 +89,13 @@ impl Driver {
     pub fn cpu_kernel(mut self, kernel: impl Kernel + 'static, code: impl CpuKernel + 'static) -> Driver {
         self.kernels.push((Target::Cpu, Arc::new(kernel)));
         self.cpu_kernels.push(Arc::new(code));
+        self
+    }
+
+    /// The same driver with a kernel for NVIDIA GPUs, preferred to smelt's own: how code generation calls it. Its code is
+    /// the unit of the call, with the headers that come with it.
+    pub fn cuda_kernel(mut self, kernel: impl Kernel + 'static) -> Driver {
+        self.kernels.push((Target::Sm90a, Arc::new(kernel)));
         self
     }
 
@@ -185,6 +195,10 @@ impl Kernel for Shared<dyn Kernel> {
 
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
         self.0.call(site)
+    }
+
+    fn about(&self) -> About {
+        self.0.about()
     }
 }
 

@@ -21,6 +21,7 @@ mod driver;
 mod error;
 mod llm;
 mod options;
+mod parts;
 mod settings;
 
 pub use cache::PlanCache;
@@ -31,6 +32,7 @@ pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
 pub use options::{CompileOptions, TargetChoice, WeightsChoice};
+pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
 pub use passes::Slot;
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
@@ -38,10 +40,12 @@ pub use runtime::cuda::probe as cuda_driver;
 
 /// What a pass, an op or a kernel of one's own is made from.
 pub mod extend {
-    pub use codegen::{Call, DeviceCall, Kernel, KvUse, Refusal, Site};
-    pub use ir;
+    pub use codegen::cuda::Header;
+    pub use codegen::{About, Body, Call, DeviceCall, Kernel, KvUse, Refusal, Site, c_float, c_type};
+    pub use ir::{self, op};
     pub use passes::{Changed, Numerics, Pass, PassContext, PassError, PassOptions, Pipeline, rewrite_pass};
-    pub use runtime::cpu::{Args, CpuKernel, KvLayer, Tensor};
+    pub use plan::{Dim, Layout, TensorMap};
+    pub use runtime::cpu::{Args, ByRows, CpuKernel, KvLayer, RowKernel, Tensor};
 }
 
 /// The README's example compiles.

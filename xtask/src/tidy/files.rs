@@ -36,7 +36,7 @@ fn lengths(tree: &Tree) -> impl Iterator<Item = (&str, usize)> {
 pub fn snapshots_have_cases(tree: &Tree) -> Vec<String> {
     let mut violations: Vec<String> =
         tree.with_extension("new").map(|file| format!("{} was not reviewed", file.path)).collect();
-    for file in tree.files.iter().filter(|file| file.path.starts_with("tests/cases/")) {
+    for file in tree.files.iter().filter(|file| is_filetest(&file.path)) {
         if let Some(stem) = file.path.strip_suffix(".snap")
             && tree.get(&format!("{stem}.ir")).is_none()
         {
@@ -50,6 +50,11 @@ pub fn snapshots_have_cases(tree: &Tree) -> Vec<String> {
         }
     }
     violations
+}
+
+/// Whether a file is a case or a snapshot of one: ours, or an example's.
+pub fn is_filetest(path: &str) -> bool {
+    path.starts_with("tests/cases/") || path.starts_with("examples/") && path.contains("/cases/")
 }
 
 /// The command on the first line of a case: `// test: pass fuse-swiglu`.

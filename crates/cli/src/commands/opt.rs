@@ -6,6 +6,7 @@ use clap::Args;
 use smelt::{Driver, Error};
 
 use super::compile::with_repro;
+use super::list::List;
 use crate::failure::Failure;
 use crate::output::print;
 
@@ -16,23 +17,16 @@ pub struct Opt {
     #[arg(long, value_name = "PASSES", value_delimiter = ',')]
     pass: Vec<String>,
     /// The graph's text; `-` is stdin.
-    #[arg(value_name = "FILE.ir", required_unless_present_any = ["list_passes", "list_ops"])]
+    #[arg(value_name = "FILE.ir", required_unless_present = "list")]
     file: Option<PathBuf>,
-    /// Lists the passes.
-    #[arg(long)]
-    list_passes: bool,
-    /// Lists the ops.
-    #[arg(long)]
-    list_ops: bool,
+    #[command(flatten)]
+    list: List,
 }
 
 impl Opt {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
-        if self.list_passes {
-            return list_passes(driver);
-        }
-        if self.list_ops {
-            return list_ops(driver);
+        if self.list.wanted() {
+            return self.list.run(driver, false);
         }
         let path = self.file.unwrap_or_default();
         let text = match path.as_os_str() == "-" {
@@ -46,27 +40,4 @@ impl Opt {
             error => with_repro(error, None),
         })?)
     }
-}
-
-/// Prints the passes, one a line.
-pub fn list_passes(driver: &Driver) -> Result<(), Failure> {
-    let lines = driver.passes().iter().map(|info| format!("{:<22} {}\n", info.pass.name(), info.summary));
-    print(&lines.collect::<String>())
-}
-
-/// Prints the ops with operands, attributes and the first sentence of their documentation.
-pub fn list_ops(driver: &Driver) -> Result<(), Failure> {
-    let mut text = String::new();
-    for op in driver.ops().iter() {
-        let required = op.operands.required.iter().map(|name| format!("%{name}"));
-        let optional = op.operands.optional.iter().map(|name| format!("[%{name}]"));
-        let rest = op.operands.rest.iter().map(|name| format!("%{name}.."));
-        let operands: Vec<String> = required.chain(optional).chain(rest).collect();
-        let attrs = if op.attrs.is_empty() { String::new() } else { format!(" {{{}}}", op.attrs.join(", ")) };
-        text.push_str(&format!("{} {}{attrs}\n", op.mnemonic, operands.join(", ")));
-        for line in op.doc.lines() {
-            text.push_str(&format!("   {line}\n"));
-        }
-    }
-    print(&text)
 }

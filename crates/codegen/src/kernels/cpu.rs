@@ -10,12 +10,13 @@ use ir::ops::{
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
 
-use crate::{Call, Catalog, Kernel, Refusal, Site};
+use crate::kernels::about::about;
+use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
 /// Bytes of weights that one task of a linear reads.
 const LINEAR_TASK_BYTES: u64 = 128 << 10;
 /// Rows that one task of a row-wise kernel takes.
-const ROWS: u64 = 8;
+pub(crate) const ROWS: u64 = 8;
 
 /// A row of the catalog.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ impl Kernel for CpuKernel {
         let call = (self.call)(graph, op)?;
         values_are_f32(graph, op)?;
         Ok(call)
+    }
+
+    fn about(&self) -> About {
+        about(Target::Cpu, self.name)
     }
 }
 

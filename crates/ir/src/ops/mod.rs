@@ -66,7 +66,11 @@ impl OpSet {
     }
 
     /// The same set with one more op.
+    ///
+    /// # Panics
+    /// If an op of this name is there: its text could mean either.
     pub fn with<T: DeclaredOp>(mut self) -> OpSet {
+        assert!(self.find(T::MNEMONIC).is_none(), "there is an op `{}` already", T::MNEMONIC);
         self.ops.push(OpInfo::of::<T>());
         self
     }

@@ -4,6 +4,7 @@
 mod args;
 mod attention;
 mod bandwidth;
+mod by_rows;
 mod executor;
 mod linear;
 mod memory;
@@ -14,6 +15,7 @@ mod simd;
 
 pub use args::{Args, KvLayer, Tensor};
 pub use bandwidth::read_bandwidth;
+pub use by_rows::{ByRows, RowKernel};
 pub use executor::CpuExecutor;
 pub use simd::instruction_set;
 
@@ -46,11 +48,11 @@ pub(crate) fn kernels() -> Vec<Box<dyn CpuKernel>> {
         Box::new(rows::GatherRows),
         Box::new(rows::Argmax),
         Box::new(rows::Split),
-        Box::new(rows::Swiglu),
-        Box::new(rows::Copy),
-        Box::new(rows::Silu),
-        Box::new(rows::Binary { name: "add", apply: |a, b| a + b }),
-        Box::new(rows::Binary { name: "mul", apply: |a, b| a * b }),
-        Box::new(rows::Binary { name: "silu_mul", apply: |gate, up| rows::silu(gate) * up }),
+        Box::new(ByRows(rows::Swiglu)),
+        Box::new(ByRows(rows::Copy)),
+        Box::new(ByRows(rows::Silu)),
+        Box::new(ByRows(rows::Binary { name: "add", apply: |a, b| a + b })),
+        Box::new(ByRows(rows::Binary { name: "mul", apply: |a, b| a * b })),
+        Box::new(ByRows(rows::Binary { name: "silu_mul", apply: |gate, up| rows::silu(gate) * up })),
     ]
 }

@@ -1,7 +1,7 @@
 //! Kernels that take a few rows a task and do little with each: lookups, element-wise functions, splits, argmax.
 
 use super::simd::with_element;
-use super::{Args, CpuKernel, Tensor};
+use super::{Args, CpuKernel, RowKernel, Tensor};
 use plan::DType;
 
 /// Rows of a task. Code generation sizes grids with the same number.
@@ -108,7 +108,7 @@ impl CpuKernel for GatherRows {
     }
 }
 
-impl CpuKernel for Copy {
+impl RowKernel for Copy {
     fn name(&self) -> &'static str {
         "copy"
     }
@@ -118,17 +118,8 @@ impl CpuKernel for Copy {
         args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
     }
 
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let width = args.inputs[0].width();
-        let rows = task_rows(task, args.inputs[0].row_count());
-        let range = rows.start * width..rows.end * width;
-        let values = args.inputs[0].widened(range.clone())?;
-        // SAFETY: rows are divided between tasks.
-        unsafe { args.outputs[0].write::<f32>(range)? }.copy_from_slice(&values);
+    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+        out.copy_from_slice(&args.inputs[0].widened(row * out.len()..(row + 1) * out.len())?);
         Ok(())
     }
 }
@@ -169,7 +160,7 @@ impl CpuKernel for Split {
     }
 }
 
-impl CpuKernel for Swiglu {
+impl RowKernel for Swiglu {
     fn name(&self) -> &'static str {
         "swiglu"
     }
@@ -185,25 +176,16 @@ impl CpuKernel for Swiglu {
         }
     }
 
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (x, half) = (args.inputs[0].floats()?, args.outputs[0].width());
-        for row in task_rows(task, args.inputs[0].row_count()) {
-            let (gate, up) = x[2 * row * half..2 * (row + 1) * half].split_at(half);
-            // SAFETY: rows are divided between tasks.
-            let out = unsafe { args.outputs[0].write::<f32>(row * half..(row + 1) * half)? };
-            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = silu(*gate) * up;
-            }
+    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+        let (gate, up) = args.inputs[0].row(row)?.split_at(out.len());
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = silu(*gate) * up;
         }
         Ok(())
     }
 }
 
-impl CpuKernel for Silu {
+impl RowKernel for Silu {
     fn name(&self) -> &'static str {
         "silu"
     }
@@ -214,22 +196,13 @@ impl CpuKernel for Silu {
         args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
     }
 
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
-        let rows = task_rows(task, args.inputs[0].row_count());
-        let range = rows.start * width..rows.end * width;
-        // SAFETY: rows are divided between tasks.
-        let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
-        out.iter_mut().zip(&x[range]).for_each(|(out, x)| *out = silu(*x));
+    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+        out.iter_mut().zip(args.inputs[0].row(row)?).for_each(|(out, x)| *out = silu(*x));
         Ok(())
     }
 }
 
-impl CpuKernel for Binary {
+impl RowKernel for Binary {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -240,17 +213,8 @@ impl CpuKernel for Binary {
         args.inputs.iter().chain(&args.outputs).try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
     }
 
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (a, b, width) = (args.inputs[0].floats()?, args.inputs[1].floats()?, args.inputs[0].width());
-        let rows = task_rows(task, args.inputs[0].row_count());
-        let range = rows.start * width..rows.end * width;
-        // SAFETY: rows are divided between tasks.
-        let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
-        for ((out, a), b) in out.iter_mut().zip(&a[range.clone()]).zip(&b[range]) {
+    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+        for ((out, a), b) in out.iter_mut().zip(args.inputs[0].row(row)?).zip(args.inputs[1].row(row)?) {
             *out = (self.apply)(*a, *b);
         }
         Ok(())

@@ -5,16 +5,19 @@ use std::fmt::Write;
 use ir::{TensorType, Type};
 use plan::{DType, Dim, TensorMap};
 
+use crate::cuda::Header;
 use crate::{Call, DeviceCall, Refusal, Site};
 
 /// An instantiation of a body, and how it is launched.
 #[derive(Clone, Debug)]
-pub(super) struct Body {
+pub struct Body {
     /// Name of the kernel: that of the entry.
     pub name: &'static str,
-    /// The file below `kernels/`.
+    /// The file: below `kernels/`, or one of `headers`.
     pub include: &'static str,
-    /// The struct with its template arguments, without the namespace.
+    /// Files that come with the kernel, beside those of `kernels/`.
+    pub headers: Vec<Header>,
+    /// The struct with its template arguments.
     pub instance: String,
     /// Threads of a block: must be the body's `kThreads`.
     pub threads: u32,
@@ -39,12 +42,13 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// A body that takes what most take.
+    /// A body of `kernels/` that takes what most take; the instance is named without its namespace.
     pub fn new(name: &'static str, include: &'static str, instance: String, threads: u32, grid: Dim) -> Body {
         Body {
             name,
             include,
-            instance,
+            headers: Vec::new(),
+            instance: format!("smelt::{instance}"),
             threads,
             shared_bytes: 0,
             cluster: 1,
@@ -56,6 +60,12 @@ impl Body {
             grid,
             kv: None,
         }
+    }
+
+    /// A body of a file outside of `kernels/`; the instance is named with its namespace.
+    pub fn own(name: &'static str, file: Header, instance: String, threads: u32, grid: Dim) -> Body {
+        let body = Body::new(name, file.path, String::new(), threads, grid);
+        Body { instance, headers: vec![file], ..body }
     }
 
     /// The same body with a size that it is told when it runs.
@@ -81,6 +91,7 @@ impl Body {
         if writes { &mut outputs } else { &mut inputs }.extend(kv_type);
         let device = DeviceCall {
             unit: self.unit(&outputs, &inputs),
+            headers: self.headers,
             threads: self.threads,
             shared_bytes: self.shared_bytes,
             maps: self.maps,
@@ -130,7 +141,7 @@ impl Body {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "#include \"common/body.cuh\"\n#include \"{include}\"\n");
-        let _ = writeln!(text, "using Body = smelt::{instance};");
+        let _ = writeln!(text, "using Body = {instance};");
         let _ = write!(text, "static_assert(Body::kThreads == {threads}");
         if self.shared_bytes > 0 {
             let _ = write!(text, " && Body::kSharedBytes == {}", self.shared_bytes);
@@ -147,8 +158,8 @@ impl Body {
     }
 }
 
-/// A dtype as kernels spell it.
-pub(super) fn c_type(dtype: DType) -> &'static str {
+/// A dtype as CUDA C spells it: `smelt::bf16`.
+pub fn c_type(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "smelt::f32",
         DType::F16 => "smelt::f16",
@@ -157,7 +168,7 @@ pub(super) fn c_type(dtype: DType) -> &'static str {
     }
 }
 
-/// A real template argument, to the last bit.
-pub(super) fn c_float(value: f32) -> String {
+/// A real template argument, to the last bit: `1e-5f`.
+pub fn c_float(value: f32) -> String {
     format!("{value:e}f")
 }

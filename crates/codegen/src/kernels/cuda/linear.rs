@@ -1,11 +1,11 @@
 //! `kernels/linear`: streaming for few rows, wgmma for many, plain loops for everything else.
 
-use ir::ops::{Epilogue, LinearParts, Prologue};
+use ir::ops::{Epilogue, Linear, LinearParts, Prologue};
 use ir::{Graph, Value};
 use plan::{Dim, Layout, TensorMap};
 
 use super::body::{Body, c_float, c_type};
-use super::{dim, is_16_bit};
+use super::{dim, is, is_16_bit};
 use crate::{Call, Refusal, Site};
 
 /// Rows up to which a linear is a stream of weights.
@@ -103,14 +103,6 @@ impl Shape {
 
     fn gated(&self) -> bool {
         self.parts.epilogues().contains(&Epilogue::Swiglu)
-    }
-
-    /// Checks that nothing stands before the product, or behind it but a bias.
-    fn alone(&self) -> Result<(), Refusal> {
-        match (self.parts.before, self.parts.epilogues().as_slice()) {
-            (None, [] | [Epilogue::Bias]) => Ok(()),
-            _ => Err(Refusal::because("does a product and its bias, nothing before or behind")),
-        }
     }
 
     /// The call of a body that takes x, the weight, and then what `more` lists, of which some may be absent.
@@ -266,8 +258,8 @@ impl WgmmaConfig {
 }
 
 pub(super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
+    is::<Linear>(site)?;
     let shape = shape(site)?;
-    shape.alone()?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     if bound > PLAIN_FEW_ROWS {
         return Err(Refusal::because(format!("takes {PLAIN_FEW_ROWS} rows, this program has up to {bound}")));
@@ -279,8 +271,8 @@ pub(super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
 }
 
 pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
+    is::<Linear>(site)?;
     let shape = shape(site)?;
-    shape.alone()?;
     let instance = plain_instance(site, "LinearPlain", &shape)?;
     let grid = shape.rows.ceil_div(PLAIN_TILE) * shape.n.div_ceil(PLAIN_TILE).into();
     shape.call(site, Body::new("linear_plain", "linear/plain.cuh", instance, 256, grid), &[shape.bias()])

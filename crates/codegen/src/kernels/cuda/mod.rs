@@ -12,8 +12,10 @@ mod sampling;
 use ir::OpDef;
 use plan::{DType, Dim};
 
-use crate::{Call, Catalog, Kernel, Refusal, Site};
+use crate::kernels::about::about;
+use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
+pub use body::{Body, c_float, c_type};
 pub(crate) use rows::fill_random;
 
 /// A row of the catalog.
@@ -30,6 +32,10 @@ impl Kernel for CudaKernel {
 
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
         (self.call)(site)
+    }
+
+    fn about(&self) -> About {
+        about(Target::Sm90a, self.name)
     }
 }
 
@@ -63,16 +69,14 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// The innermost size of the first result, which kernels are instantiated for.
+/// See [`Site::width`].
 fn width(site: &Site<'_>) -> Result<u64, Refusal> {
-    site.result_type()?.width().ok_or_else(|| Refusal::because("its rows have a symbolic width"))
+    site.width()
 }
 
-/// The rows of the first result: all sizes but the innermost.
+/// See [`Site::row_count`].
 fn row_count(site: &Site<'_>) -> Result<Dim, Refusal> {
-    let shape = &site.result_type()?.shape;
-    let outer = shape.split_last().map_or(&[][..], |(_, outer)| outer);
-    Ok(outer.iter().cloned().fold(Dim::from(1), |product, dim| product * dim))
+    site.row_count()
 }
 
 /// A dimension of an operand.

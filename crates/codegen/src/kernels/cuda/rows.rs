@@ -97,6 +97,6 @@ pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
     plan::Kernel {
         name: "fill_random".to_owned(),
         params: vec![param("dtype", dtype.name()), param("layout", layout.name())],
-        code: Some(Code { source: flatten(&unit), cubin: Vec::new(), threads: THREADS, shared_bytes: 0 }),
+        code: Some(Code { source: flatten(&unit, &[]), cubin: Vec::new(), threads: THREADS, shared_bytes: 0 }),
     }
 }
