@@ -85,6 +85,8 @@ pub trait DeclaredOp: OpDef + Sized {
     const OPERANDS: Operands;
     /// Names of the attributes.
     const ATTRS: &'static [&'static str];
+    /// See [`OpInfo::read_attr`].
+    fn read_attr(name: &str, value: Option<&AttrValue>) -> Result<Option<AttrValue>, String>;
     /// An op from its attributes in text.
     fn from_attrs(attrs: AttrReader) -> Result<Self, String>;
 }
@@ -100,6 +102,8 @@ pub struct OpInfo {
     pub operands: Operands,
     /// Names of the attributes.
     pub attrs: &'static [&'static str],
+    /// One attribute, or its absence, as the op would print it; the error says what was expected.
+    pub read_attr: fn(&str, Option<&AttrValue>) -> Result<Option<AttrValue>, String>,
     /// An op from its attributes in text.
     pub parse: fn(AttrReader) -> Result<Op, String>,
 }
@@ -112,6 +116,7 @@ impl OpInfo {
             doc: T::DOC,
             operands: T::OPERANDS,
             attrs: T::ATTRS,
+            read_attr: T::read_attr,
             parse: |attrs| T::from_attrs(attrs).map(Op::new),
         }
     }
@@ -170,6 +175,16 @@ macro_rules! op {
             const DOC: &'static str = concat!($($doc, "\n"),+);
             const OPERANDS: $crate::Operands = $crate::op!(@operands $($operands)*);
             const ATTRS: &'static [&'static str] = &[$(stringify!($attr)),*];
+
+            fn read_attr(
+                name: &str,
+                #[allow(unused)] value: Option<&$crate::AttrValue>,
+            ) -> Result<Option<$crate::AttrValue>, String> {
+                match name {
+                    $(stringify!($attr) => $crate::read_attr::<$ty>(name, value),)*
+                    _ => Err(format!("unknown attribute `{name}`")),
+                }
+            }
 
             fn from_attrs(#[allow(unused_mut)] mut attrs: $crate::AttrReader) -> Result<Self, String> {
                 let op = $name { $($attr: attrs.take(stringify!($attr))?),* };

@@ -112,7 +112,7 @@ macro_rules! rewrite_pass {
                 graph: &mut ::ir::Graph,
                 _: &$crate::PassContext<'_>,
             ) -> Result<$crate::Changed, $crate::PassError> {
-                let rules = [$(::ir::Rule { name: stringify!($rule), apply: $rule }),+];
+                let rules = [$(::ir::Rule { name: stringify!($rule), apply: &$rule }),+];
                 Ok((::ir::rewrite(graph, &rules)? > 0).into())
             }
         }
