@@ -15,4 +15,4 @@ macro_rules! commands {
     };
 }
 
-commands![roundtrip, verify, pass, pipeline, eval, select, plan, trace, run, run_device, cuda, nvrtc];
+commands![roundtrip, verify, pass, pipeline, eval, select, plan, trace, rules, run, run_device, cuda, nvrtc];
