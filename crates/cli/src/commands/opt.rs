@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use smelt::{Driver, Error};
+use smelt::{Driver, Dumps, Error};
 
-use super::compile::with_repro;
+use super::compile::{EmitArgs, with_repro, write_texts};
+use crate::args::PassArgs;
 use crate::failure::Failure;
 use crate::output::print;
 
-/// Runs passes on the text of a graph and prints what comes out.
+/// Runs passes on the text of a graph and prints what comes out, behind the texts of --emit.
 #[derive(Debug, Args)]
 pub struct Opt {
     /// Passes in order, with commas; without any, the standard pipeline.
@@ -18,6 +19,10 @@ pub struct Opt {
     /// The graph's text; `-` is stdin.
     #[arg(value_name = "FILE.ir", required_unless_present_any = ["list_passes", "list_ops"])]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    emit: EmitArgs,
+    #[command(flatten)]
+    passes: PassArgs,
     /// Lists the passes.
     #[arg(long)]
     list_passes: bool,
@@ -28,11 +33,16 @@ pub struct Opt {
 
 impl Opt {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let driver = &self.passes.driver(driver)?;
         if self.list_passes {
             return list_passes(driver);
         }
         if self.list_ops {
             return list_ops(driver);
+        }
+        if self.emit.beyond_passes() {
+            let known = "ir, ir-after-all, ir-after-change, ir-after=PASS or passes";
+            return Err(Failure::usage(format!("`smelt opt` chooses no kernels: expected --emit {known}")));
         }
         let path = self.file.unwrap_or_default();
         let text = match path.as_os_str() == "-" {
@@ -40,11 +50,14 @@ impl Opt {
             false => std::fs::read_to_string(&path),
         };
         let text = text.map_err(|error| Error::Io { path: path.clone(), error })?;
-        let result = driver.optimize(&text, &self.pass);
-        print(&result.map_err(|error| match error {
+        let mut dumps = Dumps { wanted_passes: self.emit.wanted_passes(), ..Dumps::default() };
+        let passes = driver.optimize(&text, &self.pass, &self.passes.options(), &mut dumps);
+        let passes = passes.map_err(|error| match error {
             Error::BadInput(message) => Failure::bad_input(format!("{}: {message}", path.display())),
-            error => with_repro(error, None),
-        })?)
+            error => with_repro(error, self.emit.folder()),
+        })?;
+        write_texts(&self.emit, &dumps, &passes)?;
+        print(&dumps.graph)
     }
 }
 
