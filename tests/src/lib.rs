@@ -43,7 +43,8 @@ macro_rules! filetests {
     };
     ($suite:expr) => {
         $crate::filetests! {
-            @commands $suite; roundtrip, verify, pass, pipeline, eval, select, plan, trace, run, run_device, cuda, nvrtc
+            @commands $suite; roundtrip, verify, pass, pipeline, eval, select, plan, trace, rules, run, run_device, cuda,
+            nvrtc
         }
     };
 }

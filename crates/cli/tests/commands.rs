@@ -344,6 +344,90 @@ fn graphs_and_times_of_passes_are_emitted() {
     sandbox.fails(&[&args[..], &["irr"]].concat(), 2, "ir-after-change");
 }
 
+const GATE: &str = "\
+rule @silu-mul {
+  %s = silu %gate
+  %y = mul %s, %up
+  where used_once(%s)
+=>
+  %y = silu_mul %gate, %up
+}
+";
+
+#[test]
+fn rules_from_a_file_are_passes_by_their_names() {
+    let sandbox = Sandbox::new();
+    let rules = sandbox.text("gate.rules");
+    std::fs::write(&rules, GATE).unwrap();
+    let args = ["compile", MHA, "--dry-run", "--target", "cpu", "--rewrites", &rules, "--emit"];
+    let emit = |what: &str, more: &[&str]| sandbox.ok(&[&args[..], &[what], more].concat());
+    let row = |table: &str| table.lines().find(|line| line.starts_with("silu-mul ")).map(str::to_owned);
+    assert!(row(&emit("passes", &[])).unwrap().contains(" yes "));
+    assert_eq!(row(&emit("passes", &["--disable-pass", "silu-mul"])), None);
+    // canonicalize and remove-dead-ops do not count: they are required
+    assert_eq!(row(&emit("passes", &["--opt-bisect-limit", "1"])), None);
+    assert!(row(&emit("passes", &["--opt-bisect-limit", "2"])).is_some());
+    assert!(emit("ir-after=silu-mul", &[]).contains(" = silu_mul "));
+    assert!(sandbox.ok(&["opt", "--list-passes", "--rewrites", &rules]).contains("silu-mul               a rule"));
+    // a plan knows its rules: with others it is another one
+    let generate = ["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4"];
+    let compiled = |more: &[&str]| {
+        let output = sandbox.run(&[&generate[..], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).contains("write plan")
+    };
+    assert!(compiled(&[]) && compiled(&["--rewrites", &rules]) && !compiled(&["--rewrites", &rules]));
+    std::fs::write(&rules, GATE.replace("used_once(%s)", "used_once(%s), %gate : f32")).unwrap();
+    assert!(compiled(&["--rewrites", &rules]));
+}
+
+#[test]
+fn bad_rules_are_refused_with_all_their_errors() {
+    let sandbox = Sandbox::new();
+    let rules = sandbox.text("gate.rules");
+    let fails = |text: &str, message: &str| {
+        std::fs::write(&rules, text).unwrap();
+        let args = ["compile", MHA, "--dry-run", "--rewrites", &rules, "--dump-dir", &sandbox.text("")];
+        sandbox.fails(&args, 3, message);
+    };
+    let text = GATE.replace("= silu ", "= slu ").replace("%up\n}", "%u\n}");
+    fails(&text, "gate.rules: line 2, column 8: unknown op `slu`, did you mean `silu`?");
+    fails(&text, "gate.rules: line 6, column 24: `%u` is not defined above");
+    let taken = "there is a pass `fuse-silu-mul` already, give the rule another name";
+    fails(&GATE.replace("@silu-mul", "@fuse-silu-mul"), taken);
+    sandbox.fails(&["compile", MHA, "--dry-run", "--rewrites", &sandbox.text("no.rules")], 3, "no.rules: No such file");
+    // what no example shows is found where the rule applies, and is no bug of smelt
+    let widens = "rule @widens {\n  %y = add %a, %b : f32[.., $n]\n  where $n > 8\n=>\n  %y = cast %a {to = bf16}\n}\n";
+    fails(widens, "rule `widens` built a bad patch at `%layers.0.attn.sum`: the type");
+    let repro = sandbox.text("repro.ir");
+    let opt = ["opt", "--rewrites", &rules, "--pass", "widens", &repro, "--dump-dir", &sandbox.text("")];
+    sandbox.fails(&opt, 3, "this is a bug in `widens`");
+}
+
+#[test]
+fn passes_on_text_are_seen_like_those_of_a_compilation() {
+    let sandbox = Sandbox::new();
+    let (file, rules, dump) = (sandbox.text("mlp.ir"), sandbox.text("gate.rules"), sandbox.text("dump"));
+    let graph = "graph @mlp(%gate: f32[4], %up: f32[4]) {\n  %s = silu %gate : f32[4]\n  %y = mul %s, %up : f32[4]\n  \
+                 return %y\n}\n";
+    std::fs::write(&file, graph).unwrap();
+    std::fs::write(&rules, GATE).unwrap();
+    assert!(sandbox.ok(&["opt", &file, "--rewrites", &rules, "--pass", "silu-mul"]).contains("silu_mul %gate, %up"));
+    assert_eq!(sandbox.ok(&["opt", &file, "--disable-pass", "fuse-silu-mul"]), graph);
+    assert_eq!(sandbox.ok(&["opt", &file, "--opt-bisect-limit", "0"]), graph);
+    let fused = sandbox.ok(&["opt", &file, "--emit", "ir-after-change,passes", "--dump-dir", &dump]);
+    let read = |name: &str| std::fs::read_to_string(Path::new(&dump).join(name)).unwrap();
+    assert_eq!(read("00-fuse-silu-mul.ir"), fused);
+    assert!(read("passes.txt").contains("fuse-swiglu"));
+    let shown = sandbox.ok(&["opt", &file, "--emit", "ir-after=fuse-silu-mul"]);
+    assert_eq!(shown, format!("// 00-fuse-silu-mul.ir\n{fused}{fused}"));
+    sandbox.fails(&["opt", &file, "--pass", "fuse-silu-mlu"], 2, "(did you mean `fuse-silu-mul`?)");
+    sandbox.fails(&["opt", &file, "--emit", "kernels"], 2, "`smelt opt` chooses no kernels");
+    let mut opt = sandbox.command(&["opt", "-", "--pass", "fuse-silu-mul"]);
+    let output = opt.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), fused);
+}
+
 #[test]
 fn a_gpu_plan_is_made_anywhere_and_runs_where_one_is() {
     let sandbox = Sandbox::new();

@@ -96,6 +96,8 @@ pub trait DeclaredOp: OpDef + Sized {
     const ATTRS: &'static [AttrInfo];
     /// How results depend on operands.
     const CLASS: OpClass;
+    /// See [`OpInfo::read_attr`].
+    fn read_attr(name: &str, value: Option<&AttrValue>) -> Result<Option<AttrValue>, String>;
     /// An op from its attributes in text.
     fn from_attrs(attrs: AttrReader) -> Result<Self, String>;
 }
@@ -122,6 +124,8 @@ pub struct OpInfo {
     pub attrs: &'static [AttrInfo],
     /// How results depend on operands.
     pub class: OpClass,
+    /// One attribute, or its absence, as the op would print it; the error says what was expected.
+    pub read_attr: fn(&str, Option<&AttrValue>) -> Result<Option<AttrValue>, String>,
     /// An op from its attributes in text.
     pub parse: fn(AttrReader) -> Result<Op, String>,
 }
@@ -135,6 +139,7 @@ impl OpInfo {
             operands: T::OPERANDS,
             attrs: T::ATTRS,
             class: T::CLASS,
+            read_attr: T::read_attr,
             parse: |attrs| T::from_attrs(attrs).map(Op::new),
         }
     }
@@ -195,6 +200,16 @@ macro_rules! op {
             const ATTRS: &'static [$crate::AttrInfo] =
                 &[$($crate::AttrInfo { name: stringify!($attr), ty: stringify!($ty) }),*];
             const CLASS: $crate::OpClass = <Self as $crate::Semantics>::CLASS;
+
+            fn read_attr(
+                name: &str,
+                #[allow(unused)] value: Option<&$crate::AttrValue>,
+            ) -> Result<Option<$crate::AttrValue>, String> {
+                match name {
+                    $(stringify!($attr) => $crate::read_attr::<$ty>(name, value),)*
+                    _ => Err(format!("unknown attribute `{name}`")),
+                }
+            }
 
             fn from_attrs(#[allow(unused_mut)] mut attrs: $crate::AttrReader) -> Result<Self, String> {
                 let op = $name { $($attr: attrs.take(stringify!($attr))?),* };

@@ -8,11 +8,11 @@ use crate::{Graph, Op, OpDef, OpId, TensorType, Type, Value};
 
 /// A rewriting rule. `apply` is tried on every op; what it returns replaces results of that op or of others.
 #[derive(Clone, Copy)]
-pub struct Rule {
+pub struct Rule<'a> {
     /// The name that messages and traces show.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Returns the patch, or `None` where the rule does not apply.
-    pub apply: fn(&Graph, OpId) -> Option<Patch>,
+    pub apply: &'a dyn Fn(&Graph, OpId) -> Option<Patch>,
 }
 
 /// A value as a patch names it.
@@ -88,16 +88,19 @@ impl Patch {
 
     /// Adds an op that is already wrapped.
     pub fn add_op(&mut self, graph: &Graph, op: Op, operands: &[PatchValue]) -> PatchValue {
-        let effect = Type::Effect;
-        let types: Vec<&Type> = operands
+        let types: Option<Vec<&Type>> = operands
             .iter()
             .map(|value| match *value {
-                PatchValue::Old(value) => graph.ty(value),
-                PatchValue::New { op, result } => self.ops[op].types.get(result as usize).unwrap_or(&effect),
+                PatchValue::Old(value) => Some(graph.ty(value)),
+                PatchValue::New { op, result } => self.ops[op].types.get(result as usize),
             })
             .collect();
-        let types = infer(&op, &types).unwrap_or_else(|error| {
-            self.error.get_or_insert(error.to_string());
+        let types = match types {
+            Some(types) => infer(&op, &types).map_err(|error| error.to_string()),
+            None => Err(format!("`{}`: an operand is a result that its op does not have", op.mnemonic())),
+        };
+        let types = types.unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
             Vec::new()
         });
         let name = op.cast::<Constant>().map(|constant| constant.key.clone());
@@ -126,7 +129,7 @@ pub enum RewriteError {
     #[error("rule `{rule}` built a bad patch at `%{value}`: {reason}")]
     BadPatch {
         /// The rule.
-        rule: &'static str,
+        rule: String,
         /// Where it applied.
         value: String,
         /// What is wrong.
@@ -136,14 +139,14 @@ pub enum RewriteError {
     #[error("rule `{rule}` still applies after {patches} patches: the rules do not come to an end")]
     NoFixpoint {
         /// The rule that would have applied next.
-        rule: &'static str,
+        rule: String,
         /// Patches until then.
         patches: usize,
     },
 }
 
 /// Applies rules to all ops, and again to what they changed, until none applies. Returns the number of patches.
-pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError> {
+pub fn rewrite(graph: &mut Graph, rules: &[Rule<'_>]) -> Result<usize, RewriteError> {
     let limit = 16 * graph.len() + 64;
     let mut queue: VecDeque<OpId> = graph.ops().collect();
     let mut queued: HashSet<OpId> = queue.iter().copied().collect();
@@ -158,12 +161,12 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError>
         };
         if patches == limit {
             graph.settle();
-            return Err(RewriteError::NoFixpoint { rule: rule.name, patches });
+            return Err(RewriteError::NoFixpoint { rule: rule.name.to_owned(), patches });
         }
         let value = graph.value_name(graph.result(id)).to_owned();
         let applied = apply(graph, id, patch).map_err(|reason| {
             graph.settle();
-            RewriteError::BadPatch { rule: rule.name, value, reason }
+            RewriteError::BadPatch { rule: rule.name.to_owned(), value, reason }
         })?;
         patches += 1;
         for id in applied.new.into_iter().chain(applied.around) {
@@ -180,7 +183,7 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError>
 
 impl Graph {
     /// Applies one patch in the place of `root`, outside of `rewrite`; `name` is what an error calls its maker.
-    pub fn apply(&mut self, name: &'static str, root: OpId, patch: Patch) -> Result<(), RewriteError> {
+    pub fn apply(&mut self, name: &str, root: OpId, patch: Patch) -> Result<(), RewriteError> {
         let value = self.value_name(self.result(root)).to_owned();
         // Without new ops, users only move to values that stand earlier: the order stays right.
         let disorders = !patch.ops.is_empty();
@@ -188,7 +191,7 @@ impl Graph {
         if disorders {
             self.settle();
         }
-        applied.map(drop).map_err(|reason| RewriteError::BadPatch { rule: name, value, reason })
+        applied.map(drop).map_err(|reason| RewriteError::BadPatch { rule: name.to_owned(), value, reason })
     }
 }
 
@@ -203,7 +206,7 @@ pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) ->
         }
         let Some(patch) = graph.op(id).expand(graph, id) else { continue };
         let value = graph.value_name(graph.result(id)).to_owned();
-        let rule = graph.op(id).mnemonic();
+        let rule = graph.op(id).mnemonic().to_owned();
         let applied = apply(graph, id, patch);
         let applied = applied.map_err(|reason| RewriteError::BadPatch { rule, value: value.clone(), reason })?;
         expanded.push(value);

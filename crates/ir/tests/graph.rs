@@ -88,7 +88,7 @@ const SUM: &str = "graph @g(%x: f32[2]) {\n  %y = add %x, %x : f32[2]\n  %z = mu
 #[test]
 fn patches_keep_names_and_order() {
     let mut graph = parse(SUM);
-    assert_eq!(rewrite(&mut graph, &[Rule { name: "double", apply: double_to_silu }]), Ok(1));
+    assert_eq!(rewrite(&mut graph, &[Rule { name: "double", apply: &double_to_silu }]), Ok(1));
     assert_eq!(text::print(&graph), SUM.replace("add %x, %x", "silu %x"));
     let outputs = run(&graph, &[("x", HostTensor::f32([2], vec![0.0, 1.0]))]);
     assert!((outputs[0].floats()[1] - 0.731_058_6).abs() < 1e-6);
@@ -97,10 +97,10 @@ fn patches_keep_names_and_order() {
 #[test]
 fn endless_and_ill_typed_rules_are_reported_by_name() {
     let mut graph = parse(SUM);
-    let error = rewrite(&mut graph, &[Rule { name: "swap", apply: swap_mul }]).unwrap_err();
+    let error = rewrite(&mut graph, &[Rule { name: "swap", apply: &swap_mul }]).unwrap_err();
     assert!(error.to_string().contains("rule `swap` still applies after"), "{error}");
     let mut graph = parse(SUM);
-    let error = rewrite(&mut graph, &[Rule { name: "cast", apply: change_type }]).unwrap_err();
+    let error = rewrite(&mut graph, &[Rule { name: "cast", apply: &change_type }]).unwrap_err();
     assert!(error.to_string().contains("the type of `%y` would change to bf16[2]"), "{error}");
 }
 

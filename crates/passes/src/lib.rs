@@ -7,6 +7,7 @@ mod list;
 mod manager;
 mod pass;
 pub mod pipeline;
+pub mod rules;
 
 pub use cleanup::{Canonicalize, FoldConstants, RemoveDeadOps};
 pub use fusion::{
@@ -20,3 +21,4 @@ pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};
 pub use pipeline::{Pipeline, Slot};
+pub use rules::TextRule;

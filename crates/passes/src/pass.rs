@@ -126,7 +126,7 @@ macro_rules! rewrite_pass {
                 graph: &mut $crate::ir::Graph,
                 _: &$crate::PassContext<'_>,
             ) -> Result<$crate::Changed, $crate::PassError> {
-                let rules = [$($crate::ir::Rule { name: stringify!($rule), apply: $rule }),+];
+                let rules = [$($crate::ir::Rule { name: stringify!($rule), apply: &$rule }),+];
                 Ok(($crate::ir::rewrite(graph, &rules)? > 0).into())
             }
         }

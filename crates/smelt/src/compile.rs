@@ -186,7 +186,8 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<CompileReport, Error> {
         let start = Instant::now();
-        self.check_pass_names(options, dumps.as_deref())?;
+        let driver = self.rewrites(&options.rewrites)?;
+        driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options)?;
         let settings = resolve(self.target(&options.target)?, &checkpoint, options)?;
@@ -206,7 +207,8 @@ impl Driver {
             Some(dumps) => &mut **dumps,
             None => &mut nobody,
         };
-        let passes = manager.run(&self.pipeline(), &mut graph, &context, observer)?;
+        let passes = manager.run(&driver.pipeline(), &mut graph, &context, observer);
+        let passes = passes.map_err(|failure| driver.pass_failed(failure))?;
 
         progress.phase("choose kernels");
         let verified = ir::verify(&graph, Stage::Fused)
@@ -218,7 +220,7 @@ impl Driver {
             kv_blocks: settings.kv_blocks,
             files: checkpoint.files(),
             config: settings.effective(options),
-            inputs: checkpoint.inputs(),
+            inputs: inputs(&checkpoint, options),
         };
         let mut catalog = self.catalog(settings.target);
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
@@ -249,17 +251,29 @@ impl Driver {
     }
 
     /// Names of passes to leave out, or to show, must be known ones.
-    fn check_pass_names(&self, options: &CompileOptions, dumps: Option<&Dumps>) -> Result<(), Error> {
+    pub(crate) fn check_pass_names(&self, disabled: &[String], dumps: Option<&Dumps>) -> Result<(), Error> {
         if let Some(WantedPasses::Named(names)) = dumps.map(|dumps| &dumps.wanted_passes) {
             names.iter().try_for_each(|name| self.pass_named(name).map(drop))?;
         }
-        for name in &options.disabled_passes {
+        for name in disabled {
             if self.pass_named(name)?.required() {
                 return Err(Error::Usage(format!("pass `{name}` is required by later stages, it cannot be disabled")));
             }
         }
         Ok(())
     }
+}
+
+/// Fingerprints of all files that a plan is made from, sorted by name.
+fn inputs(checkpoint: &Checkpoint, options: &CompileOptions) -> Vec<plan::Input> {
+    let mut inputs = checkpoint.inputs();
+    inputs.extend(options.rewrites.iter().map(|file| {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (bytes, hash) = (file.text.len() as u64, *blake3::hash(file.text.as_bytes()).as_bytes());
+        plan::Input { name, bytes, hash }
+    }));
+    inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    inputs
 }
 
 /// Opens what the options ask for.

@@ -1,5 +1,7 @@
 //! What a compilation is asked for.
 
+use std::path::PathBuf;
+
 use plan::DType;
 
 /// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
@@ -29,6 +31,17 @@ pub struct CompileOptions {
     pub disabled_passes: Vec<String>,
     /// Passes that are not required stop after this many.
     pub bisect_limit: Option<usize>,
+    /// Rules that join the passes.
+    pub rewrites: Vec<RewriteFile>,
+}
+
+/// A file of rewriting rules, `pattern => replacement`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RewriteFile {
+    /// Where it was: messages name the path, plans the file.
+    pub path: PathBuf,
+    /// The rules.
+    pub text: String,
 }
 
 /// The machine to compile for.

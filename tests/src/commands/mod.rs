@@ -6,6 +6,7 @@ mod pass;
 mod pipeline;
 mod plan;
 mod roundtrip;
+mod rules;
 mod run;
 mod select;
 mod trace;
@@ -43,7 +44,7 @@ pub enum Outcome {
 }
 
 /// All commands.
-pub const COMMANDS: [&dyn Command; 12] = [
+pub const COMMANDS: [&dyn Command; 13] = [
     &roundtrip::Roundtrip,
     &verify::Verify,
     &pass::Pass,
@@ -52,6 +53,7 @@ pub const COMMANDS: [&dyn Command; 12] = [
     &select::Select,
     &plan::Plan,
     &trace::Trace,
+    &rules::Rules,
     &run::Run,
     &run::RunDevice,
     &cuda::Cuda,

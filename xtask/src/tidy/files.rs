@@ -8,7 +8,7 @@ const MOST_LINES: usize = 700;
 const MOST_ARCHITECTURE_LINES: usize = 300;
 
 /// Filetests whose outcome is kept beside the case, by the first word after `// test:`.
-const WITH_SNAPSHOT: [&str; 4] = ["pass", "pipeline", "select", "plan"];
+const WITH_SNAPSHOT: [&str; 5] = ["pass", "rules", "pipeline", "select", "plan"];
 
 /// A Rust file opens with its job.
 pub fn open_with_their_job(tree: &Tree) -> Vec<String> {

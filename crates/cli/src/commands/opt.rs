@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use smelt::{Driver, Error};
+use smelt::{Driver, Dumps, Error};
 
-use super::compile::with_repro;
+use super::compile::{EmitArgs, with_repro, write_texts};
 use super::list::List;
+use crate::args::PassArgs;
 use crate::failure::Failure;
 use crate::output::print;
 
-/// Runs passes on the text of a graph and prints what comes out.
+/// Runs passes on the text of a graph and prints what comes out, behind the texts of --emit.
 #[derive(Debug, Args)]
 pub struct Opt {
     /// Passes in order, with commas; without any, the standard pipeline.
@@ -21,12 +22,21 @@ pub struct Opt {
     file: Option<PathBuf>,
     #[command(flatten)]
     list: List,
+    #[command(flatten)]
+    emit: EmitArgs,
+    #[command(flatten)]
+    passes: PassArgs,
 }
 
 impl Opt {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let driver = &self.passes.driver(driver)?;
         if self.list.wanted() {
             return self.list.run(driver, false);
+        }
+        if self.emit.beyond_passes() {
+            let known = "ir, ir-after-all, ir-after-change, ir-after=PASS or passes";
+            return Err(Failure::usage(format!("`smelt opt` chooses no kernels: expected --emit {known}")));
         }
         let path = self.file.unwrap_or_default();
         let text = match path.as_os_str() == "-" {
@@ -34,10 +44,13 @@ impl Opt {
             false => std::fs::read_to_string(&path),
         };
         let text = text.map_err(|error| Error::Io { path: path.clone(), error })?;
-        let result = driver.optimize(&text, &self.pass);
-        print(&result.map_err(|error| match error {
+        let mut dumps = Dumps { wanted_passes: self.emit.wanted_passes(), ..Dumps::default() };
+        let passes = driver.optimize(&text, &self.pass, &self.passes.options(), &mut dumps);
+        let passes = passes.map_err(|error| match error {
             Error::BadInput(message) => Failure::bad_input(format!("{}: {message}", path.display())),
-            error => with_repro(error, None),
-        })?)
+            error => with_repro(error, self.emit.folder()),
+        })?;
+        write_texts(&self.emit, &dumps, &passes)?;
+        print(&dumps.graph)
     }
 }
