@@ -5,4 +5,4 @@ mod parse;
 mod print;
 
 pub use parse::{ParseError, Parsed, parse};
-pub use print::print;
+pub use print::{print, print_op};
