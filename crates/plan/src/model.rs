@@ -298,7 +298,7 @@ pub struct TensorMap {
 }
 
 /// What a launch names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Arg {
     /// Index into [`Program::buffers`].
     Buffer(u32),
