@@ -87,9 +87,9 @@ impl<'a> View<'a> {
         shares(self.nodes.iter().filter(|node| node.op == op), |node| without_layer(&node.launch.site))
     }
 
-    /// The place of an op in the order of time.
+    /// The place of an op in the order of time, among the eight that matter.
     pub fn rank(&self, op: &str) -> usize {
-        self.ops.iter().position(|share| share.name == op).unwrap_or(self.ops.len())
+        self.ops.iter().take(8).position(|share| share.name == op).unwrap_or(8)
     }
 
     /// The program by layer, equal layers folded into the first of them.
