@@ -1,16 +1,17 @@
 //! What an op has to do in a program, from its class, its types and the part of the KV cache that it touches: no op is
 //! named here, so one that is added tomorrow counts as well.
 
-use ir::{DType, OpClass, TensorType, Value};
+use ir::{DType, OpClass, TensorType};
 use plan::{Dim, Work, context};
 
 use crate::{KvUse, Site};
 
 /// The work of an op. `kv` is the part of the cache that its kernel touches.
 ///
-/// A matrix product multiplies and adds each element of its constant matrices once for each row of the first operand.
-/// What moves elements reads as many as it writes. Attention multiplies each query with the cached keys and the result
-/// with the values. Everything else does one operation for each element of its results.
+/// A matrix product, fused with others or not, multiplies and adds each element of the constant matrices that are as
+/// wide as its first operand once for each row of that. What moves elements reads as many as it writes. Attention
+/// multiplies each query with the cached keys and the result with the values. Everything else does one operation for each
+/// element of its results.
 pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
     let (graph, class) = (site.graph, site.graph.op(site.op).class());
     let mut operands = graph.operands(site.op);
@@ -18,15 +19,13 @@ pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
     let rows = || first.as_ref().and_then(|ty| ty.shape.first().cloned()).unwrap_or_else(|| Dim::from(1));
     let results: Vec<&TensorType> = graph.results(site.op).filter_map(|value| graph.tensor(value)).collect();
     let mut written = sum(results.iter().map(|ty| bytes(ty)));
+    let matrices = operands.iter().filter(|value| graph.is_constant(**value)).filter_map(|value| graph.tensor(*value));
+    let width = first.as_ref().and_then(TensorType::width);
+    let products = sum(matrices.filter(|ty| ty.shape.len() == 2 && ty.width() == width).map(elements));
     let mut flops = match class {
         OpClass::Source | OpClass::Movement => Dim::from(0),
-        OpClass::Matmul => {
-            let matrix = |value: &&Value| graph.is_constant(**value);
-            let matrices = operands.iter().filter(matrix).filter_map(|value| graph.tensor(*value));
-            let elements = sum(matrices.filter(|ty| ty.shape.len() == 2).map(elements));
-            Dim::from(2) * rows() * elements
-        }
-        OpClass::Elementwise | OpClass::Reduction | OpClass::State => sum(results.iter().map(|ty| elements(ty))),
+        _ if products != Dim::from(0) => Dim::from(2) * rows() * products,
+        _ => sum(results.iter().map(|ty| elements(ty))),
     };
     // an operand that is named twice arrives once
     operands.sort();

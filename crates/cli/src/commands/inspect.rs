@@ -55,10 +55,10 @@ pub struct Inspect {
     #[arg(long, value_name = "NAME", requires = "what")]
     program: Option<String>,
     /// Cached tokens of each sequence that predictions assume [default: 1024, or as many as the plan allows].
-    #[arg(long, value_name = "N", requires = "what")]
+    #[arg(long, value_name = "N", requires = "what", conflicts_with = "memory")]
     context: Option<u32>,
     /// The machine whose roofline predicts times: h200, h100 or cpu [default: what the target stands for].
-    #[arg(long, value_name = "NAME", requires = "what", value_parser = parse_machine)]
+    #[arg(long, value_name = "NAME", requires = "what", conflicts_with = "memory", value_parser = parse_machine)]
     machine: Option<Machine>,
     /// Prints JSON.
     #[arg(long, conflicts_with_all = ["html", "dot"])]
