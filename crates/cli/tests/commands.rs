@@ -328,6 +328,55 @@ fn memory_shows_what_lives_when() {
 }
 
 #[test]
+fn a_plan_is_a_page_and_a_graph() {
+    let sandbox = Sandbox::new();
+    let (plan, page) = (sandbox.text("x.plan"), sandbox.text("x.html"));
+    sandbox.ok(&["compile", MHA, "-o", &plan, "--target", "cpu", "--max-batch-size", "2", "--max-seq-len", "64"]);
+    assert!(sandbox.ok(&["inspect", &plan, "--html", &page]).contains("x.html ("));
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("layers 1–2, identical") && text.contains("mixed@512") && !text.contains("://"), "{text}");
+    let args = ["inspect", &plan, "--html", &page, "--program", "decode@2", "--machine", "h100", "--context", "64"];
+    sandbox.ok(&args);
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("NVIDIA H100 SXM") && !text.contains("<h2>mixed@512"), "{text}");
+    let dot = sandbox.ok(&["inspect", &plan, "--dot", "--program", "decode@2"]);
+    assert!(dot.starts_with("digraph \"decode@2\" {") && dot.contains("cluster_2_"), "{dot}");
+    for (args, message) in [
+        (["--context", "65"], "a context of at most 64 tokens"),
+        (["--program", "decode@9"], "it has: decode@1, decode@2, mixed@512"),
+        (["--machine", "abacus"], "expected one of: h200, h100, cpu"),
+    ] {
+        sandbox.fails(&["inspect", &plan, "--dot", args[0], args[1]], 2, message);
+    }
+    sandbox.fails(&["inspect", &plan, "--machine", "cpu"], 2, "--html");
+    sandbox.fails(&["inspect", &plan, "--html", "/nowhere/x.html"], 3, "/nowhere");
+}
+
+#[test]
+fn plans_differ_by_layer() {
+    let sandbox = Sandbox::new();
+    let [a, b] = ["a.plan", "b.plan"].map(|name| sandbox.text(name));
+    sandbox.ok(&["compile", MHA, "-o", &a, "--target", "cpu"]);
+    sandbox.ok(&["compile", MHA, "-o", &b, "--target", "cpu", "--disable-pass", "fuse-add-rms-norm"]);
+    assert!(sandbox.ok(&["inspect", &a, "--diff", &a]).starts_with("the plans do not differ"));
+    let text = sandbox.ok(&["inspect", &a, "--diff", &b, "--program", "decode@1"]);
+    for part in
+        ["config\n  disabled_passes:  → fuse-add-rms-norm", "+ add {}", "  layers 0–2\n- layers.*.attn.sum = add_rms"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    let json = sandbox.json(&["inspect", &a, "--diff", &b, "--json"]);
+    assert_eq!(json["kernels"]["added"], serde_json::json!(["add {}"]));
+    let program = &json["programs"][0];
+    assert_eq!(
+        (&program["name"], &program["launches"][0]["layers"]),
+        (&Value::from("decode@1"), &serde_json::json!([0, 1, 2]))
+    );
+    assert!(program["b"]["launches"].as_u64() > program["a"]["launches"].as_u64(), "{program}");
+    sandbox.fails(&["inspect", &a, "--diff", "README.md"], 3, "not a plan");
+}
+
+#[test]
 fn graphs_and_times_of_passes_are_emitted() {
     let sandbox = Sandbox::new();
     let emit = |what: &str| sandbox.ok(&["compile", MHA, "--dry-run", "--target", "cpu", "--emit", what]);

@@ -3,6 +3,7 @@
 
 mod buffers;
 mod catalog;
+mod cost;
 pub mod cuda;
 mod kernels;
 mod lower;

@@ -12,7 +12,7 @@ use plan::{
 use crate::buffers::Buffers;
 use crate::cuda::{Built, Compiler, UnitError};
 use crate::recipe::{Recipe, WriteError};
-use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
+use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, cost, kernels, select};
 
 /// What a plan holds beside the graph.
 #[derive(Clone, Debug)]
@@ -320,6 +320,7 @@ impl Lowering {
                 list.push(Arg::Kv { group: kv.group, layer: kv.layer });
             }
             let device = choice.call.device.as_ref();
+            let site = Site { graph, op: id, program: shape };
             steps.push(Step::Launch(Launch {
                 kernel: self.kernel(kernel(choice)),
                 site: graph.value_name(graph.result(id)).to_owned(),
@@ -328,6 +329,8 @@ impl Lowering {
                 maps: device.map_or_else(Vec::new, |device| device.maps.clone()),
                 scalars: device.map_or_else(Vec::new, |d| d.scalars.iter().map(|dim| shape.dim(dim)).collect()),
                 grid: shape.dim(&choice.call.grid),
+                ir: cost::line(&site),
+                work: cost::work(&site, choice.call.kv),
             }));
         }
         let outputs = graph.outputs().iter().map(|output| buffers.port(&output.name, output.value, steps.len()));

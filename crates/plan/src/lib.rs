@@ -11,6 +11,8 @@ mod file;
 mod layout;
 mod model;
 mod random;
+mod roofline;
+mod work;
 
 pub use check::check;
 pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
@@ -24,3 +26,5 @@ pub use model::{
     Step, TensorMap, TextFile, Weight, WeightData,
 };
 pub use random::RandomPart;
+pub use roofline::{Bound, Estimate, Machine};
+pub use work::{CONTEXT, Cost, Work, context, full_step};

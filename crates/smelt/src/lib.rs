@@ -38,6 +38,14 @@ pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEI
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::probe as cuda_driver;
 
+/// What a plan holds and what its launches should cost, for those who look into one.
+pub mod plans {
+    pub use ::plan::{
+        Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
+        Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, full_step,
+    };
+}
+
 /// What a pass, an op or a kernel of one's own is made from.
 pub mod extend {
     pub use codegen::cuda::Header;

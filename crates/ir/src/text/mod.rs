@@ -8,4 +8,4 @@ mod print;
 pub use lexer::Token;
 pub use near::nearest;
 pub use parse::{ParseError, Parsed, Parser, parse};
-pub use print::print;
+pub use print::{print, print_op};
