@@ -24,7 +24,7 @@ fn measured_times_stay_behind_their_bounds() {
     let mut dumps = Dumps::default();
     Driver::new().compile(&bench.join("configs/llama-3.1-8b"), None, &options, Some(&mut dumps), &mut Quiet).unwrap();
     let graph = ir::text::parse(&dumps.graph, &ir::OpSet::standard()).unwrap().graph;
-    let plan = lower(&smelt::Driver::new(), &graph, Target::Sm90a, &SeededWeights::of(&graph, true), 1).unwrap().plan;
+    let plan = lower(&Driver::new(), &graph, Target::Sm90a, &SeededWeights::of(&graph, true), 1).unwrap().plan;
     let program = |name: &str| plan.programs.iter().find(|program| program.name == name).unwrap();
     for run in measured["runs"].as_array().unwrap() {
         let [batch, prompt, tokens] = ["batch", "prompt_len", "tokens"].map(|name| run[name].as_u64().unwrap());
