@@ -115,6 +115,12 @@ impl Call {
         self
     }
 
+    /// The same call with a text parameter.
+    pub fn text(mut self, name: &str, value: impl Into<String>) -> Call {
+        self.params.push(Param { name: name.to_owned(), value: Scalar::Text(value.into()) });
+        self
+    }
+
     /// The same call on a part of the KV cache.
     pub fn kv(mut self, group: u32, layer: u32, writes: bool) -> Call {
         self.kv = Some(KvUse { group, layer, writes });

@@ -6,6 +6,7 @@ mod catalog;
 pub mod cuda;
 mod kernels;
 mod lower;
+mod mapped;
 mod memory;
 mod program;
 mod recipe;
@@ -14,6 +15,7 @@ mod target;
 
 pub use catalog::{Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
 pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
+pub use mapped::Mapped;
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;
 pub use recipe::Recipe;

@@ -23,8 +23,8 @@ pub use interpreter::{Environment, EvalError, constant_value, evaluate};
 pub use kv::{KvDecl, KvState, Slot, Tokens};
 pub use op::{DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
-/// Element types, from the words that compiler and runtime share.
-pub use plan::DType;
+/// Element types and formulas, from the words that compiler and runtime share.
+pub use plan::{Apply, DType, Formula, ScalarFn, Store, Term};
 pub use rewrite::{Patch, PatchValue, RewriteError, Rule, rewrite};
 pub use types::{TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, type_error};
 pub use verify::{Diagnostic, Stage, Verified, verify};

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use plan::{DType, Formula};
+
 use crate::{AttrReader, AttrValue, HostTensor, KvState, Type, TypeError};
 
 /// How an op relates the elements of its operands to those of its results.
@@ -11,7 +13,7 @@ use crate::{AttrReader, AttrValue, HostTensor, KvState, Type, TypeError};
 pub enum OpClass {
     /// Has no operands, and the same value in every step.
     Source,
-    /// Each result element depends on the operand elements of the same index.
+    /// Each result element depends on the operand elements of the same index; an operand may be one row for all.
     Elementwise,
     /// Each result row depends on the operand rows of the same index.
     Reduction,
@@ -48,7 +50,7 @@ impl Operands {
     }
 }
 
-/// The six questions that every op answers.
+/// The six questions that every op answers, and a seventh for those that work element by element.
 pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The name in text, `snake_case`.
     fn mnemonic(&self) -> &'static str;
@@ -63,6 +65,13 @@ pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The values of the results: plain f32 loops that define what the op means. Results are rounded to their dtype
     /// by the interpreter.
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+
+    /// What the op computes of each element, with results of these dtypes, where a formula can say it. Such an op needs
+    /// no kernel of its own.
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let _ = results;
+        None
+    }
 }
 
 /// What the author of an op writes beside its `op!` declaration.
@@ -73,6 +82,11 @@ pub trait Semantics {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
     /// See [`OpDef::eval`].
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+    /// See [`OpDef::formula`].
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let _ = results;
+        None
+    }
 }
 
 /// What `op!` knows about an op without having one.
@@ -210,6 +224,10 @@ macro_rules! op {
                 state: &mut $crate::KvState,
             ) -> Result<Vec<$crate::HostTensor>, String> {
                 $crate::Semantics::eval(self, operands, state)
+            }
+
+            fn formula(&self, results: &[$crate::DType]) -> Option<$crate::Formula> {
+                $crate::Semantics::formula(self, results)
             }
         }
     };

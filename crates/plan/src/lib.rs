@@ -8,9 +8,11 @@ mod dtype;
 mod dump;
 mod executor;
 mod file;
+mod formula;
 mod layout;
 mod model;
 mod random;
+mod scalar;
 
 pub use check::check;
 pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
@@ -18,9 +20,11 @@ pub use dtype::DType;
 pub use dump::dump;
 pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
+pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
 pub use layout::{Layout, Tiles};
 pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
     Step, TensorMap, TextFile, Weight, WeightData,
 };
 pub use random::RandomPart;
+pub use scalar::ScalarFn;

@@ -1,6 +1,9 @@
 //! The gated activation of a decoder's MLP.
 
-use super::elementwise::silu;
+use plan::{Apply, DType, Formula, ScalarFn, Term};
+
+use super::elementwise::chain;
+use super::map::evaluate;
 use crate::{HostTensor, KvState, OpClass, Semantics, Type, TypeError, expect_rank, expect_same, op, type_error};
 
 op! {
@@ -27,7 +30,13 @@ impl Semantics for SiluMul {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        Ok(vec![operands[0].zip(operands[1], |gate, up| silu(gate) * up)])
+        Ok(self.formula(&[DType::F32]).map_or_else(Vec::new, |formula| evaluate(&formula, operands)))
+    }
+
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let activated = Apply { function: ScalarFn::Silu, args: vec![Term::Input(0)] };
+        let gated = Apply { function: ScalarFn::Mul, args: vec![Term::Step(0), Term::Input(1)] };
+        chain(vec![activated, gated], results)
     }
 }
 
@@ -43,13 +52,12 @@ impl Semantics for Swiglu {
         }
     }
 
-    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+    fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String> {
         let half = operands[0].width() / 2;
-        let mut values = Vec::with_capacity(operands[0].floats().len() / 2);
-        for row in operands[0].rows() {
-            let (gate, up) = row.split_at(half);
-            values.extend(gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up));
-        }
-        Ok(vec![HostTensor::f32([operands[0].shape[0], half], values)])
+        let part = |start: usize| {
+            let values = operands[0].rows().flat_map(|row| &row[start..start + half]).copied().collect();
+            HostTensor::f32([operands[0].shape[0], half], values)
+        };
+        SiluMul {}.eval(&[&part(0), &part(half)], state)
     }
 }

@@ -9,6 +9,7 @@ mod embedding;
 mod gated;
 mod gather;
 mod linear;
+mod map;
 mod norm;
 mod rope;
 
@@ -16,11 +17,12 @@ pub use argmax::Argmax;
 pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv};
 pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
-pub use elementwise::{Add, Cast, Mul, Silu};
+pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use linear::Linear;
+pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
@@ -44,20 +46,30 @@ impl OpSet {
             AppendKv,
             Argmax,
             Cast,
+            Clamp,
             Concat,
             Embedding,
             GatherRows,
+            Gelu,
+            GeluTanh,
             Linear,
+            Map,
             Mul,
+            Offset,
             PagedAttention,
+            Relu,
             RmsNorm,
             Rope,
             RopeAppendKv,
             RopeFrequencies,
+            Scale,
+            Sigmoid,
             Silu,
             SiluMul,
+            Softcap,
             Split,
             Swiglu,
+            Tanh,
         ]
     }
 

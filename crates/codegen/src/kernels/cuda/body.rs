@@ -28,6 +28,10 @@ pub(super) struct Body {
     pub absent_inputs: usize,
     /// Whether the body takes its outputs as one array.
     pub outputs_in_array: bool,
+    /// Whether the body takes its inputs as one array.
+    pub inputs_in_array: bool,
+    /// What the unit declares before the body: a functor that the instance names.
+    pub preamble: String,
     /// Tensor maps.
     pub maps: Vec<TensorMap>,
     /// Sizes of a step.
@@ -51,6 +55,8 @@ impl Body {
             says_blocks: false,
             absent_inputs: 0,
             outputs_in_array: false,
+            inputs_in_array: false,
+            preamble: String::new(),
             maps: Vec::new(),
             scalars: Vec::new(),
             grid,
@@ -109,7 +115,11 @@ impl Body {
             true => vec![format!("{{{}}}", out.join(", "))],
             false => out,
         };
-        given.extend(pointers("const ", "in", inputs));
+        let list = pointers("const ", "in", inputs);
+        match self.inputs_in_array {
+            true => given.push(format!("{{{}}}", list.join(", "))),
+            false => given.extend(list),
+        }
         given.extend((0..self.absent_inputs).map(|_| "nullptr".to_owned()));
         for index in 0..self.maps.len() {
             declared.push(format!("const __grid_constant__ smelt::TensorMap map{index}"));
@@ -123,10 +133,11 @@ impl Body {
     }
 
     fn text(&self, declared: &[String], given: &[String]) -> String {
-        let Body { name, include, instance, threads, .. } = self;
+        let Body { name, include, instance, threads, preamble, .. } = self;
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "#include \"common/body.cuh\"\n#include \"{include}\"\n");
+        text.push_str(preamble);
         let _ = writeln!(text, "using Body = smelt::{instance};");
         let _ = write!(text, "static_assert(Body::kThreads == {threads}");
         if self.shared_bytes > 0 {
