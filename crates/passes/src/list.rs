@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
-    RemoveDeadOps,
+    Canonicalize, EliminateCommonSubexpressions, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
+    MergeLinears, Pass, RemoveDeadOps,
 };
 
 /// A row of the list.
@@ -33,7 +33,7 @@ impl PassList {
     pub fn standard() -> PassList {
         declare_passes![
             Canonicalize: "one spelling per meaning: drops casts, joins and splits that do nothing",
-            FoldConstants: "equal constants, and equal ops over constants, become one",
+            EliminateCommonSubexpressions: "equal ops over equal operands become one",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ir::Stage;
 
 use crate::{
-    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
-    RemoveDeadOps,
+    Canonicalize, EliminateCommonSubexpressions, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
+    MergeLinears, Pass, RemoveDeadOps,
 };
 
 /// Where a user's passes may enter.
@@ -44,11 +44,11 @@ pub fn standard() -> Pipeline {
             Entry::Reach(Stage::Imported),
             Entry::Slot(Slot::AfterImport),
             pass(Canonicalize),
-            pass(FoldConstants), // after canonicalize: equal weights are then spelled alike
+            pass(EliminateCommonSubexpressions), // after the above: equal values are then spelled alike
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Canonical),
             Entry::Slot(Slot::BeforeFusion),
-            pass(MergeLinears), // first: the fusions below look for the splits it makes
+            pass(MergeLinears), // the fusions below look for the splits it makes
             pass(FuseAddRmsNorm),
             pass(FuseSiluMul),
             pass(FuseSwiglu),       // after fuse-silu-mul, whose op it matches

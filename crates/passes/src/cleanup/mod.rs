@@ -1,9 +1,9 @@
 //! Passes that make a graph smaller or plainer without fusing anything.
 
 mod canonicalize;
-mod fold_constants;
+mod eliminate_common_subexpressions;
 mod remove_dead_ops;
 
 pub use canonicalize::Canonicalize;
-pub use fold_constants::FoldConstants;
+pub use eliminate_common_subexpressions::EliminateCommonSubexpressions;
 pub use remove_dead_ops::RemoveDeadOps;
