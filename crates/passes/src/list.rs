@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
-    MergeLinears, Pass, RemoveDeadOps,
+    MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -40,6 +40,7 @@ impl PassList {
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",
             RemoveDeadOps: "removes ops whose results nothing uses",
+            Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",
         ]
     }
 

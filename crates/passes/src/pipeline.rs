@@ -6,7 +6,7 @@ use ir::Stage;
 
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
-    MergeLinears, Pass, RemoveDeadOps,
+    MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -44,6 +44,7 @@ pub fn standard() -> Pipeline {
             Entry::Reach(Stage::Imported),
             Entry::Slot(Slot::AfterImport),
             pass(Canonicalize),
+            pass(Simplify), // before fusion: finds the silu that others write as a sigmoid
             pass(EliminateCommonSubexpressions), // after the above: equal values are then spelled alike
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Canonical),

@@ -3,7 +3,9 @@
 mod canonicalize;
 mod eliminate_common_subexpressions;
 mod remove_dead_ops;
+mod simplify;
 
 pub use canonicalize::Canonicalize;
 pub use eliminate_common_subexpressions::EliminateCommonSubexpressions;
 pub use remove_dead_ops::RemoveDeadOps;
+pub use simplify::Simplify;
