@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
     MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
@@ -34,6 +34,7 @@ impl PassList {
         declare_passes![
             Canonicalize: "one spelling per meaning: drops casts, joins and splits that do nothing",
             EliminateCommonSubexpressions: "equal ops over equal operands become one",
+            FoldCasts: "casts of what linears, norms and rotations compute become their rounding",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",

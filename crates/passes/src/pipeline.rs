@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ir::Stage;
 
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
     MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
@@ -44,7 +44,8 @@ pub fn standard() -> Pipeline {
             Entry::Reach(Stage::Imported),
             Entry::Slot(Slot::AfterImport),
             pass(Canonicalize),
-            pass(Simplify), // before fusion: finds the silu that others write as a sigmoid
+            pass(Simplify),  // before fusion: finds the silu that others write as a sigmoid
+            pass(FoldCasts), // before merge-linears, which joins those that round alike
             pass(EliminateCommonSubexpressions), // after the above: equal values are then spelled alike
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Canonical),
