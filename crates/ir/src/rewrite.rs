@@ -212,7 +212,9 @@ fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, Strin
         let rank = graph.rank_beside(root);
         ids.push(graph.insert(op, &operands, types, &[&name], rank));
     }
-    let mut touched = ids.clone();
+    // Producers that gain a user may match now, too.
+    let producers = ids.iter().flat_map(|id| graph.operands(*id)).map(|operand| operand.op);
+    let mut touched: Vec<OpId> = ids.iter().copied().chain(producers).collect();
     for (old, new) in &patch.replacements {
         let value = resolve(&ids, *new);
         graph.redirect(*old, value);

@@ -8,7 +8,7 @@ mod manager;
 mod pass;
 pub mod pipeline;
 
-pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, RemoveDeadOps, Simplify};
+pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
 pub use fusion::{FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
 pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
-    MergeLinears, Pass, RemoveDeadOps, Simplify,
+    GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -39,6 +39,7 @@ impl PassList {
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
+            GatherRowsEarly: "gather_rows moves up through what works row by row",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",
             RemoveDeadOps: "removes ops whose results nothing uses",
             Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",

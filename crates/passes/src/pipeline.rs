@@ -6,7 +6,7 @@ use ir::Stage;
 
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
-    MergeLinears, Pass, RemoveDeadOps, Simplify,
+    GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -50,7 +50,8 @@ pub fn standard() -> Pipeline {
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Canonical),
             Entry::Slot(Slot::BeforeFusion),
-            pass(MergeLinears), // the fusions below look for the splits it makes
+            pass(GatherRowsEarly), // first: rows move through single ops, and fused ones have several results
+            pass(MergeLinears),    // the fusions below look for the splits it makes
             pass(FuseAddRmsNorm),
             pass(FuseSiluMul),
             pass(FuseSwiglu),       // after fuse-silu-mul, whose op it matches
