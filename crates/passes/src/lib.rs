@@ -9,7 +9,7 @@ mod pass;
 pub mod pipeline;
 
 pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
-pub use fusion::{FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
+pub use fusion::{FuseAddRmsNorm, FuseElementwise, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
 pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
-    GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseRopeAppendKv,
+    FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -36,6 +36,7 @@ impl PassList {
             EliminateCommonSubexpressions: "equal ops over equal operands become one",
             FoldCasts: "casts of what linears, norms and rotations compute become their rounding",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
+            FuseElementwise: "ops on elements that read each other's values become one map",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",

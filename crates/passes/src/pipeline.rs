@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ir::Stage;
 
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu,
-    GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseRopeAppendKv,
+    FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -56,6 +56,7 @@ pub fn standard() -> Pipeline {
             pass(FuseSiluMul),
             pass(FuseSwiglu),       // after fuse-silu-mul, whose op it matches
             pass(FuseRopeAppendKv), // after merge-linears: q, k and v must be one packed row
+            pass(FuseElementwise),  // last: takes what no fusion above has a kernel for
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Fused),
             Entry::Slot(Slot::AfterFusion),
