@@ -44,11 +44,11 @@ fn gather_rows_early(graph: &Graph, id: OpId) -> Option<Patch> {
 fn gathers(graph: &Graph, x: Value) -> Option<(Vec<OpId>, Value)> {
     let shown = graph.outputs().iter().any(|output| output.value == x);
     let mut users: Vec<OpId> = graph.uses(x).into_iter().map(|user| user.op).collect();
-    users.sort_by_key(|user| graph.value_name(graph.result(*user)));
-    let first = *users.first().filter(|_| !shown)?;
-    let [_, rows] = graph.operands_of(first)?;
+    let [_, rows] = graph.operands_of(*users.first().filter(|_| !shown)?)?;
     let same = |user: &OpId| graph.cast::<GatherRows>(*user).is_some() && graph.operands(*user) == [x, rows];
-    users.iter().all(same).then_some((users, rows))
+    users.iter().all(same).then_some(())?;
+    users.sort_by_key(|user| graph.value_name(graph.result(*user)));
+    Some((users, rows))
 }
 
 /// Which operands of an op that works row by row are rows themselves; the others are the same for all.

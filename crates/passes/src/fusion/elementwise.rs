@@ -15,25 +15,25 @@ rewrite_pass! {
 /// producer, for that would have to come behind it.
 fn into_the_user(graph: &Graph, user: OpId) -> Option<Patch> {
     graph.formula(user)?;
-    graph.operands(user).into_iter().find_map(|operand| {
-        let producer = operand.op;
-        graph.formula(producer)?;
-        let mut others = graph.results(producer).flat_map(|value| graph.uses(value)).map(|other| other.op);
-        let last = others.all(|other| other == user || graph.place(user) < graph.place(other));
-        if last { joined(graph, producer, user) } else { None }
-    })
+    let producers = graph.operands(user).into_iter().map(|operand| operand.op);
+    let mut producers = producers.filter(|producer| graph.formula(*producer).is_some());
+    let stands_behind = |other: OpId| other == user || graph.place(user) < graph.place(other);
+    producers.find_map(|producer| users(graph, producer).all(stands_behind).then(|| joined(graph, producer, user))?)
 }
 
 /// `producer` and a user become one op in the place of the producer: all else that the user reads must be there.
 fn into_the_producer(graph: &Graph, producer: OpId) -> Option<Patch> {
     graph.formula(producer)?;
-    let users = graph.results(producer).flat_map(|value| graph.uses(value)).map(|user| user.op);
-    let there = |value: &Value| {
-        value.op == producer || graph.is_constant(*value) || graph.place(value.op) < graph.place(producer)
+    let is_there = |value: &Value| {
+        value.op == producer || graph.place(value.op) < graph.place(producer) || graph.is_constant(*value)
     };
-    users
-        .into_iter()
-        .find_map(|user| if graph.operands(user).iter().all(there) { joined(graph, producer, user) } else { None })
+    let reads_what_is_there = |user: OpId| graph.operands(user).iter().all(is_there);
+    users(graph, producer).find_map(|user| reads_what_is_there(user).then(|| joined(graph, producer, user))?)
+}
+
+/// The ops that read a result of an op.
+fn users(graph: &Graph, id: OpId) -> impl Iterator<Item = OpId> + '_ {
+    graph.results(id).flat_map(|value| graph.uses(value)).map(|user| user.op)
 }
 
 /// The op that computes what both do.
