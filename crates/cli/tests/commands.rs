@@ -318,7 +318,7 @@ fn memory_shows_what_lives_when() {
     let plan = sandbox.text("x.plan");
     sandbox.ok(&["compile", MHA, "-o", &plan, "--target", "cpu", "--max-batch-size", "2"]);
     let table = sandbox.ok(&["inspect", &plan, "--memory"]);
-    assert!(table.starts_with("mixed@512: arena ") && table.contains("layers.2.mlp.gate_up : f32[T, "), "{table}");
+    assert!(table.starts_with("mixed@512: arena ") && table.contains("layers.1.mlp.gate_up : f32[T, "), "{table}");
     let memory = sandbox.json(&["inspect", &plan, "--memory", "--program", "decode@2", "--json"]);
     assert_eq!(memory["program"], "decode@2");
     // the planner wastes next to nothing

@@ -138,9 +138,9 @@ impl Call {
         self
     }
 
-    /// The same call with a parameter in words.
-    pub fn text(mut self, name: &str, value: &str) -> Call {
-        self.params.push(Param { name: name.to_owned(), value: Scalar::Text(value.to_owned()) });
+    /// The same call with a text parameter.
+    pub fn text(mut self, name: &str, value: impl Into<String>) -> Call {
+        self.params.push(Param { name: name.to_owned(), value: Scalar::Text(value.into()) });
         self
     }
 

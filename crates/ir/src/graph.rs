@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use plan::SymbolDecl;
+use plan::{DType, Formula, SymbolDecl};
 
 use crate::dag::{Dag, Node};
 use crate::ops::{Constant, Input};
@@ -181,6 +181,17 @@ impl Graph {
             OpClass::State => false,
             _ => self.operands(value.op).into_iter().all(|operand| self.is_constant(operand)),
         }
+    }
+
+    /// What an op computes of each element, where a formula says it.
+    pub fn formula(&self, id: OpId) -> Option<Formula> {
+        let dtypes = self.results(id).map(|result| Some(self.tensor(result)?.dtype));
+        self.op(id).formula(&dtypes.collect::<Option<Vec<DType>>>()?)
+    }
+
+    /// Where an op stands in program order, among others. While rules run, that holds as long as each patch adds one op.
+    pub fn place(&self, id: OpId) -> impl Ord + use<> {
+        self.dag.node(id).rank
     }
 
     /// Adds an input.

@@ -23,8 +23,8 @@ pub use interpreter::{Environment, EvalError, constant_value, evaluate};
 pub use kv::{KvDecl, KvState, Slot, Tokens};
 pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
-/// Element types and sizes, from the words that compiler and runtime share.
-pub use plan::{DType, Dim};
+/// Element types, sizes and formulas, from the words that compiler and runtime share.
+pub use plan::{Apply, DType, Dim, Formula, ScalarFn, Store, Term};
 pub use rewrite::{Patch, PatchValue, RewriteError, Rule, expand, rewrite};
 pub use types::{TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, type_error};
 pub use verify::{Diagnostic, Stage, Verified, verify};

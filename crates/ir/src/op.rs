@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use plan::{DType, Formula};
+
 use crate::{AttrReader, AttrValue, Graph, HostTensor, KvState, OpId, Patch, Type, TypeError};
 
 /// How an op relates the elements of its operands to those of its results.
@@ -11,7 +13,7 @@ use crate::{AttrReader, AttrValue, Graph, HostTensor, KvState, OpId, Patch, Type
 pub enum OpClass {
     /// Has no operands, and the same value in every step.
     Source,
-    /// Each result element depends on the operand elements of the same index.
+    /// Each result element depends on the operand elements of the same index; an operand may be one row for all.
     Elementwise,
     /// Each result row depends on the operand rows of the same index.
     Reduction,
@@ -48,7 +50,8 @@ impl Operands {
     }
 }
 
-/// The questions that every op answers: six, and a seventh for those that are several ops in one.
+/// The questions that every op answers: six, a seventh for those that are several ops in one, and an eighth for those
+/// that work element by element.
 pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The name in text, `snake_case`.
     fn mnemonic(&self) -> &'static str;
@@ -68,6 +71,13 @@ pub trait OpDef: Any + fmt::Debug + Send + Sync {
     fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
         None
     }
+
+    /// What the op computes of each element, with results of these dtypes, where a formula can say it. Such an op needs
+    /// no kernel of its own.
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let _ = results;
+        None
+    }
 }
 
 /// What the author of an op writes beside its `op!` declaration.
@@ -80,6 +90,11 @@ pub trait Semantics {
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
     /// See [`OpDef::expand`]; most ops have no smaller parts.
     fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
+        None
+    }
+    /// See [`OpDef::formula`].
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let _ = results;
         None
     }
 }
@@ -254,6 +269,10 @@ macro_rules! op {
 
             fn expand(&self, graph: &$crate::Graph, id: $crate::OpId) -> Option<$crate::Patch> {
                 $crate::Semantics::expand(self, graph, id)
+            }
+
+            fn formula(&self, results: &[$crate::DType]) -> Option<$crate::Formula> {
+                $crate::Semantics::formula(self, results)
             }
         }
     };

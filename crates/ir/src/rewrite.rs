@@ -254,7 +254,8 @@ fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Applied, String>
         let rank = graph.rank_beside(root);
         ids.push(graph.insert(op, &operands, types, &[&name], rank));
     }
-    let mut around = Vec::new();
+    // Producers that gain a user may match now, too.
+    let mut around: Vec<OpId> = ids.iter().flat_map(|id| graph.operands(*id)).map(|operand| operand.op).collect();
     for (old, new) in &patch.replacements {
         let value = resolve(&ids, *new);
         graph.redirect(*old, value);

@@ -9,10 +9,10 @@ mod pass;
 pub mod pipeline;
 pub mod rules;
 
-pub use cleanup::{Canonicalize, FoldConstants, RemoveDeadOps};
+pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
 pub use fusion::{
-    FuseAddRmsNorm, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul,
-    FuseSwiglu, MergeLinears,
+    FuseAddRmsNorm, FuseElementwise, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
 };
 /// Named by `rewrite_pass!`, whose callers may lack this crate.
 #[doc(hidden)]

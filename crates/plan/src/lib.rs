@@ -8,10 +8,12 @@ mod dtype;
 mod dump;
 mod executor;
 mod file;
+mod formula;
 mod layout;
 mod model;
 mod random;
 mod roofline;
+mod scalar;
 mod work;
 
 pub use check::check;
@@ -20,6 +22,7 @@ pub use dtype::DType;
 pub use dump::dump;
 pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
+pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
 pub use layout::{Layout, Tiles};
 pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
@@ -27,4 +30,5 @@ pub use model::{
 };
 pub use random::RandomPart;
 pub use roofline::{Bound, Estimate, Machine};
+pub use scalar::ScalarFn;
 pub use work::{CONTEXT, Cost, Work, context, full_step};

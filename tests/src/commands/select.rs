@@ -25,6 +25,9 @@ impl Command for Select {
         for (op, program) in graph.ops().flat_map(|op| programs.iter().map(move |program| (op, program))) {
             let site = Site { graph: &graph, op, program };
             let mnemonic = graph.op(op).mnemonic();
+            let dtypes: Vec<_> = graph.results(op).filter_map(|value| Some(graph.tensor(value)?.dtype)).collect();
+            // what a formula says, `map` does
+            let mnemonic = if graph.op(op).formula(&dtypes).is_some() { "map" } else { mnemonic };
             let silent = |kernel: &&dyn Kernel| {
                 kernel.call(&site) != Err(Refusal::OtherOp) && !kernel.about().ops.contains(&mnemonic)
             };

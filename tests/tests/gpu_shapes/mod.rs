@@ -142,9 +142,11 @@ fn rows() -> Vec<Case> {
                  %sum2, %other2 = add_rms_norm %y, %x, %gain16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
                  %added = add %x, %y : {dtype}[T, {cols}]\n  %product = mul %x, %y : {dtype}[T, {cols}]\n  \
                  %active = silu %x : {dtype}[T, {cols}]\n  %gated = silu_mul %x, %y : {dtype}[T, {cols}]\n  \
+                 %mapped, %capped = map %x, %gain, %y {{f = [add(x0, x1), gelu(v0), softcap(v1, 2.0), clamp(x2, -0.5, 0.25), \
+                 mul(v2, v3), {dtype}(v4), f16(v2)]}} : {dtype}[T, {cols}], f16[T, {cols}]\n  \
                  %narrow = cast %x {{to = f16}} : f16[T, {cols}]\n  %wide = cast %x {{to = f32}} : f32[T, {cols}]\n  \
-                 return %normed, %sum, %summed, %other, %sum2, %other2, %added, %product, %active, %gated, %narrow, \
-                 %wide\n}}\n"
+                 return %normed, %sum, %summed, %other, %sum2, %other2, %added, %product, %active, %gated, %mapped, \
+                 %capped, %narrow, %wide\n}}\n"
             );
             let text = match dtype {
                 "f16" => text.replace("  %narrow = cast %x {to = f16} : f16", "  %narrow = cast %x {to = bf16} : bf16"),

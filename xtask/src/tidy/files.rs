@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn snapshots_and_cases_come_in_pairs() {
         let tree = Tree::of(&[
-            ("tests/cases/a.ir", "// test: pass fold-constants\n"),
+            ("tests/cases/a.ir", "// test: pass remove-dead-ops\n"),
             ("tests/cases/a.snap", ""),
             ("tests/cases/b.ir", "// test: pipeline canonical\n"),
             ("tests/cases/c.ir", "// test: roundtrip\n"),

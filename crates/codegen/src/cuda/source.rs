@@ -19,6 +19,7 @@ kernel_files![
     "common/body.cuh",
     "common/cache.cuh",
     "common/reduce.cuh",
+    "common/scalar.cuh",
     "common/silu.cuh",
     "common/sincos.cuh",
     "common/tiled.cuh",
@@ -41,6 +42,7 @@ kernel_files![
     "rows/elementwise.cuh",
     "rows/embedding.cuh",
     "rows/fill_random.cuh",
+    "rows/map.cuh",
     "rows/split.cuh",
     "sampling/argmax.cuh",
 ];

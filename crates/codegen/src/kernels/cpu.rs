@@ -4,8 +4,8 @@
 //! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
 
 use ir::ops::{
-    Add, AddRmsNorm, AppendKv, Argmax, Cast, Embedding, Epilogue, GatherRows, LinearParts, Mul, PagedAttention,
-    RmsNorm, Rope, RopeAppendKv, Silu, SiluMul, Split, Swiglu,
+    AddRmsNorm, AppendKv, Argmax, Embedding, Epilogue, GatherRows, LinearParts, PagedAttention, RmsNorm, Rope,
+    RopeAppendKv, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
@@ -52,15 +52,11 @@ pub(crate) fn catalog() -> Catalog {
         kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
         kernel("rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<RmsNorm>(graph, op)?.eps))),
         kernel("swiglu", rows_of::<Swiglu>),
-        kernel("silu_mul", rows_of::<SiluMul>),
         kernel("embedding", rows_of::<Embedding>),
         kernel("gather_rows", rows_of::<GatherRows>),
         kernel("argmax", argmax),
-        kernel("add", rows_of::<Add>),
-        kernel("mul", rows_of::<Mul>),
-        kernel("silu", rows_of::<Silu>),
-        kernel("copy", rows_of::<Cast>),
         kernel("split", rows_of::<Split>),
+        kernel("map", map),
         kernel("rope", |graph, op| Ok(rows(graph, op)?.int("head_dim", attr::<Rope>(graph, op)?.head_dim))),
         kernel("append_kv", |graph, op| {
             let append = attr::<AppendKv>(graph, op)?;
@@ -69,12 +65,13 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// Results, and operands that are not constant, are f32; ids and positions are i32. Rows of an embedding table come
-/// out in its dtype, and a cast behind it widens them.
+/// Results, and operands that are not constant, are f32; ids and positions are i32. Rows of a table come out in its
+/// dtype, also those gathered from them, and the region behind them widens them.
 fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
-    let widens = graph.cast::<Cast>(op).is_some();
+    let gathers = graph.cast::<GatherRows>(op).is_some();
+    let widens = gathers || graph.formula(op).is_some();
     let operands = graph.operands(op).into_iter().filter(|operand| !widens && !graph.is_constant(*operand));
-    let looks_up = graph.cast::<Embedding>(op).is_some();
+    let looks_up = gathers || graph.cast::<Embedding>(op).is_some();
     for value in operands.chain(graph.results(op).filter(|_| !looks_up)) {
         let dtype = graph.tensor(value).map_or(DType::F32, |ty| ty.dtype);
         if dtype != DType::F32 && dtype != DType::I32 {
@@ -111,6 +108,11 @@ fn rows(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
 fn rows_of<T: OpDef>(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     attr::<T>(graph, op)?;
     rows(graph, op)
+}
+
+fn map(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let formula = graph.formula(op).ok_or(Refusal::OtherOp)?;
+    Ok(rows(graph, op)?.text("f", formula.to_string()))
 }
 
 fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {

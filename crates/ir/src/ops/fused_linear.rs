@@ -211,7 +211,7 @@ impl Epilogue {
         match (self, operand) {
             (Epilogue::Bias, Some(bias)) => add_bias(&value, bias),
             (Epilogue::Add, Some(residual)) => value.zip(residual, |a, b| a + b),
-            (Epilogue::Swiglu, _) => gated::swiglu(&value),
+            (Epilogue::Swiglu, _) => gated::swiglu(&value).pop().unwrap_or(value),
             (_, None) => value,
         }
     }

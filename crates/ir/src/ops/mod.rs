@@ -10,6 +10,7 @@ mod fused_linear;
 mod gated;
 mod gather;
 mod linear;
+mod map;
 mod norm;
 mod rope;
 
@@ -17,12 +18,13 @@ pub use argmax::Argmax;
 pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv, RopeAttention};
 pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
-pub use elementwise::{Add, Cast, Mul, Silu};
+pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
 pub use fused_linear::{Epilogue, Epilogues, FusedLinear, LinearParts, Prologue};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use linear::Linear;
+pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
@@ -46,22 +48,32 @@ impl OpSet {
             AppendKv,
             Argmax,
             Cast,
+            Clamp,
             Concat,
             Embedding,
             FusedLinear,
             GatherRows,
+            Gelu,
+            GeluTanh,
             Linear,
+            Map,
             Mul,
+            Offset,
             PagedAttention,
+            Relu,
             RmsNorm,
             Rope,
             RopeAppendKv,
             RopeAttention,
             RopeFrequencies,
+            Scale,
+            Sigmoid,
             Silu,
             SiluMul,
+            Softcap,
             Split,
             Swiglu,
+            Tanh,
         ]
     }
 

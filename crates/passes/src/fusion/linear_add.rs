@@ -17,6 +17,8 @@ fn linear_add(graph: &Graph, id: OpId) -> Option<Patch> {
     let linear = |value: Value| LinearParts::of(graph, value.op).filter(|_| graph.used_once(value));
     // the second where both are: it is the branch, and the first the stream that it is added to
     let (mut parts, residual) = linear(b).map(|parts| (parts, a)).or_else(|| linear(a).map(|parts| (parts, b)))?;
+    // a row that is added to every row is no residual
+    (graph.ty(residual) == graph.ty(graph.result(id))).then_some(())?;
     parts.operand(Epilogue::Add).is_none().then_some(())?;
     parts.behind.push((Epilogue::Add, Some(residual)));
     let mut patch = Patch::new();

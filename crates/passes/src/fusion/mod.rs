@@ -1,6 +1,7 @@
 //! Fusions: several ops become one that reads and writes memory once.
 
 mod add_rms_norm;
+mod elementwise;
 mod linear_add;
 mod linear_swiglu;
 mod merge_linears;
@@ -11,6 +12,7 @@ mod silu_mul;
 mod swiglu;
 
 pub use add_rms_norm::FuseAddRmsNorm;
+pub use elementwise::FuseElementwise;
 pub use linear_add::FuseLinearAdd;
 pub use linear_swiglu::FuseLinearSwiglu;
 pub use merge_linears::MergeLinears;

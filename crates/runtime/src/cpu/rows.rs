@@ -1,4 +1,4 @@
-//! Kernels that take a few rows a task and do little with each: lookups, element-wise functions, splits, argmax.
+//! Kernels that take a few rows a task and do little with each: lookups, splits, gated halves, argmax.
 
 use super::simd::with_element;
 use super::{Args, CpuKernel, RowKernel, Tensor};
@@ -18,28 +18,14 @@ pub(super) fn row_tasks(tensor: &Tensor) -> usize {
     tensor.row_count().div_ceil(ROWS)
 }
 
-/// `x / (1 + exp(-x))`
-pub(super) fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
-}
-
 /// Rows of a table by token id.
 pub(super) struct Embedding;
 /// Rows of x by index.
 pub(super) struct GatherRows;
-/// The same values as f32.
-pub(super) struct Copy;
 /// Widths of the outputs add up to that of the input.
 pub(super) struct Split;
 /// `silu(left half) * right half`.
 pub(super) struct Swiglu;
-/// `silu(x)`.
-pub(super) struct Silu;
-/// A function of two elements.
-pub(super) struct Binary {
-    pub name: &'static str,
-    pub apply: fn(f32, f32) -> f32,
-}
 /// The index of the largest of the first `classes` elements; one row a task.
 pub(super) struct Argmax;
 
@@ -108,22 +94,6 @@ impl CpuKernel for GatherRows {
     }
 }
 
-impl RowKernel for Copy {
-    fn name(&self) -> &'static str {
-        "copy"
-    }
-
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(1, 1)?;
-        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
-    }
-
-    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
-        out.copy_from_slice(&args.inputs[0].widened(row * out.len()..(row + 1) * out.len())?);
-        Ok(())
-    }
-}
-
 impl CpuKernel for Split {
     fn name(&self) -> &'static str {
         "split"
@@ -179,43 +149,7 @@ impl RowKernel for Swiglu {
     fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
         let (gate, up) = args.inputs[0].row(row)?.split_at(out.len());
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            *out = silu(*gate) * up;
-        }
-        Ok(())
-    }
-}
-
-impl RowKernel for Silu {
-    fn name(&self) -> &'static str {
-        "silu"
-    }
-
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(1, 1)?;
-        args.inputs[0].expect(DType::F32)?;
-        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
-    }
-
-    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
-        out.iter_mut().zip(args.inputs[0].row(row)?).for_each(|(out, x)| *out = silu(*x));
-        Ok(())
-    }
-}
-
-impl RowKernel for Binary {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(2, 1)?;
-        let shape = args.inputs[0].shape();
-        args.inputs.iter().chain(&args.outputs).try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
-    }
-
-    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
-        for ((out, a), b) in out.iter_mut().zip(args.inputs[0].row(row)?).zip(args.inputs[1].row(row)?) {
-            *out = (self.apply)(*a, *b);
+            *out = gate / (1.0 + (-gate).exp()) * up;
         }
         Ok(())
     }

@@ -31,6 +31,10 @@ pub struct Body {
     pub absent: Vec<usize>,
     /// Whether the body takes its outputs as one array.
     pub outputs_in_array: bool,
+    /// Whether the body takes its inputs as one array.
+    pub inputs_in_array: bool,
+    /// What the unit declares before the body: a functor that the instance names.
+    pub preamble: String,
     /// Tensor maps.
     pub maps: Vec<TensorMap>,
     /// Sizes of a step.
@@ -55,6 +59,8 @@ impl Body {
             says_blocks: false,
             absent: Vec::new(),
             outputs_in_array: false,
+            inputs_in_array: false,
+            preamble: String::new(),
             maps: Vec::new(),
             scalars: Vec::new(),
             grid,
@@ -120,11 +126,14 @@ impl Body {
             true => vec![format!("{{{}}}", out.join(", "))],
             false => out,
         };
-        let mut inputs = pointers("const ", "in", inputs);
+        let mut list = pointers("const ", "in", inputs);
         for place in &self.absent {
-            inputs.insert(*place, "nullptr".to_owned());
+            list.insert(*place, "nullptr".to_owned());
         }
-        given.extend(inputs);
+        match self.inputs_in_array {
+            true => given.push(format!("{{{}}}", list.join(", "))),
+            false => given.extend(list),
+        }
         for index in 0..self.maps.len() {
             declared.push(format!("const __grid_constant__ smelt::TensorMap map{index}"));
             given.push(format!("&map{index}"));
@@ -137,10 +146,11 @@ impl Body {
     }
 
     fn text(&self, declared: &[String], given: &[String]) -> String {
-        let Body { name, include, instance, threads, .. } = self;
+        let Body { name, include, instance, threads, preamble, .. } = self;
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "#include \"common/body.cuh\"\n#include \"{include}\"\n");
+        text.push_str(preamble);
         let _ = writeln!(text, "using Body = {instance};");
         let _ = write!(text, "static_assert(Body::kThreads == {threads}");
         if self.shared_bytes > 0 {

@@ -4,6 +4,7 @@
 mod attention;
 mod body;
 mod linear;
+mod map;
 mod norm;
 mod rope;
 mod rows;
@@ -57,11 +58,7 @@ pub(crate) fn catalog() -> Catalog {
         kernel("add_rms_norm", norm::add_rms_norm),
         kernel("rms_norm", norm::rms_norm),
         kernel("swiglu", rows::swiglu),
-        kernel("silu_mul", rows::silu_mul),
-        kernel("add", rows::add),
-        kernel("mul", rows::mul),
-        kernel("silu", rows::silu),
-        kernel("cast", rows::cast),
+        kernel("map", map::map),
         kernel("split", rows::split),
         kernel("embedding", rows::embedding),
         kernel("gather_rows", rows::gather_rows),
