@@ -47,7 +47,7 @@ const SILU_MUL: &str = "
     rule @silu-mul {
       %s = silu %gate
       %y = mul %s, %up
-      where used_once(%s)
+      where used_once(%s), %gate : _[$t, $n], %up : _[$t, $n]
     =>
       %y = silu_mul %gate, %up
     }
@@ -55,7 +55,7 @@ const SILU_MUL: &str = "
     rule @mul-silu {
       %s = silu %gate
       %y = mul %up, %s
-      where used_once(%s)
+      where used_once(%s), %gate : _[$t, $n], %up : _[$t, $n]
     =>
       %y = silu_mul %gate, %up
     }

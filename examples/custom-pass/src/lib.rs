@@ -11,6 +11,6 @@ use smelt::{Driver, Slot};
 /// smelt with both passes inside; `flops` keeps what the analysis finds.
 pub fn driver(flops: &CountFlops) -> Driver {
     Driver::new()
-        .pass(Slot::AfterFusion, GatherEarly) // fused ops have fewer readers
-        .pass(Slot::AfterFusion, flops.clone()) // last: counts what will run
+        .pass(Slot::BeforeFusion, GatherEarly) // smelt's own pass then finds nothing to move
+        .pass(Slot::BeforeFusion, flops.clone()) // behind it: counts what is left, one linear at a time
 }

@@ -110,9 +110,17 @@ impl Attribute for Epilogues {
     }
 }
 
+/// The operands behind the weight.
+struct More<T> {
+    /// That of the prologue.
+    gain: Option<T>,
+    /// The epilogues, with theirs.
+    behind: Vec<(Epilogue, Option<T>)>,
+}
+
 impl FusedLinear {
-    /// The operands behind the weight: of the prologue, and of each epilogue.
-    fn more<T: Copy>(&self, operands: &[T]) -> Option<(Option<T>, Vec<(Epilogue, Option<T>)>)> {
+    /// The operands behind the weight; `None` where their number is another.
+    fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
         let gain = match self.before {
             Some(_) => Some(more.next()?),
@@ -122,7 +130,7 @@ impl FusedLinear {
         for epilogue in &self.behind.0 {
             behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
-        more.next().is_none().then_some((gain, behind))
+        more.next().is_none().then_some(More { gain, behind })
     }
 }
 
@@ -137,7 +145,7 @@ impl Semantics for FusedLinear {
             + usize::from(self.before.is_some())
             + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count();
         let found = operands.len();
-        let Some((gain, behind)) = self.more(operands) else {
+        let Some(More { gain, behind }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
@@ -154,7 +162,7 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let (gain, behind) = self.more(operands).ok_or("operands of another number")?;
+        let More { gain, behind } = self.more(operands).ok_or("operands of another number")?;
         let normed = match (self.before, gain) {
             (Some(Prologue::RmsNorm { eps, to }), Some(gain)) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
             _ => None,
@@ -243,7 +251,7 @@ impl LinearParts {
             return Some(LinearParts { before: None, x, weight, behind, result });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let (gain, behind) = fused.more(&operands)?;
+        let More { gain, behind } = fused.more(&operands)?;
         Some(LinearParts { before: fused.before.zip(gain), x, weight, behind, result })
     }
 
