@@ -1,5 +1,7 @@
 //! Offsets of buffers in the arena, from their sizes and lifetimes. Knows no device.
 
+use std::collections::BTreeMap;
+
 /// A buffer to place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -26,21 +28,42 @@ pub fn place(requests: &[Request], align: u64) -> Placement {
     let mut by_size: Vec<usize> = (0..requests.len()).collect();
     by_size.sort_by_key(|index| (std::cmp::Reverse(requests[*index].bytes), requests[*index].live, *index));
     let mut offsets = vec![0; requests.len()];
-    let mut placed: Vec<usize> = Vec::new();
+    let mut steps = Steps::new(requests);
     let mut bytes = 0;
     for index in by_size {
         let size = requests[index].bytes.next_multiple_of(align);
-        let mut taken: Vec<(u64, u64)> = placed
-            .iter()
-            .filter(|other| overlap(requests[index].live, requests[**other].live))
-            .map(|other| (offsets[*other], offsets[*other] + requests[*other].bytes.next_multiple_of(align)))
-            .collect();
+        let taken = |other: usize| (offsets[other], offsets[other] + requests[other].bytes.next_multiple_of(align));
+        let mut taken: Vec<(u64, u64)> = steps.meeting(requests[index].live).map(taken).collect();
         taken.sort_unstable();
         offsets[index] = best_gap(&taken, size);
         bytes = bytes.max(offsets[index] + size);
-        placed.push(index);
+        steps.add(index, requests[index].live);
     }
     Placement { offsets, bytes, lower_bound: lower_bound(requests, align) }
+}
+
+/// Placed buffers by step. Most live for a few of thousands of steps: those that one meets are found where it lives.
+struct Steps {
+    alive: Vec<Vec<usize>>,
+    starting: Vec<Vec<usize>>,
+}
+
+impl Steps {
+    fn new(requests: &[Request]) -> Steps {
+        let steps = requests.iter().map(|request| request.live.1 as usize + 1).max().unwrap_or(0);
+        Steps { alive: vec![Vec::new(); steps], starting: vec![Vec::new(); steps] }
+    }
+
+    fn add(&mut self, index: usize, (first, last): (u32, u32)) {
+        self.starting[first as usize].push(index);
+        self.alive[first as usize..=last as usize].iter_mut().for_each(|alive| alive.push(index));
+    }
+
+    /// Those alive at some of these steps, each once.
+    fn meeting(&self, (first, last): (u32, u32)) -> impl Iterator<Item = usize> + '_ {
+        let later = self.starting[first as usize..=last as usize].iter().skip(1);
+        self.alive[first as usize].iter().chain(later.flatten()).copied()
+    }
 }
 
 /// The start of the smallest gap between taken ranges that holds `size`, or the end of the last range.
@@ -59,17 +82,20 @@ fn best_gap(taken: &[(u64, u64)], size: u64) -> u64 {
     best.map_or(end, |(_, start)| start)
 }
 
-fn overlap(a: (u32, u32), b: (u32, u32)) -> bool {
-    a.0 <= b.1 && b.0 <= a.1
-}
-
+/// The largest sum of what is alive at one step.
 fn lower_bound(requests: &[Request], align: u64) -> u64 {
-    let alive = |step: u32| {
-        let live = requests.iter().filter(|request| overlap(request.live, (step, step)));
-        live.map(|request| request.bytes.next_multiple_of(align)).sum()
-    };
-    // The largest live set starts with some buffer's first step.
-    requests.iter().map(|request| alive(request.live.0)).max().unwrap_or(0)
+    let mut changes: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for request in requests {
+        let size = request.bytes.next_multiple_of(align);
+        changes.entry(request.live.0).or_default().0 += size;
+        changes.entry(request.live.1 + 1).or_default().1 += size;
+    }
+    let mut alive = 0;
+    let sums = changes.values().map(|(begin, end)| {
+        alive = alive + begin - end;
+        alive
+    });
+    sums.max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -78,6 +104,10 @@ mod tests {
 
     fn request(bytes: u64, first: u32, last: u32) -> Request {
         Request { bytes, live: (first, last) }
+    }
+
+    fn overlap(a: (u32, u32), b: (u32, u32)) -> bool {
+        a.0 <= b.1 && b.0 <= a.1
     }
 
     #[test]
