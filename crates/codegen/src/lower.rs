@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, Code, DType, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step, TextFile,
-    Weight, WeightData,
+    Arg, Code, DType, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
+    TextFile, Weight, WeightData,
 };
 
 use crate::buffers::Buffers;

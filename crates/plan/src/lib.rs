@@ -9,6 +9,7 @@ mod dump;
 mod executor;
 mod file;
 mod layout;
+mod live;
 mod model;
 mod random;
 
@@ -19,6 +20,7 @@ pub use dump::dump;
 pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
 pub use layout::{Layout, Tiles};
+pub use live::FullestStep;
 pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
     Step, TensorMap, TextFile, Weight, WeightData,
