@@ -33,6 +33,9 @@ enum Command {
         /// Measures nothing: only writes the tables anew from what bench/ has.
         #[arg(long)]
         tables: bool,
+        /// Measures the steps of a compilation for models of 10, 100 and 1000 layers instead.
+        #[arg(long, conflicts_with = "tables")]
+        passes: bool,
     },
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
@@ -46,8 +49,9 @@ fn main() -> ExitCode {
         Command::Test { args } => test::run(&root, &args),
         Command::Tidy => tidy::run(&root),
         Command::Tour => tour::run(&root),
-        Command::Bench { tables: true } => bench::write_tables(&root),
-        Command::Bench { tables: false } => bench::run(&root),
+        Command::Bench { tables: true, .. } => bench::write_tables(&root),
+        Command::Bench { passes: true, .. } => bench::passes::run(&root),
+        Command::Bench { .. } => bench::run(&root),
         Command::Bundle => bundle::run(&root),
         Command::Ci => ci::run(&root),
     });
