@@ -186,7 +186,7 @@ impl Builder {
     fn norm_of_sum(&mut self, (_, a, b, detail): Piece) {
         let a = self.pick(a);
         let b = self.like(a, b);
-        if detail % 3 == 0 {
+        if detail.is_multiple_of(3) {
             let gain = self.constant(DType::F32, &[WIDTH]);
             let sum = self.add(AddRmsNorm { eps: 1e-5, to: self.to(a, detail) }, &[a, b, gain]);
             return self.values.extend([sum, Value { result: 1, ..sum }]);
@@ -221,11 +221,11 @@ impl Builder {
         let a = self.pick(a);
         let b = self.like(a, b);
         let silu = self.add(Silu {}, &[a]);
-        let operands = if detail % 2 == 0 { [silu, b] } else { [b, silu] };
+        let operands = if detail.is_multiple_of(2) { [silu, b] } else { [b, silu] };
         let gated = self.add(Mul {}, &operands);
         let normed = self.norm(gated, detail);
         self.values.push(normed);
-        if detail % 8 == 0 {
+        if detail.is_multiple_of(8) {
             self.values.push(silu); // a second user, or none
         }
     }
@@ -263,7 +263,7 @@ impl Builder {
         let x = self.pick(a);
         let dtype = self.dtype(x);
         let mut same = self.add(Cast { to: dtype }, &[x]);
-        if self.narrow && detail % 2 == 0 {
+        if self.narrow && detail.is_multiple_of(2) {
             let wide = self.add(Cast { to: DType::F32 }, &[same]);
             same = self.add(Cast { to: dtype }, &[wide]);
         }
@@ -291,7 +291,7 @@ impl Builder {
                 original_max_position: 64,
             },
         };
-        let dim = if detail % 2 == 0 { HEAD_DIM } else { HEAD_DIM / 2 };
+        let dim = if detail.is_multiple_of(2) { HEAD_DIM } else { HEAD_DIM / 2 };
         self.add(RopeFrequencies { dim, theta: 100.0, scaling }, &[])
     }
 
@@ -327,7 +327,7 @@ impl Builder {
         let step = ["positions", "query_starts", "block_table"].map(|name| self.input(name));
         let frequencies = self.frequencies(b);
         let q = self.add(Rope { head_dim: HEAD_DIM, to: self.to(q, detail / 2) }, &[q, step[0], frequencies]);
-        let frequencies = self.frequencies(if detail % 5 == 0 { b / 2 } else { b });
+        let frequencies = self.frequencies(if detail.is_multiple_of(5) { b / 2 } else { b });
         let k = self.add(Rope { head_dim: HEAD_DIM, to: None }, &[k, step[0], frequencies]);
         let cache = self.add(AppendKv { group, layer }, &[k, v, step[0], step[1], step[2]]);
         self.attend(q, cache, (group, layer));
@@ -342,7 +342,7 @@ impl Builder {
         let [positions, starts, table] = ["positions", "query_starts", "block_table"].map(|name| self.input(name));
         let frequencies = self.frequencies(b);
         let to = self.to(qkv, detail / 2);
-        if detail % 2 == 0 {
+        if detail.is_multiple_of(2) {
             let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, to };
             let q = self.add(fused, &[qkv, positions, starts, table, frequencies]);
             return self.attend(q, Value { result: 1, ..q }, (group, layer));
