@@ -33,7 +33,7 @@ pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
 pub use options::{CompileOptions, TargetChoice, WeightsChoice};
 pub use passes::Slot;
-pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, dump as dump_plan};
+pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::probe as cuda_driver;
 

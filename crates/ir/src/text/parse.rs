@@ -51,17 +51,6 @@ fn error(text: &str, at: usize, message: String) -> ParseError {
     }
 }
 
-/// Makes lines of the bytes where ops start. They come in order: the text is gone through once.
-fn number_lines(text: &str, parsed: &mut Parsed) {
-    let (mut counted, mut line) = (0, 1);
-    for id in parsed.graph.ops() {
-        if let Some(at) = parsed.lines.get_mut(&id) {
-            line += text[counted..*at].matches('\n').count();
-            counted = std::mem::replace(at, line);
-        }
-    }
-}
-
 struct Parser<'a> {
     text: &'a str,
     tokens: Vec<Spanned>,
@@ -348,6 +337,17 @@ impl Parser<'_> {
             if !self.eat(",") {
                 return Ok(());
             }
+        }
+    }
+}
+
+/// Makes lines of the bytes where ops start. They come in order: the text is gone through once.
+fn number_lines(text: &str, parsed: &mut Parsed) {
+    let (mut counted, mut line) = (0, 1);
+    for id in parsed.graph.ops() {
+        if let Some(at) = parsed.lines.get_mut(&id) {
+            line += text[counted..*at].matches('\n').count();
+            counted = std::mem::replace(at, line);
         }
     }
 }
