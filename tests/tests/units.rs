@@ -4,20 +4,31 @@
 mod common;
 mod gpu_shapes;
 
+use std::path::PathBuf;
+
 use common::expected::ORACLES;
-use common::oracle;
+use common::{compile_twice, demo, oracle};
 use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
 use tests::{SeededWeights, compile, device, folder};
 
-/// A driver with the NVRTC that the tests use; `None` where there is none.
-fn driver() -> Option<Driver> {
+/// A driver with the NVRTC that the tests use, and a folder for units; `None` where there is no NVRTC.
+fn driver(units: Option<PathBuf>) -> Option<Driver> {
     if let Err(reason) = device::compiler() {
         eprintln!("skipped: {reason}");
         return None;
     }
     let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
     let folders = move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect();
-    Some(Driver::new().cuda_folders(folders).unit_cache(std::env::temp_dir().join("smelt-test-units")))
+    let driver = Driver::new().cuda_folders(folders);
+    Some(match units {
+        Some(folder) => driver.unit_cache(folder),
+        None => driver,
+    })
+}
+
+/// Units that other runs of these tests have compiled.
+fn cache() -> Option<PathBuf> {
+    Some(std::env::temp_dir().join("smelt-test-units"))
 }
 
 fn options(dtype: DType) -> CompileOptions {
@@ -27,7 +38,7 @@ fn options(dtype: DType) -> CompileOptions {
 
 #[test]
 fn plans_of_the_oracles_build_and_open() {
-    let Some(driver) = driver() else { return };
+    let Some(driver) = driver(cache()) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let mut units = 0;
     for name in ORACLES {
@@ -48,7 +59,7 @@ fn plans_of_the_oracles_build_and_open() {
 
 #[test]
 fn an_8b_plan_builds_from_its_config_alone() {
-    let Some(driver) = driver() else { return };
+    let Some(driver) = driver(cache()) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let plan = scratch.path().join("8b.plan");
     let config = folder().join("../bench/configs/llama-3.1-8b");
@@ -65,10 +76,18 @@ fn an_8b_plan_builds_from_its_config_alone() {
     assert!(std::fs::read(&plan).unwrap() == std::fs::read(&again).unwrap());
 }
 
+/// No unit comes from a cache: the compiler of CUDA C must repeat itself, too.
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    if let Some(driver) = driver(None) {
+        compile_twice(&driver, &demo(), &options(DType::BF16));
+    }
+}
+
 /// Some of the shapes that the GPU tests run.
 #[test]
 fn odd_shapes_build() {
-    if driver().is_none() {
+    if driver(cache()).is_none() {
         return;
     }
     for case in gpu_shapes::cases().into_iter().step_by(11) {

@@ -35,6 +35,9 @@ enum Command {
         /// Measures nothing: only writes the tables anew from what bench/ has.
         #[arg(long)]
         tables: bool,
+        /// Measures the steps of a compilation for models of 10, 100 and 1000 layers instead.
+        #[arg(long, conflicts_with = "tables")]
+        passes: bool,
     },
     /// Write the reference from what the program has inside, and into the book the code that it shows.
     Docs,
@@ -55,8 +58,9 @@ fn main() -> ExitCode {
         Command::Test { args } => test::run(&root, &args),
         Command::Tidy => tidy::run(&root),
         Command::Tour => tour::run(&root),
-        Command::Bench { tables: true } => bench::write_tables(&root),
-        Command::Bench { tables: false } => bench::run(&root),
+        Command::Bench { tables: true, .. } => bench::write_tables(&root),
+        Command::Bench { passes: true, .. } => bench::passes::run(&root),
+        Command::Bench { .. } => bench::run(&root),
         Command::Docs => docs::write(&root),
         Command::Replay { revision } => replay::run(&root, &revision),
         Command::Bundle => bundle::run(&root),

@@ -251,7 +251,7 @@ fn what_cannot_be_done_has_its_exit_code() {
         (&["--disable-pass", "canonicalize"], 2, "required by later stages"),
         (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
         (&["--kv-cache", "1"], 6, "holds no block"),
-        (&["--workspace-size", "1000"], 6, "mixed@512"),
+        (&["--workspace-size", "1000"], 6, "alive in the fullest step of mixed@512"),
     ];
     for (more, code, message) in cases {
         let args = compile(more);
@@ -265,6 +265,27 @@ fn what_cannot_be_done_has_its_exit_code() {
     sandbox.fails(&["compile", MHA, "-o", &sandbox.text("no/such/folder/x.plan")], 3, "x.plan");
     sandbox.fails(&[], 2, "expected a command");
     assert!(!sandbox.path("x.plan").exists());
+}
+
+/// Kernels are compiled where a file is written or their code is asked for, and not before the plan is known to fit.
+#[test]
+fn nothing_is_compiled_that_is_not_needed() {
+    let sandbox = Sandbox::new();
+    let config = "bench/configs/llama-3.1-8b";
+    let compile = ["compile", config, "--weights", "dummy", "--target", "sm_90a", "--workspace-size"];
+    let run = |more: &[&str]| {
+        let output = sandbox.run(&[&compile[..], more].concat());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(errors.contains("choose kernels") && !errors.contains("compile kernels"), "{errors}");
+        (output, errors)
+    };
+    let (output, errors) = run(&["1GiB", "--dry-run", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{errors}"));
+    let needed = report["workspace_bytes"].as_u64().unwrap();
+    assert!(run(&[&needed.to_string(), "--dry-run"]).0.status.success(), "the bound is kept");
+    let (output, errors) = run(&[&(needed - 1).to_string(), "-o", &sandbox.text("x.plan")]);
+    assert_eq!(output.status.code(), Some(6), "{errors}");
+    assert!(errors.contains("mlp.gate_up : bf16[T, 28672]"), "{errors}");
 }
 
 #[cfg(target_os = "linux")]
@@ -464,7 +485,7 @@ fn passes_on_text_are_seen_like_those_of_a_compilation() {
     std::fs::write(&file, graph).unwrap();
     std::fs::write(&rules, GATE).unwrap();
     assert!(sandbox.ok(&["opt", &file, "--rewrites", &rules, "--pass", "silu-mul"]).contains("silu_mul %gate, %up"));
-    assert_eq!(sandbox.ok(&["opt", &file, "--disable-pass", "fuse-silu-mul"]), graph);
+    assert_eq!(sandbox.ok(&["opt", &file, "--disable-pass", "fuse-silu-mul,fuse-elementwise"]), graph);
     assert_eq!(sandbox.ok(&["opt", &file, "--opt-bisect-limit", "0"]), graph);
     let fused = sandbox.ok(&["opt", &file, "--emit", "ir-after-change,passes", "--dump-dir", &dump]);
     let read = |name: &str| std::fs::read_to_string(Path::new(&dump).join(name)).unwrap();

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, Code, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step, TextFile,
-    Weight, WeightData,
+    Arg, Code, DType, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
+    TextFile, Weight, WeightData,
 };
 
 use crate::buffers::Buffers;
@@ -219,6 +219,8 @@ struct Lowering {
     /// A value that kernels want in two layouts is two weights. Constants are the same values in every program's graph.
     weight_index: HashMap<(Value, Layout), u32>,
     kernels: Vec<plan::Kernel>,
+    /// Kernels by name and unit: those of one entry differ in parameters.
+    kernel_index: HashMap<(&'static str, String), Vec<u32>>,
 }
 
 impl Lowering {
@@ -273,23 +275,36 @@ impl Lowering {
         Ok(())
     }
 
-    /// The index of a kernel in this configuration.
-    fn kernel(&mut self, kernel: plan::Kernel) -> u32 {
-        let index = self.kernels.iter().position(|known| *known == kernel).unwrap_or_else(|| {
-            self.kernels.push(kernel);
-            self.kernels.len() - 1
-        });
-        index as u32
+    /// The index of the kernel of a choice. Its unit is made whole once, whatever the number of launches.
+    fn kernel(&mut self, choice: &Choice) -> u32 {
+        let device = choice.call.device.as_ref();
+        let unit = device.map_or_else(String::new, |device| device.unit.clone());
+        let known = self.kernel_index.entry((choice.kernel, unit)).or_default();
+        let same = |index: &&u32| {
+            let kernel = &self.kernels[**index as usize];
+            let launched = kernel.code.as_ref().map(|code| (code.threads, code.shared_bytes));
+            kernel.params == choice.call.params && launched == device.map(|d| (d.threads, d.shared_bytes))
+        };
+        known.iter().find(same).copied().unwrap_or_else(|| {
+            let index = self.kernels.len() as u32;
+            self.kernels.push(kernel(choice));
+            known.push(index);
+            index
+        })
     }
 
     /// Kernels that make random weights, where the target's device makes them.
     fn fill_kernels(&mut self, target: &str) {
         if Target::from_str(target).is_ok_and(Target::is_gpu) {
-            for weight in self.weights.clone() {
-                if matches!(weight.data, WeightData::Random(_)) {
-                    self.kernel(kernels::cuda::fill_random(weight.dtype, weight.layout));
+            let random = self.weights.iter().filter(|weight| matches!(weight.data, WeightData::Random(_)));
+            let mut kinds: Vec<(DType, Layout)> = Vec::new();
+            for kind in random.map(|weight| (weight.dtype, weight.layout)) {
+                if !kinds.contains(&kind) {
+                    kinds.push(kind);
                 }
             }
+            let fill = kinds.into_iter().map(|(dtype, layout)| kernels::cuda::fill_random(dtype, layout));
+            self.kernels.extend(fill);
         }
     }
 
@@ -322,7 +337,7 @@ impl Lowering {
             let device = choice.call.device.as_ref();
             let site = Site { graph, op: id, program: shape };
             steps.push(Step::Launch(Launch {
-                kernel: self.kernel(kernel(choice)),
+                kernel: self.kernel(choice),
                 site: graph.value_name(graph.result(id)).to_owned(),
                 inputs,
                 outputs,

@@ -102,7 +102,7 @@ impl Attribute for f64 {
 }
 
 impl Attribute for f32 {
-    const EXPECTED: &'static str = "a number";
+    const EXPECTED: &'static str = "a number in the range of f32";
 
     /// The shortest decimal of the f32, so that `1e-5` prints as that.
     fn to_value(&self) -> AttrValue {
@@ -110,7 +110,7 @@ impl Attribute for f32 {
     }
 
     fn from_value(value: &AttrValue) -> Option<f32> {
-        f64::from_value(value).map(|value| value as f32)
+        f64::from_value(value).map(|value| value as f32).filter(|value| value.is_finite())
     }
 }
 

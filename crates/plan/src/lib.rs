@@ -10,6 +10,7 @@ mod executor;
 mod file;
 mod formula;
 mod layout;
+mod live;
 mod model;
 mod random;
 mod roofline;
@@ -24,6 +25,7 @@ pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, 
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
 pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
 pub use layout::{Layout, Tiles};
+pub use live::FullestStep;
 pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
     Step, TensorMap, TextFile, Weight, WeightData,

@@ -12,6 +12,7 @@ use plan::Plan;
 use serde::Serialize;
 
 use crate::settings::Settings;
+use crate::workspace::{check_workspace, workspace};
 use crate::{CompileOptions, Driver, Error, WeightsChoice};
 
 /// Told how a compilation gets on.
@@ -224,14 +225,14 @@ impl Driver {
         };
         let mut catalog = self.catalog(settings.target);
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
-        let (lowered, built) = match settings.target.is_gpu() && (out.is_some() || wants_code) {
-            true => {
-                progress.phase("compile kernels");
-                lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?
-            }
-            false => (lower(verified, &catalog, spec, &checkpoint)?, Vec::new()),
-        };
+        let mut lowered = lower(verified, &catalog, spec.clone(), &checkpoint)?;
+        // before kernels are compiled, which takes a hundred times as long and changes no buffer
         check_workspace(&lowered.plan, options.workspace_bytes)?;
+        let mut built = Vec::new();
+        if settings.target.is_gpu() && (out.is_some() || wants_code) {
+            progress.phase("compile kernels");
+            (lowered, built) = lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?;
+        }
         if let Some(dumps) = dumps {
             dumps.units = units(&lowered.plan, built);
             dumps.graph = ir::text::print(&graph);
@@ -304,23 +305,6 @@ fn model(checkpoint: &Checkpoint) -> plan::Model {
         bos: config.bos,
         eos: config.eos.clone(),
     }
-}
-
-fn workspace(plan: &Plan) -> u64 {
-    plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
-}
-
-/// Keeps the bound that the user set, or says what it would take.
-fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
-    let needed = workspace(plan);
-    let Some(bound) = bound.filter(|bound| *bound < needed) else { return Ok(()) };
-    let table: Vec<String> =
-        plan.programs.iter().map(|program| format!("  {:<12} {:>12}", program.name, program.arena_bytes)).collect();
-    Err(Error::DoesNotFit(format!(
-        "--workspace-size {bound} is too small, {needed} bytes are needed; arena of each program:\n{}\n\
-         (a smaller --max-num-tokens or --max-batch-size needs less)",
-        table.join("\n")
-    )))
 }
 
 fn report(plan: &Plan, checkpoint: &Checkpoint, passes: &[PassReport]) -> CompileReport {

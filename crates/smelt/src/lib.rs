@@ -23,6 +23,7 @@ mod llm;
 mod options;
 mod parts;
 mod settings;
+mod workspace;
 
 pub use cache::PlanCache;
 pub use codegen::{Target, cuda};

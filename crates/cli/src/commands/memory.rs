@@ -51,22 +51,16 @@ impl Memory {
 
     /// The arena of a program.
     pub fn of_program(program: &Program) -> Memory {
-        let alive = |step: u32| -> u64 {
-            let live = program.buffers.iter().filter(|buffer| (buffer.live.0..=buffer.live.1).contains(&step));
-            live.map(|buffer| buffer.bytes.next_multiple_of(smelt::WEIGHT_ALIGN)).sum()
-        };
-        // a live set is largest where some buffer begins
-        let starts = program.buffers.iter().map(|buffer| buffer.live.0);
-        let fullest_step = starts.max_by_key(|step| (alive(*step), std::cmp::Reverse(*step))).unwrap_or(0);
-        let site = program.steps.get(fullest_step as usize).map(|Step::Launch(launch)| launch.site.clone());
+        let fullest = program.fullest_step();
+        let site = program.steps.get(fullest.step as usize).map(|Step::Launch(launch)| launch.site.clone());
         let mut buffers: Vec<Placed> = program.buffers.iter().map(placed).collect();
         buffers.sort_by_key(|buffer| (buffer.offset, buffer.first_step));
         Memory {
             schema_version: 1,
             program: program.name.clone(),
             arena_bytes: program.arena_bytes,
-            live_bytes: alive(fullest_step),
-            fullest_step,
+            live_bytes: fullest.bytes,
+            fullest_step: fullest.step,
             fullest_site: site.unwrap_or_default(),
             buffers,
         }

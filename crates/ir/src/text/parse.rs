@@ -188,6 +188,7 @@ impl Parser<'_> {
         while matches!(self.peek(), Token::Value(_)) {
             self.op(&mut parsed)?;
         }
+        number_lines(self.text, &mut parsed);
         self.outputs(&mut parsed.graph)?;
         self.punct("}")?;
         match self.peek() {
@@ -279,8 +280,7 @@ impl Parser<'_> {
             "constant" => self.constant(&mut parsed.graph, &names)?,
             _ => self.named_op(&mut parsed.graph, &mnemonic, at, &names)?,
         };
-        let line = self.text[..line_at].matches('\n').count() + 1;
-        parsed.lines.insert(id, line);
+        parsed.lines.insert(id, line_at);
         Ok(())
     }
 
@@ -361,6 +361,17 @@ impl Parser<'_> {
             if !self.eat(",") {
                 return Ok(());
             }
+        }
+    }
+}
+
+/// Makes lines of the bytes where ops start. They come in order: the text is gone through once.
+fn number_lines(text: &str, parsed: &mut Parsed) {
+    let (mut counted, mut line) = (0, 1);
+    for id in parsed.graph.ops() {
+        if let Some(at) = parsed.lines.get_mut(&id) {
+            line += text[counted..*at].matches('\n').count();
+            counted = std::mem::replace(at, line);
         }
     }
 }
