@@ -45,7 +45,7 @@ fn write_plan(case: &Case, target: Target, folder: &Path) -> Result<bool, String
     let graph = case.graph()?;
     let weights = SeededWeights::of(&graph, true);
     let (graph, _) = run_passes(&pipeline::standard().until(Stage::Fused), &graph, &weights)?;
-    let Ok(mut lowered) = lower(&graph, target, &weights, 2) else { return Ok(false) };
+    let Ok(mut lowered) = lower(&smelt::Driver::new(), &graph, target, &weights, 2) else { return Ok(false) };
     for code in lowered.plan.kernels.iter_mut().filter_map(|kernel| kernel.code.as_mut()) {
         code.source = "// the unit\n".to_owned();
         code.cubin = b"its code".to_vec();
@@ -64,7 +64,7 @@ fn write_plan(case: &Case, target: Target, folder: &Path) -> Result<bool, String
 /// Names of ops and attributes, and the other words of the text form.
 fn dictionary() -> String {
     let ops = OpSet::standard();
-    let names = ops.iter().flat_map(|op| [op.mnemonic].into_iter().chain(op.attrs.iter().copied()));
+    let names = ops.iter().flat_map(|op| [op.mnemonic].into_iter().chain(op.attrs.iter().map(|attr| attr.name)));
     let others = ["graph @", "constant @\\\"", "return ", "kv 0 : ", " in 1..", "ceil(", "max(", "effect", "llama3("];
     let types = ["f32[", "f16[", "bf16[", "i32["];
     let mut words: Vec<&str> = names.chain(others).chain(types).collect();

@@ -3,8 +3,9 @@
 //! Any byte makes some graph, so that what generates bytes need know nothing of graphs, and can shorten them.
 
 use ir::ops::{
-    Add, AddRmsNorm, AppendKv, Argmax, Cast, Concat, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope,
-    RopeAppendKv, RopeFrequencies, RopeScaling, Silu, SiluMul, Split, Swiglu,
+    Add, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Embedding, GatherRows, Gelu, GeluTanh, Linear, Mul, Offset,
+    PagedAttention, Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Sigmoid, Silu, SiluMul,
+    Softcap, Split, Swiglu, Tanh,
 };
 use ir::{DType, Graph, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{Dim, Symbol, SymbolDecl};
@@ -20,7 +21,7 @@ const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// The pieces. One more is one more line here and a function below.
-const PIECES: [fn(&mut Builder, Piece); 15] = [
+const PIECES: [fn(&mut Builder, Piece); 17] = [
     Builder::embedding,
     Builder::sum,
     Builder::norm_of_sum,
@@ -30,6 +31,8 @@ const PIECES: [fn(&mut Builder, Piece); 15] = [
     Builder::gated,
     Builder::gated_halves,
     Builder::packed_gate,
+    Builder::elementwise,
+    Builder::spelled_out,
     Builder::cast,
     Builder::nothing_done,
     Builder::rows,
@@ -249,6 +252,35 @@ impl Builder {
         let gated = self.add(Swiglu {}, &[gate_up]);
         let normed = self.norm(gated, detail);
         self.values.push(normed);
+    }
+
+    /// A few ops on elements in a row, their last value normalized.
+    fn elementwise(&mut self, (_, a, b, detail): Piece) {
+        let mut x = self.pick(a);
+        for turn in 0..1 + b % 3 {
+            x = match detail.wrapping_add(7 * turn) % 9 {
+                0 => self.add(Scale { by: f32::from(b % 3) / 2.0 }, &[x]),
+                1 => self.add(Offset { by: f32::from(b % 3) }, &[x]),
+                2 => self.add(Sigmoid {}, &[x]),
+                3 => self.add(Tanh {}, &[x]),
+                4 => self.add(Relu {}, &[x]),
+                5 => self.add(Gelu {}, &[x]),
+                6 => self.add(GeluTanh {}, &[x]),
+                7 => self.add(Softcap { cap: 4.0 }, &[x]),
+                _ => self.add(Clamp { low: -1.0, high: 2.0 }, &[x]),
+            };
+        }
+        let normed = self.norm(x, detail);
+        self.values.push(normed);
+    }
+
+    /// `silu` as some write it.
+    fn spelled_out(&mut self, (_, a, _, detail): Piece) {
+        let x = self.pick(a);
+        let sigmoid = self.add(Sigmoid {}, &[x]);
+        let operands = if detail.is_multiple_of(2) { [sigmoid, x] } else { [x, sigmoid] };
+        let silu = self.add(Mul {}, &operands);
+        self.values.push(silu);
     }
 
     fn cast(&mut self, (_, a, _, detail): Piece) {

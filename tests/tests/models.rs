@@ -9,7 +9,7 @@ fn lowered(model: &std::path::Path, layers: Option<u32>, target: Target) -> Lowe
     let graph = model_graph(model, layers, target).unwrap();
     let weights = SeededWeights::of(&graph, true);
     let (graph, _) = run_passes(&pipeline::standard(), &graph, &weights).unwrap();
-    lower(&graph, target, &weights, 1).unwrap()
+    lower(&smelt::Driver::new(), &graph, target, &weights, 1).unwrap()
 }
 
 /// No arena is smaller than what is alive in its fullest step.

@@ -88,3 +88,12 @@ fn a_rule_does_what_the_built_in_pass_does() {
     let instead = compile(&CompileOptions { disabled_passes: disabled, rewrites: vec![file], ..options });
     assert!(without.graph != built_in.graph && instead.graph == built_in.graph);
 }
+
+/// Errors behind the fiftieth are not kept: what they are about must be looked for all the same.
+#[test]
+fn a_file_of_many_errors_is_refused() {
+    let wrong = "rule @wrong {\n  %y = slu %x\n=>\n  %y = silu %x\n}\n";
+    let late = "rule @late {\n  %a = slu %x\n  %b = mul %a, %x\n  %y = mul %b, %a\n=>\n  %y = silu %b\n}\n";
+    let text = (0..70).map(|index| wrong.replace("@wrong", &format!("@wrong-{index}"))).collect::<String>() + late;
+    assert!(passes::rules::parse(&text, &OpSet::standard()).is_err());
+}

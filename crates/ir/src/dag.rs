@@ -1,15 +1,18 @@
-//! The storage of a graph: ops in an arena, each with its operands and with who reads its results.
+//! The storage of a graph: nodes, and an edge for every operand. The one file that names petgraph.
 //!
-//! Both directions are kept here and changed together, so that no question about a value takes longer in a larger graph:
-//! the positions of a step are read by thousands of ops.
+//! petgraph's neighbour order is not operand order, and `mul %x, %x` needs parallel edges: so each edge carries the result
+//! it comes from and the operand it fills. To take an edge out, petgraph walks all edges of its source, and the positions
+//! of a step are read by thousands of ops: so what is removed stays as a dead node or edge, which questions pass over.
 
-use std::collections::BTreeSet;
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
+use petgraph::visit::EdgeRef;
 
 use crate::{Op, OpClass, Type};
 
 /// Names an op of one graph. Stays valid while the op is there; no other op ever gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OpId(u32);
+pub struct OpId(NodeIndex);
 
 /// One result of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,11 +32,6 @@ pub struct Use {
     pub operand: u32,
 }
 
-impl Use {
-    const FIRST: Use = Use { op: OpId(0), operand: 0 };
-    const LAST: Use = Use { op: OpId(u32::MAX), operand: u32::MAX };
-}
-
 /// An op in its graph.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -43,43 +41,51 @@ pub(crate) struct Node {
     /// Place in program order; the second number orders ops that replaced one op.
     pub rank: (u64, u64),
     operands: Vec<Value>,
-    /// Who reads which result.
-    uses: BTreeSet<(u32, Use)>,
+    /// The edges that bring them.
+    edges: Vec<EdgeIndex>,
     /// Whether the results are the same in every step.
     constant: bool,
 }
 
-/// Ops, and who reads whom.
+#[derive(Clone, Copy, Debug)]
+struct Edge {
+    result: u32,
+    operand: u32,
+    live: bool,
+}
+
+/// Nodes and operand edges.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dag {
-    /// By `OpId`; removed ops leave a gap.
-    nodes: Vec<Option<Node>>,
+    /// Removed ops are `None`.
+    graph: DiGraph<Option<Node>, Edge>,
     len: usize,
 }
 
 impl Dag {
     pub fn insert(&mut self, op: Op, results: Vec<(String, Type)>, rank: (u64, u64), operands: &[Value]) -> OpId {
-        let id = OpId(self.nodes.len() as u32);
-        for (operand, value) in (0..).zip(operands) {
-            self.node_mut(value.op).uses.insert((value.result, Use { op: id, operand }));
-        }
-        let node = Node { op, results, rank, operands: operands.to_vec(), uses: BTreeSet::new(), constant: false };
-        self.nodes.push(Some(node));
+        let node = Node { op, results, rank, operands: operands.to_vec(), edges: Vec::new(), constant: false };
+        let id = OpId(self.graph.add_node(Some(node)));
+        let edges = (0..).zip(operands).map(|(operand, value)| self.connect(*value, Use { op: id, operand })).collect();
+        self.node_mut(id).edges = edges;
         self.len += 1;
         self.node_mut(id).constant = self.must_be_constant(id);
         id
     }
 
+    fn connect(&mut self, value: Value, user: Use) -> EdgeIndex {
+        let edge = Edge { result: value.result, operand: user.operand, live: true };
+        self.graph.add_edge(value.op.0, user.op.0, edge)
+    }
+
     pub fn remove(&mut self, id: OpId) {
-        let Some(node) = self.nodes[id.0 as usize].take() else { return };
+        let Some(node) = self.graph[id.0].take() else { return };
         self.len -= 1;
-        for (operand, value) in (0..).zip(node.operands) {
-            self.node_mut(value.op).uses.remove(&(value.result, Use { op: id, operand }));
-        }
+        node.edges.into_iter().for_each(|edge| self.graph[edge].live = false);
     }
 
     pub fn contains(&self, id: OpId) -> bool {
-        self.nodes.get(id.0 as usize).is_some_and(Option::is_some)
+        self.graph.node_weight(id.0).is_some_and(Option::is_some)
     }
 
     pub fn len(&self) -> usize {
@@ -88,25 +94,26 @@ impl Dag {
 
     /// The op of an id, which must be there.
     pub fn node(&self, id: OpId) -> &Node {
-        self.nodes[id.0 as usize].as_ref().expect("the op has not been removed")
+        self.graph[id.0].as_ref().expect("the op has not been removed")
     }
 
     pub fn node_mut(&mut self, id: OpId) -> &mut Node {
-        self.nodes[id.0 as usize].as_mut().expect("the op has not been removed")
+        self.graph[id.0].as_mut().expect("the op has not been removed")
     }
 
     pub fn ids(&self) -> impl Iterator<Item = OpId> + '_ {
-        (0..self.nodes.len() as u32).map(OpId).filter(|id| self.contains(*id))
+        self.graph.node_indices().map(OpId).filter(|id| self.contains(*id))
     }
 
     pub fn operands(&self, id: OpId) -> &[Value] {
         &self.node(id).operands
     }
 
-    /// Uses of one result, by user and operand.
+    /// Uses of one result, the newest first.
     pub fn uses(&self, value: Value) -> impl Iterator<Item = Use> + '_ {
-        let uses = &self.node(value.op).uses;
-        uses.range((value.result, Use::FIRST)..=(value.result, Use::LAST)).map(|(_, user)| *user)
+        let edges = self.graph.edges_directed(value.op.0, Direction::Outgoing);
+        let edges = edges.filter(move |edge| edge.weight().live && edge.weight().result == value.result);
+        edges.map(|edge| Use { op: OpId(edge.target()), operand: edge.weight().operand })
     }
 
     pub fn is_constant(&self, id: OpId) -> bool {
@@ -117,9 +124,12 @@ impl Dag {
     pub fn redirect(&mut self, old: Value, new: Value) {
         let uses: Vec<Use> = self.uses(old).collect();
         for user in &uses {
-            self.node_mut(old.op).uses.remove(&(old.result, *user));
-            self.node_mut(new.op).uses.insert((new.result, *user));
-            self.node_mut(user.op).operands[user.operand as usize] = new;
+            let edge = self.connect(new, *user);
+            let operand = user.operand as usize;
+            let node = self.node_mut(user.op);
+            node.operands[operand] = new;
+            let dead = std::mem::replace(&mut node.edges[operand], edge);
+            self.graph[dead].live = false;
         }
         if self.is_constant(old.op) != self.is_constant(new.op) {
             self.update_constants(uses.into_iter().map(|user| user.op).collect());
@@ -130,10 +140,10 @@ impl Dag {
     fn update_constants(&mut self, mut changed: Vec<OpId>) {
         while let Some(id) = changed.pop() {
             let constant = self.must_be_constant(id);
-            let node = self.node_mut(id);
-            if node.constant != constant {
-                node.constant = constant;
-                changed.extend(node.uses.iter().map(|(_, user)| user.op));
+            if self.is_constant(id) != constant {
+                self.node_mut(id).constant = constant;
+                let results = 0..self.node(id).results.len() as u32;
+                changed.extend(results.flat_map(|result| self.uses(Value { op: id, result })).map(|user| user.op));
             }
         }
     }

@@ -161,7 +161,9 @@ impl Graph {
 
     /// Operands that read a value; outputs not counted.
     pub fn uses(&self, value: Value) -> Vec<Use> {
-        self.dag.uses(value).collect()
+        let mut uses: Vec<Use> = self.dag.uses(value).collect();
+        uses.sort_unstable();
+        uses
     }
 
     /// Whether exactly one operand reads the value, and no output shows it.

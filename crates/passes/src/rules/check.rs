@@ -355,7 +355,7 @@ impl Check<'_> {
     /// What a new value is made from must not be made from what it replaces.
     fn needs(&mut self, at: usize, replaced: &mut Replaced, pattern: &[PatternOp], replacement: &[NewOp]) {
         let mut needs = made_from(replaced.new, |value| match value {
-            ValueRef::New { op, .. } => &replacement[op].operands,
+            ValueRef::New { op, .. } => replacement.get(op).map_or(&[], |op| op.operands.as_slice()),
             _ => &[],
         });
         needs.retain(|value| !matches!(value, ValueRef::New { .. }));
@@ -369,7 +369,8 @@ impl Check<'_> {
             self.report(at, "expected a value that is not made from the one that it replaces");
         }
         let before = made_from(replaced.old, |value| match value {
-            ValueRef::Pattern { op, .. } => &pattern[op].operands,
+            // an op with an error has no place in the pattern
+            ValueRef::Pattern { op, .. } => pattern.get(op).map_or(&[], |op| op.operands.as_slice()),
             _ => &[],
         });
         needs.retain(|need| !before.contains(need));
