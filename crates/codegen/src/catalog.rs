@@ -94,6 +94,8 @@ pub struct KvUse {
     pub layer: u32,
     /// Whether it writes.
     pub writes: bool,
+    /// Whether it reads what earlier steps wrote.
+    pub reads: bool,
 }
 
 /// A kernel's code for one op, and how it is launched.
@@ -144,9 +146,17 @@ impl Call {
         self
     }
 
-    /// The same call on a part of the KV cache.
+    /// The same call on a part of the KV cache, which it writes or reads.
     pub fn kv(mut self, group: u32, layer: u32, writes: bool) -> Call {
-        self.kv = Some(KvUse { group, layer, writes });
+        self.kv = Some(KvUse { group, layer, writes, reads: !writes });
+        self
+    }
+
+    /// The same call, whose kernel attends to the part of the KV cache that it writes.
+    pub fn attending(mut self) -> Call {
+        if let Some(kv) = &mut self.kv {
+            kv.reads = true;
+        }
         self
     }
 

@@ -10,7 +10,7 @@ use crate::{KvUse, Site};
 ///
 /// A matrix product, fused with others or not, multiplies and adds each element of the constant matrices that are as
 /// wide as its first operand once for each row of that. What moves elements reads as many as it writes. Attention
-/// multiplies each query with the cached keys and the result with the values. Everything else does one operation for each
+/// multiplies each query, of which there are as many as results, with the cached keys, and the scores with the values. Everything else does one operation for each
 /// element of its results.
 pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
     let (graph, class) = (site.graph, site.graph.op(site.op).class());
@@ -39,10 +39,12 @@ pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
         // a key and a value
         let token = Dim::from(2 * u64::from(group.kv_heads) * u64::from(group.head_dim) * group.dtype.bytes());
         if kv.writes {
-            written = written + rows() * token;
-        } else {
+            written = written + rows() * token.clone();
+        }
+        if kv.reads {
             read = read + sequences(site) * Dim::symbol(&context()) * token;
-            flops = Dim::from(4) * first.as_ref().map_or_else(|| Dim::from(0), elements) * Dim::symbol(&context());
+            let queries = results.first().map_or_else(|| Dim::from(0), |ty| elements(ty));
+            flops = Dim::from(4) * queries * Dim::symbol(&context());
         }
     }
     let dim = |dim: Dim| site.program.dim(&dim);
@@ -114,8 +116,8 @@ graph @g<T in 1..64, B in 1..4>(%tokens: i32[T], %positions: i32[T], %starts: i3
         let programs = ProgramShape::all(&graph, &limits);
         let site = Site { graph: &graph, op: graph.find(name).unwrap().op, program: &programs[program] };
         let kv = match graph.op(site.op).mnemonic() {
-            "rope_append_kv" => Some(KvUse { group: 0, layer: 0, writes: true }),
-            "paged_attention" => Some(KvUse { group: 0, layer: 0, writes: false }),
+            "rope_append_kv" => Some(KvUse { group: 0, layer: 0, writes: true, reads: false }),
+            "paged_attention" => Some(KvUse { group: 0, layer: 0, writes: false, reads: true }),
             _ => None,
         };
         let work = work(&site, kv);

@@ -143,7 +143,7 @@ pub(super) fn rope_decode(site: &Site<'_>) -> Result<Call, Refusal> {
     body.shared_bytes += turned.next_multiple_of(16) as u32;
     body.kv = Some((group, layer, true));
     let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
-    Ok(body.call(site)?.int("splits", splits as i64))
+    Ok(body.call(site)?.attending().int("splits", splits as i64))
 }
 
 pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
