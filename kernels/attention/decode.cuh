@@ -1,7 +1,12 @@
 // Causal attention over the paged KV cache for steps in which each sequence has one token, on tensor cores:
 //   out[t][h] = sum_p softmax_p(kScale * q[t][h] . k[p]) v[p],  p = 0..=positions[t],  kv head h / (kHeads / kKvHeads)
 //
+// AttentionDecode takes queries that are turned, over a cache that has the token's own key. RopeAttentionDecode takes the
+// packed row of queries, keys and values as the linear before it leaves it: it turns queries and key (rope/rope.cuh),
+// stores key and value in the cache, and begins to read the cache before the row is there.
+//
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
+// qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
 // kv          one layer of the cache (paged.cuh), of T
 // positions   [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence];
 //             token t is the only one of sequence t, and tokens from query_starts[sequences] on are padding
@@ -12,16 +17,18 @@
 // warps of a block are merged through shared memory, the ranks through distributed shared memory, both in their order.
 //
 // Grid: tokens * kKvHeads * kGroupTiles * kSplits blocks of kThreads in clusters of kSplits, kSharedBytes each, where
-// kGroupTiles = ceil(kHeads / kKvHeads / 16).
+// kGroupTiles = ceil(kHeads / kKvHeads / 16); RopeAttentionDecode wants it to be 1: one cluster stores the key.
 #pragma once
 #include "attention/paged.cuh"
 #include "common/body.cuh"
+#include "common/sincos.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/ex2.cuh"
 
 namespace smelt {
 
-template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct AttentionDecode {
+// What both bodies do: a block's place in the grid, its walk over the cache, and the merging of what came out.
+template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct DecodeAttention {
   static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
   static_assert(kSplits == 1 || kSplits == 2 || kSplits == 4 || kSplits == 8, "a cluster has at most 8 blocks");
   static_assert(kScale > 0.0f, "the largest score is that of the largest product");
@@ -51,17 +58,37 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   };
   static_assert(kShare == 16 && sizeof(State) <= kWarpBytes, "one k step of the second product; the state fits");
 
-  T* out;
-  const T* q;
   const int* positions;
-  const int* query_starts;
   const int* block_table;
-  const T* kv;
-  int tokens;
-  int sequences;
+  T* kv;
   int blocks_per_sequence;
 
-  __device__ __forceinline__ void stream(int) {}
+  int rank;
+  int head;     // the first of the tile, in its group
+  int kv_head;
+  int token;
+  int heads;    // of the tile
+  int visible;  // the last row that this warp may see, from its first share on
+  int count;    // shares of this warp
+  BlockWalk blocks;
+
+  // The place of a block.
+  __device__ __forceinline__ void find(int tile) {
+    rank = tile % kSplits;
+    const int item = tile / kSplits;
+    head = item % kGroupTiles * kRows;
+    kv_head = item / kGroupTiles % kKvHeads;
+    token = item / (kGroupTiles * kKvHeads);
+    heads = min(kRows, kGroup - head);
+  }
+
+  // Whether this block holds the token's own key and value.
+  __device__ __forceinline__ bool is_last() const { return rank == kSplits - 1; }
+
+  // The first element of the tile in a row of queries or results.
+  __device__ __forceinline__ i64 offset() const {
+    return (i64(token) * kHeads + kv_head * kGroup + head) * kHeadDim;
+  }
 
   static __device__ __forceinline__ State& state(int warp) {
     return *reinterpret_cast<State*>(shared_memory() + warp * kWarpBytes);
@@ -72,35 +99,43 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
     return top == minus_infinity() ? 0.0f : ptx::ex2_approx_ftz_f32(top - new_top);
   }
 
-  // Online softmax of this warp over its tokens of the KV blocks [first, end), into its state.
-  __device__ __forceinline__ void attend(const T* queries, int heads, int token, int kv_head, int first, int end) {
+  // Copies this warp's share of its KV block `i`.
+  __device__ __forceinline__ void copy(int i) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const u32 stages = ptx::shared_address(&state(warp));
-    const int visible = positions[token] - first * kBlockTokens - warp * kShare;  // the last row, from the first share
-    const int count = min(end - first, visible < 0 ? 0 : visible / kBlockTokens + 1);
-    BlockWalk blocks(block_table + i64(token) * blocks_per_sequence + first, count);
-    const T* shares = kv + warp * kShare * kHeadDim;
-    auto copy = [&](int i) {
-      const T* keys = shares + keys_offset<kKvHeads, kHeadDim>(blocks.next(), kv_head);
-      const u32 stage = stages + i % kStages * (2 * kShareBytes);
-      const int last = visible - i * kBlockTokens;
-      Tile::template copy<kShare, 32>(stage, keys, last, lane);
-      Tile::template copy<kShare, 32>(stage + kShareBytes, keys + kBlockTokens * kHeadDim, last, lane);
-    };
+    const T* keys = kv + warp * kShare * kHeadDim + keys_offset<kKvHeads, kHeadDim>(blocks.next(), kv_head);
+    const u32 stage = ptx::shared_address(&state(warp)) + i % kStages * (2 * kShareBytes);
+    const int last = visible - i * kBlockTokens;
+    Tile::template copy<kShare, 32>(stage, keys, last, lane);
+    Tile::template copy<kShare, 32>(stage + kShareBytes, keys + kBlockTokens * kHeadDim, last, lane);
+  }
 
-    // load
+  // Finds the KV blocks of this rank and asks for the first of them.
+  __device__ __forceinline__ void begin() {
+    const int position = positions[token], all = position / kBlockTokens + 1;
+    const int first = int(i64(all) * rank / kSplits), end = int(i64(all) * (rank + 1) / kSplits);
+    visible = position - first * kBlockTokens - int(threadIdx.x) / 32 * kShare;
+    count = min(end - first, visible < 0 ? 0 : visible / kBlockTokens + 1);
+    blocks = BlockWalk(block_table + i64(token) * blocks_per_sequence + first, count);
 #pragma unroll
     for (int i = 0; i < kStages - 1; ++i) {
       if (i < count) copy(i);
       ptx::cp_async_commit_group();
     }
+  }
+
+  // Online softmax of this warp over its tokens, into its state. Queries lie kPitch elements apart. Where `fresh` is
+  // given, it holds key and value of the last token, which the cache has not.
+  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const T* fresh) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 stages = ptx::shared_address(&state(warp));
+    // load
     u32 query[kHeadDim / 16][4];
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = lane / 4 + i % 2 * 8, d = k * 16 + i / 2 * 8 + lane % 4 * 2;
-        query[k][i] = row < heads ? *reinterpret_cast<const u32*>(queries + row * kHeadDim + d) : 0;
+        query[k][i] = row < heads ? *reinterpret_cast<const u32*>(queries + row * kPitch + d) : 0;
       }
     }
 
@@ -112,6 +147,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
       ptx::cp_async_wait_group<kStages - 2>();
       __syncwarp();
       const u32 stage = stages + i % kStages * (2 * kShareBytes);
+      if (fresh != nullptr && visible - i * kBlockTokens < kShare) put(fresh, warp, i);
       const u32 keys = Tile::by_rows(stage);
       const u32 values = Tile::by_columns(stage + kShareBytes);
       if (i + kStages - 1 < count) copy(i + kStages - 1);  // where share i - 1 was
@@ -181,22 +217,27 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
     }
   }
 
-  __device__ __forceinline__ void tile(int tile) {
-    const int rank = tile % kSplits;
-    const int item = tile / kSplits;
-    const int head = item % kGroupTiles * kRows;  // the first of the tile, in its group
-    const int kv_head = item / kGroupTiles % kKvHeads;
-    const int token = item / (kGroupTiles * kKvHeads);
-    const int heads = min(kRows, kGroup - head);
-    const i64 offset = (i64(token) * kHeads + kv_head * kGroup + head) * kHeadDim;
+  // Puts key and value of the last token into share `i` of a warp, where the cache had no such row.
+  __device__ __forceinline__ void put(const T* fresh, int warp, int i) const {
+    constexpr int kChunks = kHeadDim / 8;
+    u8* const stage = reinterpret_cast<u8*>(&state(warp)) + i % kStages * (2 * kShareBytes);
+    const int row = visible - i * kBlockTokens;
+    for (int chunk = threadIdx.x % 32; chunk < 2 * kChunks; chunk += 32)
+      *reinterpret_cast<uint4*>(stage + chunk / kChunks * kShareBytes + Tile::offset(row, chunk % kChunks)) =
+          reinterpret_cast<const uint4*>(fresh)[chunk];
+    __syncwarp();
+  }
+
+  // Writes zeros for a padding token.
+  __device__ __forceinline__ void pad(T* out) const {
+    for (int e = rank * kThreads + threadIdx.x; e < heads * kHeadDim; e += kSplits * kThreads)
+      out[offset() + e] = from_float<T>(0.0f);
+  }
+
+  // Merges the states of all warps of all ranks into the result. All threads of the cluster must call it.
+  __device__ __forceinline__ void merge(T* out) {
     const int mine = rank * kThreads + threadIdx.x;  // the elements [heads][kHeadDim] of the result, over all ranks
-    if (token >= query_starts[sequences]) {
-      for (int e = mine; e < heads * kHeadDim; e += kSplits * kThreads) out[offset + e] = from_float<T>(0.0f);
-      return;
-    }
-    const int blocks = positions[token] / kBlockTokens + 1;
-    const auto start = [&](int rank) { return int(i64(blocks) * rank / kSplits); };
-    attend(q + offset, heads, token, kv_head, start(rank), start(rank + 1));
+    const i64 offset = this->offset();
     __syncthreads();
 
     // reduce: the warps
@@ -246,6 +287,125 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
       out[offset + e] = from_float<T>(sum / weight);
     }
     ptx::barrier_cluster();  // no block ends while others read its shared memory
+  }
+};
+
+template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct AttentionDecode {
+  using Attention = DecodeAttention<T, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
+  static constexpr int kThreads = Attention::kThreads;
+  static constexpr int kSharedBytes = Attention::kSharedBytes;
+
+  T* out;
+  const T* q;
+  const int* positions;
+  const int* query_starts;
+  const int* block_table;
+  const T* kv;
+  int tokens;
+  int sequences;
+  int blocks_per_sequence;
+
+  __device__ __forceinline__ void stream(int) {}
+
+  __device__ __forceinline__ void tile(int tile) {
+    Attention attention = {positions, block_table, const_cast<T*>(kv), blocks_per_sequence};
+    attention.find(tile);
+    if (attention.token >= query_starts[sequences]) return attention.pad(out);
+    attention.begin();
+    attention.template attend<kHeadDim>(q + attention.offset(), nullptr);
+    attention.merge(out);
+  }
+};
+
+template <class T, class X, int kHeads, int kKvHeads, int kHeadDim, int kHalf, float kScale, int kSplits>
+struct RopeAttentionDecode {
+  using Attention = DecodeAttention<T, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
+  static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
+  static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
+  static constexpr int kThreads = Attention::kThreads;
+  // Beside blocks of the linear behind it, the whole step of a model of 8B took a fifth longer.
+  static constexpr bool kAlone = true;
+  static constexpr int kGroup = Attention::kGroup;
+  static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows lie in different banks
+
+  // Behind the stages: what is made of the packed row.
+  struct Turned {
+    T queries[kGroup][kPitch];
+    T fresh[2][kHeadDim];  // key and value
+    float sines[kHalf > 0 ? kHalf : 1];
+    float cosines[kHalf > 0 ? kHalf : 1];
+  };
+  static constexpr int kSharedBytes = Attention::kSharedBytes + round_up(int(sizeof(Turned)), 16);
+  static_assert(kSharedBytes <= 232448, "what a block may have");
+
+  T* out;
+  T* kv;
+  const X* qkv;
+  const int* positions;
+  const int* query_starts;
+  const int* block_table;
+  const float* frequencies;
+  int tokens;
+  int sequences;
+  int blocks_per_sequence;
+
+  Attention attention;
+  bool padding;
+
+  static __device__ __forceinline__ Turned& turned() {
+    return *reinterpret_cast<Turned*>(shared_memory() + Attention::kSharedBytes);
+  }
+
+  // The step's inputs, the frequencies and what the cache has of earlier steps: none of it is written in this step.
+  __device__ __forceinline__ void stream(int tile) {
+    attention = {positions, block_table, kv, blocks_per_sequence};
+    attention.find(tile);
+    padding = attention.token >= query_starts[sequences];
+    if (padding) return;
+    attention.begin();
+    const float position = float(positions[attention.token]);
+    for (int i = threadIdx.x; i < kHalf; i += kThreads)
+      sin_cos(position * frequencies[i], turned().sines[i], turned().cosines[i]);
+    __syncthreads();
+  }
+
+  // One element of a head, turned.
+  static __device__ __forceinline__ float turn(const X* head, int d) {
+    const float x = to_float(head[d]);
+    if (d >= 2 * kHalf) return x;
+    const int i = d < kHalf ? d : d - kHalf;
+    const float other = to_float(head[d < kHalf ? d + kHalf : d - kHalf]);
+    const float s = turned().sines[i], c = turned().cosines[i];
+    return d < kHalf ? x * c - other * s : x * c + other * s;
+  }
+
+  __device__ __forceinline__ void tile(int tile) {
+    if (padding) return attention.pad(out);
+    const int kv_head = attention.kv_head, position = positions[attention.token];
+    const X* row = qkv + i64(attention.token) * ((kHeads + 2 * kKvHeads) * kHeadDim);
+
+    // load: turn the queries of the group, and in the last rank the key
+    const X* queries = row + kv_head * kGroup * kHeadDim;
+#pragma unroll 4
+    for (int e = threadIdx.x; e < kGroup * kHeadDim; e += kThreads) {
+      const int head = e / kHeadDim, d = e % kHeadDim;
+      turned().queries[head][d] = from_float<T>(turn(queries + head * kHeadDim, d));
+    }
+    const bool last = attention.is_last();
+    if (last) {
+      const X* key = row + (kHeads + kv_head) * kHeadDim;
+      T* place = kv + keys_offset<kKvHeads, kHeadDim>(
+          block_table[i64(attention.token) * blocks_per_sequence + position / kBlockTokens], kv_head);
+      place += position % kBlockTokens * kHeadDim;
+      for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
+        const T k = from_float<T>(turn(key, d)), v = from_float<T>(to_float(key[kKvHeads * kHeadDim + d]));
+        turned().fresh[0][d] = k, turned().fresh[1][d] = v;
+        place[d] = k, place[kBlockTokens * kHeadDim + d] = v;
+      }
+    }
+    __syncthreads();
+    attention.template attend<kPitch>(&turned().queries[0][0], last ? &turned().fresh[0][0] : nullptr);
+    attention.merge(out);
   }
 };
 

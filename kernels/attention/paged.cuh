@@ -18,13 +18,15 @@ template <int kKvHeads, int kHeadDim> __device__ __forceinline__ i64 keys_offset
 
 // Walks the entries of a block table in order: a warp holds 32, and the next 32 are on their way.
 struct BlockWalk {
-  const int* entries;
-  int count;
+  const int* entries = nullptr;
+  int count = 0;
   int at = 0;
   int held = 0;
   int ahead = 0;
 
   __device__ __forceinline__ int entry(int i) const { return i < count ? entries[i] : 0; }
+
+  BlockWalk() = default;
 
   __device__ __forceinline__ BlockWalk(const int* table, int blocks) : entries(table), count(blocks) {
     held = entry(threadIdx.x % 32);

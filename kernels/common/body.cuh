@@ -6,7 +6,8 @@
 //   tile(tile)    the work on one tile: everything that reads activations or writes
 //   signal        here: the next launch may take its place on the chip (griddepcontrol.launch_dependents)
 //
-// The signal is sent first: it lets the next grid start its `stream`, and its `wait` keeps it from more.
+// The signal is sent first: it lets the next grid start its `stream`, and its `wait` keeps it from more. A body that
+// has `static constexpr bool kAlone = true` sends none: the next grid starts when this one is done.
 #pragma once
 #include "common/types.cuh"
 #include "ptx/griddep.cuh"
@@ -19,9 +20,14 @@ __device__ __forceinline__ u8* shared_memory() {
   return smelt_shared;
 }
 
+template <class Body> constexpr bool is_alone() {
+  if constexpr (requires { Body::kAlone; }) return Body::kAlone;
+  return false;
+}
+
 template <class Body> __device__ __forceinline__ void run(Body body) {
   body.stream(blockIdx.x);
-  ptx::griddepcontrol_launch_dependents();
+  if constexpr (!is_alone<Body>()) ptx::griddepcontrol_launch_dependents();
   ptx::griddepcontrol_wait();
   body.tile(blockIdx.x);
 }

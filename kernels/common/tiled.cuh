@@ -12,4 +12,10 @@ __device__ __forceinline__ i64 tiled_at(i64 row, i64 col, i64 cols) {
   return unit * 1024 + atom * 512 + r * 64 + (c ^ r) * 8 + col % 8;
 }
 
+// Where a row stands among the rows of strips that have eight rows of the first half, then the same of the second.
+__device__ __forceinline__ i64 half_row_place(i64 row, i64 rows) {
+  const i64 half = row < rows / 2 ? 0 : 1, r = row - half * (rows / 2);
+  return r / 8 * 16 + half * 8 + r % 8;
+}
+
 }  // namespace smelt

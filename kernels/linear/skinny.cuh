@@ -1,27 +1,37 @@
-// y = x @ w^T + bias for few rows: the weights stream from memory straight into registers, once.
+// y = x @ w^T and what stands before and behind it, for few rows: the weights stream from memory straight into
+// registers, once.
 //
-//   y [rows][kN] of Y; x [rows][kK], bias [kN] or nullptr (written in the unit), w of T (bf16 or f16)
-//   w    tiled: [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
+//   x [rows][kK] of T (bf16 or f16); with kNormRows > 0 of X, normed first: T(x * rsqrt(mean(x^2) + kEps) * gain [kK])
+//   y [rows][kN] of Y; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
+//   bias [kN] of T, gain of G, residual as y; each is nullptr (written in the unit) or added in float before rounding
+//   w    of T, tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //        bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
 //
 // One block per kStrips strips of 16 outputs: grid ceil(ceil(kN / 16) / kStrips). The warps of a block take the units
 // of its strips in turn, each with kDepth units of each strip on their way into registers, and add up at the end.
-// kK % 8 == 0 (x is read in 16-byte chunks); kRows a multiple of 8 from 8 to 32.
+// kK % 8 == 0 (x is read in 16-byte chunks); kRows a multiple of 8 from 8 to 32; at most kNormRows rows are normed, and
+// stay in shared memory: every block norms all of them, while its first weights are under way.
 //
 // The weights are the 16-row operand of mma.m16n8k16, the rows of x its 8 columns. Which k stands where in an MMA is
 // free as long as both operands agree. So lane l = 4g + q takes whole chunks: chunk 4h + q of rows g of the two atoms
 // is its part of two MMAs ({x, y}, then {z, w}), and chunk 4h + q of row g of x is exactly the other operand of both.
 #pragma once
 #include "common/body.cuh"
+#include "common/silu.cuh"
 #include "common/types.cuh"
+#include "norm/rms_norm.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mma.cuh"
 
 namespace smelt {
 
-template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStrips = 1, int kDepth = 4> struct LinearSkinny {
+template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth,
+          bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f>
+struct LinearSkinny {
   static_assert(sizeof(T) == 2, "bf16 or f16");
+  static_assert(kNormRows <= kRows && (kNormRows > 0 || sizeof(X) == sizeof(T)), "x is T unless it is normed");
+  static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
   static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
   static_assert(kRows % 8 == 0 && kRows >= 8 && kRows <= 32, "whole MMA columns");
   static_assert(kWarps >= 1 && kWarps <= 32 && kStrips >= 1 && kDepth >= 1);
@@ -37,7 +47,11 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStri
   static constexpr int kAhead = kRows == 8 && kHeld % 2 == 0 ? 2 : 1;  // turns that x is read ahead
   static constexpr int kCols = 16 * kStrips;                           // outputs of a block
   static constexpr int kPitch = kCols + 4;  // floats of a row of partial sums: no bank conflicts
-  static constexpr int kSharedBytes = kWarps * kRows * kPitch * 4;
+  static constexpr int kOutN = kSwiglu ? kN / 2 : kN;              // columns of y
+  static constexpr int kOutCols = kSwiglu ? kCols / 2 : kCols;     // of a block
+  static constexpr int kNormPitch = kK + 32;  // elements of a normed row: two rows lie in different banks
+  static constexpr int kPartialBytes = kWarps * kRows * kPitch * 4;
+  static constexpr int kSharedBytes = kPartialBytes + kNormRows * kNormPitch * 2;
   static_assert(kSharedBytes <= 232448, "what a block may have");
   // Blocks of a multiprocessor, for __launch_bounds__(kThreads, kBlocks): as many as have room for what a thread holds.
   static constexpr int kRegisters =
@@ -47,11 +61,14 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStri
 
   using Weights = uint4[kStrips][2][2];  // [..][h][atom]
   using Chunks = uint4[2][kRows / 8];    // [h][..]
+  using Norm = NormRow<X, T, G, kK, kEps, kThreads>;
 
   Y* y;
-  const T* x;
+  const X* x;
   const T* w;
+  const G* gain;
   const T* bias;
+  const Y* residual;
   int rows;
 
   int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
@@ -59,6 +76,10 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStri
   Weights held[kHeld];
   Chunks chunks[kAhead];
   float sums[kStrips][kRows / 8][4];
+  Norm norm;
+
+  // The normed rows, behind the partial sums.
+  static __device__ __forceinline__ T* normed() { return reinterpret_cast<T*>(shared_memory() + kPartialBytes); }
 
   // Asks for this lane's part of the unit at `next` + `turn` turns of each strip.
   __device__ __forceinline__ void load(Weights& unit, int tile, int turn) {
@@ -82,7 +103,12 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStri
       for (int n = 0; n < kRows / 8; ++n) {
         const int row = 8 * n + g, k = 64 * (turn * kWarps + warp) + 8 * (4 * h + q);
         chunk[h][n] = {0, 0, 0, 0};
-        if (row < rows && k < kK) chunk[h][n] = *reinterpret_cast<const uint4*>(x + (row * kK + k));
+        if (row >= rows || k >= kK) continue;
+        if constexpr (kNormRows > 0) {
+          chunk[h][n] = *reinterpret_cast<const uint4*>(normed() + (row * kNormPitch + k));
+        } else {
+          chunk[h][n] = *reinterpret_cast<const uint4*>(x + (row * kK + k));
+        }
       }
   }
 
@@ -125,10 +151,71 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStri
       if (kRounds > 0 || has(i)) load(held[i], tile, i);
     next[0] += kHeld * kWarps * 2048;
     next[1] += kHeld * kWarps * 2048;
+    if constexpr (kNormRows > 0) norm.stream(gain);
+  }
+
+  // Norms all rows into shared memory.
+  __device__ __forceinline__ void norm_rows() {
+#pragma unroll 1
+    for (int row = 0; row < rows; ++row)
+      norm.norm(normed() + row * kNormPitch, gain, [&](int column, float (&held)[Norm::kWidth]) {
+        const auto values = *reinterpret_cast<const typename Norm::Values*>(x + (i64(row) * kK + column));
+#pragma unroll
+        for (int i = 0; i < Norm::kWidth; ++i) held[i] = to_float(values[i]);
+      }, [](int, const float (&)[Norm::kWidth]) {});
+    __syncthreads();
+  }
+
+  // The product of a row with a column of the block: the sum over warps, and the bias of output `n`.
+  static __device__ __forceinline__ float total(const float* partial, int row, int column, const T* bias, int n) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int part = 0; part < kWarps; ++part) sum += partial[(part * kRows + row) * kPitch + column];
+    return bias != nullptr ? sum + to_float(bias[n]) : sum;
   }
 
   __device__ __forceinline__ void tile(int tile) {
-    // multiply
+    if constexpr (kNormRows > 0) norm_rows();
+    // What this thread adds at the end is asked for now.
+    const float added = residual != nullptr ? read_residual(tile, threadIdx.x) : 0.0f;
+    multiply_tile(tile);
+
+    // reduce: over warps, in their order
+    float* partial = reinterpret_cast<float*>(shared_memory());  // [kWarps][kRows][kPitch]
+#pragma unroll
+    for (int s = 0; s < kStrips; ++s)
+#pragma unroll
+      for (int n = 0; n < kRows / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          partial[(warp * kRows + 8 * n + 2 * q + i % 2) * kPitch + 16 * s + g + 8 * (i / 2)] = sums[s][n][i];
+    __syncthreads();
+
+    // store
+#pragma unroll 1
+    for (int i = threadIdx.x; i < rows * kOutCols; i += kThreads) {
+      const int row = i / kOutCols, column = i % kOutCols, n = tile * kOutCols + column;
+      if (kOutN % kOutCols != 0 && n >= kOutN) continue;
+      float value;
+      if constexpr (kSwiglu) {
+        const int gate = column / 8 * 16 + column % 8;
+        value = silu(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
+      } else {
+        value = total(partial, row, column, bias, n);
+      }
+      if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
+      y[i64(row) * kOutN + n] = from_float<Y>(value);
+    }
+  }
+
+  // The residual of result `i` of a tile; zero where there is none.
+  __device__ __forceinline__ float read_residual(int tile, int i) const {
+    const int row = i / kOutCols, n = tile * kOutCols + i % kOutCols;
+    return row < rows && n < kOutN ? to_float(residual[i64(row) * kOutN + n]) : 0.0f;
+  }
+
+  // The sums of this warp over its units of a tile.
+  __device__ __forceinline__ void multiply_tile(int tile) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) read(chunks[i], i);
 #pragma unroll
@@ -147,29 +234,6 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps = 8, int kStri
           multiply(held[i], chunks[i % kAhead]);
           read(chunks[i % kAhead], kRounds * kHeld + i + kAhead);
         }
-    }
-
-    // reduce: over warps, in their order
-    float* partial = reinterpret_cast<float*>(shared_memory());  // [kWarps][kRows][kPitch]
-#pragma unroll
-    for (int s = 0; s < kStrips; ++s)
-#pragma unroll
-      for (int n = 0; n < kRows / 8; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          partial[(warp * kRows + 8 * n + 2 * q + i % 2) * kPitch + 16 * s + g + 8 * (i / 2)] = sums[s][n][i];
-    __syncthreads();
-
-    // store
-#pragma unroll 1
-    for (int i = threadIdx.x; i < rows * kCols; i += kThreads) {
-      const int row = i / kCols, column = i % kCols, n = tile * kCols + column;
-      if (kN % kCols != 0 && n >= kN) continue;
-      float sum = 0.0f;
-#pragma unroll
-      for (int part = 0; part < kWarps; ++part) sum += partial[(part * kRows + row) * kPitch + column];
-      if (bias != nullptr) sum += to_float(bias[n]);
-      y[i64(row) * kN + n] = from_float<Y>(sum);
     }
   }
 };

@@ -1,8 +1,10 @@
-// y = x @ w^T + bias for many rows: the copy engine fills a ring in shared memory, warpgroups multiply from it.
+// y = x @ w^T and what stands behind it, for many rows: the copy engine fills a ring in shared memory, warpgroups
+// multiply from it.
 //
-//   y [rows][kN] of Y; bias [kN] or nullptr (written in the unit), x and w of T (bf16, f16), the latter two read through
-//   their maps alone
-//   w     tiled: [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
+//   y [rows][kN] of Y; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
+//   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float before rounding
+//   x [rows][kK] and w of T (bf16, f16), read through their maps alone
+//   w     tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //         bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   map_x of x [at least rows][kK]: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So kK % 8 == 0
 //   map_w of the units of w, as words of 8 bytes {256, units of a strip, strips}: box {256, 1, kBlockCols / 16}, zeros
@@ -13,6 +15,7 @@
 // blocks that read the same weights run together. 64 rows per consumer warpgroup, then one warp that asks for copies.
 #pragma once
 #include "common/body.cuh"
+#include "common/silu.cuh"
 #include "common/types.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
@@ -22,7 +25,9 @@
 
 namespace smelt {
 
-template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int kStages> struct LinearWgmma {
+template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int kStages, bool kSwiglu = false>
+struct LinearWgmma {
+  static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
   static_assert(sizeof(T) == 2 && (sizeof(Y) == 2 || sizeof(Y) == 4), "bf16 or f16, to that or float");
   static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
   static_assert(kBlockRows == 64 || kBlockRows == 128, "one or two warpgroups");
@@ -37,7 +42,9 @@ template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int 
   static constexpr int kBlockStrips = kBlockCols / 16;
   static constexpr int kRowBytes = kBlockRows * 128;
   static constexpr int kStageBytes = kRowBytes + kBlockStrips * 2048;
-  static constexpr int kPitch = 2 * kBlockCols + 16;  // bytes of a row of results in shared memory: no bank conflicts
+  static constexpr int kOutN = kSwiglu ? kN / 2 : kN;  // columns of y
+  static constexpr int kOutCols = kSwiglu ? kBlockCols / 2 : kBlockCols;
+  static constexpr int kPitch = 2 * kOutCols + 16;  // bytes of a row of results in shared memory: no bank conflicts
   static constexpr int kBarriers = kStages * kStageBytes;  // where they lie: full [kStages], empty [kStages]
   static constexpr int kSharedBytes = kBarriers + 16 * kStages;
   static_assert(sizeof(Y) == 4 || kBlockRows * kPitch <= kBarriers, "the results take the place of the ring");
@@ -47,6 +54,7 @@ template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int 
   const T* x;
   const T* w;
   const T* bias;
+  const Y* residual;
   const TensorMap* map_x;
   const TensorMap* map_w;
   int rows;
@@ -132,11 +140,45 @@ template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int 
     ptx::wgmma_wait_group<0>();
   }
 
-  // The bias of two neighbouring outputs.
+  // The bias of two neighbouring rows of w.
   __device__ __forceinline__ void add_bias(int n, float& low, float& high) const {
     if (bias == nullptr) return;
     if (n < kN) low += to_float(bias[n]);
     if (n + 1 < kN) high += to_float(bias[n + 1]);
+  }
+
+  // The first column of y that this lane has in the fragments `p`.
+  __device__ __forceinline__ int column(int p) const {
+    return (kSwiglu ? 8 : 16) * strip + 8 * p + 2 * int(threadIdx.x % 4);
+  }
+
+  // Two neighbouring results of row `to`, which is in the upper or the lower half of the fragments `p`.
+  __device__ __forceinline__ Vec<float, 2> results(const float (&sums)[kBlockCols / 2], int p, int half, int to) const {
+    const int n = column(p);
+    Vec<float, 2> y;
+    if constexpr (kSwiglu) {
+      const float* d = sums + 8 * p + 2 * half;
+      float gate[2] = {d[0], d[1]}, up[2] = {d[4], d[5]};
+      add_bias(n, gate[0], gate[1]);
+      add_bias(kN / 2 + n, up[0], up[1]);
+      y = {silu(gate[0]) * up[0], silu(gate[1]) * up[1]};
+    } else {
+      const float* d = sums + 4 * p + 2 * half;
+      y = {d[0], d[1]};
+      add_bias(n, y[0], y[1]);
+    }
+    if (residual != nullptr && to < rows) {
+      const Y* place = residual + (i64(to) * kOutN + n);
+      if constexpr (kOutN % 2 == 0) {
+        if (n >= kOutN) return y;
+        const Vec<Y, 2> pair = *reinterpret_cast<const Vec<Y, 2>*>(place);
+        y[0] += to_float(pair[0]), y[1] += to_float(pair[1]);
+      } else {
+        if (n < kOutN) y[0] += to_float(place[0]);
+        if (n + 1 < kOutN) y[1] += to_float(place[1]);
+      }
+    }
+    return y;
   }
 
   __device__ __forceinline__ void store(const float (&sums)[kBlockCols / 2]) {
@@ -149,52 +191,49 @@ template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int 
 
   // Floats go to y as they lie in fragments: four lanes write 32 bytes of a row.
   __device__ __forceinline__ void store_fragments(const float (&sums)[kBlockCols / 2]) {
-    const int lane = threadIdx.x % 32, to = row + 16 * (threadIdx.x / 32) + lane / 4;
+    const int lane = threadIdx.x % 32, first = row + 16 * (threadIdx.x / 32) + lane / 4;
 #pragma unroll
-    for (int j = 0; j < kBlockCols / 8; ++j) {
-      const int n = 16 * strip + 8 * j + 2 * (lane % 4);
+    for (int p = 0; p < kOutCols / 8; ++p) {
+      const int n = column(p);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if (to + 8 * half >= rows) continue;
-        Vec<Y, 2> pair = {sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]};
-        add_bias(n, pair[0], pair[1]);
-        Y* place = y + (i64(to + 8 * half) * kN + n);
-        if (kN % 2 == 0 && n < kN) *reinterpret_cast<Vec<Y, 2>*>(place) = pair;
-        if (kN % 2 != 0 && n < kN) place[0] = pair[0];
-        if (kN % 2 != 0 && n + 1 < kN) place[1] = pair[1];
+        const int to = first + 8 * half;
+        if (to >= rows) continue;
+        const Vec<Y, 2> pair = results(sums, p, half, to);
+        Y* place = y + (i64(to) * kOutN + n);
+        if (kOutN % 2 == 0 && n < kOutN) *reinterpret_cast<Vec<Y, 2>*>(place) = pair;
+        if (kOutN % 2 != 0 && n < kOutN) place[0] = pair[0];
+        if (kOutN % 2 != 0 && n + 1 < kOutN) place[1] = pair[1];
       }
     }
   }
 
   // Each warp has 16 rows of the block: to shared memory as fragments, from there to y as vectors.
   __device__ __forceinline__ void store_rows(const float (&sums)[kBlockCols / 2]) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = 16 * strip;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = (kSwiglu ? 8 : 16) * strip;
     // The ring is free once all consumers are here.
     ptx::bar_sync<1, kConsumers>();
     u8* const staged = shared_memory() + warp * 16 * kPitch;
     const u32 fragment = ptx::shared_address(staged) + lane % 16 * kPitch + lane / 16 * 16;
 #pragma unroll
-    for (int j = 0; j < kBlockCols / 8; j += 2) {
+    for (int p = 0; p < kOutCols / 8; p += 2) {
       u32 pairs[4];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float low = 0.0f, high = 0.0f;
-        add_bias(first + 8 * (j + i) + 2 * (lane % 4), low, high);
-        const float* d = sums + 4 * (j + i);
-        pairs[2 * i] = pack2<Y>(d[0] + low, d[1] + high);
-        pairs[2 * i + 1] = pack2<Y>(d[2] + low, d[3] + high);
+      for (int i = 0; i < 4; ++i) {
+        const auto pair = results(sums, p + i / 2, i % 2, row + 16 * warp + lane / 4 + 8 * (i % 2));
+        pairs[i] = pack2<Y>(pair[0], pair[1]);
       }
-      ptx::stmatrix_x4(fragment + 16 * j, pairs[0], pairs[1], pairs[2], pairs[3]);
+      ptx::stmatrix_x4(fragment + 16 * p, pairs[0], pairs[1], pairs[2], pairs[3]);
     }
     __syncwarp();
-    constexpr int kWidth = vector_width<Y, kN>();
+    constexpr int kWidth = vector_width<Y, kOutN>();
     using Store = Vec<Y, kWidth>;
-    constexpr int kChunks = kBlockCols / kWidth;  // of a row
+    constexpr int kChunks = kOutCols / kWidth;  // of a row
 #pragma unroll 4
     for (int i = lane; i < 16 * kChunks; i += 32) {
       const int r = i / kChunks, column = i % kChunks * kWidth, to = row + 16 * warp + r;
-      if (to < rows && (kN % kBlockCols == 0 || first + column < kN))
-        *reinterpret_cast<Store*>(y + (i64(to) * kN + first + column)) =
+      if (to < rows && (kN % kBlockCols == 0 || first + column < kOutN))
+        *reinterpret_cast<Store*>(y + (i64(to) * kOutN + first + column)) =
             *reinterpret_cast<const Store*>(staged + r * kPitch + 2 * column);
     }
   }

@@ -1,8 +1,6 @@
-// Element by element over [rows][kCols]: computed in float and rounded once.
+// Element by element over [rows][kCols]: computed in float and rounded once. What regions share, and
 //
-//   Binary  out = Op(a, b)          Silu    out = silu(x)
 //   Swiglu  out = silu(left half of a row) * right half, from gate_up [rows][2 * kCols]
-//   Cast    out = x in another float type
 //   Grid: ceil(rows * kCols / 2048) blocks, eight elements a thread.
 #pragma once
 #include "common/body.cuh"
@@ -35,55 +33,6 @@ template <int kWidth, class T> __device__ __forceinline__ Vec<T, kWidth> load_ve
   return *reinterpret_cast<const Vec<T, kWidth>*>(x);
 }
 
-struct AddOp {
-  static __device__ __forceinline__ float of(float a, float b) { return a + b; }
-};
-
-struct MulOp {
-  static __device__ __forceinline__ float of(float a, float b) { return a * b; }
-};
-
-struct SiluMulOp {
-  static __device__ __forceinline__ float of(float gate, float up) { return silu(gate) * up; }
-};
-
-template <class Op, class T, int kCols> struct Binary {
-  static constexpr int kThreads = kElementThreads;
-  static constexpr int kWidth = vector_width<T, kCols>();
-
-  T* out;
-  const T* a;
-  const T* b;
-  int rows;
-
-  __device__ __forceinline__ void stream(int) {}
-
-  __device__ __forceinline__ void tile(int tile) {
-    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
-      const auto x = load_vector<kWidth>(a + at), y = load_vector<kWidth>(b + at);
-      store_vector<T, kWidth>(out + at, [&](int i) { return Op::of(to_float(x[i]), to_float(y[i])); });
-    });
-  }
-};
-
-template <class T, int kCols> struct Silu {
-  static constexpr int kThreads = kElementThreads;
-  static constexpr int kWidth = vector_width<T, kCols>();
-
-  T* out;
-  const T* x;
-  int rows;
-
-  __device__ __forceinline__ void stream(int) {}
-
-  __device__ __forceinline__ void tile(int tile) {
-    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
-      const auto values = load_vector<kWidth>(x + at);
-      store_vector<T, kWidth>(out + at, [&](int i) { return silu(to_float(values[i])); });
-    });
-  }
-};
-
 template <class T, int kCols> struct Swiglu {
   static constexpr int kThreads = kElementThreads;
   static constexpr int kWidth = vector_width<T, kCols>();
@@ -98,25 +47,7 @@ template <class T, int kCols> struct Swiglu {
     each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
       const T* left = gate_up + at + at / kCols * kCols;
       const auto gate = load_vector<kWidth>(left), up = load_vector<kWidth>(left + kCols);
-      store_vector<T, kWidth>(out + at, [&](int i) { return SiluMulOp::of(to_float(gate[i]), to_float(up[i])); });
-    });
-  }
-};
-
-template <class From, class To, int kCols> struct Cast {
-  static constexpr int kThreads = kElementThreads;
-  static constexpr int kWidth = sizeof(From) > sizeof(To) ? vector_width<From, kCols>() : vector_width<To, kCols>();
-
-  To* out;
-  const From* x;
-  int rows;
-
-  __device__ __forceinline__ void stream(int) {}
-
-  __device__ __forceinline__ void tile(int tile) {
-    each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
-      const auto values = load_vector<kWidth>(x + at);
-      store_vector<To, kWidth>(out + at, [&](int i) { return to_float(values[i]); });
+      store_vector<T, kWidth>(out + at, [&](int i) { return silu(to_float(gate[i])) * to_float(up[i]); });
     });
   }
 };

@@ -1,7 +1,8 @@
 // A run of seeded random values, the bits that the CPU makes: element i of the run is mean + std * z(seed, i), where z
 // adds the four 16-bit quarters of splitmix64(seed + i * gamma), centred and scaled to unit variance.
 //
-//   out    a matrix of `cols` columns; kTiled: in the layout of common/tiled.cuh, whose padding is the caller's to zero
+//   out    a matrix of `rows` rows and `cols` columns. kOrder: 0 row-major, 1 tiled, 2 tiled with the rows of the two
+//          halves taking turns (common/tiled.cuh); the padding of tiles is the caller's to zero
 //   first  the row-major place of the run's first element in the matrix; elements: those of the run
 //   Grid: any; each thread strides over the elements.
 #pragma once
@@ -10,7 +11,7 @@
 
 namespace smelt {
 
-template <class T, bool kTiled> struct FillRandom {
+template <class T, int kOrder> struct FillRandom {
   static constexpr int kThreads = 256;
 
   T* out;
@@ -19,6 +20,7 @@ template <class T, bool kTiled> struct FillRandom {
   float std;
   u64 first;
   u64 elements;
+  u64 rows;
   u64 cols;
 
   __device__ __forceinline__ void stream(int) {}
@@ -37,7 +39,9 @@ template <class T, bool kTiled> struct FillRandom {
   __device__ __forceinline__ void tile(int tile) {
     for (u64 i = u64(tile) * kThreads + threadIdx.x; i < elements; i += u64(gridDim.x) * kThreads) {
       const u64 at = first + i;
-      out[kTiled ? tiled_at(at / cols, at % cols, cols) : i64(at)] = from_float<T>(value(i));
+      i64 row = at / cols;
+      if (kOrder == 2) row = half_row_place(row, rows);
+      out[kOrder == 0 ? i64(at) : tiled_at(row, at % cols, cols)] = from_float<T>(value(i));
     }
   }
 };

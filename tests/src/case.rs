@@ -71,14 +71,19 @@ impl Case {
         Case { name: format!("{}, seed {seed}", self.name), text, ..self.clone() }
     }
 
-    /// The text with its places in the graph.
-    pub fn parsed(&self) -> Result<Parsed, String> {
-        ir::text::parse(&self.text, &OpSet::standard()).map_err(|error| error.to_string())
+    /// The text with its places in the graph; it may name these ops.
+    pub fn parsed(&self, ops: &OpSet) -> Result<Parsed, String> {
+        ir::text::parse(&self.text, ops).map_err(|error| error.to_string())
     }
 
-    /// The graph, legal as a frontend's.
+    /// The graph of a text that names smelt's ops, legal as a frontend's.
     pub fn graph(&self) -> Result<Graph, String> {
-        let graph = self.parsed()?.graph;
+        self.graph_of(&OpSet::standard())
+    }
+
+    /// The graph of a text that may name these ops, legal as a frontend's.
+    pub fn graph_of(&self, ops: &OpSet) -> Result<Graph, String> {
+        let graph = self.parsed(ops)?.graph;
         match ir::verify(&graph, ir::Stage::Imported) {
             Ok(_) => Ok(graph),
             Err(found) => Err(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),

@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use codegen::{Catalog, Lowered, PlanSpec, Target, lower_and_build};
 use ir::{Graph, Stage};
-use passes::pipeline;
+use passes::PassReport;
 use plan::{Limits, Model, PlanFile};
+use smelt::Driver;
 use tempfile::TempDir;
 
 use crate::{SeededWeights, device, run_passes};
 
 /// A graph that went all the way.
 pub struct Compiled {
-    /// After the standard pipeline.
+    /// After the pipeline.
     pub graph: Graph,
+    /// What each pass did.
+    pub passes: Vec<PassReport>,
     /// The kernel of each op.
     pub selection: String,
     /// The plan, written and opened.
@@ -23,48 +26,56 @@ pub struct Compiled {
 
 /// Runs the standard pipeline and lowers what comes out. Limits are the bounds of the graph's symbols.
 pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Compiled, String> {
-    compile_with(graph, target, target.catalog(), weights, kv_blocks)
+    compile_with(&Driver::new(), graph, target, weights, kv_blocks)
 }
 
-/// The same with other kernels, or kernels in another order, than the target's.
+/// As [`compile`], with a driver's pipeline and kernels.
 pub fn compile_with(
+    driver: &Driver,
+    graph: &Graph,
+    target: Target,
+    weights: &SeededWeights,
+    kv_blocks: u32,
+) -> Result<Compiled, String> {
+    compile_for(driver, graph, target, driver.catalog(target), weights, kv_blocks)
+}
+
+/// As [`compile_with`], with kernels that are not the driver's, or that timings choose.
+pub fn compile_for(
+    driver: &Driver,
     graph: &Graph,
     target: Target,
     mut catalog: Catalog,
     weights: &SeededWeights,
     kv_blocks: u32,
 ) -> Result<Compiled, String> {
-    let (graph, _) = run_passes(&pipeline::standard(), graph, weights)?;
+    let (graph, passes) = run_passes(&driver.pipeline(), graph, weights)?;
+    let (verified, spec) = prepare(&graph, target, kv_blocks)?;
     let lowered = match target.is_gpu() {
         true => {
-            let (verified, spec) = prepare(&graph, target, kv_blocks)?;
-            let built = lower_and_build(verified, &mut catalog, &spec, weights, &device::compiler()?);
-            built.map_err(|error| error.to_string())?.0
+            lower_and_build(verified, &mut catalog, &spec, weights, &device::compiler()?).map(|(lowered, _)| lowered)
         }
-        false => lower_for(&graph, target, &catalog, weights, kv_blocks)?,
+        false => codegen::lower(verified, &catalog, spec, weights),
     };
-    let selection = lowered.selection.print(&graph);
+    let lowered = lowered.map_err(|error| error.to_string())?;
+    let selection = lowered.selection.print();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");
     lowered.write(&path, weights, &mut |_| {}).map_err(|error| error.to_string())?;
     let file = PlanFile::open(&path).map_err(|error| error.to_string())?;
-    Ok(Compiled { graph, selection, file: Arc::new(file), _folder: folder })
+    Ok(Compiled { graph, passes, selection, file: Arc::new(file), _folder: folder })
 }
 
 /// Lowers a graph that has been through the passes.
-pub fn lower(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Lowered, String> {
-    lower_for(graph, target, &target.catalog(), weights, kv_blocks)
-}
-
-fn lower_for(
+pub fn lower(
+    driver: &Driver,
     graph: &Graph,
     target: Target,
-    catalog: &Catalog,
     weights: &SeededWeights,
     kv_blocks: u32,
 ) -> Result<Lowered, String> {
     let (verified, spec) = prepare(graph, target, kv_blocks)?;
-    codegen::lower(verified, catalog, spec, weights).map_err(|error| error.to_string())
+    codegen::lower(verified, &driver.catalog(target), spec, weights).map_err(|error| error.to_string())
 }
 
 fn prepare(graph: &Graph, target: Target, kv_blocks: u32) -> Result<(ir::Verified<'_>, PlanSpec), String> {

@@ -34,6 +34,8 @@ pub struct Scenario {
 
 /// Steps of a scenario.
 const STEPS: u64 = 3;
+/// Blocks of all its sequences.
+const MOST_BLOCKS: u64 = 1 << 16;
 
 impl Scenario {
     /// The steps of the case `name` over `graph`. Sizes that are not given are small.
@@ -46,7 +48,7 @@ impl Scenario {
         let batch = sequences.next_power_of_two().min(largest_batch);
         let decode: SymbolValues = graph.symbols().iter().map(|decl| (decl.symbol.clone(), batch)).collect();
 
-        let mut packer = Packer::new(name, graph, sequences);
+        let mut packer = Packer::new(name, graph, sequences)?;
         let mut steps = Vec::new();
         for index in 0..STEPS {
             let last = index + 1 == STEPS;
@@ -116,22 +118,25 @@ struct Packer {
 }
 
 impl Packer {
-    fn new(name: &str, graph: &Graph, sequences: u64) -> Packer {
+    fn new(name: &str, graph: &Graph, sequences: u64) -> Result<Packer, String> {
         let table = graph.find("block_table").and_then(|table| graph.tensor(table)?.width());
         let blocks_per_sequence = table.unwrap_or(8);
+        if sequences.checked_mul(blocks_per_sequence).is_none_or(|blocks| blocks > MOST_BLOCKS) {
+            return Err(format!("{sequences} sequences of {blocks_per_sequence} blocks are too many to be tried"));
+        }
         let block_tokens = graph.kv().iter().map(|group| u64::from(group.block_tokens)).min().unwrap_or(8);
         let mut random = Random::named(name);
         // Every block, number 0 too, belongs to a sequence: what padding writes would be seen.
         let mut blocks: Vec<i32> = (0..(sequences * blocks_per_sequence) as i32).collect();
         random.shuffle(&mut blocks);
-        Packer {
+        Ok(Packer {
             name: name.to_owned(),
             random,
             cached: vec![0; sequences as usize],
             tables: blocks.chunks(blocks_per_sequence.max(1) as usize).map(<[i32]>::to_vec).collect(),
             capacity: blocks_per_sequence * block_tokens,
             blocks: blocks.len() as u32,
-        }
+        })
     }
 
     /// Tokens that each sequence brings to a mixed step of this many, padding included.

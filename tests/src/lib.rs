@@ -1,5 +1,6 @@
 //! Tests that are texts: `cases/**/<case>.ir` says on its first line what is tested, `<case>.snap` beside it keeps
-//! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them.
+//! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them. Another
+//! package has cases of its own with a [`Suite`] and [`filetests!`].
 
 mod case;
 mod commands;
@@ -7,8 +8,10 @@ mod compare;
 mod compiled;
 pub mod device;
 mod execute;
+mod graphs;
 mod inputs;
 mod interpret;
+mod models;
 mod random;
 mod runner;
 mod snapshot;
@@ -18,11 +21,36 @@ mod weights;
 pub use case::{Case, ExpectedError};
 pub use commands::{COMMANDS, Command, Outcome};
 pub use compare::{Tolerance, compare};
-pub use compiled::{Compiled, compile, compile_with, limits, lower};
+pub use compiled::{Compiled, compile, compile_for, compile_with, limits, lower};
 pub use execute::execute;
+pub use graphs::{Piece, in_f32, random_graph};
 pub use inputs::{Scenario, StepValues};
 pub use interpret::{StepOutputs, interpret, run_passes};
+pub use models::{model_folders, model_graph};
 pub use random::Random;
-pub use runner::{cases, folder, run};
+pub use runner::{Suite, cases, folder, run};
 pub use traced::Traced;
 pub use weights::SeededWeights;
+
+/// A test for each command, over the cases of a [`Suite`].
+#[macro_export]
+macro_rules! filetests {
+    (@commands $suite:expr; $($name:ident),*) => {
+        $(#[test]
+        fn $name() {
+            $crate::Suite::run(&$suite, stringify!($name));
+        })*
+
+        #[test]
+        fn every_command_has_a_test() {
+            let names: Vec<&str> = $crate::COMMANDS.iter().map(|command| command.name()).collect();
+            assert_eq!(names, [$(stringify!($name)),*]);
+        }
+    };
+    ($suite:expr) => {
+        $crate::filetests! {
+            @commands $suite; roundtrip, verify, pass, pipeline, eval, select, plan, trace, rules, run, run_device, cuda,
+            nvrtc
+        }
+    };
+}

@@ -1,4 +1,4 @@
-//! Finds the cases, runs those of a command, and reports all failures at once.
+//! Finds the cases of a suite, runs those of a command, and reports all failures at once.
 
 use std::any::Any;
 use std::io::Write;
@@ -6,7 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::{COMMANDS, Case, Command, Outcome, snapshot};
+use ir::Graph;
+use passes::{Changed, Numerics, PassReport};
+use smelt::Driver;
+
+use crate::{COMMANDS, Case, Command, Outcome, SeededWeights, run_passes, snapshot};
 
 /// What one command ran.
 #[derive(Clone, Copy)]
@@ -21,19 +25,90 @@ struct Count {
 /// The commands that have finished.
 static FINISHED: Mutex<Vec<Count>> = Mutex::new(Vec::new());
 
-/// All cases below `tests/cases`, by name; only those whose name contains `SMELT_CASE`, where it is set.
-pub fn cases() -> Result<Vec<Case>, String> {
-    let root = folder().join("cases");
-    let mut paths = Vec::new();
-    find(&root, &mut paths)?;
-    paths.sort();
-    let wanted = std::env::var("SMELT_CASE").unwrap_or_default();
-    let cases = paths.iter().map(|path| Case::load(&root, path)).collect::<Result<Vec<Case>, String>>()?;
-    if let Some(case) = cases.iter().find(|case| !COMMANDS.iter().any(|command| command.name() == case.command)) {
-        let known: Vec<&str> = COMMANDS.iter().map(|command| command.name()).collect();
-        return Err(format!("{}: unknown command `{}`, known ones: {}", case.name, case.command, known.join(", ")));
+/// The cases of a package, and the driver whose ops, passes and kernels they may name.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// Where the cases are.
+    pub folder: PathBuf,
+    /// What they are tested with.
+    pub driver: Driver,
+}
+
+impl Suite {
+    /// smelt's own.
+    pub fn standard() -> Suite {
+        Suite { folder: folder().join("cases"), driver: Driver::new() }
     }
-    Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
+
+    /// All cases below the folder, by name; only those whose name contains `SMELT_CASE`, where it is set.
+    pub fn cases(&self) -> Result<Vec<Case>, String> {
+        let mut paths = Vec::new();
+        find(&self.folder, &mut paths)?;
+        paths.sort();
+        let wanted = std::env::var("SMELT_CASE").unwrap_or_default();
+        let cases = paths.iter().map(|path| Case::load(&self.folder, path)).collect::<Result<Vec<Case>, String>>()?;
+        if let Some(case) = cases.iter().find(|case| !COMMANDS.iter().any(|command| command.name() == case.command)) {
+            let known: Vec<&str> = COMMANDS.iter().map(|command| command.name()).collect();
+            return Err(format!("{}: unknown command `{}`, known ones: {}", case.name, case.command, known.join(", ")));
+        }
+        Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
+    }
+
+    /// The graph of a case.
+    pub fn graph(&self, case: &Case) -> Result<Graph, String> {
+        case.graph_of(self.driver.ops())
+    }
+
+    /// The graph of a case behind the pipeline, its weights, and how values before and after may differ.
+    pub fn fused(&self, case: &Case) -> Result<(Graph, SeededWeights, Numerics), String> {
+        let graph = self.graph(case)?;
+        let weights = SeededWeights::of(&graph, case.dummy_weights);
+        let (after, reports) = run_passes(&self.driver.pipeline(), &graph, &weights)?;
+        Ok((after, weights, self.numerics(&reports)))
+    }
+
+    /// How values may differ once these passes did what they did. Fusions round, whichever they are.
+    pub fn numerics(&self, reports: &[PassReport]) -> Numerics {
+        let changed = reports.iter().filter(|report| report.changed == Changed::Yes);
+        let numerics = changed.filter_map(|report| Some(self.driver.passes().find(&report.name)?.numerics()));
+        numerics.max().unwrap_or(Numerics::Exact).max(Numerics::Rounding)
+    }
+
+    /// Runs the cases of the command of this name.
+    ///
+    /// # Panics
+    /// If a case fails; the message holds all failures.
+    pub fn run(&self, name: &str) {
+        let command = COMMANDS.iter().find(|command| command.name() == name).expect("the list names the command");
+        let cases = self.cases().unwrap_or_else(|error| panic!("{error}"));
+        let mut failures = Vec::new();
+        let mut skipped = Vec::new();
+        let mut ran = 0;
+        for case in cases.iter().filter(|case| command.takes(self, case)) {
+            ran += 1;
+            match run_case(self, *command, case) {
+                Ok(None) => {}
+                Ok(Some(reason)) => skipped.push((case.name.as_str(), reason)),
+                Err(reason) => failures.push(format!("{}: {reason}", case.name)),
+            }
+        }
+        let own = cases.iter().filter(|case| case.command == name).count();
+        report(name, Count { own, ran, skipped: skipped.len() }, &skipped);
+        assert!(failures.is_empty(), "{} of {ran} cases failed\n\n{}", failures.len(), failures.join("\n\n"));
+    }
+}
+
+/// All cases of smelt's own suite.
+pub fn cases() -> Result<Vec<Case>, String> {
+    Suite::standard().cases()
+}
+
+/// Runs the cases of smelt's own suite that a command takes.
+///
+/// # Panics
+/// If a case fails.
+pub fn run(name: &str) {
+    Suite::standard().run(name);
 }
 
 /// The folder of this package's data. `SMELT_TESTS_DIR` says where it is when the tests run on another machine than the
@@ -55,32 +130,9 @@ fn find(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the cases of the command of this name.
-///
-/// # Panics
-/// If a case fails; the message holds all failures.
-pub fn run(name: &str) {
-    let command = COMMANDS.iter().find(|command| command.name() == name).expect("the list names the command");
-    let cases = cases().unwrap_or_else(|error| panic!("{error}"));
-    let mut failures = Vec::new();
-    let mut skipped = Vec::new();
-    let mut ran = 0;
-    for case in cases.iter().filter(|case| command.takes(case)) {
-        ran += 1;
-        match run_case(*command, case) {
-            Ok(None) => {}
-            Ok(Some(reason)) => skipped.push((case.name.as_str(), reason)),
-            Err(reason) => failures.push(format!("{}: {reason}", case.name)),
-        }
-    }
-    let own = cases.iter().filter(|case| case.command == name).count();
-    report(name, Count { own, ran, skipped: skipped.len() }, &skipped);
-    assert!(failures.is_empty(), "{} of {ran} cases failed\n\n{}", failures.len(), failures.join("\n\n"));
-}
-
 /// Runs one case. Returns why it was skipped.
-fn run_case(command: &dyn Command, case: &Case) -> Result<Option<String>, String> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| command.run(case)));
+fn run_case(suite: &Suite, command: &dyn Command, case: &Case) -> Result<Option<String>, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| command.run(suite, case)));
     match outcome.unwrap_or_else(|panic| Err(format!("panicked: {}", message(panic.as_ref()))))? {
         Outcome::Skipped(reason) => Ok(Some(reason)),
         Outcome::Text(text) => snapshot::check(case, &text).map(|()| None),

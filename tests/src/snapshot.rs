@@ -6,7 +6,7 @@ use crate::Case;
 
 /// How a changed outcome is accepted.
 const ACCEPT: &str =
-    "read the difference, then accept it with `INSTA_UPDATE=always cargo test -p tests --test filetests`";
+    "read the difference, then accept it with `INSTA_UPDATE=always cargo test --test filetests -p PACKAGE`";
 
 /// Compares `text` with `<case>.snap`.
 pub(crate) fn check(case: &Case, text: &str) -> Result<(), String> {

@@ -255,6 +255,11 @@ const LAUNCHES: &[Lie<Launch>] = &[
     ("a grid of one more", |launch| launch.grid = launch.grid.clone() + Dim::from(1)),
     ("an empty grid", |launch| launch.grid = Dim::from(0)),
     ("a grid without a value", |launch| launch.grid = Dim::symbol(&Symbol::new("Z").unwrap())),
+    ("an op of two lines", |launch| launch.ir.push('\n')),
+    ("an endless op", |launch| launch.ir = "x".repeat(Launch::MAX_IR_BYTES + 1)),
+    ("work without a value", |launch| launch.work.flops = Dim::symbol(&Symbol::new("Z").unwrap())),
+    ("boundless reads", |launch| launch.work.read = Dim::symbol(&plan::context()) * Dim::from(u64::MAX)),
+    ("boundless writes", |launch| launch.work.written = Dim::from(u64::MAX) + Dim::symbol(&plan::context())),
 ];
 
 #[test]

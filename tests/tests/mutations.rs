@@ -1,15 +1,16 @@
-//! Damaged texts of graphs: what reads them, and what works on those that can still be read, may refuse but not panic.
+//! Damaged texts of graphs and of rules: what reads them, and what works on those that can still be read, may refuse but not panic.
 //! The damage is the same in every run. Damaged plan files are in `plans.rs` and `hostile.rs`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use ir::{OpSet, Stage, text, verify};
 use passes::pipeline;
 use tests::{Random, Scenario, SeededWeights, cases, interpret, run_passes};
 
 /// What text is mutated with, beside its own words.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 28] = [
     "%",
     "@",
     "\"",
@@ -33,6 +34,10 @@ const WORDS: [&str; 24] = [
     "max(",
     "i32",
     "effect",
+    "$n",
+    "_",
+    "=>",
+    "%y",
     "é",
 ];
 
@@ -86,13 +91,45 @@ fn read(text: &str) -> Result<(), String> {
 
 #[test]
 fn damaged_text_is_refused_or_read() {
-    let mut random = Random::named("damaged text");
     let cases = cases().unwrap();
     for case in &cases {
+        // of its own for each: a case that is added changes nothing for the others
+        let mut random = Random::named(&format!("damaged {}", case.name));
         for _ in 0..40 {
             let text = mutated(&case.text, &mut random);
             let outcome = catch_unwind(AssertUnwindSafe(|| read(&text)));
             match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => panic!("{}: {reason}\n{text}", case.name),
+                Err(_) => panic!("{}: panics on\n{text}", case.name),
+            }
+        }
+    }
+}
+
+/// Reads rules, and runs those that can be read on a graph.
+fn read_rules(text: &str, graph: &ir::Graph) -> Result<(), String> {
+    let Ok(rules) = passes::rules::parse(text, &OpSet::standard()) else { return Ok(()) };
+    let passes = rules.into_iter().map(|rule| -> Arc<dyn passes::Pass> { Arc::new(rule) });
+    let pipeline = passes::Pipeline::of(passes.collect());
+    let weights = SeededWeights::of(graph, false);
+    // a rule may fail, by its name, but must not leave a graph that is not one
+    match run_passes(&pipeline, graph, &weights) {
+        Ok((after, _)) => verify(&after, Stage::Imported).map(drop).map_err(|found| found[0].to_string()),
+        Err(reason) if reason.contains("rule `") => Ok(()),
+        Err(reason) => Err(reason),
+    }
+}
+
+#[test]
+fn damaged_rules_are_refused_or_run() {
+    let mut random = Random::named("damaged rules");
+    for case in cases().unwrap().iter().filter(|case| case.command == "rules") {
+        let rules = std::fs::read_to_string(case.path.with_file_name(&case.args[0])).unwrap();
+        let graph = case.graph().unwrap();
+        for _ in 0..100 {
+            let text = mutated(&rules, &mut random);
+            match catch_unwind(AssertUnwindSafe(|| read_rules(&text, &graph))) {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => panic!("{}: {reason}\n{text}", case.name),
                 Err(_) => panic!("{}: panics on\n{text}", case.name),

@@ -8,19 +8,28 @@ use std::path::PathBuf;
 
 use codegen::cuda::find;
 use common::expected::ORACLES;
-use common::oracle;
+use common::{compile_twice, demo, oracle};
 use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
 use tests::{SeededWeights, compile, device, folder};
 
-/// A driver with the NVRTC that the tests use; `None` where there is none.
-fn driver() -> Option<Driver> {
+/// A driver with the NVRTC that the tests use, and a folder for units; `None` where there is no NVRTC.
+fn driver(units: Option<PathBuf>) -> Option<Driver> {
     if let Err(reason) = device::compiler() {
         eprintln!("skipped: {reason}");
         return None;
     }
     let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
     let folders = move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect();
-    Some(Driver::new().cuda_folders(folders).unit_cache(std::env::temp_dir().join("smelt-test-units")))
+    let driver = Driver::new().cuda_folders(folders);
+    Some(match units {
+        Some(folder) => driver.unit_cache(folder),
+        None => driver,
+    })
+}
+
+/// Units that other runs of these tests have compiled.
+fn cache() -> Option<PathBuf> {
+    Some(std::env::temp_dir().join("smelt-test-units"))
 }
 
 fn options(dtype: DType) -> CompileOptions {
@@ -43,7 +52,7 @@ fn files_of_no_use_are_passed_over() {
 
 #[test]
 fn plans_of_the_oracles_build_and_open() {
-    let Some(driver) = driver() else { return };
+    let Some(driver) = driver(cache()) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let mut units = 0;
     for name in ORACLES {
@@ -64,7 +73,7 @@ fn plans_of_the_oracles_build_and_open() {
 
 #[test]
 fn an_8b_plan_builds_from_its_config_alone() {
-    let Some(driver) = driver() else { return };
+    let Some(driver) = driver(cache()) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let plan = scratch.path().join("8b.plan");
     let config = folder().join("../bench/configs/llama-3.1-8b");
@@ -81,13 +90,21 @@ fn an_8b_plan_builds_from_its_config_alone() {
     assert!(std::fs::read(&plan).unwrap() == std::fs::read(&again).unwrap());
 }
 
+/// No unit comes from a cache: the compiler of CUDA C must repeat itself, too.
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    if let Some(driver) = driver(None) {
+        compile_twice(&driver, &demo(), &options(DType::BF16));
+    }
+}
+
 /// Some of the shapes that the GPU tests run.
 #[test]
 fn odd_shapes_build() {
-    if driver().is_none() {
+    if driver(cache()).is_none() {
         return;
     }
-    for case in gpu_shapes::cases().into_iter().step_by(9) {
+    for case in gpu_shapes::cases().into_iter().step_by(11) {
         let graph = case.graph().unwrap();
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         let compiled =
@@ -95,4 +112,26 @@ fn odd_shapes_build() {
         let selection = compiled.unwrap().selection;
         assert!(!selection.contains("would run slowly"), "{}: {selection}", case.name);
     }
+}
+
+/// What a token of one sequence costs in launches, with the configurations of the kernels left out.
+#[test]
+fn a_layer_of_an_8b_decode_step_has_five_launches() {
+    let config = folder().join("../bench/configs/llama-3.1-8b");
+    let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
+    let mut dumps = Dumps::default();
+    Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    let decode = dumps.kernels.split("// ").find(|program| program.starts_with("decode@1")).unwrap();
+    let launches = decode.lines().filter(|line| line.starts_with("%layers.17.") && line.contains(" grid "));
+    let launches: Vec<&str> = launches.filter_map(|line| line.split(" {").next()).collect();
+    assert_eq!(
+        launches,
+        [
+            "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
+            "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
+            "%layers.17.attn.sum = fused_linear : linear_skinny",
+            "%layers.17.mlp.gated = fused_linear : linear_skinny",
+            "%layers.17.mlp.sum = fused_linear : linear_skinny",
+        ]
+    );
 }

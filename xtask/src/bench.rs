@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: figures of the CPU target on this machine, kept in `bench/cpu.json`. Figures of GPUs come from
 //! `run.sh` of the bundle and are kept in `bench/gpu.json`. The book and the ADRs show them as tables made here.
 
+pub mod passes;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -20,8 +22,9 @@ struct Shown {
 }
 
 /// All of them.
-const SHOWN: [Shown; 3] = [
+const SHOWN: [Shown; 4] = [
     Shown { result: RESULT, page: "docs/book/performance.md", table: cpu_table },
+    Shown { result: passes::RESULT, page: "docs/book/performance.md", table: passes::table },
     Shown { result: "bench/gpu.json", page: "docs/book/performance.md", table: gpu_table },
     Shown { result: "bench/weight-layout.json", page: "docs/adr/0005-tiled-weights.md", table: layout_table },
 ];
@@ -66,13 +69,15 @@ pub fn run(root: &Path) -> Result<(), String> {
             "prefill_256_tokens_per_s": round(256e3 / number(&prefill, "/timings/prefill_ms")?),
         },
     });
-    let text = serde_json::to_string_pretty(&result).map_err(|error| error.to_string())? + "\n";
-    std::fs::write(root.join(RESULT), &text).map_err(|error| format!("{RESULT}: {error}"))?;
+    keep(root, RESULT, &result)
+}
+
+/// Writes a result, and the tables made from it.
+fn keep(root: &Path, name: &str, result: &Value) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(result).map_err(|error| error.to_string())? + "\n";
+    std::fs::write(root.join(name), &text).map_err(|error| format!("{name}: {error}"))?;
     print!("{text}");
-    SHOWN.iter().try_for_each(|shown| {
-        let (page, fresh) = shown.pages(root)?;
-        if page == fresh { Ok(()) } else { std::fs::write(root.join(shown.page), fresh).map_err(|e| e.to_string()) }
-    })
+    write_tables(root)
 }
 
 /// The invariant that `tidy` checks: pages show what was measured.

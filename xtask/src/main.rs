@@ -3,7 +3,9 @@
 mod bench;
 mod bundle;
 mod ci;
+mod docs;
 mod process;
+mod replay;
 mod snapshots;
 mod test;
 mod tidy;
@@ -33,6 +35,16 @@ enum Command {
         /// Measures nothing: only writes the tables anew from what bench/ has.
         #[arg(long)]
         tables: bool,
+        /// Measures the steps of a compilation for models of 10, 100 and 1000 layers instead.
+        #[arg(long, conflicts_with = "tables")]
+        passes: bool,
+    },
+    /// Write the reference from what the program has inside, and into the book the code that it shows.
+    Docs,
+    /// Compile the test models with the compiler of another revision and with this one, and show what differs.
+    Replay {
+        /// A revision of git, such as HEAD~1.
+        revision: String,
     },
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
@@ -46,8 +58,11 @@ fn main() -> ExitCode {
         Command::Test { args } => test::run(&root, &args),
         Command::Tidy => tidy::run(&root),
         Command::Tour => tour::run(&root),
-        Command::Bench { tables: true } => bench::write_tables(&root),
-        Command::Bench { tables: false } => bench::run(&root),
+        Command::Bench { tables: true, .. } => bench::write_tables(&root),
+        Command::Bench { passes: true, .. } => bench::passes::run(&root),
+        Command::Bench { .. } => bench::run(&root),
+        Command::Docs => docs::write(&root),
+        Command::Replay { revision } => replay::run(&root, &revision),
         Command::Bundle => bundle::run(&root),
         Command::Ci => ci::run(&root),
     });

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::tidy::Tree;
+use crate::tidy::{Tree, is_filetest};
 
 /// The list that a run of the tests leaves.
 pub struct References {
@@ -30,7 +30,7 @@ impl References {
         let tree = Tree::read(root)?;
         let paths = tree.with_extension("snap").map(|file| file.path.as_str());
         let list = fs::read_to_string(&self.list).unwrap_or_default();
-        let unused = unused(root, &list, paths.filter(|path| !path.starts_with("tests/cases/")));
+        let unused = unused(root, &list, paths.filter(|path| !is_filetest(path)));
         if unused.is_empty() {
             return Ok(());
         }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{cargo, run as run_command, works};
-use crate::{snapshots, tidy};
+use crate::{docs, snapshots, tidy};
 
 /// The NVRTC that plans are compiled with: the release cudarc is built for.
 const NVRTC: &str = "nvidia-cuda-nvrtc==13.0.*";
 const NVRTC_LIBRARY: &str = "libnvrtc.so.13";
 
-/// Runs `cargo test` with these arguments, or all tests of the workspace and its documentation; then `tidy`.
+/// Runs `cargo test` with these arguments, or all tests of the workspace and its documentation, and whether the
+/// reference is what the program says; then `tidy`.
 pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     check_compiler()?;
 
@@ -32,6 +33,7 @@ pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     // A filtered run leaves snapshots unused that are not unused.
     if args.is_empty() {
         references.reject_unused(root)?;
+        docs::check(root)?;
     }
     tidy::run(root)
 }

@@ -8,6 +8,7 @@ mod words;
 
 use std::path::Path;
 
+pub use files::is_filetest;
 pub use tree::Tree;
 
 /// An invariant and the check that gives each place where it does not hold.
@@ -16,6 +17,7 @@ type Invariant = (&'static str, fn(&Tree) -> Vec<String>);
 const INVARIANTS: &[Invariant] = &[
     ("crates name only those that the map of ARCHITECTURE.md allows", arrows::follow_the_map),
     ("`runtime` and `engine` never name the compiler, not even in tests", arrows::no_compiler_at_run_time),
+    ("examples name `smelt` and `cli`, their tests the filetests' runner besides", arrows::examples_are_users),
     (
         "compiler types derive no `Serialize`: `ir`, `passes` and `codegen` do without serde",
         arrows::no_serde_in_compiler,
@@ -28,6 +30,7 @@ const INVARIANTS: &[Invariant] = &[
     ("a hand-written Rust file has at most 700 lines", files::stay_short),
     ("each snapshot has its case, and each case that keeps a snapshot has one", files::snapshots_have_cases),
     ("the book's figures are those of bench/", |tree| crate::bench::stale(&tree.root)),
+    ("the book shows the files that CI compiles", crate::docs::stale_code),
     ("ARCHITECTURE.md names every crate and has at most 300 lines", files::architecture_is_complete),
 ];
 

@@ -4,9 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use smelt::{CompileOptions, DType, Driver, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
+use smelt::{
+    CompileOptions, DType, Driver, Error, PassOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions,
+    WeightsChoice,
+};
 
 use crate::environment::cache_folder;
+use crate::failure::Failure;
 
 /// How to compile.
 #[derive(Clone, Debug, Default, Args)]
@@ -43,12 +47,8 @@ pub struct CompileArgs {
     /// Where weights come from. With dummy, only config.json is read, and weights are seeded random values.
     #[arg(long, value_enum, default_value = "checkpoint")]
     pub weights: Weights,
-    /// Leaves out a pass; may be given several times, or a list with commas.
-    #[arg(long, value_name = "PASS", value_delimiter = ',')]
-    pub disable_pass: Vec<String>,
-    /// Stops optional passes after this many, to find the one that does something wrong.
-    #[arg(long, value_name = "N")]
-    pub opt_bisect_limit: Option<usize>,
+    #[command(flatten)]
+    pub passes: PassArgs,
     /// File of timings that decide which kernels are used.
     #[arg(long, value_name = "FILE")]
     pub timing_cache: Option<PathBuf>,
@@ -71,6 +71,41 @@ pub enum CacheMode {
     Require,
 }
 
+/// Which passes run.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PassArgs {
+    /// Leaves out a pass; may be given several times, or a list with commas.
+    #[arg(long, value_name = "PASS", value_delimiter = ',')]
+    pub disable_pass: Vec<String>,
+    /// Stops optional passes after this many, to find the one that does something wrong.
+    #[arg(long, value_name = "N")]
+    pub opt_bisect_limit: Option<usize>,
+    /// Rewriting rules that join the passes, `pattern => replacement`; may be given several times.
+    #[arg(long, value_name = "FILE.rules")]
+    pub rewrites: Vec<PathBuf>,
+}
+
+impl PassArgs {
+    /// Those that run of a pipeline.
+    pub fn options(&self) -> PassOptions {
+        PassOptions { disabled: self.disable_pass.clone(), bisect_limit: self.opt_bisect_limit }
+    }
+
+    /// Reads the files of rules.
+    pub fn rewrites(&self) -> Result<Vec<RewriteFile>, Error> {
+        let read = |path: &PathBuf| match std::fs::read_to_string(path) {
+            Ok(text) => Ok(RewriteFile { path: path.clone(), text }),
+            Err(error) => Err(Error::Io { path: path.clone(), error }),
+        };
+        self.rewrites.iter().map(read).collect()
+    }
+
+    /// The driver with these rules.
+    pub fn driver(&self, driver: &Driver) -> Result<Driver, Error> {
+        driver.rewrites(&self.rewrites()?)
+    }
+}
+
 /// `auto`, or a type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DTypeChoice(pub Option<DType>);
@@ -87,8 +122,8 @@ pub enum Weights {
 
 impl CompileArgs {
     /// What the library is asked for.
-    pub fn options(&self) -> CompileOptions {
-        CompileOptions {
+    pub fn options(&self) -> Result<CompileOptions, Failure> {
+        Ok(CompileOptions {
             target: match self.target.as_str() {
                 "auto" => TargetChoice::Auto,
                 name => TargetChoice::Named(name.to_owned()),
@@ -105,8 +140,9 @@ impl CompileArgs {
                 Weights::Checkpoint => WeightsChoice::Checkpoint,
                 Weights::Dummy => WeightsChoice::Dummy,
             },
-            disabled_passes: self.disable_pass.clone(),
-            bisect_limit: self.opt_bisect_limit,
+            disabled_passes: self.passes.disable_pass.clone(),
+            bisect_limit: self.passes.opt_bisect_limit,
+            rewrites: self.passes.rewrites()?,
             timing: self.timing_cache.as_ref().map(|file| TimingOptions {
                 file: file.clone(),
                 mode: self.timing_cache_mode.map(|mode| match mode {
@@ -116,7 +152,7 @@ impl CompileArgs {
                 }),
                 device: self.timing_device.clone(),
             }),
-        }
+        })
     }
 }
 

@@ -19,12 +19,11 @@ use failure::Failure;
 #[derive(Debug, Parser)]
 #[command(name = "smelt", version, max_term_width = 100, after_help = failure::EXIT_CODES)]
 struct Cli {
-    /// Lists the passes that --pass and --disable-pass know.
-    #[arg(long)]
-    list_passes: bool,
-    /// Lists the ops that graph texts may use.
-    #[arg(long)]
-    list_ops: bool,
+    #[command(flatten)]
+    list: commands::list::List,
+    /// Prints the list as JSON.
+    #[arg(long, requires = "list")]
+    json: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -49,8 +48,7 @@ pub fn run(driver: Driver) -> ExitCode {
     let driver = driver.cuda_folders(environment::cuda_folders);
     let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
     let done = match cli.command {
-        _ if cli.list_passes => commands::opt::list_passes(&driver),
-        _ if cli.list_ops => commands::opt::list_ops(&driver),
+        _ if cli.list.wanted() => cli.list.run(&driver, cli.json),
         None => Err(Failure::usage("expected a command, such as `smelt generate models/demo --prompt \"…\"`")),
         Some(Command::Compile(command)) => command.run(&driver),
         Some(Command::Build(command)) => command.run(&driver),

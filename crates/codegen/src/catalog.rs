@@ -7,7 +7,7 @@ use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{Code, Dim, Layout, Param, Scalar, TensorMap};
 
 use crate::ProgramShape;
-use crate::cuda::flatten;
+use crate::cuda::{Header, flatten};
 use crate::tuning::Timings;
 
 /// A kernel as code generation sees it: which ops it can do, and with which configuration.
@@ -22,6 +22,20 @@ pub trait Kernel: fmt::Debug + Send + Sync {
     fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
         Ok(vec![self.call(site)?])
     }
+
+    /// What lists of kernels say of it.
+    fn about(&self) -> About {
+        About::default()
+    }
+}
+
+/// What lists of kernels say of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Names of the ops that it takes.
+    pub ops: &'static [&'static str],
+    /// The file with its code.
+    pub file: &'static str,
 }
 
 /// An op in a program: what a kernel is chosen for.
@@ -86,6 +100,8 @@ pub struct KvUse {
     pub layer: u32,
     /// Whether it writes.
     pub writes: bool,
+    /// Whether it reads what earlier steps wrote.
+    pub reads: bool,
 }
 
 /// A kernel's code for one op, and how it is launched.
@@ -93,6 +109,8 @@ pub struct KvUse {
 pub struct DeviceCall {
     /// The unit: CUDA C that includes files of `kernels/` and has one entry of the kernel's name.
     pub unit: String,
+    /// Files that it includes beside those of `kernels/`.
+    pub headers: Vec<Header>,
     /// Threads of a block.
     pub threads: u32,
     /// Bytes of dynamic shared memory of a block.
@@ -101,6 +119,13 @@ pub struct DeviceCall {
     pub maps: Vec<TensorMap>,
     /// Sizes that stand last, over the graph's symbols.
     pub scalars: Vec<Dim>,
+}
+
+impl DeviceCall {
+    /// The unit without includes.
+    pub fn source(&self) -> String {
+        flatten(&self.unit, &self.headers)
+    }
 }
 
 impl Call {
@@ -121,9 +146,23 @@ impl Call {
         self
     }
 
-    /// The same call on a part of the KV cache.
+    /// The same call with a text parameter.
+    pub fn text(mut self, name: &str, value: impl Into<String>) -> Call {
+        self.params.push(Param { name: name.to_owned(), value: Scalar::Text(value.into()) });
+        self
+    }
+
+    /// The same call on a part of the KV cache, which it writes or reads.
     pub fn kv(mut self, group: u32, layer: u32, writes: bool) -> Call {
-        self.kv = Some(KvUse { group, layer, writes });
+        self.kv = Some(KvUse { group, layer, writes, reads: !writes });
+        self
+    }
+
+    /// The same call, whose kernel attends to the part of the KV cache that it writes.
+    pub fn attending(mut self) -> Call {
+        if let Some(kv) = &mut self.kv {
+            kv.reads = true;
+        }
         self
     }
 
@@ -136,7 +175,7 @@ impl Call {
     /// The kernel in a plan; its cubin comes when the plan is built.
     pub(crate) fn kernel(&self, name: &str) -> plan::Kernel {
         let code = self.device.as_ref().map(|device| Code {
-            source: flatten(&device.unit),
+            source: device.source(),
             cubin: Vec::new(),
             threads: device.threads,
             shared_bytes: device.shared_bytes,
@@ -202,7 +241,7 @@ impl Catalog {
     /// Why a call is not taken although its kernel offers it.
     pub(crate) fn refused(&self, call: &Call) -> Option<&str> {
         let device = call.device.as_ref().filter(|_| !self.slow.is_empty())?;
-        self.slow.get(&flatten(&device.unit)).map(String::as_str)
+        self.slow.get(&device.source()).map(String::as_str)
     }
 
     /// All kernels, the preferred first.

@@ -3,18 +3,23 @@
 
 mod buffers;
 mod catalog;
+mod cost;
 pub mod cuda;
 mod kernels;
 mod lower;
+mod mapped;
 mod memory;
 mod program;
 mod recipe;
 mod select;
+mod site;
 mod target;
 mod tuning;
 
-pub use catalog::{Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
+pub use catalog::{About, Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
+pub use kernels::cuda::{Body, c_float, c_type};
 pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
+pub use mapped::Mapped;
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;
 pub use recipe::Recipe;

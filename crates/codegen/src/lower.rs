@@ -5,14 +5,14 @@ use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
+    Arg, DType, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
     TextFile, Weight, WeightData,
 };
 
 use crate::buffers::Buffers;
 use crate::cuda::{Built, Compiler};
 use crate::recipe::{Recipe, WriteError};
-use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Target, kernels, select};
+use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, cost, kernels, select};
 
 /// What a plan holds beside the graph.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ pub fn lower(
     let shapes = ProgramShape::all(graph, &spec.limits);
     let selection = select(graph, catalog, &shapes)
         .map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
-    let mut lowering = Lowering::new(graph);
+    let mut lowering = Lowering::default();
     let mut programs = Vec::new();
     for (index, shape) in shapes.iter().enumerate() {
         let chosen = selection.program(index);
@@ -211,42 +211,45 @@ impl Lowered {
     }
 }
 
-struct Lowering<'a> {
-    graph: &'a Graph,
+#[derive(Default)]
+struct Lowering {
     weights: Vec<Weight>,
     recipes: Vec<Recipe>,
-    /// A value that kernels want in two layouts is two weights.
+    /// A value that kernels want in two layouts is two weights. Constants are the same values in every program's graph.
     weight_index: HashMap<(Value, Layout), u32>,
     kernels: Vec<plan::Kernel>,
+    /// Kernels by name and unit: those of one entry differ in parameters.
+    kernel_index: HashMap<(&'static str, String), Vec<u32>>,
 }
 
-impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph) -> Lowering<'a> {
-        let (weights, recipes, kernels) = (Vec::new(), Vec::new(), Vec::new());
-        Lowering { graph, weights, recipes, weight_index: HashMap::new(), kernels }
-    }
-
+impl Lowering {
     /// Numbers the weights of a program that those before it did not have: constants that a launch reads, in the
     /// order in which it does.
     fn weights(&mut self, chosen: &Chosen, source: &dyn WeightSource) -> Result<(), CodegenError> {
-        let graph = self.graph;
+        let graph = chosen.graph();
         for (id, choice) in graph.ops().filter_map(|id| Some((id, chosen.get(id)?))) {
             for (index, operand) in graph.operands(id).into_iter().enumerate() {
                 if graph.is_constant(operand) {
-                    self.weight(operand, layout(choice, index), source)?;
+                    self.weight(graph, operand, layout(choice, index), source)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn weight(&mut self, value: Value, layout: Layout, source: &dyn WeightSource) -> Result<(), CodegenError> {
+    fn weight(
+        &mut self,
+        graph: &Graph,
+        value: Value,
+        layout: Layout,
+        source: &dyn WeightSource,
+    ) -> Result<(), CodegenError> {
         if self.weight_index.contains_key(&(value, layout)) {
             return Ok(());
         }
-        let recipe = Recipe::of(self.graph, value, source)?;
-        let name = self.graph.value_name(value).to_owned();
-        let shape = self.graph.tensor(value).and_then(TensorType::const_shape);
+        let recipe = Recipe::of(graph, value, source)?;
+        let name = graph.value_name(value).to_owned();
+        let shape = graph.tensor(value).and_then(TensorType::const_shape);
         let shape = shape.ok_or_else(|| CodegenError::Graph(format!("weight `{name}` has a symbolic size")))?;
         let data = match recipe.random(source) {
             Some(parts) => WeightData::Random(parts),
@@ -255,9 +258,11 @@ impl<'a> Lowering<'a> {
         let dtype = recipe.dtype();
         let recipe = match (layout, &shape[..]) {
             (Layout::RowMajor, _) => recipe,
-            (Layout::Tiled, [rows, cols]) if dtype.bytes() == 2 => Recipe::tiled(recipe, *rows, *cols)
-                .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?,
-            (Layout::Tiled, _) => {
+            (_, [rows, cols]) if dtype.bytes() == 2 => {
+                Recipe::tiled(recipe, *rows, *cols, layout == Layout::TiledHalves)
+                    .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?
+            }
+            _ => {
                 return Err(CodegenError::Graph(format!(
                     "weight `{name}` is no matrix of 16-bit elements to be tiled"
                 )));
@@ -269,28 +274,41 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// The index of a kernel in this configuration.
-    fn kernel(&mut self, kernel: plan::Kernel) -> u32 {
-        let index = self.kernels.iter().position(|known| *known == kernel).unwrap_or_else(|| {
-            self.kernels.push(kernel);
-            self.kernels.len() - 1
-        });
-        index as u32
+    /// The index of the kernel of a choice. Its unit is made whole once, whatever the number of launches.
+    fn kernel(&mut self, choice: &Choice) -> u32 {
+        let device = choice.call.device.as_ref();
+        let unit = device.map_or_else(String::new, |device| device.unit.clone());
+        let known = self.kernel_index.entry((choice.kernel, unit)).or_default();
+        let same = |index: &&u32| {
+            let kernel = &self.kernels[**index as usize];
+            let launched = kernel.code.as_ref().map(|code| (code.threads, code.shared_bytes));
+            kernel.params == choice.call.params && launched == device.map(|d| (d.threads, d.shared_bytes))
+        };
+        known.iter().find(same).copied().unwrap_or_else(|| {
+            let index = self.kernels.len() as u32;
+            self.kernels.push(choice.call.kernel(choice.kernel));
+            known.push(index);
+            index
+        })
     }
 
     /// Kernels that make random weights, where the target's device makes them.
     fn fill_kernels(&mut self, target: &str) {
         if Target::from_str(target).is_ok_and(Target::is_gpu) {
-            for weight in self.weights.clone() {
-                if matches!(weight.data, WeightData::Random(_)) {
-                    self.kernel(kernels::cuda::fill_random(weight.dtype, weight.layout));
+            let random = self.weights.iter().filter(|weight| matches!(weight.data, WeightData::Random(_)));
+            let mut kinds: Vec<(DType, Layout)> = Vec::new();
+            for kind in random.map(|weight| (weight.dtype, weight.layout)) {
+                if !kinds.contains(&kind) {
+                    kinds.push(kind);
                 }
             }
+            let fill = kinds.into_iter().map(|(dtype, layout)| kernels::cuda::fill_random(dtype, layout));
+            self.kernels.extend(fill);
         }
     }
 
     fn program(&mut self, shape: &ProgramShape, chosen: &Chosen) -> Result<Program, CodegenError> {
-        let graph = self.graph;
+        let graph = chosen.graph();
         let mut buffers = Buffers::new(graph, shape);
         for input in graph.inputs() {
             buffers.define(*input, 0)?;
@@ -316,14 +334,17 @@ impl<'a> Lowering<'a> {
                 list.push(Arg::Kv { group: kv.group, layer: kv.layer });
             }
             let device = choice.call.device.as_ref();
+            let site = Site { graph, op: id, program: shape };
             steps.push(Step::Launch(Launch {
-                kernel: self.kernel(choice.call.kernel(choice.kernel)),
+                kernel: self.kernel(choice),
                 site: graph.value_name(graph.result(id)).to_owned(),
                 inputs,
                 outputs,
                 maps: device.map_or_else(Vec::new, |device| device.maps.clone()),
                 scalars: device.map_or_else(Vec::new, |d| d.scalars.iter().map(|dim| shape.dim(dim)).collect()),
                 grid: shape.dim(&choice.call.grid),
+                ir: cost::line(&site),
+                work: cost::work(&site, choice.call.kv),
             }));
         }
         let outputs = graph.outputs().iter().map(|output| buffers.port(&output.name, output.value, steps.len()));

@@ -8,6 +8,8 @@ use ir::{EvalError, Graph, HostData, HostTensor, Value, WeightSource, constant_v
 use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart, Tiles};
 use rayon::prelude::*;
 
+use crate::mapped::Mapped;
+
 /// An element-wise recipe: element `i` of the weight depends on few elements of the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Recipe {
@@ -24,6 +26,8 @@ pub enum Recipe {
     Cast(Box<Recipe>, DType),
     /// Recipes one behind the other.
     Concat(Vec<Recipe>),
+    /// A formula of other recipes, element by element.
+    Mapped(Box<Mapped>),
     /// A value that was computed by the interpreter: frequencies, and whatever else is small and constant.
     Value(HostTensor, DType),
     /// A matrix of 16-bit elements in the order of [`Layout::Tiled`](plan::Layout::Tiled).
@@ -36,10 +40,13 @@ pub enum Recipe {
         cols: u64,
         /// Its padded size.
         tiles: Tiles,
+        /// Whether the rows of its two halves take turns: [`Layout::TiledHalves`](plan::Layout::TiledHalves).
+        halves: bool,
     },
 }
 
-/// Constants that the interpreter computes may have this many elements: it is slow, and holds them whole.
+/// Constants that the interpreter computes, which are all but casts, joins and formulas, may have this many elements: it
+/// is slow, and holds them whole.
 const MAX_VALUE_ELEMENTS: u64 = 1 << 24;
 
 impl Recipe {
@@ -60,15 +67,24 @@ impl Recipe {
         let error = |reason: &str| EvalError { value: graph.value_name(value).to_owned(), reason: reason.to_owned() };
         let ty = graph.tensor(value).ok_or_else(|| error("is an effect, not a tensor"))?;
         let elements = ty.const_shape().ok_or_else(|| error("is constant but has a symbolic size"))?;
-        if elements.iter().product::<u64>() > MAX_VALUE_ELEMENTS {
-            return Err(error("is too large a constant to be computed when the plan is written"));
+        let elements: u64 = elements.iter().product();
+        if let Some(formula) = graph.formula(value.op) {
+            let parts = operands.into_iter().map(|part| Recipe::of(graph, part, weights)).collect::<Result<_, _>>()?;
+            let (result, width) = (value.result as usize, ty.width().unwrap_or(1));
+            return Ok(Recipe::Mapped(Box::new(Mapped { formula, result, parts, width, elements })));
+        }
+        if elements > MAX_VALUE_ELEMENTS {
+            return Err(error(&format!(
+                "is a constant of {elements} elements; what the interpreter computes when the plan is written may have \
+                 {MAX_VALUE_ELEMENTS}"
+            )));
         }
         Ok(Recipe::Value(constant_value(graph, value, weights)?, ty.dtype))
     }
 
     /// A matrix of 16-bit elements in tiles; `None` where their padded number overflows.
-    pub fn tiled(inner: Recipe, rows: u64, cols: u64) -> Option<Recipe> {
-        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles: Tiles::of(rows, cols)? })
+    pub fn tiled(inner: Recipe, rows: u64, cols: u64, halves: bool) -> Option<Recipe> {
+        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles: Tiles::of(rows, cols)?, halves })
     }
 
     /// Type of an element.
@@ -77,6 +93,7 @@ impl Recipe {
             Recipe::Tiled { inner, .. } => inner.dtype(),
             Recipe::Tensor { dtype, .. } | Recipe::Cast(_, dtype) | Recipe::Value(_, dtype) => *dtype,
             Recipe::Concat(parts) => parts.first().map_or(DType::F32, Recipe::dtype),
+            Recipe::Mapped(mapped) => mapped.dtype(),
         }
     }
 
@@ -87,6 +104,7 @@ impl Recipe {
             Recipe::Tensor { elements, .. } => *elements,
             Recipe::Cast(inner, _) => inner.elements(),
             Recipe::Concat(parts) => parts.iter().map(Recipe::elements).sum(),
+            Recipe::Mapped(mapped) => mapped.elements,
             Recipe::Value(value, _) => value.shape.iter().product::<usize>() as u64,
         }
     }
@@ -104,7 +122,7 @@ impl Recipe {
                 parts.map(|parts| parts.concat())
             }
             Recipe::Tiled { inner, .. } => inner.random(weights),
-            Recipe::Value(..) => None,
+            Recipe::Mapped(_) | Recipe::Value(..) => None,
         }
     }
 
@@ -119,6 +137,7 @@ impl Recipe {
                 convert(&source, from, out, *to);
                 Ok(())
             }
+            Recipe::Mapped(mapped) => mapped.read(weights, range, out),
             Recipe::Concat(parts) => {
                 let bytes = self.dtype().bytes();
                 let mut start = 0;
@@ -133,8 +152,8 @@ impl Recipe {
                 }
                 Ok(())
             }
-            Recipe::Tiled { inner, rows, cols, tiles } => {
-                let matrix = Matrix { inner, rows: *rows, cols: *cols };
+            Recipe::Tiled { inner, rows, cols, tiles, halves } => {
+                let matrix = Matrix { inner, rows: *rows, cols: *cols, halves: *halves };
                 matrix.read_units(weights, *tiles, range, out)
             }
             Recipe::Value(value, dtype) => {
@@ -149,6 +168,17 @@ impl Recipe {
                 Ok(())
             }
         }
+    }
+
+    /// Computes a range of elements, widened to f32.
+    pub(crate) fn floats(&self, weights: &dyn WeightSource, range: Range<u64>) -> Result<Vec<f32>, String> {
+        let elements = range.end - range.start;
+        let (mut source, mut wide) =
+            (vec![0; (elements * self.dtype().bytes()) as usize], vec![0; 4 * elements as usize]);
+        self.read(weights, range, &mut source)?;
+        convert(&source, self.dtype(), &mut wide, DType::F32);
+        let words = wide.chunks_exact(4);
+        Ok(words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
     }
 
     /// Appends the whole weight to a plan, a chunk at a time, each computed by all threads.
@@ -179,6 +209,7 @@ struct Matrix<'a> {
     inner: &'a Recipe,
     rows: u64,
     cols: u64,
+    halves: bool,
 }
 
 impl Matrix<'_> {
@@ -219,7 +250,8 @@ impl Matrix<'_> {
         let cols = units.start * Tiles::COLS..(units.end * Tiles::COLS).min(self.cols);
         let mut line = vec![0; ((cols.end - cols.start) * 2) as usize];
         for row in 0..Tiles::ROWS.min(self.rows - strip * Tiles::ROWS) {
-            let start = (strip * Tiles::ROWS + row) * self.cols;
+            let place = strip * Tiles::ROWS + row;
+            let start = if self.halves { Tiles::half_row_at(place, self.rows) } else { place } * self.cols;
             self.inner.read(weights, start + cols.start..start + cols.end, &mut line)?;
             for (chunk, bytes) in (0..).zip(line.chunks(2 * Tiles::CHUNK as usize)) {
                 let col: u64 = chunk * Tiles::CHUNK;
@@ -253,7 +285,7 @@ fn convert(source: &[u8], from: DType, out: &mut [u8], to: DType) {
     }
 }
 
-fn encode(values: impl Iterator<Item = f32>, dtype: DType, out: &mut [u8]) {
+pub(crate) fn encode(values: impl Iterator<Item = f32>, dtype: DType, out: &mut [u8]) {
     match dtype {
         DType::F32 | DType::I32 => {
             let cells = out.chunks_exact_mut(4).zip(values);

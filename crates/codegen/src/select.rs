@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use ir::{Graph, OpId};
+use ir::{Graph, OpId, expand};
 use plan::{Param, Scalar};
 
 use crate::tuning::{Candidates, Codes, Timed, print_timed};
@@ -20,7 +20,11 @@ pub struct Selection {
 #[derive(Clone, Debug)]
 pub struct Chosen {
     program: String,
+    /// The graph, with the parts of the ops that no kernel took.
+    graph: Graph,
     choices: HashMap<OpId, Choice>,
+    /// What fell apart: the op as it is printed, and the kernels that did not take it.
+    expanded: Vec<(String, Vec<Candidate>)>,
 }
 
 /// The kernel chosen for an op.
@@ -47,49 +51,65 @@ pub struct Candidate {
     pub reason: String,
 }
 
-/// Chooses a kernel for every op that a step runs: constants are computed when the plan is written. Returns all ops
-/// that no kernel takes, each with the reasons.
+/// Chooses a kernel for every op that a step runs: constants are computed when the plan is written. An op that no
+/// kernel of the target takes in some program is replaced there by its parts, as far as it has any. Returns all ops that
+/// are left without a kernel, each with the reasons.
 pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Result<Selection, Vec<String>> {
     let mut chosen = Vec::new();
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = Vec::new();
     let mut codes = Codes::default();
     for program in programs {
         let mut choices = HashMap::new();
-        for op in graph.ops().filter(|id| !graph.is_constant(graph.result(*id))) {
-            let site = Site { graph, op, program };
-            match choose(&site, catalog) {
-                Ok(choice) => drop(choices.insert(op, by_timings(choice, &site, catalog, &mut codes))),
-                // programs mostly fail alike
-                Err(problem) if problems.contains(&problem) => {}
-                Err(problem) => problems.push(problem),
+        let mut refusals: Vec<(OpId, String, Vec<Candidate>)> = Vec::new();
+        let mut takes = |graph: &Graph, op: OpId| {
+            if graph.is_constant(graph.result(op)) {
+                return true;
+            }
+            match choose(&Site { graph, op, program }, catalog, &mut codes) {
+                Ok(choice) => {
+                    choices.insert(op, choice);
+                    true
+                }
+                Err(refused) => {
+                    refusals.push((op, describe(graph, op), refused));
+                    false
+                }
+            }
+        };
+        let mut own = graph.clone();
+        let parts = expand(&mut own, &mut takes);
+        problems.extend(parts.err().map(|error| error.to_string()));
+        let mut expanded = Vec::new();
+        for (op, text, refused) in refusals {
+            if !own.contains(op) {
+                expanded.push((text, refused));
+                continue;
+            }
+            let problem = no_kernel(&own, op, &refused);
+            // programs mostly fail alike
+            if !problems.contains(&problem) {
+                problems.push(problem);
             }
         }
-        chosen.push(Chosen { program: program.name.clone(), choices });
+        chosen.push(Chosen { program: program.name.clone(), graph: own, choices, expanded });
     }
     if problems.is_empty() { Ok(Selection { programs: chosen }) } else { Err(problems) }
 }
 
-/// The fastest of all candidates, where timings know them; otherwise the heuristic's choice.
-fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
-    let timings = catalog.timings();
-    if timings.ops.is_empty() || choice.slow.is_some() {
-        return choice;
-    }
-    let mut candidates = Candidates::of(site, catalog, &choice.call, codes);
-    let Some((fastest, timed)) = timings.decide(&candidates) else { return choice };
-    let candidate = candidates.list.swap_remove(fastest);
-    Choice { kernel: candidate.kernel, call: candidate.call, timed, ..choice }
-}
-
-fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, String> {
-    let mut refused: Vec<Candidate> = Vec::new();
-    let mut last = None;
+/// The kernel for an op: the fastest configuration of all, where timings know them, or else the first kernel that takes
+/// it. Where all that do are slow, the op falls apart if it can, and is left to the first of them if not.
+fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choice, Vec<Candidate>> {
+    let mut refused = Vec::new();
+    let mut slow = None;
     for kernel in catalog.iter() {
         match kernel.call(site) {
             Ok(call) => match catalog.refused(&call) {
-                None => return Ok(Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None }),
+                None => {
+                    let choice = Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None };
+                    return Ok(by_timings(choice, site, catalog, codes));
+                }
                 Some(reason) => {
-                    last = last.or_else(|| Some((refused.len(), call, reason.to_owned())));
+                    slow = slow.or_else(|| Some((refused.len(), call, reason.to_owned())));
                     let reason = format!("would run slowly: {reason}");
                     refused.push(Candidate { kernel: kernel.name(), reason });
                 }
@@ -98,24 +118,66 @@ fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, String> {
             Err(Refusal::Because(reason)) => refused.push(Candidate { kernel: kernel.name(), reason }),
         }
     }
-    // all that take it are slow: the preferred one then
-    if let Some((index, call, reason)) = last {
-        let kernel = refused.remove(index).kernel;
-        return Ok(Choice { kernel, call, refused, timed: Vec::new(), slow: Some(reason) });
+    let (index, call, reason) = match slow {
+        Some(slow) if site.graph.op(site.op).expand(site.graph, site.op).is_none() => slow,
+        _ => return Err(refused),
+    };
+    let kernel = refused.remove(index).kernel;
+    Ok(Choice { kernel, call, refused, timed: Vec::new(), slow: Some(reason) })
+}
+
+/// The fastest of all candidates, where timings know them; otherwise the heuristic's choice.
+fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
+    let timings = catalog.timings();
+    if timings.ops.is_empty() {
+        return choice;
     }
-    let (graph, op) = (site.graph, site.op);
+    let mut candidates = Candidates::of(site, catalog, &choice.call, codes);
+    let Some((fastest, timed)) = timings.decide(&candidates) else { return choice };
+    let candidate = candidates.list.swap_remove(fastest);
+    Choice { kernel: candidate.kernel, call: candidate.call, timed, ..choice }
+}
+
+/// `%name = mnemonic`
+fn describe(graph: &Graph, op: OpId) -> String {
+    format!("%{} = {}", graph.value_name(graph.result(op)), graph.op(op).mnemonic())
+}
+
+fn no_kernel(graph: &Graph, op: OpId, refused: &[Candidate]) -> String {
     let mut text = format!("no kernel for `{}` (`%{}`)", graph.op(op).mnemonic(), graph.value_name(graph.result(op)));
     for candidate in refused {
         // Writing to a String cannot fail.
         let _ = write!(text, "; `{}`: {}", candidate.kernel, candidate.reason);
     }
-    Err(text)
+    text
 }
 
 impl Chosen {
+    /// The graph that the program runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// The kernel of an op that a step runs.
     pub fn get(&self, id: OpId) -> Option<&Choice> {
         self.choices.get(&id)
+    }
+
+    /// The ops that a step runs, in order.
+    pub(crate) fn launches(&self) -> impl Iterator<Item = (OpId, &Choice)> {
+        self.graph.ops().filter_map(|id| Some((id, self.get(id)?)))
+    }
+
+    /// A line for each op, in program order, and then those that fell apart.
+    fn print(&self) -> String {
+        let mut out = String::new();
+        self.launches().for_each(|(id, choice)| print_choice(&mut out, &self.graph, id, choice));
+        for (op, refused) in &self.expanded {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{op} : in parts");
+            print_refused(&mut out, refused);
+        }
+        out
     }
 }
 
@@ -126,11 +188,12 @@ impl Selection {
     }
 
     /// What should not have been chosen, but there was nothing else.
-    pub fn warnings(&self, graph: &Graph) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (id, choice) in self.programs.iter().flat_map(|chosen| &chosen.choices) {
-            if let Some(reason) = &choice.slow {
-                let (kernel, op) = (configured(choice.kernel, &choice.call), graph.op(*id).mnemonic());
+        for chosen in &self.programs {
+            for (id, choice) in chosen.launches() {
+                let Some(reason) = &choice.slow else { continue };
+                let (kernel, op) = (configured(choice.kernel, &choice.call), chosen.graph.op(id).mnemonic());
                 warnings.push(format!("kernel {kernel} runs slowly: {reason}; no other kernel takes its `{op}`"));
             }
         }
@@ -139,36 +202,30 @@ impl Selection {
         warnings
     }
 
-    /// A line for each op, in program order. Programs that agree are printed once.
-    pub fn print(&self, graph: &Graph) -> String {
-        let mut groups: Vec<(Vec<&str>, &Chosen)> = Vec::new();
+    /// The kernels of each program. Programs that agree are printed once.
+    pub fn print(&self) -> String {
+        let mut groups: Vec<(Vec<&str>, String)> = Vec::new();
         for chosen in &self.programs {
-            match groups.iter_mut().find(|(_, first)| first.choices == chosen.choices) {
+            let text = chosen.print();
+            match groups.iter_mut().find(|(_, first)| *first == text) {
                 Some((names, _)) => names.push(&chosen.program),
-                None => groups.push((vec![&chosen.program], chosen)),
+                None => groups.push((vec![&chosen.program], text)),
             }
         }
-        let mut out = String::new();
-        for (names, chosen) in &groups {
-            if groups.len() > 1 {
-                // Writing to a String cannot fail.
-                let _ = writeln!(out, "// {}", names.join(", "));
-            }
-            graph.ops().filter_map(|id| Some((id, chosen.get(id)?))).for_each(|(id, choice)| {
-                print_choice(&mut out, graph, id, choice);
-            });
-        }
-        out
+        let alone = groups.len() == 1;
+        let print = |(names, text): &(Vec<&str>, String)| match alone {
+            true => text.clone(),
+            false => format!("// {}\n{text}", names.join(", ")),
+        };
+        groups.iter().map(print).collect()
     }
-}
 
-impl Selection {
     /// The units of all kernels, each once, under the programs that launch it.
-    pub fn print_units(&self, graph: &Graph) -> String {
+    pub fn print_units(&self) -> String {
         let mut units: Vec<(&str, Vec<&str>)> = Vec::new();
         for chosen in &self.programs {
-            let choices = graph.ops().filter_map(|id| chosen.get(id));
-            for unit in choices.filter_map(|choice| Some(choice.call.device.as_ref()?.unit.as_str())) {
+            let choices = chosen.launches();
+            for unit in choices.filter_map(|(_, choice)| Some(choice.call.device.as_ref()?.unit.as_str())) {
                 match units.iter_mut().find(|(known, _)| *known == unit) {
                     Some((_, programs)) if programs.last() == Some(&chosen.program.as_str()) => {}
                     Some((_, programs)) => programs.push(&chosen.program),
@@ -212,16 +269,19 @@ fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
     if !choice.timed.is_empty() {
         let _ = writeln!(out, "  timed: {}", print_timed(&choice.timed));
     }
-    for candidate in &choice.refused {
+    print_refused(out, &choice.refused);
+}
+
+fn print_refused(out: &mut String, refused: &[Candidate]) {
+    for candidate in refused {
+        // Writing to a String cannot fail.
         let _ = writeln!(out, "  not {}: {}", candidate.kernel, candidate.reason);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ir::TensorType;
-    use ir::ops::Silu;
-    use plan::{DType, Limits};
+    use plan::Limits;
 
     use super::*;
     use crate::cuda::flatten;
@@ -238,30 +298,48 @@ mod tests {
 
         fn call(&self, _: &Site<'_>) -> Result<Call, Refusal> {
             let unit = self.0.to_owned();
-            let device = DeviceCall { unit, threads: 32, shared_bytes: 0, maps: Vec::new(), scalars: Vec::new() };
+            let device = DeviceCall {
+                unit,
+                headers: Vec::new(),
+                threads: 32,
+                shared_bytes: 0,
+                maps: Vec::new(),
+                scalars: Vec::new(),
+            };
             Ok(Call { device: Some(device), ..Call::grid(1.into()) })
         }
     }
 
+    /// An op with parts, and one without.
+    const GRAPH: &str = "\
+graph @g<T in 1..1>(%x: f32[T, 8], %residual: f32[T, 8]) {
+  %weight = constant @\"weight\" : f32[8, 8]
+  %sum = fused_linear %x, %weight, %residual {behind = [add]} : f32[T, 8]
+  %y = silu %sum : f32[T, 8]
+  return %y
+}
+";
+
     #[test]
-    fn slow_kernels_are_taken_where_all_are() {
-        let mut graph = Graph::new("g", Vec::new(), Vec::new());
-        let x = graph.add_input("x", TensorType::new(DType::F32, [8u64]));
-        let silu = graph.add(ir::Op::new(Silu {}), &[x], &["y"]).expect("well typed");
+    fn slow_kernels_are_taken_where_all_are_and_nothing_falls_apart() {
+        let graph = ir::text::parse(GRAPH, &ir::OpSet::standard()).expect("a graph").graph;
         let limits =
             Limits { max_batch_size: 1, max_input_len: 1, max_seq_len: 1, max_num_tokens: 1, max_logit_rows: 1 };
         let programs = ProgramShape::all(&graph, &limits);
         let mut catalog = Catalog::new(vec![Box::new(Any("fast")), Box::new(Any("plain"))]);
         let chosen = |catalog: &Catalog| {
-            let selection = select(&graph, catalog, &programs).expect("a kernel");
-            let choice = selection.program(0).get(silu).expect("chosen");
-            (choice.kernel, selection.warnings(&graph))
+            let selection = select(&graph, catalog, &programs).expect("kernels");
+            let chosen = selection.program(0);
+            let name = |(id, choice): (OpId, &Choice)| format!("{} {}", choice.kernel, chosen.graph.op(id).mnemonic());
+            let launches: Vec<String> = chosen.launches().map(name).collect();
+            (launches.join(", "), selection.warnings())
         };
-        assert_eq!(chosen(&catalog), ("fast", Vec::new()));
-        assert!(catalog.refuse(flatten("fast"), "it spills".to_owned()));
-        assert_eq!(chosen(&catalog), ("plain", Vec::new()));
-        assert!(catalog.refuse(flatten("plain"), "it spills more".to_owned()));
-        let warning = "kernel fast {} runs slowly: it spills; no other kernel takes its `silu`";
-        assert_eq!(chosen(&catalog), ("fast", vec![warning.to_owned()]));
+        assert_eq!(chosen(&catalog), ("fast fused_linear, fast silu".to_owned(), Vec::new()));
+        assert!(catalog.refuse(flatten("fast", &[]), "it spills".to_owned()));
+        assert_eq!(chosen(&catalog), ("plain fused_linear, plain silu".to_owned(), Vec::new()));
+        assert!(catalog.refuse(flatten("plain", &[]), "it spills more".to_owned()));
+        let warning = |op| format!("kernel fast {{}} runs slowly: it spills; no other kernel takes its `{op}`");
+        let warnings = ["add", "linear", "silu"].map(warning).to_vec();
+        assert_eq!(chosen(&catalog), ("fast linear, fast add, fast silu".to_owned(), warnings));
     }
 }

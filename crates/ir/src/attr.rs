@@ -17,6 +17,8 @@ pub enum AttrValue {
     List(Vec<AttrValue>),
     /// `llama3(8.0, 1.0, 4.0, 8192)`
     Call(String, Vec<AttrValue>),
+    /// `$eps`: what a rewriting rule found there. No op of a graph has one.
+    Capture(String),
 }
 
 impl fmt::Display for AttrValue {
@@ -33,6 +35,7 @@ impl fmt::Display for AttrValue {
             // Debug prints the shortest digits that read back equal, with a point or an exponent.
             AttrValue::Float(value) => write!(f, "{value:?}"),
             AttrValue::Word(word) => f.write_str(word),
+            AttrValue::Capture(name) => write!(f, "${name}"),
             AttrValue::List(items) => {
                 f.write_str("[")?;
                 list(f, items)?;
@@ -99,7 +102,7 @@ impl Attribute for f64 {
 }
 
 impl Attribute for f32 {
-    const EXPECTED: &'static str = "a number";
+    const EXPECTED: &'static str = "a number in the range of f32";
 
     /// The shortest decimal of the f32, so that `1e-5` prints as that.
     fn to_value(&self) -> AttrValue {
@@ -107,7 +110,7 @@ impl Attribute for f32 {
     }
 
     fn from_value(value: &AttrValue) -> Option<f32> {
-        f64::from_value(value).map(|value| value as f32)
+        f64::from_value(value).map(|value| value as f32).filter(|value| value.is_finite())
     }
 }
 
@@ -160,6 +163,13 @@ impl<T: Attribute> Attribute for Vec<T> {
             _ => None,
         }
     }
+}
+
+/// One attribute of type `T` as an op that has it would print it: nothing where it is absent and may be.
+pub fn read_attr<T: Attribute>(name: &str, value: Option<&AttrValue>) -> Result<Option<AttrValue>, String> {
+    let attrs = value.map(|value| (name.to_owned(), value.clone())).into_iter().collect();
+    let value: T = AttrReader::new(attrs).take(name)?;
+    Ok((!value.is_absent()).then(|| value.to_value()))
 }
 
 /// Hands a parsed attribute list to an op, name by name.

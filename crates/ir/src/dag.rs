@@ -1,15 +1,16 @@
-//! The storage of a graph: nodes, and edges as the only record of operands. The one file that names petgraph.
+//! The storage of a graph: nodes, and an edge for every operand. The one file that names petgraph.
 //!
-//! petgraph's neighbour order is not operand order, and `mul %x, %x` needs parallel edges: so each edge carries the
-//! result it comes from and the operand it fills.
+//! petgraph's neighbour order is not operand order, and `mul %x, %x` needs parallel edges: so each edge carries the result
+//! it comes from and the operand it fills. To take an edge out, petgraph walks all edges of its source, and the positions
+//! of a step are read by thousands of ops: so what is removed stays as a dead node or edge, which questions pass over.
 
 use petgraph::Direction;
-use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use crate::{Op, Type};
+use crate::{Op, OpClass, Type};
 
-/// Names an op of one graph. Stays valid while the op is there.
+/// Names an op of one graph. Stays valid while the op is there; no other op ever gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpId(NodeIndex);
 
@@ -39,84 +40,119 @@ pub(crate) struct Node {
     pub results: Vec<(String, Type)>,
     /// Place in program order; the second number orders ops that replaced one op.
     pub rank: (u64, u64),
+    operands: Vec<Value>,
+    /// The edges that bring them.
+    edges: Vec<EdgeIndex>,
+    /// Whether the results are the same in every step.
+    constant: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Edge {
     result: u32,
     operand: u32,
+    live: bool,
 }
 
 /// Nodes and operand edges.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dag {
-    graph: StableDiGraph<Node, Edge>,
+    /// Removed ops are `None`.
+    graph: DiGraph<Option<Node>, Edge>,
+    len: usize,
 }
 
 impl Dag {
-    pub fn insert(&mut self, node: Node, operands: &[Value]) -> OpId {
-        let id = self.graph.add_node(node);
-        for (operand, value) in operands.iter().enumerate() {
-            self.graph.add_edge(value.op.0, id, Edge { result: value.result, operand: operand as u32 });
-        }
-        OpId(id)
+    pub fn insert(&mut self, op: Op, results: Vec<(String, Type)>, rank: (u64, u64), operands: &[Value]) -> OpId {
+        let node = Node { op, results, rank, operands: operands.to_vec(), edges: Vec::new(), constant: false };
+        let id = OpId(self.graph.add_node(Some(node)));
+        let edges = (0..).zip(operands).map(|(operand, value)| self.connect(*value, Use { op: id, operand })).collect();
+        self.node_mut(id).edges = edges;
+        self.len += 1;
+        self.node_mut(id).constant = self.must_be_constant(id);
+        id
+    }
+
+    fn connect(&mut self, value: Value, user: Use) -> EdgeIndex {
+        let edge = Edge { result: value.result, operand: user.operand, live: true };
+        self.graph.add_edge(value.op.0, user.op.0, edge)
     }
 
     pub fn remove(&mut self, id: OpId) {
-        self.graph.remove_node(id.0);
+        let Some(node) = self.graph[id.0].take() else { return };
+        self.len -= 1;
+        node.edges.into_iter().for_each(|edge| self.graph[edge].live = false);
     }
 
     pub fn contains(&self, id: OpId) -> bool {
-        self.graph.contains_node(id.0)
+        self.graph.node_weight(id.0).is_some_and(Option::is_some)
     }
 
     pub fn len(&self) -> usize {
-        self.graph.node_count()
+        self.len
     }
 
+    /// The op of an id, which must be there.
     pub fn node(&self, id: OpId) -> &Node {
-        &self.graph[id.0]
+        self.graph[id.0].as_ref().expect("the op has not been removed")
     }
 
     pub fn node_mut(&mut self, id: OpId) -> &mut Node {
-        &mut self.graph[id.0]
+        self.graph[id.0].as_mut().expect("the op has not been removed")
     }
 
     pub fn ids(&self) -> impl Iterator<Item = OpId> + '_ {
-        self.graph.node_indices().map(OpId)
+        self.graph.node_indices().map(OpId).filter(|id| self.contains(*id))
     }
 
-    pub fn operands(&self, id: OpId) -> Vec<Value> {
-        let edges = self.graph.edges_directed(id.0, Direction::Incoming);
-        let mut operands: Vec<(u32, Value)> = edges
-            .map(|edge| (edge.weight().operand, Value { op: OpId(edge.source()), result: edge.weight().result }))
-            .collect();
-        operands.sort_unstable_by_key(|(operand, _)| *operand);
-        operands.into_iter().map(|(_, value)| value).collect()
+    pub fn operands(&self, id: OpId) -> &[Value] {
+        &self.node(id).operands
     }
 
-    /// Uses of one result, in no particular order of ops.
-    pub fn uses(&self, value: Value) -> Vec<Use> {
+    /// Uses of one result, the newest first.
+    pub fn uses(&self, value: Value) -> impl Iterator<Item = Use> + '_ {
         let edges = self.graph.edges_directed(value.op.0, Direction::Outgoing);
-        let mut uses: Vec<Use> = edges
-            .filter(|edge| edge.weight().result == value.result)
-            .map(|edge| Use { op: OpId(edge.target()), operand: edge.weight().operand })
-            .collect();
-        uses.sort_unstable();
-        uses
+        let edges = edges.filter(move |edge| edge.weight().live && edge.weight().result == value.result);
+        edges.map(|edge| Use { op: OpId(edge.target()), operand: edge.weight().operand })
+    }
+
+    pub fn is_constant(&self, id: OpId) -> bool {
+        self.node(id).constant
     }
 
     /// Makes every use of `old` a use of `new`.
     pub fn redirect(&mut self, old: Value, new: Value) {
-        let edges: Vec<_> = self
-            .graph
-            .edges_directed(old.op.0, Direction::Outgoing)
-            .filter(|edge| edge.weight().result == old.result)
-            .map(|edge| (edge.id(), edge.target(), edge.weight().operand))
-            .collect();
-        for (edge, user, operand) in edges {
-            self.graph.remove_edge(edge);
-            self.graph.add_edge(new.op.0, user, Edge { result: new.result, operand });
+        let uses: Vec<Use> = self.uses(old).collect();
+        for user in &uses {
+            let edge = self.connect(new, *user);
+            let operand = user.operand as usize;
+            let node = self.node_mut(user.op);
+            node.operands[operand] = new;
+            let dead = std::mem::replace(&mut node.edges[operand], edge);
+            self.graph[dead].live = false;
+        }
+        if self.is_constant(old.op) != self.is_constant(new.op) {
+            self.update_constants(uses.into_iter().map(|user| user.op).collect());
+        }
+    }
+
+    /// Sets anew whether these ops, and those behind them, are constant.
+    fn update_constants(&mut self, mut changed: Vec<OpId>) {
+        while let Some(id) = changed.pop() {
+            let constant = self.must_be_constant(id);
+            if self.is_constant(id) != constant {
+                self.node_mut(id).constant = constant;
+                let results = 0..self.node(id).results.len() as u32;
+                changed.extend(results.flat_map(|result| self.uses(Value { op: id, result })).map(|user| user.op));
+            }
+        }
+    }
+
+    fn must_be_constant(&self, id: OpId) -> bool {
+        match self.node(id).op.class() {
+            OpClass::Source => true,
+            OpClass::State => false,
+            _ => self.operands(id).iter().all(|operand| self.is_constant(operand.op)),
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use plan::SymbolDecl;
+use plan::{DType, Formula, SymbolDecl};
 
-use crate::dag::{Dag, Node};
+use crate::dag::Dag;
 use crate::ops::{Constant, Input};
-use crate::{KvDecl, Op, OpClass, OpDef, OpId, TensorType, Type, TypeError, Use, Value};
+use crate::{KvDecl, Op, OpDef, OpId, TensorType, Type, TypeError, Use, Value};
 
 /// A result of the whole graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,12 +121,12 @@ impl Graph {
 
     /// Operands of an op, in order.
     pub fn operands(&self, id: OpId) -> Vec<Value> {
-        self.dag.operands(id)
+        self.dag.operands(id).to_vec()
     }
 
     /// The operands of an op, where it has exactly `N`.
     pub fn operands_of<const N: usize>(&self, id: OpId) -> Option<[Value; N]> {
-        self.operands(id).try_into().ok()
+        self.dag.operands(id).try_into().ok()
     }
 
     /// Results of an op.
@@ -161,26 +161,35 @@ impl Graph {
 
     /// Operands that read a value; outputs not counted.
     pub fn uses(&self, value: Value) -> Vec<Use> {
-        self.dag.uses(value)
+        let mut uses: Vec<Use> = self.dag.uses(value).collect();
+        uses.sort_unstable();
+        uses
     }
 
     /// Whether exactly one operand reads the value, and no output shows it.
     pub fn used_once(&self, value: Value) -> bool {
-        self.uses(value).len() == 1 && !self.outputs.iter().any(|output| output.value == value)
+        self.dag.uses(value).take(2).count() == 1 && !self.outputs.iter().any(|output| output.value == value)
     }
 
     /// Whether anything reads the value.
     pub fn is_used(&self, value: Value) -> bool {
-        self.outputs.iter().any(|output| output.value == value) || !self.uses(value).is_empty()
+        self.outputs.iter().any(|output| output.value == value) || self.dag.uses(value).next().is_some()
     }
 
     /// Whether the value is the same in every step: a source, or made from such values alone.
     pub fn is_constant(&self, value: Value) -> bool {
-        match self.op(value.op).class() {
-            OpClass::Source => true,
-            OpClass::State => false,
-            _ => self.operands(value.op).into_iter().all(|operand| self.is_constant(operand)),
-        }
+        self.dag.is_constant(value.op)
+    }
+
+    /// What an op computes of each element, where a formula says it.
+    pub fn formula(&self, id: OpId) -> Option<Formula> {
+        let dtypes = self.results(id).map(|result| Some(self.tensor(result)?.dtype));
+        self.op(id).formula(&dtypes.collect::<Option<Vec<DType>>>()?)
+    }
+
+    /// Where an op stands in program order, among others. While rules run, that holds as long as each patch adds one op.
+    pub fn place(&self, id: OpId) -> impl Ord + use<> {
+        self.dag.node(id).rank
     }
 
     /// Adds an input.
@@ -239,7 +248,7 @@ impl Graph {
             results.push((name, ty));
         }
         let names: Vec<String> = results.iter().map(|(name, _)| name.clone()).collect();
-        let id = self.dag.insert(Node { op, results, rank }, operands);
+        let id = self.dag.insert(op, results, rank, operands);
         for (result, name) in names.into_iter().enumerate() {
             self.names.insert(name, Value { op: id, result: result as u32 });
         }
@@ -289,7 +298,7 @@ impl Graph {
             if keep {
                 continue;
             }
-            candidates.extend(self.operands(id).into_iter().map(|operand| operand.op));
+            candidates.extend(self.dag.operands(id).iter().map(|operand| operand.op));
             for value in self.results(id) {
                 let name = self.value_name(value).to_owned();
                 self.names.remove(&name);
@@ -305,10 +314,9 @@ impl Graph {
         let mut waiting: HashMap<OpId, usize> = HashMap::new();
         let mut ready = BinaryHeap::new();
         for id in self.dag.ids() {
-            let operands = self.dag.operands(id).len();
-            match operands {
+            match self.dag.operands(id).len() {
                 0 => ready.push(Reverse((self.dag.node(id).rank, id))),
-                _ => drop(waiting.insert(id, operands)),
+                operands => drop(waiting.insert(id, operands)),
             }
         }
         let mut order = Vec::with_capacity(self.dag.len());

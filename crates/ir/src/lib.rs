@@ -15,17 +15,17 @@ mod types;
 mod verify;
 mod weights;
 
-pub use attr::{AttrReader, AttrValue, Attribute};
+pub use attr::{AttrReader, AttrValue, Attribute, read_attr};
 pub use dag::{OpId, Use, Value};
 pub use graph::{Graph, GraphError, Output};
 pub use host::{HostData, HostTensor};
 pub use interpreter::{Environment, EvalError, constant_value, evaluate};
 pub use kv::{KvDecl, KvState, Slot, Tokens};
-pub use op::{DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
+pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
-/// Element types, from the words that compiler and runtime share.
-pub use plan::DType;
-pub use rewrite::{Patch, PatchValue, RewriteError, Rule, rewrite};
+/// Element types, sizes and formulas, from the words that compiler and runtime share.
+pub use plan::{Apply, DType, Dim, Formula, ScalarFn, Store, Term};
+pub use rewrite::{Patch, PatchValue, RewriteError, Rule, expand, rewrite};
 pub use types::{TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, type_error};
 pub use verify::{Diagnostic, Stage, Verified, verify};
 pub use weights::{NoWeights, WeightSource, read_tensor};

@@ -4,14 +4,16 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{AttrReader, AttrValue, HostTensor, KvState, Type, TypeError};
+use plan::{DType, Formula};
+
+use crate::{AttrReader, AttrValue, Graph, HostTensor, KvState, OpId, Patch, Type, TypeError};
 
 /// How an op relates the elements of its operands to those of its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpClass {
     /// Has no operands, and the same value in every step.
     Source,
-    /// Each result element depends on the operand elements of the same index.
+    /// Each result element depends on the operand elements of the same index; an operand may be one row for all.
     Elementwise,
     /// Each result row depends on the operand rows of the same index.
     Reduction,
@@ -48,7 +50,8 @@ impl Operands {
     }
 }
 
-/// The six questions that every op answers.
+/// The questions that every op answers: six, a seventh for those that are several ops in one, and an eighth for those
+/// that work element by element.
 pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The name in text, `snake_case`.
     fn mnemonic(&self) -> &'static str;
@@ -63,6 +66,18 @@ pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The values of the results: plain f32 loops that define what the op means. Results are rounded to their dtype
     /// by the interpreter.
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+    /// The same as smaller ops, one step of it: what code generation goes on with where no kernel takes the op. `id` is
+    /// the op in its graph.
+    fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
+        None
+    }
+
+    /// What the op computes of each element, with results of these dtypes, where a formula can say it. Such an op needs
+    /// no kernel of its own.
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let _ = results;
+        None
+    }
 }
 
 /// What the author of an op writes beside its `op!` declaration.
@@ -73,6 +88,15 @@ pub trait Semantics {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
     /// See [`OpDef::eval`].
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
+    /// See [`OpDef::expand`]; most ops have no smaller parts.
+    fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
+        None
+    }
+    /// See [`OpDef::formula`].
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let _ = results;
+        None
+    }
 }
 
 /// What `op!` knows about an op without having one.
@@ -83,10 +107,23 @@ pub trait DeclaredOp: OpDef + Sized {
     const DOC: &'static str;
     /// Names of the operands.
     const OPERANDS: Operands;
-    /// Names of the attributes.
-    const ATTRS: &'static [&'static str];
+    /// The attributes.
+    const ATTRS: &'static [AttrInfo];
+    /// How results depend on operands.
+    const CLASS: OpClass;
+    /// See [`OpInfo::read_attr`].
+    fn read_attr(name: &str, value: Option<&AttrValue>) -> Result<Option<AttrValue>, String>;
     /// An op from its attributes in text.
     fn from_attrs(attrs: AttrReader) -> Result<Self, String>;
+}
+
+/// An attribute of an op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttrInfo {
+    /// Its name in text.
+    pub name: &'static str,
+    /// Its type in Rust, as the declaration spells it.
+    pub ty: &'static str,
 }
 
 /// A row of an op list: how to print help for an op and how to make one from text.
@@ -98,8 +135,12 @@ pub struct OpInfo {
     pub doc: &'static str,
     /// Names of the operands.
     pub operands: Operands,
-    /// Names of the attributes.
-    pub attrs: &'static [&'static str],
+    /// The attributes.
+    pub attrs: &'static [AttrInfo],
+    /// How results depend on operands.
+    pub class: OpClass,
+    /// One attribute, or its absence, as the op would print it; the error says what was expected.
+    pub read_attr: fn(&str, Option<&AttrValue>) -> Result<Option<AttrValue>, String>,
     /// An op from its attributes in text.
     pub parse: fn(AttrReader) -> Result<Op, String>,
 }
@@ -112,6 +153,8 @@ impl OpInfo {
             doc: T::DOC,
             operands: T::OPERANDS,
             attrs: T::ATTRS,
+            class: T::CLASS,
+            read_attr: T::read_attr,
             parse: |attrs| T::from_attrs(attrs).map(Op::new),
         }
     }
@@ -151,8 +194,8 @@ impl PartialEq for Op {
 
 /// Declares an op: documentation, name, operands and attributes. `Semantics` are written by hand below it.
 ///
-/// Operands are `(x, weight)`, with optional ones behind a semicolon, `(x, weight; bias)`, or any number of one name,
-/// `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
+/// Operands are `(x, weight)`, with optional ones behind a semicolon, `(x, weight; bias)`, or any number of one name
+/// there, `(x, weight; more..)`, or nothing else, `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
 #[macro_export]
 macro_rules! op {
     (
@@ -169,7 +212,19 @@ macro_rules! op {
             const MNEMONIC: &'static str = $mnemonic;
             const DOC: &'static str = concat!($($doc, "\n"),+);
             const OPERANDS: $crate::Operands = $crate::op!(@operands $($operands)*);
-            const ATTRS: &'static [&'static str] = &[$(stringify!($attr)),*];
+            const ATTRS: &'static [$crate::AttrInfo] =
+                &[$($crate::AttrInfo { name: stringify!($attr), ty: stringify!($ty) }),*];
+            const CLASS: $crate::OpClass = <Self as $crate::Semantics>::CLASS;
+
+            fn read_attr(
+                name: &str,
+                #[allow(unused)] value: Option<&$crate::AttrValue>,
+            ) -> Result<Option<$crate::AttrValue>, String> {
+                match name {
+                    $(stringify!($attr) => $crate::read_attr::<$ty>(name, value),)*
+                    _ => Err(format!("unknown attribute `{name}`")),
+                }
+            }
 
             fn from_attrs(#[allow(unused_mut)] mut attrs: $crate::AttrReader) -> Result<Self, String> {
                 let op = $name { $($attr: attrs.take(stringify!($attr))?),* };
@@ -211,10 +266,21 @@ macro_rules! op {
             ) -> Result<Vec<$crate::HostTensor>, String> {
                 $crate::Semantics::eval(self, operands, state)
             }
+
+            fn expand(&self, graph: &$crate::Graph, id: $crate::OpId) -> Option<$crate::Patch> {
+                $crate::Semantics::expand(self, graph, id)
+            }
+
+            fn formula(&self, results: &[$crate::DType]) -> Option<$crate::Formula> {
+                $crate::Semantics::formula(self, results)
+            }
         }
     };
     (@operands $rest:ident ..) => {
         $crate::Operands { required: &[], optional: &[], rest: Some(stringify!($rest)) }
+    };
+    (@operands $($required:ident),+ ; $rest:ident ..) => {
+        $crate::Operands { required: &[$(stringify!($required)),+], optional: &[], rest: Some(stringify!($rest)) }
     };
     (@operands $($required:ident),* $(; $($optional:ident),+)?) => {
         $crate::Operands {

@@ -4,15 +4,15 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::graph::infer;
 use crate::ops::Constant;
-use crate::{Graph, Op, OpDef, OpId, Type, Value};
+use crate::{Graph, Op, OpDef, OpId, TensorType, Type, Value};
 
 /// A rewriting rule. `apply` is tried on every op; what it returns replaces results of that op or of others.
 #[derive(Clone, Copy)]
-pub struct Rule {
+pub struct Rule<'a> {
     /// The name that messages and traces show.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Returns the patch, or `None` where the rule does not apply.
-    pub apply: fn(&Graph, OpId) -> Option<Patch>,
+    pub apply: &'a dyn Fn(&Graph, OpId) -> Option<Patch>,
 }
 
 /// A value as a patch names it.
@@ -73,6 +73,14 @@ impl Patch {
         patch
     }
 
+    /// The type of a value as the patch names it; `None` for an effect.
+    pub fn tensor<'a>(&'a self, graph: &'a Graph, value: PatchValue) -> Option<&'a TensorType> {
+        match value {
+            PatchValue::Old(value) => graph.tensor(value),
+            PatchValue::New { op, result } => self.ops.get(op)?.types.get(result as usize)?.tensor().ok(),
+        }
+    }
+
     /// Adds an op and returns its first result. An ill-typed op is a bug of the rule, reported when it is applied.
     pub fn add(&mut self, graph: &Graph, op: impl OpDef, operands: &[PatchValue]) -> PatchValue {
         self.add_op(graph, Op::new(op), operands)
@@ -80,16 +88,19 @@ impl Patch {
 
     /// Adds an op that is already wrapped.
     pub fn add_op(&mut self, graph: &Graph, op: Op, operands: &[PatchValue]) -> PatchValue {
-        let effect = Type::Effect;
-        let types: Vec<&Type> = operands
+        let types: Option<Vec<&Type>> = operands
             .iter()
             .map(|value| match *value {
-                PatchValue::Old(value) => graph.ty(value),
-                PatchValue::New { op, result } => self.ops[op].types.get(result as usize).unwrap_or(&effect),
+                PatchValue::Old(value) => Some(graph.ty(value)),
+                PatchValue::New { op, result } => self.ops[op].types.get(result as usize),
             })
             .collect();
-        let types = infer(&op, &types).unwrap_or_else(|error| {
-            self.error.get_or_insert(error.to_string());
+        let types = match types {
+            Some(types) => infer(&op, &types).map_err(|error| error.to_string()),
+            None => Err(format!("`{}`: an operand is a result that its op does not have", op.mnemonic())),
+        };
+        let types = types.unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
             Vec::new()
         });
         let name = op.cast::<Constant>().map(|constant| constant.key.clone());
@@ -118,7 +129,7 @@ pub enum RewriteError {
     #[error("rule `{rule}` built a bad patch at `%{value}`: {reason}")]
     BadPatch {
         /// The rule.
-        rule: &'static str,
+        rule: String,
         /// Where it applied.
         value: String,
         /// What is wrong.
@@ -128,14 +139,14 @@ pub enum RewriteError {
     #[error("rule `{rule}` still applies after {patches} patches: the rules do not come to an end")]
     NoFixpoint {
         /// The rule that would have applied next.
-        rule: &'static str,
+        rule: String,
         /// Patches until then.
         patches: usize,
     },
 }
 
 /// Applies rules to all ops, and again to what they changed, until none applies. Returns the number of patches.
-pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError> {
+pub fn rewrite(graph: &mut Graph, rules: &[Rule<'_>]) -> Result<usize, RewriteError> {
     let limit = 16 * graph.len() + 64;
     let mut queue: VecDeque<OpId> = graph.ops().collect();
     let mut queued: HashSet<OpId> = queue.iter().copied().collect();
@@ -150,15 +161,15 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError>
         };
         if patches == limit {
             graph.settle();
-            return Err(RewriteError::NoFixpoint { rule: rule.name, patches });
+            return Err(RewriteError::NoFixpoint { rule: rule.name.to_owned(), patches });
         }
         let value = graph.value_name(graph.result(id)).to_owned();
-        let touched = apply(graph, id, patch).map_err(|reason| {
+        let applied = apply(graph, id, patch).map_err(|reason| {
             graph.settle();
-            RewriteError::BadPatch { rule: rule.name, value, reason }
+            RewriteError::BadPatch { rule: rule.name.to_owned(), value, reason }
         })?;
         patches += 1;
-        for id in touched {
+        for id in applied.new.into_iter().chain(applied.around) {
             if graph.contains(id) && queued.insert(id) {
                 queue.push_back(id);
             }
@@ -172,7 +183,7 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule]) -> Result<usize, RewriteError>
 
 impl Graph {
     /// Applies one patch in the place of `root`, outside of `rewrite`; `name` is what an error calls its maker.
-    pub fn apply(&mut self, name: &'static str, root: OpId, patch: Patch) -> Result<(), RewriteError> {
+    pub fn apply(&mut self, name: &str, root: OpId, patch: Patch) -> Result<(), RewriteError> {
         let value = self.value_name(self.result(root)).to_owned();
         // Without new ops, users only move to values that stand earlier: the order stays right.
         let disorders = !patch.ops.is_empty();
@@ -180,12 +191,43 @@ impl Graph {
         if disorders {
             self.settle();
         }
-        applied.map(drop).map_err(|reason| RewriteError::BadPatch { rule: name, value, reason })
+        applied.map(drop).map_err(|reason| RewriteError::BadPatch { rule: name.to_owned(), value, reason })
     }
 }
 
-/// Applies one patch in the place of `root`. Returns the ops that rules may now match.
-fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, String> {
+/// Replaces ops by their parts: every op that `takes` refuses and that [expands](OpDef::expand), and again each part.
+/// Those that `takes` refuses and that have no parts stay. Returns the ops that fell apart, as names of their values.
+pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) -> Result<Vec<String>, RewriteError> {
+    let mut queue: VecDeque<OpId> = graph.ops().collect();
+    let mut expanded = Vec::new();
+    while let Some(id) = queue.pop_front() {
+        if !graph.contains(id) || takes(graph, id) {
+            continue;
+        }
+        let Some(patch) = graph.op(id).expand(graph, id) else { continue };
+        let value = graph.value_name(graph.result(id)).to_owned();
+        let rule = graph.op(id).mnemonic().to_owned();
+        let applied = apply(graph, id, patch);
+        let applied = applied.map_err(|reason| RewriteError::BadPatch { rule, value: value.clone(), reason })?;
+        expanded.push(value);
+        queue.extend(applied.new);
+    }
+    if !expanded.is_empty() {
+        graph.settle();
+    }
+    Ok(expanded)
+}
+
+/// Ops that rules may match once a patch is applied; those around it may be gone.
+struct Applied {
+    /// The patch's own.
+    new: Vec<OpId>,
+    /// Users and producers of what it replaced.
+    around: Vec<OpId>,
+}
+
+/// Applies one patch in the place of `root`.
+fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Applied, String> {
     if let Some(error) = patch.error {
         return Err(error);
     }
@@ -212,22 +254,23 @@ fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Vec<OpId>, Strin
         let rank = graph.rank_beside(root);
         ids.push(graph.insert(op, &operands, types, &[&name], rank));
     }
-    let mut touched = ids.clone();
+    // Producers that gain a user may match now, too.
+    let mut around: Vec<OpId> = ids.iter().flat_map(|id| graph.operands(*id)).map(|operand| operand.op).collect();
     for (old, new) in &patch.replacements {
         let value = resolve(&ids, *new);
         graph.redirect(*old, value);
         if matches!(new, PatchValue::New { .. }) {
             graph.take_name(*old, value);
         }
-        touched.extend(graph.uses(value).into_iter().map(|user| user.op));
+        around.extend(graph.uses(value).into_iter().map(|user| user.op));
     }
     for (old, _) in &patch.replacements {
         if graph.contains(old.op) {
             // Producers that lose a user may match now, too.
-            touched.extend(graph.operands(old.op).into_iter().map(|operand| operand.op));
+            around.extend(graph.operands(old.op).into_iter().map(|operand| operand.op));
             graph.remove_unused(old.op);
         }
     }
-    touched.push(root);
-    Ok(touched)
+    around.push(root);
+    Ok(Applied { new: ids, around })
 }

@@ -1,6 +1,6 @@
 //! Graphs from text: round trips, errors with their place, rewriting, evaluation.
 
-use ir::ops::{Add, Cast, Mul, Silu};
+use ir::ops::{Add, Cast, Constant, Mul, Silu};
 use ir::{Environment, Graph, HostTensor, KvState, OpId, OpSet, Patch, Rule, evaluate, rewrite, text};
 use plan::DType;
 
@@ -88,19 +88,41 @@ const SUM: &str = "graph @g(%x: f32[2]) {\n  %y = add %x, %x : f32[2]\n  %z = mu
 #[test]
 fn patches_keep_names_and_order() {
     let mut graph = parse(SUM);
-    assert_eq!(rewrite(&mut graph, &[Rule { name: "double", apply: double_to_silu }]), Ok(1));
+    assert_eq!(rewrite(&mut graph, &[Rule { name: "double", apply: &double_to_silu }]), Ok(1));
     assert_eq!(text::print(&graph), SUM.replace("add %x, %x", "silu %x"));
     let outputs = run(&graph, &[("x", HostTensor::f32([2], vec![0.0, 1.0]))]);
     assert!((outputs[0].floats()[1] - 0.731_058_6).abs() < 1e-6);
 }
 
+/// `silu(x) → constant`: wrong on purpose, so that a value of a step becomes one that is the same in every step.
+fn silu_to_constant(graph: &Graph, id: OpId) -> Option<Patch> {
+    graph.cast::<Silu>(id)?;
+    let ty = graph.tensor(graph.result(id))?.clone();
+    let mut patch = Patch::new();
+    let constant = patch.add(graph, Constant { key: "w".to_owned(), ty }, &[]);
+    patch.replace(graph.result(id), constant);
+    Some(patch)
+}
+
+#[test]
+fn what_is_constant_follows_the_operands() {
+    let mut graph = parse(
+        "graph @g(%x: f32[2]) {\n  %a = silu %x : f32[2]\n  %b = add %a, %a : f32[2]\n  %c = mul %b, %a : f32[2]\n  \
+         %d = add %c, %x : f32[2]\n  return %d\n}\n",
+    );
+    let constant = |graph: &Graph, name: &str| graph.is_constant(graph.find(name).unwrap());
+    assert!(["x", "a", "b", "c", "d"].iter().all(|name| !constant(&graph, name)));
+    assert_eq!(rewrite(&mut graph, &[Rule { name: "constant", apply: &silu_to_constant }]), Ok(1));
+    assert_eq!(["x", "a", "b", "c", "d"].map(|name| constant(&graph, name)), [false, true, true, true, false]);
+}
+
 #[test]
 fn endless_and_ill_typed_rules_are_reported_by_name() {
     let mut graph = parse(SUM);
-    let error = rewrite(&mut graph, &[Rule { name: "swap", apply: swap_mul }]).unwrap_err();
+    let error = rewrite(&mut graph, &[Rule { name: "swap", apply: &swap_mul }]).unwrap_err();
     assert!(error.to_string().contains("rule `swap` still applies after"), "{error}");
     let mut graph = parse(SUM);
-    let error = rewrite(&mut graph, &[Rule { name: "cast", apply: change_type }]).unwrap_err();
+    let error = rewrite(&mut graph, &[Rule { name: "cast", apply: &change_type }]).unwrap_err();
     assert!(error.to_string().contains("the type of `%y` would change to bf16[2]"), "{error}");
 }
 

@@ -7,10 +7,18 @@ mod list;
 mod manager;
 mod pass;
 pub mod pipeline;
+pub mod rules;
 
-pub use cleanup::{Canonicalize, FoldConstants, RemoveDeadOps};
-pub use fusion::{FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears};
+pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
+pub use fusion::{
+    FuseAddRmsNorm, FuseElementwise, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
+};
+/// Named by `rewrite_pass!`, whose callers may lack this crate.
+#[doc(hidden)]
+pub use ir;
 pub use list::{PassInfo, PassList};
 pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};
 pub use pipeline::{Pipeline, Slot};
+pub use rules::TextRule;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
-    RemoveDeadOps,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseLinearAdd,
+    FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly,
+    MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -33,13 +34,21 @@ impl PassList {
     pub fn standard() -> PassList {
         declare_passes![
             Canonicalize: "one spelling per meaning: drops casts, joins and splits that do nothing",
-            FoldConstants: "equal constants, and equal ops over constants, become one",
+            EliminateCommonSubexpressions: "equal ops over equal operands become one",
+            FoldCasts: "casts of what linears, norms and rotations compute become their rounding",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
+            FuseElementwise: "ops on elements that read each other's values become one map",
+            FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
+            FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the activation behind the product",
+            FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
+            FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
+            GatherRowsEarly: "gather_rows moves up through what works row by row",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",
             RemoveDeadOps: "removes ops whose results nothing uses",
+            Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",
         ]
     }
 

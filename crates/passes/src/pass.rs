@@ -12,6 +12,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
         Cow::Owned(kebab_case(std::any::type_name::<Self>()))
     }
 
+    /// What it does, in a sentence, for lists of passes.
+    fn summary(&self) -> &'static str {
+        "plugged in"
+    }
+
     /// Whether later stages need it: such a pass cannot be switched off.
     fn required(&self) -> bool {
         false
@@ -33,6 +38,8 @@ pub enum Numerics {
     Exact,
     /// By rounding: a value is no longer rounded to its dtype on the way, or sums are taken in another order.
     Rounding,
+    /// By design: the pass changes what the graph computes. Nothing holds it to the values before.
+    Different,
 }
 
 /// Whether a pass did anything.
@@ -93,12 +100,19 @@ fn kebab_case(path: &str) -> String {
 /// ```
 #[macro_export]
 macro_rules! rewrite_pass {
-    ($(#[$meta:meta])* pub struct $name:ident($numerics:expr $(, $required:ident)?) { $($rule:ident),+ $(,)? }) => {
-        $(#[$meta])*
+    (
+        $(#[doc = $doc:literal])+
+        pub struct $name:ident($numerics:expr $(, $required:ident)?) { $($rule:ident),+ $(,)? }
+    ) => {
+        $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $name;
 
         impl $crate::Pass for $name {
+            fn summary(&self) -> &'static str {
+                concat!($($doc),+).trim_start()
+            }
+
             $(fn $required(&self) -> bool {
                 true
             })?
@@ -109,11 +123,11 @@ macro_rules! rewrite_pass {
 
             fn run(
                 &self,
-                graph: &mut ::ir::Graph,
+                graph: &mut $crate::ir::Graph,
                 _: &$crate::PassContext<'_>,
             ) -> Result<$crate::Changed, $crate::PassError> {
-                let rules = [$(::ir::Rule { name: stringify!($rule), apply: $rule }),+];
-                Ok((::ir::rewrite(graph, &rules)? > 0).into())
+                let rules = [$($crate::ir::Rule { name: stringify!($rule), apply: &$rule }),+];
+                Ok(($crate::ir::rewrite(graph, &rules)? > 0).into())
             }
         }
     };

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ir::Stage;
 
 use crate::{
-    Canonicalize, FoldConstants, FuseAddRmsNorm, FuseRopeAppendKv, FuseSiluMul, FuseSwiglu, MergeLinears, Pass,
-    RemoveDeadOps,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseLinearAdd,
+    FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly,
+    MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -44,15 +45,23 @@ pub fn standard() -> Pipeline {
             Entry::Reach(Stage::Imported),
             Entry::Slot(Slot::AfterImport),
             pass(Canonicalize),
-            pass(FoldConstants), // after canonicalize: equal weights are then spelled alike
+            pass(Simplify),  // before fusion: finds the silu that others write as a sigmoid
+            pass(FoldCasts), // before merge-linears, which joins those that round alike
+            pass(EliminateCommonSubexpressions), // after the above: equal values are then spelled alike
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Canonical),
             Entry::Slot(Slot::BeforeFusion),
-            pass(MergeLinears), // first: the fusions below look for the splits it makes
-            pass(FuseAddRmsNorm),
+            pass(GatherRowsEarly), // first: rows move through single ops, and fused ones have several results
+            pass(MergeLinears),    // the fusions below look for the splits it makes
             pass(FuseSiluMul),
-            pass(FuseSwiglu),       // after fuse-silu-mul, whose op it matches
-            pass(FuseRopeAppendKv), // after merge-linears: q, k and v must be one packed row
+            pass(FuseSwiglu),        // after fuse-silu-mul, whose op it matches
+            pass(FuseLinearSwiglu),  // after fuse-swiglu, whose op it matches
+            pass(FuseLinearAdd),     // before fuse-add-rms-norm: behind a linear the sum costs no launch
+            pass(FuseAddRmsNorm),    // sums of anything else
+            pass(FuseNormLinear),    // after fuse-add-rms-norm, which takes more with it
+            pass(FuseRopeAppendKv),  // after merge-linears: q, k and v must be one packed row
+            pass(FuseRopeAttention), // after fuse-rope-append-kv, whose op it matches
+            pass(FuseElementwise),   // last: takes what no fusion above has a kernel for
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Fused),
             Entry::Slot(Slot::AfterFusion),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::cubin;
 use crate::{
     Arg, Buffer, Dim, Launch, Layout, Plan, Program, Step, SymbolValues, TensorMap, Tiles, WEIGHT_ALIGN, WeightData,
-    upper_bounds,
+    full_step, upper_bounds,
 };
 
 /// Sizes above this are refused: they cannot be meant, and they keep later sums from overflowing.
@@ -94,7 +94,7 @@ fn check_map(plan: &Plan, program: &Program, launch: &Launch, map: TensorMap) ->
             buffer.dtype.bytes() == 2 && cols.is_some_and(|cols| cols > 0 && cols % 8 == 0)
         }
         Some(Arg::Weight(index)) => {
-            let tiled = plan.weights.get(*index as usize).is_some_and(|weight| weight.layout == Layout::Tiled);
+            let tiled = plan.weights.get(*index as usize).is_some_and(|weight| weight.layout != Layout::RowMajor);
             tiled && u64::from(map.box_rows).is_multiple_of(Tiles::ROWS)
         }
         _ => false,
@@ -128,7 +128,14 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
             report(format!("port `{}` names no buffer", port.name));
         }
     }
+    let longest = full_step(program, u64::from(plan.limits.max_seq_len));
     for Step::Launch(launch) in &program.steps {
+        if launch.ir.len() > Launch::MAX_IR_BYTES || launch.ir.contains(char::is_control) {
+            report(format!("the op of `{}` is no line of text", launch.site));
+        }
+        if launch.work.eval(&longest).is_err() {
+            report(format!("the work of `{}` has no value", launch.site));
+        }
         if launch.kernel as usize >= plan.kernels.len() {
             report(format!("`{}` names no kernel", launch.site));
         }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Plan, codec};
 
 /// Version of the file format. Plans of another version are refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Bytes of weights that one hash covers.
 pub const CHUNK_BYTES: usize = 16 << 20;
 /// Alignment of each weight in the file and in memory: covers cache lines, vector loads and TMA descriptors.

@@ -10,6 +10,9 @@ pub enum Layout {
     RowMajor,
     /// Matrices of 16-bit elements in units that tensor cores read as they lie: see [`Tiles`].
     Tiled,
+    /// The same, of a matrix of two halves: each strip has eight rows of the first half, then the same eight of the
+    /// second, so that one thread meets a gate and its product. The number of rows is a multiple of 16.
+    TiledHalves,
 }
 
 impl Layout {
@@ -18,6 +21,7 @@ impl Layout {
         match self {
             Layout::RowMajor => "row_major",
             Layout::Tiled => "tiled",
+            Layout::TiledHalves => "tiled_halves",
         }
     }
 }
@@ -49,6 +53,19 @@ impl Tiles {
         tiles.elements().map(|_| tiles)
     }
 
+    /// Where row `row` of a matrix of so many rows stands among the rows of the strips of
+    /// [`Layout::TiledHalves`]. Rows of the other layouts stay where they are.
+    pub fn place_of_half_row(row: u64, rows: u64) -> u64 {
+        let (half, row) = if row < rows / 2 { (0, row) } else { (1, row - rows / 2) };
+        row / 8 * Self::ROWS + half * 8 + row % 8
+    }
+
+    /// The row that stands at a place: the inverse of [`Tiles::place_of_half_row`].
+    pub fn half_row_at(place: u64, rows: u64) -> u64 {
+        let (strip, row) = (place / Self::ROWS, place % Self::ROWS);
+        row / 8 * (rows / 2) + strip * 8 + row % 8
+    }
+
     /// Elements with padding.
     pub fn elements(self) -> Option<u64> {
         self.strips.checked_mul(self.units)?.checked_mul(Self::UNIT)
@@ -74,6 +91,13 @@ mod tests {
         assert_eq!(places, (0..128).map(|chunk| chunk * 8).collect::<Vec<_>>());
         // row 3, column 17: chunk 2 stands at 2 ^ 3 = 1
         assert_eq!(Tiles::chunk_at(3, 16), 3 * 64 + 8);
+    }
+
+    #[test]
+    fn rows_of_halves_take_turns() {
+        let places: Vec<u64> = (0..32).map(|row| Tiles::place_of_half_row(row, 32)).collect();
+        assert_eq!((places[0], places[7], places[8], places[16], places[31]), (0, 7, 16, 8, 31));
+        assert!((0..32).all(|row| Tiles::half_row_at(places[row as usize], 32) == row));
     }
 
     #[test]

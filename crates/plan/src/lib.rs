@@ -9,9 +9,14 @@ mod dtype;
 mod dump;
 mod executor;
 mod file;
+mod formula;
 mod layout;
+mod live;
 mod model;
 mod random;
+mod roofline;
+mod scalar;
+mod work;
 
 pub use check::check;
 pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
@@ -19,9 +24,14 @@ pub use dtype::DType;
 pub use dump::dump;
 pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
+pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
 pub use layout::{Layout, Tiles};
+pub use live::FullestStep;
 pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
     Step, TensorMap, TextFile, Weight, WeightData,
 };
 pub use random::RandomPart;
+pub use roofline::{Bound, Estimate, Machine};
+pub use scalar::ScalarFn;
+pub use work::{CONTEXT, Cost, Work, context, full_step};

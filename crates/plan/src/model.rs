@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, Layout, RandomPart, SymbolDecl, Tiles};
+use crate::{DType, Dim, Layout, RandomPart, SymbolDecl, Tiles, Work};
 
 /// Everything that a device needs to run a model, but for the bytes of stored weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,8 +86,9 @@ impl Weight {
     pub fn bytes(&self) -> Option<u64> {
         let elements = match (self.layout, &self.shape[..]) {
             (Layout::RowMajor, _) => self.elements(),
-            (Layout::Tiled, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
-            (Layout::Tiled, _) => None,
+            (Layout::TiledHalves, [rows, _]) if rows % Tiles::ROWS != 0 => None,
+            (_, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
+            _ => None,
         };
         elements?.checked_mul(self.dtype.bytes())
     }
@@ -273,6 +274,15 @@ pub struct Launch {
     pub scalars: Vec<Dim>,
     /// Independent tasks (blocks on a GPU), each of which writes its own part of the outputs.
     pub grid: Dim,
+    /// The op as the graph prints it, for people: one line, at most [`Launch::MAX_IR_BYTES`].
+    pub ir: String,
+    /// What it has to do, for those who ask what it should cost.
+    pub work: Work,
+}
+
+impl Launch {
+    /// The longest text of an op.
+    pub const MAX_IR_BYTES: usize = 16 << 10;
 }
 
 /// A tensor map over a matrix of 16-bit elements: boxes of `[box_rows, box_cols]`, which arrive in shared memory with the
@@ -289,7 +299,7 @@ pub struct TensorMap {
 }
 
 /// What a launch names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Arg {
     /// Index into [`Program::buffers`].
     Buffer(u32),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use codegen::cuda::{Built, Usage};
-use codegen::{CodegenError, PlanSpec, ProgramShape, Target, lower, lower_and_build};
+use codegen::{CodegenError, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
 use frontend::Checkpoint;
 use ir::{Graph, Stage};
 use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassReport};
@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::settings::Settings;
 use crate::timing::Selecting;
+use crate::workspace::{check_workspace, workspace};
 use crate::{CompileOptions, Driver, Error, WeightsChoice};
 
 /// Told how a compilation gets on.
@@ -190,7 +191,8 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<CompileReport, Error> {
         let start = Instant::now();
-        self.check_pass_names(options, dumps.as_deref())?;
+        let driver = self.rewrites(&options.rewrites)?;
+        driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options)?;
         let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
@@ -210,7 +212,8 @@ impl Driver {
             Some(dumps) => &mut **dumps,
             None => &mut nobody,
         };
-        let passes = manager.run(&self.pipeline(), &mut graph, &context, observer)?;
+        let passes = manager.run(&driver.pipeline(), &mut graph, &context, observer);
+        let passes = passes.map_err(|failure| driver.pass_failed(failure))?;
 
         progress.phase("choose kernels");
         let verified = ir::verify(&graph, Stage::Fused)
@@ -222,34 +225,40 @@ impl Driver {
             kv_blocks: settings.kv_blocks,
             files: checkpoint.files(),
             config: settings.effective(options),
-            inputs: checkpoint.inputs(),
+            inputs: inputs(&checkpoint, options),
         };
         let mut catalog = self.catalog(settings.target);
         let mut warnings = checkpoint.warnings().to_vec();
         if let Some(timing) = &options.timing {
             let programs = ProgramShape::all(&graph, &settings.limits);
-            let wanted = Selecting { target: settings.target, catalog: &catalog, graph: &graph, programs: &programs };
+            let selection = select(&graph, &catalog, &programs);
+            let selection =
+                selection.map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
+            let wanted =
+                Selecting { target: settings.target, catalog: &catalog, selection: &selection, programs: &programs };
             let decided = self.timings(timing, &wanted, progress)?;
             spec.inputs.push(decided.input);
+            spec.inputs.sort_by(|a, b| a.name.cmp(&b.name));
             warnings.extend(decided.warning);
             catalog = catalog.timed(decided.timings);
         }
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
-        let (lowered, built) = match settings.target.is_gpu() && (out.is_some() || wants_code) {
-            true => {
-                progress.phase("compile kernels");
-                lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?
-            }
-            false => (lower(verified, &catalog, spec, &checkpoint)?, Vec::new()),
-        };
+        let mut lowered = lower(verified, &catalog, spec.clone(), &checkpoint)?;
+        // before kernels are compiled, which takes a hundred times as long and adds buffers only where fused ops are slow
         check_workspace(&lowered.plan, options.workspace_bytes)?;
+        let mut built = Vec::new();
+        if settings.target.is_gpu() && (out.is_some() || wants_code) {
+            progress.phase("compile kernels");
+            (lowered, built) = lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?;
+            check_workspace(&lowered.plan, options.workspace_bytes)?;
+        }
         if let Some(dumps) = dumps {
             dumps.units = units(&lowered.plan, built);
             dumps.graph = ir::text::print(&graph);
-            dumps.kernels = lowered.selection.print(&graph);
+            dumps.kernels = lowered.selection.print();
             dumps.plan = plan::dump(&lowered.plan);
         }
-        warnings.extend(lowered.selection.warnings(&graph));
+        warnings.extend(lowered.selection.warnings());
         let mut report = report(&lowered.plan, &passes, warnings);
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
@@ -263,17 +272,29 @@ impl Driver {
     }
 
     /// Names of passes to leave out, or to show, must be known ones.
-    fn check_pass_names(&self, options: &CompileOptions, dumps: Option<&Dumps>) -> Result<(), Error> {
+    pub(crate) fn check_pass_names(&self, disabled: &[String], dumps: Option<&Dumps>) -> Result<(), Error> {
         if let Some(WantedPasses::Named(names)) = dumps.map(|dumps| &dumps.wanted_passes) {
             names.iter().try_for_each(|name| self.pass_named(name).map(drop))?;
         }
-        for name in &options.disabled_passes {
+        for name in disabled {
             if self.pass_named(name)?.required() {
                 return Err(Error::Usage(format!("pass `{name}` is required by later stages, it cannot be disabled")));
             }
         }
         Ok(())
     }
+}
+
+/// Fingerprints of all files that a plan is made from, sorted by name.
+fn inputs(checkpoint: &Checkpoint, options: &CompileOptions) -> Vec<plan::Input> {
+    let mut inputs = checkpoint.inputs();
+    inputs.extend(options.rewrites.iter().map(|file| {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (bytes, hash) = (file.text.len() as u64, *blake3::hash(file.text.as_bytes()).as_bytes());
+        plan::Input { name, bytes, hash }
+    }));
+    inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    inputs
 }
 
 /// Opens what the options ask for.
@@ -304,23 +325,6 @@ fn model(checkpoint: &Checkpoint) -> plan::Model {
         bos: config.bos,
         eos: config.eos.clone(),
     }
-}
-
-fn workspace(plan: &Plan) -> u64 {
-    plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
-}
-
-/// Keeps the bound that the user set, or says what it would take.
-fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
-    let needed = workspace(plan);
-    let Some(bound) = bound.filter(|bound| *bound < needed) else { return Ok(()) };
-    let table: Vec<String> =
-        plan.programs.iter().map(|program| format!("  {:<12} {:>12}", program.name, program.arena_bytes)).collect();
-    Err(Error::DoesNotFit(format!(
-        "--workspace-size {bound} is too small, {needed} bytes are needed; arena of each program:\n{}\n\
-         (a smaller --max-num-tokens or --max-batch-size needs less)",
-        table.join("\n")
-    )))
 }
 
 fn report(plan: &Plan, passes: &[PassReport], warnings: Vec<String>) -> CompileReport {

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use codegen::cuda::Compiler;
-use codegen::{Call, Catalog, Kernel, Refusal, Site, Target};
+use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 use ir::{DeclaredOp, OpSet};
-use passes::{Pass, PassContext, PassList, PassManager, Pipeline, Slot, pipeline};
+use passes::{Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules};
 use plan::{ExecError, Executor};
 use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
 
-use crate::{Error, Progress, TargetChoice};
+use crate::{Dumps, Error, PassTime, Progress, RewriteFile, TargetChoice};
 
 /// Compiles checkpoints and opens executors. Everything that the command line does goes through one.
 #[derive(Clone)]
@@ -20,6 +20,8 @@ pub struct Driver {
     ops: OpSet,
     passes: PassList,
     slots: Vec<(Slot, Arc<dyn Pass>)>,
+    /// Names of the passes that are rules from text.
+    rules: Vec<String>,
     kernels: Vec<(Target, Arc<dyn Kernel>)>,
     cpu_kernels: Vec<Arc<dyn CpuKernel>>,
     cuda_folders: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
@@ -48,6 +50,7 @@ impl Driver {
             ops: OpSet::standard(),
             passes: PassList::standard(),
             slots: Vec::new(),
+            rules: Vec::new(),
             kernels: Vec::new(),
             cpu_kernels: Vec::new(),
             cuda_folders: Arc::new(|| vec![PathBuf::from("/usr/local/cuda")]),
@@ -71,12 +74,46 @@ impl Driver {
     /// The same driver with a pass at the end of a slot of the pipeline.
     pub fn pass(mut self, slot: Slot, pass: impl Pass + 'static) -> Driver {
         let pass: Arc<dyn Pass> = Arc::new(pass);
-        self.passes.add(Arc::clone(&pass), "plugged in");
+        self.passes.add(Arc::clone(&pass), pass.summary());
         self.slots.push((slot, pass));
         self
     }
 
+    /// This driver with rules from text, each a pass of its own: see [`passes::rules`]. The error has all that is wrong
+    /// with a file.
+    pub fn rewrites(&self, files: &[RewriteFile]) -> Result<Driver, Error> {
+        let mut driver = self.clone();
+        for RewriteFile { path, text } in files {
+            let rules = rules::parse(text, &self.ops).map_err(|errors| {
+                let errors: Vec<String> = errors.iter().map(|error| format!("{}: {error}", path.display())).collect();
+                Error::BadInput(errors.join("\n"))
+            })?;
+            for rule in rules {
+                let (slot, name, rule) = (rule.slot(), rule.name().into_owned(), Arc::new(rule));
+                if driver.passes.find(&name).is_some() {
+                    let reason = format!("there is a pass `{name}` already, give the rule another name");
+                    return Err(Error::BadInput(format!("{}: {reason}", path.display())));
+                }
+                driver.passes.add(rule.clone(), "a rule from text");
+                driver.slots.push((slot, rule));
+                driver.rules.push(name);
+            }
+        }
+        Ok(driver)
+    }
+
+    /// Whose bug it is that a pass failed.
+    pub(crate) fn pass_failed(&self, failure: Box<PassFailure>) -> Error {
+        match self.rules.contains(&failure.pass) {
+            true => Error::Rule(failure),
+            false => Error::Pass(failure),
+        }
+    }
+
     /// The same driver with an op that graphs and texts may use.
+    ///
+    /// # Panics
+    /// If there is an op of this name.
     pub fn op<T: DeclaredOp>(mut self) -> Driver {
         self.ops = self.ops.with::<T>();
         self
@@ -86,6 +123,13 @@ impl Driver {
     pub fn cpu_kernel(mut self, kernel: impl Kernel + 'static, code: impl CpuKernel + 'static) -> Driver {
         self.kernels.push((Target::Cpu, Arc::new(kernel)));
         self.cpu_kernels.push(Arc::new(code));
+        self
+    }
+
+    /// The same driver with a kernel for NVIDIA GPUs, preferred to smelt's own: how code generation calls it. Its code is
+    /// the unit of the call, with the headers that come with it.
+    pub fn cuda_kernel(mut self, kernel: impl Kernel + 'static) -> Driver {
+        self.kernels.push((Target::Sm90a, Arc::new(kernel)));
         self
     }
 
@@ -111,22 +155,34 @@ impl Driver {
         own.fold(target.catalog(), |catalog, (_, kernel)| catalog.with(Box::new(Shared(Arc::clone(kernel)))))
     }
 
-    /// Runs passes on the text of a graph, or the whole pipeline where none is named, and returns the text.
-    pub fn optimize(&self, text: &str, names: &[String]) -> Result<String, Error> {
+    /// Runs passes on the text of a graph, or the whole pipeline where none is named. The result is `dumps.graph`.
+    pub fn optimize(
+        &self,
+        text: &str,
+        names: &[String],
+        options: &PassOptions,
+        dumps: &mut Dumps,
+    ) -> Result<Vec<PassTime>, Error> {
+        self.check_pass_names(&options.disabled, Some(dumps))?;
+        let passes = names.iter().map(|name| self.pass_named(name)).collect::<Result<Vec<_>, _>>()?;
         let parsed = ir::text::parse(text, &self.ops).map_err(|error| Error::BadInput(error.to_string()))?;
         let mut graph = parsed.graph;
-        let passes = names.iter().map(|name| self.pass_named(name)).collect::<Result<Vec<_>, _>>()?;
+        dumps.imported = ir::text::print(&graph);
         let pipeline = if names.is_empty() { self.pipeline() } else { Pipeline::of(passes) };
         let context = PassContext { weights: &ir::NoWeights };
-        PassManager::default().run(&pipeline, &mut graph, &context, &mut passes::Silent)?;
-        Ok(ir::text::print(&graph))
+        let reports = PassManager::new(options.clone()).run(&pipeline, &mut graph, &context, dumps);
+        let reports = reports.map_err(|failure| self.pass_failed(failure))?;
+        dumps.graph = ir::text::print(&graph);
+        Ok(reports.iter().map(PassTime::from).collect())
     }
 
     /// The pass of this name; the error lists those there are.
     pub(crate) fn pass_named(&self, name: &str) -> Result<Arc<dyn Pass>, Error> {
         self.passes.find(name).ok_or_else(|| {
             let known: Vec<String> = self.passes.iter().map(|info| info.pass.name().into_owned()).collect();
-            Error::Usage(format!("unknown pass `{name}`, known ones: {}", known.join(", ")))
+            let near = ir::text::nearest(name, known.iter().map(String::as_str));
+            let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+            Error::Usage(format!("unknown pass `{name}`, known ones: {}{near}", known.join(", ")))
         })
     }
 
@@ -205,6 +261,10 @@ impl Kernel for Shared<dyn Kernel> {
 
     fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
         self.0.candidates(site)
+    }
+
+    fn about(&self) -> About {
+        self.0.about()
     }
 }
 

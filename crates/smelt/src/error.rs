@@ -11,6 +11,9 @@ pub enum Error {
     /// A pass broke the graph.
     #[error(transparent)]
     Pass(#[from] Box<passes::PassFailure>),
+    /// A rule of the user's did.
+    #[error(transparent)]
+    Rule(Box<passes::PassFailure>),
     /// The graph did not become a plan.
     #[error(transparent)]
     Codegen(#[from] codegen::CodegenError),
@@ -83,7 +86,9 @@ impl Error {
                 ErrorKind::DoesNotFit
             }
             Error::Usage(_) => ErrorKind::Usage,
-            Error::BadInput(_) | Error::Plan(_) | Error::Io { .. } | Error::Text(_) => ErrorKind::BadInput,
+            Error::BadInput(_) | Error::Rule(_) | Error::Plan(_) | Error::Io { .. } | Error::Text(_) => {
+                ErrorKind::BadInput
+            }
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::NoDevice(_) => ErrorKind::NoDevice,
             Error::DoesNotFit(_) => ErrorKind::DoesNotFit,

@@ -21,9 +21,11 @@ mod driver;
 mod error;
 mod llm;
 mod options;
+mod parts;
 mod settings;
 mod timing;
 mod timing_cache;
+mod workspace;
 
 pub use cache::PlanCache;
 pub use codegen::{Target, cuda};
@@ -32,18 +34,29 @@ pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
-pub use options::{CompileOptions, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
-pub use passes::Slot;
+pub use options::{CompileOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
+pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
+pub use passes::{PassOptions, Slot};
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::probe as cuda_driver;
 
+/// What a plan holds and what its launches should cost, for those who look into one.
+pub mod plans {
+    pub use ::plan::{
+        Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
+        Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, full_step,
+    };
+}
+
 /// What a pass, an op or a kernel of one's own is made from.
 pub mod extend {
-    pub use codegen::{Call, DeviceCall, Kernel, KvUse, Refusal, Site};
-    pub use ir;
+    pub use codegen::cuda::Header;
+    pub use codegen::{About, Body, Call, DeviceCall, Kernel, KvUse, Refusal, Site, c_float, c_type};
+    pub use ir::{self, op};
     pub use passes::{Changed, Numerics, Pass, PassContext, PassError, PassOptions, Pipeline, rewrite_pass};
-    pub use runtime::cpu::{Args, CpuKernel, KvLayer, Tensor};
+    pub use plan::{Dim, Layout, TensorMap};
+    pub use runtime::cpu::{Args, ByRows, CpuKernel, KvLayer, RowKernel, Tensor};
 }
 
 /// The README's example compiles.

@@ -31,8 +31,19 @@ pub struct CompileOptions {
     pub disabled_passes: Vec<String>,
     /// Passes that are not required stop after this many.
     pub bisect_limit: Option<usize>,
+    /// Rules that join the passes.
+    pub rewrites: Vec<RewriteFile>,
     /// Timings of kernels that decide which are used; without, heuristics do.
     pub timing: Option<TimingOptions>,
+}
+
+/// A file of rewriting rules, `pattern => replacement`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RewriteFile {
+    /// Where it was: messages name the path, plans the file.
+    pub path: PathBuf,
+    /// The rules.
+    pub text: String,
 }
 
 /// A file of timings, and what it is for.

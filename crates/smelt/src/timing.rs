@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use codegen::{Catalog, ProgramShape, Target, Timings, untimed};
-use ir::Graph;
+use codegen::{Catalog, ProgramShape, Selection, Target, Timings, untimed};
 use plan::Input;
 
 use crate::timing_cache::TimingCache;
@@ -13,7 +12,8 @@ use crate::{Driver, Error, Progress, RunOptions, TimingMode, TimingOptions};
 pub(crate) struct Selecting<'a> {
     pub target: Target,
     pub catalog: &'a Catalog,
-    pub graph: &'a Graph,
+    /// Without timings.
+    pub selection: &'a Selection,
     pub programs: &'a [ProgramShape],
 }
 
@@ -48,7 +48,7 @@ impl Driver {
             TimingMode::Read | TimingMode::Require => device_to_read(&cache, options, wanted.target)?,
         };
         let timings = cache.of(wanted.target.name(), &device).clone();
-        let missing = untimed(wanted.graph, wanted.catalog, wanted.programs, &timings);
+        let missing = untimed(wanted.selection, wanted.catalog, wanted.programs, &timings);
         let advice = "--timing-cache-mode write measures them";
         if mode == TimingMode::Require && !missing.is_empty() {
             let ops: String = missing.iter().map(|untimed| format!("\n  {}", untimed.op())).collect();
@@ -77,7 +77,7 @@ impl Driver {
         let target = wanted.target;
         let executor = self.executor(target.name(), RunOptions::default())?;
         let device = executor.device();
-        let missing = untimed(wanted.graph, wanted.catalog, wanted.programs, cache.of(target.name(), &device));
+        let missing = untimed(wanted.selection, wanted.catalog, wanted.programs, cache.of(target.name(), &device));
         if missing.is_empty() {
             return Ok(device);
         }

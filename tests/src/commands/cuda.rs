@@ -1,8 +1,8 @@
 //! `// test: cuda TARGET`: the units of a graph's kernels, before their includes are pasted. `nvrtc` compiles the units of
 //! the same cases, where NVRTC is there.
 
-use super::{fused, target};
-use crate::{Case, Command, Outcome, device, lower};
+use super::target;
+use crate::{Case, Command, Outcome, Suite, device, lower};
 
 pub struct Cuda;
 
@@ -11,14 +11,14 @@ impl Command for Cuda {
         "cuda"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let target = match target(case) {
             Ok(target) => target,
             Err(skipped) => return Ok(skipped),
         };
-        let (graph, weights) = fused(case)?;
-        let lowered = lower(&graph, target, &weights, 1)?;
-        Ok(Outcome::Text(lowered.selection.print_units(&graph)))
+        let (graph, weights, _) = suite.fused(case)?;
+        let lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
+        Ok(Outcome::Text(lowered.selection.print_units()))
     }
 }
 
@@ -29,11 +29,11 @@ impl Command for Nvrtc {
         "nvrtc"
     }
 
-    fn takes(&self, case: &Case) -> bool {
+    fn takes(&self, _: &Suite, case: &Case) -> bool {
         case.command == "cuda"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let target = match target(case) {
             Ok(target) => target,
             Err(skipped) => return Ok(skipped),
@@ -42,8 +42,8 @@ impl Command for Nvrtc {
             Ok(compiler) => compiler,
             Err(reason) => return Ok(Outcome::Skipped(reason)),
         };
-        let (graph, weights) = fused(case)?;
-        let mut lowered = lower(&graph, target, &weights, 1)?;
+        let (graph, weights, _) = suite.fused(case)?;
+        let mut lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
         let built = lowered.build(&compiler).map_err(|error| error.to_string())?;
         match built.into_iter().find_map(|built| built.slow) {
             Some(reason) => Err(format!("a kernel would run slowly: {reason}")),

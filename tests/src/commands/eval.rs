@@ -1,9 +1,7 @@
-//! `// test: eval`: the interpreter gives the same values before and after the standard pipeline.
-
-use passes::{Numerics, pipeline};
+//! `// test: eval`: the interpreter gives the same values before and after the pipeline.
 
 use super::pass;
-use crate::{Case, Command, Outcome, SeededWeights, run_passes};
+use crate::{Case, Command, Outcome, Suite};
 
 pub struct Eval;
 
@@ -12,11 +10,10 @@ impl Command for Eval {
         "eval"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
-        let graph = case.graph()?;
-        let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let (after, _) = run_passes(&pipeline::standard(), &graph, &weights)?;
-        pass::same_meaning(case, &graph, &after, Numerics::Rounding)?;
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
+        let graph = suite.graph(case)?;
+        let (after, _, numerics) = suite.fused(case)?;
+        pass::same_meaning(case, &graph, &after, numerics)?;
         Ok(Outcome::Passed)
     }
 }

@@ -6,6 +6,7 @@ mod pass;
 mod pipeline;
 mod plan;
 mod roundtrip;
+mod rules;
 mod run;
 mod select;
 mod trace;
@@ -14,9 +15,8 @@ mod verify;
 use std::str::FromStr;
 
 use codegen::Target;
-use ir::Graph;
 
-use crate::{Case, SeededWeights, run_passes};
+use crate::{Case, Suite};
 
 /// What a case is tested by.
 pub trait Command: Sync {
@@ -24,10 +24,10 @@ pub trait Command: Sync {
     fn name(&self) -> &'static str;
 
     /// Runs a case; the error says what is wrong.
-    fn run(&self, case: &Case) -> Result<Outcome, String>;
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String>;
 
     /// Whether it runs this case.
-    fn takes(&self, case: &Case) -> bool {
+    fn takes(&self, _: &Suite, case: &Case) -> bool {
         case.command == self.name()
     }
 }
@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 /// All commands.
-pub const COMMANDS: [&dyn Command; 12] = [
+pub const COMMANDS: [&dyn Command; 13] = [
     &roundtrip::Roundtrip,
     &verify::Verify,
     &pass::Pass,
@@ -53,6 +53,7 @@ pub const COMMANDS: [&dyn Command; 12] = [
     &select::Select,
     &plan::Plan,
     &trace::Trace,
+    &rules::Rules,
     &run::Run,
     &run::RunDevice,
     &cuda::Cuda,
@@ -63,12 +64,4 @@ pub const COMMANDS: [&dyn Command; 12] = [
 fn target(case: &Case) -> Result<Target, Outcome> {
     let name = case.args.first().map_or("", String::as_str);
     Target::from_str(name).map_err(|error| Outcome::Skipped(error.to_string()))
-}
-
-/// A case's graph behind the standard pipeline, and its weights.
-fn fused(case: &Case) -> Result<(Graph, SeededWeights), String> {
-    let graph = case.graph()?;
-    let weights = SeededWeights::of(&graph, case.dummy_weights);
-    let (graph, _) = run_passes(&passes::pipeline::standard(), &graph, &weights)?;
-    Ok((graph, weights))
 }

@@ -1,10 +1,9 @@
-//! `// test: pipeline [STAGE]`: the graph after the standard pipeline up to a stage, `fused` where none is named.
+//! `// test: pipeline [STAGE]`: the graph after the pipeline up to a stage, `fused` where none is named.
 
 use ir::Stage;
-use passes::{Numerics, pipeline};
 
 use super::{pass, verify};
-use crate::{Case, Command, Outcome, SeededWeights, run_passes};
+use crate::{Case, Command, Outcome, SeededWeights, Suite, run_passes};
 
 pub struct Pipeline;
 
@@ -13,12 +12,12 @@ impl Command for Pipeline {
         "pipeline"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let stage = if case.args.is_empty() { Stage::Fused } else { verify::stage(case)? };
-        let graph = case.graph()?;
+        let graph = suite.graph(case)?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let (after, _) = run_passes(&pipeline::standard().until(stage), &graph, &weights)?;
-        pass::same_meaning(case, &graph, &after, Numerics::Rounding)?;
+        let (after, reports) = run_passes(&suite.driver.pipeline().until(stage), &graph, &weights)?;
+        pass::same_meaning(case, &graph, &after, suite.numerics(&reports))?;
         Ok(Outcome::Text(ir::text::print(&after)))
     }
 }

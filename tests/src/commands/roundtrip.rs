@@ -1,7 +1,7 @@
 //! `// test: roundtrip`: a graph prints as the text it was parsed from, comments left out. Runs on every case whose
 //! text parses.
 
-use crate::{Case, Command, Outcome};
+use crate::{Case, Command, Outcome, Suite};
 
 pub struct Roundtrip;
 
@@ -10,12 +10,12 @@ impl Command for Roundtrip {
         "roundtrip"
     }
 
-    fn takes(&self, case: &Case) -> bool {
-        case.command == self.name() || case.parsed().is_ok()
+    fn takes(&self, suite: &Suite, case: &Case) -> bool {
+        case.command == self.name() || case.parsed(suite.driver.ops()).is_ok()
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
-        let (text, printed) = (case.body(), ir::text::print(&case.parsed()?.graph));
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
+        let (text, printed) = (case.body(), ir::text::print(&case.parsed(suite.driver.ops())?.graph));
         if printed == text {
             return Ok(Outcome::Passed);
         }

@@ -1,10 +1,11 @@
-//! `// test: select TARGET`: the kernel of each op after the standard pipeline, or why there is none.
+//! `// test: select TARGET`: the kernel of each op after the pipeline, or why there is none. Each kernel says of itself
+//! which ops it takes.
 
 use std::fmt::Write;
 
-use super::{fused, target};
-use crate::{Case, Command, Outcome, limits};
-use codegen::ProgramShape;
+use super::target;
+use crate::{Case, Command, Outcome, Suite, limits};
+use codegen::{Kernel, ProgramShape, Refusal, Site};
 
 pub struct Select;
 
@@ -13,15 +14,29 @@ impl Command for Select {
         "select"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let target = match target(case) {
             Ok(target) => target,
             Err(skipped) => return Ok(skipped),
         };
-        let (graph, _) = fused(case)?;
+        let (graph, ..) = suite.fused(case)?;
         let programs = ProgramShape::all(&graph, &limits(&graph));
-        let text = match codegen::select(&graph, &target.catalog(), &programs) {
-            Ok(selection) => selection.print(&graph),
+        let catalog = suite.driver.catalog(target);
+        for (op, program) in graph.ops().flat_map(|op| programs.iter().map(move |program| (op, program))) {
+            let site = Site { graph: &graph, op, program };
+            let mnemonic = graph.op(op).mnemonic();
+            let dtypes: Vec<_> = graph.results(op).filter_map(|value| Some(graph.tensor(value)?.dtype)).collect();
+            // what a formula says, `map` does
+            let mnemonic = if graph.op(op).formula(&dtypes).is_some() { "map" } else { mnemonic };
+            let silent = |kernel: &&dyn Kernel| {
+                kernel.call(&site) != Err(Refusal::OtherOp) && !kernel.about().ops.contains(&mnemonic)
+            };
+            if let Some(kernel) = catalog.iter().find(silent) {
+                return Err(format!("`{}` takes `{mnemonic}`, which it does not say in `about`", kernel.name()));
+            }
+        }
+        let text = match codegen::select(&graph, &catalog, &programs) {
+            Ok(selection) => selection.print(),
             Err(problems) => problems.iter().fold(String::new(), |mut text, problem| {
                 // Writing to a String cannot fail.
                 let _ = writeln!(text, "error: {problem}");

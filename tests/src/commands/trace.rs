@@ -10,7 +10,7 @@ use plan::{Bindings, Executor, Program, Step};
 use runtime::TraceExecutor;
 
 use crate::execute::program;
-use crate::{Case, Command, Outcome, Scenario, SeededWeights, compile};
+use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, compile_with};
 
 pub struct Trace;
 
@@ -19,11 +19,11 @@ impl Command for Trace {
         "trace"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
-        let graph = case.graph()?;
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
+        let graph = suite.graph(case)?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         let scenario = Scenario::new(&case.name, &case.sizes, &graph)?;
-        let compiled = compile(&graph, Target::Cpu, &weights, scenario.kv_blocks)?;
+        let compiled = compile_with(&suite.driver, &graph, Target::Cpu, &weights, scenario.kv_blocks)?;
         let executor = TraceExecutor::new();
         let mut session = executor.load(Arc::clone(&compiled.file)).map_err(|error| error.to_string())?;
         let mut counts = String::new();

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use ir::text::Parsed;
-use ir::{Diagnostic, OpSet, Stage};
+use ir::{Diagnostic, Stage};
 
-use crate::{Case, Command, ExpectedError, Outcome};
+use crate::{Case, Command, ExpectedError, Outcome, Suite};
 
 pub struct Verify;
 
@@ -15,11 +15,11 @@ impl Command for Verify {
         "verify"
     }
 
-    fn run(&self, case: &Case) -> Result<Outcome, String> {
+    fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let stage = stage(case)?;
         let mut missing = case.expected_errors();
         let mut surprises = Vec::new();
-        for (lines, message) in found(case, stage) {
+        for (lines, message) in found(suite, case, stage) {
             let announced = missing.iter().position(|error| lines.contains(&error.line) && error.message == message);
             match announced {
                 Some(index) => drop(missing.remove(index)),
@@ -47,8 +47,8 @@ pub(super) fn stage(case: &Case) -> Result<Stage, String> {
 }
 
 /// Messages, each with the lines that it may be about.
-fn found(case: &Case, stage: Stage) -> Vec<(BTreeSet<usize>, String)> {
-    let parsed = match ir::text::parse(&case.text, &OpSet::standard()) {
+fn found(suite: &Suite, case: &Case, stage: Stage) -> Vec<(BTreeSet<usize>, String)> {
+    let parsed = match ir::text::parse(&case.text, suite.driver.ops()) {
         Ok(parsed) => parsed,
         Err(error) => return vec![(BTreeSet::from([error.line]), error.message)],
     };

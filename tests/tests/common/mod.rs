@@ -25,6 +25,29 @@ pub fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo")
 }
 
+/// Compiles a checkpoint where it is with one thread, and a copy of it elsewhere with four. Returns the plan, of which
+/// there must be one: the same bytes, without a path.
+pub fn compile_twice(driver: &Driver, dir: &Path, options: &CompileOptions) -> Vec<u8> {
+    let scratch = tempfile::tempdir().unwrap();
+    let copy = scratch.path().join("elsewhere");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let [one, other] = [(dir, 1), (&copy, 4)].map(|(dir, threads)| {
+        let out = scratch.path().join(format!("{threads}.plan"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| driver.compile(dir, Some(&out), options, None, &mut Quiet)).unwrap();
+        std::fs::read(out).unwrap()
+    });
+    assert!(one == other, "{}: two plans", dir.display());
+    for folder in [dir, scratch.path()] {
+        let place = folder.canonicalize().unwrap().to_str().unwrap().as_bytes().to_vec();
+        assert!(!one.windows(place.len()).any(|window| window == place), "the plan holds a path");
+    }
+    one
+}
+
 /// Loads a plan or a checkpoint.
 pub fn load(path: &Path, compile: CompileOptions) -> Result<Llm, Error> {
     Llm::load_with(&Driver::new(), path, &LoadOptions { compile, ..LoadOptions::default() }, &mut Quiet)

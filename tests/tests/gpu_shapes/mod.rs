@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Those that take next to no time.
 pub fn small_cases() -> Vec<Case> {
-    [linears(), rows(), attention(), sampling(), tables()].concat()
+    [linears(), fused_linears(), rows(), attention(), sampling(), tables()].concat()
 }
 
 /// A step of `t` tokens of `b` sequences; the last step decodes `b`.
@@ -61,6 +61,62 @@ fn linears() -> Vec<Case> {
     cases
 }
 
+/// A linear with a norm before it, and a bias, a gate or a residual behind: what programs for few rows do in one launch
+/// and others in several.
+fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: bool, behind: &str) -> Case {
+    let gated = behind.contains("swiglu");
+    let width = if gated { n / 2 } else { n };
+    let list = if behind.is_empty() { String::new() } else { format!("behind = [{behind}], ") };
+    let (x, norm) = match before {
+        true => (", %gain", format!("before = rms_norm(1e-5, {dtype}), ")),
+        false => ("", String::new()),
+    };
+    let result = if behind.ends_with("add") { "f32" } else { dtype };
+    let x_dtype = if before { "f32" } else { dtype };
+    let to = if result == x_dtype { String::new() } else { format!("to = {result}") };
+    let attrs = format!("{norm}{list}{to}");
+    let bias = if behind.contains("bias") { ", %bias" } else { "" };
+    let residual = if behind.contains("add") { ", %r" } else { "" };
+    let text = format!(
+        "graph @fused<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
+         %table = constant @\"table\" : {dtype}[32, {k}]\n  %narrow = embedding %tokens, %table : {dtype}[T, {k}]\n  \
+         %wide = cast %narrow {{to = f32}} : f32[T, {k}]\n  %gain = constant @\"gain\" : {dtype}[{k}]\n  \
+         %residuals = constant @\"residuals\" : f32[32, {width}]\n  %r = embedding %tokens, %residuals : f32[T, {width}]\n  \
+         %bias = constant @\"w.bias\" : {dtype}[{n}]\n  %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n  \
+         %y = fused_linear {x_name}, %w{x}{bias}{residual} {{{attrs}}} : {result}[T, {width}]\n  return %y\n}}\n",
+        x_name = if before { "%wide" } else { "%narrow" },
+        attrs = attrs.trim_end_matches(", "),
+    );
+    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before}, {behind}");
+    case(name, &[("T", t), ("B", b)], text)
+}
+
+fn fused_linears() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in ["bf16", "f16"] {
+        for (n, k) in [(16, 64), (32, 72), (48, 200), (208, 136), (528, 520), (40, 64)] {
+            for (t, b) in [(1, 1), (17, 3), (65, 4), (131, 12)] {
+                for (before, behind) in [
+                    (true, ""),
+                    (true, "bias"),
+                    (true, "swiglu"),
+                    (true, "bias, swiglu"),
+                    (false, "swiglu"),
+                    (false, "add"),
+                    (true, "bias, add"),
+                ] {
+                    cases.push(fused_linear(dtype, [n, k, t, b], before, behind));
+                }
+            }
+        }
+    }
+    for (n, k, t, b) in [(512, 4096, 128, 2), (2048, 1024, 64, 4), (1024, 8200, 20, 1), (256, 16384, 5, 4)] {
+        cases.push(fused_linear("bf16", [n, k, t, b], true, "swiglu"));
+        cases.push(fused_linear("bf16", [n, k, t, b], true, "bias, add"));
+    }
+    cases
+}
+
 fn large_linears() -> Vec<Case> {
     let mut cases = Vec::new();
     for (n, k, t, b) in [(512, 4096, 128, 9), (96, 14336, 33, 5), (1000, 1024, 300, 13), (4096, 256, 200, 2)] {
@@ -86,9 +142,11 @@ fn rows() -> Vec<Case> {
                  %sum2, %other2 = add_rms_norm %y, %x, %gain16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
                  %added = add %x, %y : {dtype}[T, {cols}]\n  %product = mul %x, %y : {dtype}[T, {cols}]\n  \
                  %active = silu %x : {dtype}[T, {cols}]\n  %gated = silu_mul %x, %y : {dtype}[T, {cols}]\n  \
+                 %mapped, %capped = map %x, %gain, %y {{f = [add(x0, x1), gelu(v0), softcap(v1, 2.0), clamp(x2, -0.5, 0.25), \
+                 mul(v2, v3), {dtype}(v4), f16(v2)]}} : {dtype}[T, {cols}], f16[T, {cols}]\n  \
                  %narrow = cast %x {{to = f16}} : f16[T, {cols}]\n  %wide = cast %x {{to = f32}} : f32[T, {cols}]\n  \
-                 return %normed, %sum, %summed, %other, %sum2, %other2, %added, %product, %active, %gated, %narrow, \
-                 %wide\n}}\n"
+                 return %normed, %sum, %summed, %other, %sum2, %other2, %added, %product, %active, %gated, %mapped, \
+                 %capped, %narrow, %wide\n}}\n"
             );
             let text = match dtype {
                 "f16" => text.replace("  %narrow = cast %x {to = f16} : f16", "  %narrow = cast %x {to = bf16} : bf16"),
@@ -161,7 +219,9 @@ fn attention() -> Vec<Case> {
                      {dtype}[T, {q}], effect\n  \
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
-                     return %q, %mixed\n}}\n",
+                     return {shown}%mixed\n}}\n",
+                    // queries that are an output keep what makes them apart
+                    shown = if t == 70 { "%q, " } else { "" },
                     half = head_dim / 2 * 2,
                     quarter = head_dim / 2,
                 );

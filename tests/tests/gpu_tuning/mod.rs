@@ -1,8 +1,8 @@
 //! Every candidate on the device, not the heuristics' alone, and timings of it.
 
-use codegen::{ProgramShape, Target, Timings, untimed};
+use codegen::{ProgramShape, Target, Timings, select, untimed};
 use smelt::{TimingMode, TimingOptions};
-use tests::{Traced, compile_with, limits, run_passes};
+use tests::{Traced, compile_for, limits, run_passes};
 
 use super::{
     Arc, Case, CompileOptions, GenerationParams, Llm, LoadOptions, Numerics, Prompt, Quiet, Scenario, SeededWeights,
@@ -10,13 +10,18 @@ use super::{
 };
 
 /// Cases over all kernels that have several configurations: few rows and many, whole tiles and not.
-const CASES: [&str; 7] = [
+const CASES: [&str; 12] = [
     "linear bf16 129x200, 65 rows, 8 decoded",
     "linear bf16 512x4096, 128 rows, 9 decoded",
     "linear f16 96x14336, 33 rows, 5 decoded",
     "linear bf16 4096x256, 200 rows, 2 decoded",
     "linear f32 129x200, 65 rows, 8 decoded",
+    "fused linear bf16 512x4096, 128 rows, 2 decoded, norm true, swiglu",
+    "fused linear bf16 2048x1024, 64 rows, 4 decoded, norm true, bias, add",
+    "fused linear f16 208x136, 65 rows, 4 decoded, norm false, swiglu",
+    "fused linear bf16 528x520, 131 rows, 12 decoded, norm false, add",
     "attention bf16 8/2 heads of 128, 70 tokens of 3",
+    "attention bf16 8/2 heads of 128, 200 tokens of 5",
     "attention f16 20/1 heads of 48, 200 tokens of 5",
 ];
 
@@ -29,7 +34,8 @@ fn check(case: &Case) -> Result<usize, String> {
     let programs = ProgramShape::all(&fused, &limits(&fused));
     let (catalog, compiler) = (Target::Sm90a.catalog(), device::compiler()?);
     let mut candidates = Vec::new();
-    for op in untimed(&fused, &catalog, &programs, &Timings::default()) {
+    let selection = select(&fused, &catalog, &programs).map_err(|problems| problems.join("\n"))?;
+    for op in untimed(&selection, &catalog, &programs, &Timings::default()) {
         let outcomes = op.measure(&catalog, &Traced::default(), Some(&compiler)).map_err(|error| error.to_string())?;
         candidates.push((op.op().to_owned(), outcomes));
     }
@@ -48,7 +54,7 @@ fn check(case: &Case) -> Result<usize, String> {
             timings.record(op, outcomes);
         }
         let catalog = Target::Sm90a.catalog().timed(timings);
-        let compiled = compile_with(&graph, Target::Sm90a, catalog, &weights, scenario.kv_blocks)?;
+        let compiled = compile_for(&driver(), &graph, Target::Sm90a, catalog, &weights, scenario.kv_blocks)?;
         let found = execute(&device::executor()?, &graph, Arc::clone(&compiled.file), &scenario)?;
         let agrees = compare(&graph, &expected, &found, Tolerance::of(Numerics::Rounding, &graph));
         agrees.map_err(|reason| format!("round {round}: {reason}\n{}", compiled.selection))?;

@@ -15,10 +15,13 @@ const MAP: &[(&str, &[&str])] = &[
     ("engine", &["plan"]),
     ("text", &[]),
     ("plan", &[]),
+    ("custom-pass", &["cli", "smelt"]),
+    ("custom-op", &["cli", "smelt"]),
     ("tests", &[]),
     ("xtask", &[]),
 ];
 const FREE: [&str; 2] = ["tests", "xtask"];
+const EXAMPLES: [&str; 2] = ["custom-pass", "custom-op"];
 const COMPILER: [&str; 4] = ["frontend", "ir", "passes", "codegen"];
 
 /// Crates name only those that the map allows. Tests within a crate may name others.
@@ -34,6 +37,11 @@ pub fn follow_the_map(tree: &Tree) -> Vec<String> {
         violations.extend(package.dependencies.iter().filter(wrong).map(|d| names(package, d)));
     }
     violations
+}
+
+/// Examples are what a user would write: even their tests name nothing behind `smelt`.
+pub fn examples_are_users(tree: &Tree) -> Vec<String> {
+    refused(tree, &EXAMPLES, |d| d.ours && d.dev && d.name != "tests")
 }
 
 /// `runtime` and `engine` never name the compiler, not even in tests.
@@ -73,6 +81,12 @@ mod tests {
         assert!(follow_the_map(&tree("tests", &[("codegen", false, true)])).is_empty());
         assert_eq!(follow_the_map(&tree("cli", &[("ir", false, true)])), ["`cli` has `ir` as a dependency"]);
         assert_eq!(follow_the_map(&tree("scratch", &[])), ["`scratch` is not in the map"]);
+    }
+
+    #[test]
+    fn examples_test_with_what_users_have() {
+        assert!(examples_are_users(&tree("custom-op", &[("smelt", false, true), ("tests", true, true)])).is_empty());
+        assert_eq!(examples_are_users(&tree("custom-pass", &[("ir", true, true)])).len(), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ const MOST_LINES: usize = 700;
 const MOST_ARCHITECTURE_LINES: usize = 300;
 
 /// Filetests whose outcome is kept beside the case, by the first word after `// test:`.
-const WITH_SNAPSHOT: [&str; 4] = ["pass", "pipeline", "select", "plan"];
+const WITH_SNAPSHOT: [&str; 5] = ["pass", "rules", "pipeline", "select", "plan"];
 
 /// A Rust file opens with its job.
 pub fn open_with_their_job(tree: &Tree) -> Vec<String> {
@@ -36,7 +36,7 @@ fn lengths(tree: &Tree) -> impl Iterator<Item = (&str, usize)> {
 pub fn snapshots_have_cases(tree: &Tree) -> Vec<String> {
     let mut violations: Vec<String> =
         tree.with_extension("new").map(|file| format!("{} was not reviewed", file.path)).collect();
-    for file in tree.files.iter().filter(|file| file.path.starts_with("tests/cases/")) {
+    for file in tree.files.iter().filter(|file| is_filetest(&file.path)) {
         if let Some(stem) = file.path.strip_suffix(".snap")
             && tree.get(&format!("{stem}.ir")).is_none()
         {
@@ -50,6 +50,11 @@ pub fn snapshots_have_cases(tree: &Tree) -> Vec<String> {
         }
     }
     violations
+}
+
+/// Whether a file is a case or a snapshot of one: ours, or an example's.
+pub fn is_filetest(path: &str) -> bool {
+    path.starts_with("tests/cases/") || path.starts_with("examples/") && path.contains("/cases/")
 }
 
 /// The command on the first line of a case: `// test: pass fuse-swiglu`.
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn snapshots_and_cases_come_in_pairs() {
         let tree = Tree::of(&[
-            ("tests/cases/a.ir", "// test: pass fold-constants\n"),
+            ("tests/cases/a.ir", "// test: pass remove-dead-ops\n"),
             ("tests/cases/a.snap", ""),
             ("tests/cases/b.ir", "// test: pipeline canonical\n"),
             ("tests/cases/c.ir", "// test: roundtrip\n"),

@@ -69,7 +69,7 @@ impl Bench {
             return Err(Failure::usage("--batch, --prompt-len, --tokens and --repeat must be at least 1"));
         }
         let options = LoadOptions {
-            compile: self.compile.options(),
+            compile: self.compile.options()?,
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
             run: RunOptions { threads: self.threads, ..RunOptions::default() },
         };

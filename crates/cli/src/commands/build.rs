@@ -30,7 +30,7 @@ pub struct Build {
 
 impl Build {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
-        let mut options = self.compile.options();
+        let mut options = self.compile.options()?;
         options.dtype = self.precision.unwrap_or(self.compile.dtype).0;
         make_folder(&self.output_dir)?;
         let output = self.output_dir.join("model.plan");

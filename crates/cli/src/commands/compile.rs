@@ -102,12 +102,26 @@ impl std::str::FromStr for Emit {
 }
 
 impl EmitArgs {
+    /// Whether any of these is asked for.
     fn wants(&self, what: &[Emit]) -> bool {
         self.emit.iter().any(|emit| what.contains(emit))
     }
 
+    /// Whether there is a text of something else than passes.
+    pub fn beyond_passes(&self) -> bool {
+        let of_passes = |emit: &Emit| {
+            matches!(emit, Emit::Ir | Emit::IrAfterAll | Emit::IrAfterChange | Emit::IrAfter(_) | Emit::Passes)
+        };
+        !self.emit.iter().all(of_passes)
+    }
+
+    /// The folder for what a failure leaves.
+    pub fn folder(&self) -> Option<&Path> {
+        self.dump_dir.as_deref()
+    }
+
     /// The passes whose graphs are to be written.
-    fn wanted_passes(&self) -> WantedPasses {
+    pub fn wanted_passes(&self) -> WantedPasses {
         let named = self.emit.iter().filter_map(|emit| match emit {
             Emit::IrAfter(pass) => Some(pass.clone()),
             _ => None,
@@ -125,8 +139,8 @@ impl EmitArgs {
 impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
-        let report =
-            compile(&self.cache.driver(driver), &self.dir, output.as_deref(), &self.compile.options(), &self.emit)?;
+        let driver = self.cache.driver(driver);
+        let report = compile(&driver, &self.dir, output.as_deref(), &self.compile.options()?, &self.emit)?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }
@@ -160,22 +174,27 @@ pub fn compile(
     let report = driver.compile(dir, output, options, wanted, &mut progress);
     progress.finish();
     let report = report.map_err(|error| with_repro(error, emit.dump_dir.as_deref()))?;
-    write_texts(emit, &dumps, &report)?;
+    write_texts(emit, &dumps, &report.passes)?;
     Ok(report)
 }
 
 /// Writes down the graph that broke a pass.
 pub fn with_repro(error: Error, folder: Option<&Path>) -> Failure {
-    let Error::Pass(failure) = &error else { return error.into() };
+    let (failure, command) = match &error {
+        Error::Pass(failure) => (failure, "smelt opt".to_owned()),
+        Error::Rule(failure) => (failure, format!("smelt opt --rewrites FILE --pass {}", failure.pass)),
+        _ => return error.into(),
+    };
     let path = folder.unwrap_or(Path::new(".")).join("repro.ir");
     let help = match write_file(&path, failure.repro.as_bytes()) {
-        Ok(()) => format!("wrote {}: `smelt opt` on it shows the failure again", path.display()),
+        Ok(()) => format!("wrote {}: `{command}` on it shows the failure again", path.display()),
         Err(failure) => format!("repro.ir could not be written: {failure}"),
     };
     Failure::from(error).help(help)
 }
 
-fn write_texts(emit: &EmitArgs, dumps: &Dumps, compiled: &CompileReport) -> Result<(), Failure> {
+/// Writes the texts that were asked for.
+pub fn write_texts(emit: &EmitArgs, dumps: &Dumps, passes: &[PassTime]) -> Result<(), Failure> {
     let mut texts: Vec<(String, &str)> = Vec::new();
     if emit.emit.contains(&Emit::Ir) {
         texts.push(("imported.ir".to_owned(), &dumps.imported));
@@ -184,7 +203,7 @@ fn write_texts(emit: &EmitArgs, dumps: &Dumps, compiled: &CompileReport) -> Resu
     for (index, (pass, text)) in dumps.after_passes.iter().enumerate() {
         texts.push((format!("{index:02}-{pass}.ir"), text));
     }
-    let passes = pass_table(&compiled.passes);
+    let passes = pass_table(passes);
     if emit.wants(&[Emit::Passes]) {
         texts.push(("passes.txt".to_owned(), &passes));
     }

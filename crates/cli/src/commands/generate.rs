@@ -66,7 +66,7 @@ impl Generate {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let model = plan_in(&self.model);
         let options = LoadOptions {
-            compile: self.compile.options(),
+            compile: self.compile.options()?,
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
             run: RunOptions { threads: self.threads, blocking: self.blocking },
         };

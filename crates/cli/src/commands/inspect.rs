@@ -1,17 +1,38 @@
 //! `smelt inspect`
 
-use std::path::PathBuf;
+mod arena;
+mod diff;
+mod dot;
+mod figures;
+mod html;
+mod page;
+mod source;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod view;
+mod weights;
 
-use clap::Args;
-use serde::Serialize;
-use smelt::{Error, PlanFile};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args};
+use smelt::plans::Machine;
+use smelt::{Error, Plan, PlanFile, Program};
 
 use super::memory;
 use crate::failure::Failure;
-use crate::output::{bytes, print, print_json};
+use crate::output::{bytes, print, print_json, write_file};
+use diff::{Diff, Side};
+use page::Subject;
+use summary::Summary;
+use view::View;
+
+/// Context of predictions, where none is named.
+const CONTEXT: u32 = 1024;
 
 /// Shows what a plan holds.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["memory", "html", "diff", "dot"]))]
 pub struct Inspect {
     /// The plan.
     #[arg(value_name = "FILE.plan")]
@@ -19,176 +40,95 @@ pub struct Inspect {
     /// Shows what lives in the arena when: the fullest step of a program, and every buffer of it.
     #[arg(long)]
     memory: bool,
-    /// The program for --memory, such as decode@1 [default: the one with the largest arena].
-    #[arg(long, value_name = "NAME", requires = "memory")]
-    program: Option<String>,
-    /// Prints JSON.
+    /// Writes a page for a browser: where the time should go, launches by layer with their kernels and costs, memory,
+    /// and the CUDA C.
+    #[arg(long, value_name = "OUT.html")]
+    html: Option<PathBuf>,
+    /// Shows what differs in another plan. The exit code is 0 either way.
+    #[arg(long, value_name = "OTHER.plan")]
+    diff: Option<PathBuf>,
+    /// Prints a program for Graphviz.
     #[arg(long)]
+    dot: bool,
+    /// The program, such as decode@1 [default: all for --html and --diff, the first for --dot, the one with the largest
+    /// arena for --memory].
+    #[arg(long, value_name = "NAME", requires = "what")]
+    program: Option<String>,
+    /// Cached tokens of each sequence that predictions assume [default: 1024, or as many as the plan allows].
+    #[arg(long, value_name = "N", requires = "what", conflicts_with = "memory")]
+    context: Option<u32>,
+    /// The machine whose roofline predicts times: h200, h100 or cpu [default: what the target stands for].
+    #[arg(long, value_name = "NAME", requires = "what", conflicts_with = "memory", value_parser = parse_machine)]
+    machine: Option<Machine>,
+    /// Prints JSON.
+    #[arg(long, conflicts_with_all = ["html", "dot"])]
     json: bool,
 }
 
-/// A plan in figures. Sizes are in bytes.
-#[derive(Serialize)]
-struct Summary {
-    schema_version: u32,
-    target: String,
-    format_version: u32,
-    file_bytes: u64,
-    architecture: String,
-    parameters: u64,
-    vocab_size: u32,
-    bos: Option<u32>,
-    eos: Vec<u32>,
-    max_batch_size: u32,
-    max_input_len: u32,
-    max_seq_len: u32,
-    max_num_tokens: u32,
-    weights: usize,
-    weight_bytes: u64,
-    stored_weight_bytes: u64,
-    kv: Vec<KvSummary>,
-    kernels: Vec<String>,
-    programs: Vec<ProgramSummary>,
-    config: Vec<(String, String)>,
-    inputs: Vec<InputSummary>,
-}
-
-#[derive(Serialize)]
-struct KvSummary {
-    dtype: String,
-    layers: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    block_tokens: u32,
-    blocks: u32,
-    bytes: u64,
-}
-
-#[derive(Serialize)]
-struct ProgramSummary {
-    name: String,
-    steps: usize,
-    arena_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct InputSummary {
-    name: String,
-    bytes: u64,
-    blake3: String,
+fn parse_machine(name: &str) -> Result<Machine, String> {
+    let known = Machine::ALL.map(|machine| machine.name).join(", ");
+    Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
 }
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
-        let file = PlanFile::open(&self.plan).map_err(Error::from)?;
-        for chunk in 0..file.chunk_count() {
-            file.verify_chunk(chunk).map_err(Error::from)?;
-        }
+        let file = open(&self.plan)?;
         if self.memory {
             let memory = memory::Memory::of(file.plan(), self.program.as_deref())?;
             return if self.json { print_json(&memory) } else { print(&memory.table()) };
         }
+        if let Some(path) = &self.html {
+            return self.write_page(&file, path);
+        }
+        if let Some(other) = &self.diff {
+            let other = open(other)?;
+            let [a, b] = [&file, &other].map(|file| Ok::<_, Failure>(Side { file, views: self.views(file.plan())? }));
+            let diff = Diff::of(&a?, &b?);
+            return if self.json { print_json(&diff) } else { print(&diff.text()) };
+        }
+        if self.dot {
+            let views = self.views(file.plan())?;
+            let first = views.first().ok_or_else(|| Failure::bad_input("the plan has no programs"))?;
+            return print(&dot::dot(first));
+        }
         let summary = Summary::of(&file);
         if self.json { print_json(&summary) } else { print(&summary.table()) }
     }
+
+    fn write_page(&self, file: &PlanFile, path: &Path) -> Result<(), Failure> {
+        let plan = file.plan();
+        let page = page::page(&Subject { plan, views: self.views(plan)?, context: self.context(plan)? });
+        write_file(path, page.as_bytes())?;
+        print(&format!("{} ({})\n", path.display(), bytes(page.len() as u64)))
+    }
+
+    /// The programs that were asked for, on the machine that was.
+    fn views<'a>(&self, plan: &'a Plan) -> Result<Vec<View<'a>>, Failure> {
+        let context = u64::from(self.context(plan)?);
+        let machine = self.machine.unwrap_or_else(|| Machine::of_target(&plan.target));
+        let view = |program: &'a Program| View::of(plan, program, machine, context);
+        match &self.program {
+            Some(name) => Ok(vec![view(memory::program(plan, name)?)?]),
+            None => plan.programs.iter().map(view).collect(),
+        }
+    }
+
+    fn context(&self, plan: &Plan) -> Result<u32, Failure> {
+        let most = plan.limits.max_seq_len;
+        match self.context {
+            Some(context) if context > most => Err(Failure::usage(format!(
+                "expected a context of at most {most} tokens, as sequences of the plan have"
+            ))),
+            context => Ok(context.unwrap_or(CONTEXT.min(most))),
+        }
+    }
 }
 
-impl Summary {
-    fn of(file: &PlanFile) -> Summary {
-        let plan = file.plan();
-        let (model, limits) = (&plan.model, &plan.limits);
-        Summary {
-            schema_version: 1,
-            target: plan.target.clone(),
-            format_version: smelt::FORMAT_VERSION,
-            file_bytes: file.bytes(),
-            architecture: model.architecture.clone(),
-            parameters: model.parameters,
-            vocab_size: model.vocab_size,
-            bos: model.bos,
-            eos: model.eos.clone(),
-            max_batch_size: limits.max_batch_size,
-            max_input_len: limits.max_input_len,
-            max_seq_len: limits.max_seq_len,
-            max_num_tokens: limits.max_num_tokens,
-            weights: plan.weights.len(),
-            weight_bytes: plan.weights.iter().filter_map(|weight| weight.bytes()).sum(),
-            stored_weight_bytes: file.weights().len() as u64,
-            kv: plan
-                .kv
-                .iter()
-                .map(|group| KvSummary {
-                    dtype: group.dtype.to_string(),
-                    layers: group.layers,
-                    kv_heads: group.kv_heads,
-                    head_dim: group.head_dim,
-                    block_tokens: group.block_tokens,
-                    blocks: group.blocks,
-                    bytes: group.pool_bytes(),
-                })
-                .collect(),
-            kernels: plan.kernels.iter().map(|kernel| kernel.name.clone()).collect(),
-            programs: plan
-                .programs
-                .iter()
-                .map(|program| ProgramSummary {
-                    name: program.name.clone(),
-                    steps: program.steps.len(),
-                    arena_bytes: program.arena_bytes,
-                })
-                .collect(),
-            config: plan.config.clone(),
-            inputs: plan
-                .inputs
-                .iter()
-                .map(|input| InputSummary {
-                    name: input.name.clone(),
-                    bytes: input.bytes,
-                    blake3: input.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
-                })
-                .collect(),
-        }
+/// Opens a plan and reads all of it once, so that what is shown is what was written.
+fn open(path: &Path) -> Result<PlanFile, Failure> {
+    let file = PlanFile::open(path).map_err(Error::from)?;
+    for chunk in 0..file.chunk_count() {
+        file.verify_chunk(chunk).map_err(Error::from)?;
     }
-
-    fn table(&self) -> String {
-        let mut rows = vec![
-            ("target".to_owned(), format!("{}, plan format {}", self.target, self.format_version)),
-            ("model".to_owned(), format!("{}, {} parameters", self.architecture, self.parameters)),
-            ("vocabulary".to_owned(), format!("{}, eos {:?}", self.vocab_size, self.eos)),
-            (
-                "limits".to_owned(),
-                format!(
-                    "{} sequences of {} tokens (prompts of {}), {} tokens a step",
-                    self.max_batch_size, self.max_seq_len, self.max_input_len, self.max_num_tokens
-                ),
-            ),
-            ("file".to_owned(), bytes(self.file_bytes)),
-            (
-                "weights".to_owned(),
-                format!(
-                    "{} tensors, {} ({} stored)",
-                    self.weights,
-                    bytes(self.weight_bytes),
-                    bytes(self.stored_weight_bytes)
-                ),
-            ),
-        ];
-        for kv in &self.kv {
-            let shape = format!("{} layers x {} heads x {}", kv.layers, kv.kv_heads, kv.head_dim);
-            let pool = format!("{} blocks of {} tokens, {}", kv.blocks, kv.block_tokens, bytes(kv.bytes));
-            rows.push(("KV cache".to_owned(), format!("{} {shape}, {pool}", kv.dtype)));
-        }
-        rows.push(("kernels".to_owned(), self.kernels.join(", ")));
-        for program in &self.programs {
-            let text = format!("{}, {} steps, arena {}", program.name, program.steps, bytes(program.arena_bytes));
-            rows.push(("program".to_owned(), text));
-        }
-        for (key, value) in &self.config {
-            rows.push(("config".to_owned(), format!("{key} = {value}")));
-        }
-        for input in &self.inputs {
-            rows.push(("made from".to_owned(), format!("{} ({}) {}", input.name, bytes(input.bytes), input.blake3)));
-        }
-        rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
-    }
+    Ok(file)
 }

@@ -39,10 +39,7 @@ impl Memory {
     /// The arena of the program of this name, or of the one with the largest.
     pub fn of(plan: &Plan, name: Option<&str>) -> Result<Memory, Failure> {
         let program = match name {
-            Some(name) => plan.programs.iter().find(|program| program.name == name).ok_or_else(|| {
-                let known: Vec<&str> = plan.programs.iter().map(|program| program.name.as_str()).collect();
-                Failure::usage(format!("the plan has no program `{name}`, it has: {}", known.join(", ")))
-            })?,
+            Some(name) => program(plan, name)?,
             None => plan
                 .programs
                 .iter()
@@ -52,41 +49,38 @@ impl Memory {
         Ok(Memory::of_program(program))
     }
 
-    fn of_program(program: &Program) -> Memory {
-        let alive = |step: u32| -> u64 {
-            let live = program.buffers.iter().filter(|buffer| (buffer.live.0..=buffer.live.1).contains(&step));
-            live.map(|buffer| buffer.bytes.next_multiple_of(smelt::WEIGHT_ALIGN)).sum()
-        };
-        // a live set is largest where some buffer begins
-        let starts = program.buffers.iter().map(|buffer| buffer.live.0);
-        let fullest_step = starts.max_by_key(|step| (alive(*step), std::cmp::Reverse(*step))).unwrap_or(0);
-        let site = program.steps.get(fullest_step as usize).map(|Step::Launch(launch)| launch.site.clone());
+    /// The arena of a program.
+    pub fn of_program(program: &Program) -> Memory {
+        let fullest = program.fullest_step();
+        let site = program.steps.get(fullest.step as usize).map(|Step::Launch(launch)| launch.site.clone());
         let mut buffers: Vec<Placed> = program.buffers.iter().map(placed).collect();
         buffers.sort_by_key(|buffer| (buffer.offset, buffer.first_step));
         Memory {
             schema_version: 1,
             program: program.name.clone(),
             arena_bytes: program.arena_bytes,
-            live_bytes: alive(fullest_step),
-            fullest_step,
+            live_bytes: fullest.bytes,
+            fullest_step: fullest.step,
             fullest_site: site.unwrap_or_default(),
             buffers,
         }
     }
 
-    /// For people.
-    pub fn table(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{}: arena {}, at least {} (step {}, `{}`)",
-            self.program,
+    /// The size, and the size that no placement could beat.
+    pub fn headline(&self) -> String {
+        format!(
+            "arena {}, at least {} (step {}, `{}`)",
             bytes(self.arena_bytes),
             bytes(self.live_bytes),
             self.fullest_step,
             self.fullest_site
-        );
+        )
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut text = format!("{}: {}\n", self.program, self.headline());
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{:>12} {:>12} {:>11}  value", "offset", "bytes", "steps");
         for buffer in &self.buffers {
             let steps = format!("{}..{}", buffer.first_step, buffer.last_step);
@@ -101,6 +95,14 @@ impl Memory {
         }
         text + "* alive in the fullest step\n"
     }
+}
+
+/// The program of this name.
+pub fn program<'a>(plan: &'a Plan, name: &str) -> Result<&'a Program, Failure> {
+    plan.programs.iter().find(|program| program.name == name).ok_or_else(|| {
+        let known: Vec<&str> = plan.programs.iter().map(|program| program.name.as_str()).collect();
+        Failure::usage(format!("the plan has no program `{name}`, it has: {}", known.join(", ")))
+    })
 }
 
 fn placed(buffer: &smelt::Buffer) -> Placed {

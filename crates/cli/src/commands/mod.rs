@@ -7,6 +7,7 @@ pub mod completions;
 pub mod doctor;
 pub mod generate;
 pub mod inspect;
+pub mod list;
 mod memory;
 pub mod opt;
 pub mod plan;

@@ -10,4 +10,4 @@ mod source;
 pub use compiler::{Built, Compiler};
 pub use diagnostics::Usage;
 pub use nvrtc::{Nvrtc, find};
-pub use source::{KERNEL_FILES, flatten};
+pub use source::{Header, KERNEL_FILES, flatten};

@@ -19,6 +19,7 @@ kernel_files![
     "common/body.cuh",
     "common/cache.cuh",
     "common/reduce.cuh",
+    "common/scalar.cuh",
     "common/silu.cuh",
     "common/sincos.cuh",
     "common/tiled.cuh",
@@ -41,38 +42,65 @@ kernel_files![
     "rows/elementwise.cuh",
     "rows/embedding.cuh",
     "rows/fill_random.cuh",
+    "rows/map.cuh",
     "rows/split.cuh",
     "sampling/argmax.cuh",
 ];
 
-/// The unit with every include replaced by the file, once, between `#line` marks: it compiles on its own, and messages
-/// point into `kernels/`.
-pub fn flatten(unit: &str) -> String {
-    let mut out = String::new();
-    let mut seen = BTreeSet::new();
-    append(&mut out, &mut seen, "unit.cu", unit);
-    out
+/// A file that units may include beside those of `kernels/`. It may include those, and others that come with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Header {
+    /// What stands in the `#include`, and what messages of the compiler call it.
+    pub path: &'static str,
+    /// The file.
+    pub text: &'static str,
 }
 
-fn append(out: &mut String, seen: &mut BTreeSet<&'static str>, name: &str, text: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "#line 1 \"{name}\"");
-    for (number, line) in (1..).zip(text.lines()) {
-        let included = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
-        match included.map(|path| KERNEL_FILES.iter().find(|(known, _)| *known == path).ok_or(path)) {
-            Some(Ok((path, text))) => {
-                if seen.insert(path) {
-                    append(out, seen, &format!("kernels/{path}"), text);
-                    let _ = writeln!(out, "#line {} \"{name}\"", number + 1);
-                } else {
-                    out.push('\n');
+/// The unit with every include replaced by the file, once, between `#line` marks: it compiles on its own, and messages
+/// point into `kernels/` and the headers.
+pub fn flatten(unit: &str, headers: &[Header]) -> String {
+    let mut flat = Flat { out: String::new(), seen: BTreeSet::new(), headers };
+    flat.append("unit.cu", unit);
+    flat.out
+}
+
+/// A unit on its way to be without includes.
+struct Flat<'a> {
+    out: String,
+    seen: BTreeSet<&'static str>,
+    headers: &'a [Header],
+}
+
+impl Flat<'_> {
+    fn append(&mut self, name: &str, text: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.out, "#line 1 \"{name}\"");
+        for (number, line) in (1..).zip(text.lines()) {
+            let included = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            match included.and_then(|path| self.find(path)) {
+                Some((header, name_below)) => {
+                    if self.seen.insert(header.path) {
+                        self.append(&name_below, header.text);
+                        let _ = writeln!(self.out, "#line {} \"{name}\"", number + 1);
+                    } else {
+                        self.out.push('\n');
+                    }
                 }
+                None if line == "#pragma once" => self.out.push('\n'),
+                // an include that nobody brings is left for the compiler to refuse, at its line
+                None => drop(writeln!(self.out, "{line}")),
             }
-            // what is not ours is left for the compiler to refuse, at its line
-            Some(Err(_)) => drop(writeln!(out, "{line}")),
-            None if line == "#pragma once" => out.push('\n'),
-            None => drop(writeln!(out, "{line}")),
         }
+    }
+
+    /// The file of an include, and its name in messages.
+    fn find(&self, path: &str) -> Option<(Header, String)> {
+        let brought = self.headers.iter().find(|header| header.path == path);
+        let brought = brought.map(|header| (*header, header.path.to_owned()));
+        brought.or_else(|| {
+            let &(path, text) = KERNEL_FILES.iter().find(|(known, _)| *known == path)?;
+            Some((Header { path, text }, format!("kernels/{path}")))
+        })
     }
 }
 
@@ -104,10 +132,22 @@ mod tests {
 
     #[test]
     fn includes_are_pasted_once() {
-        let text = flatten("#include \"ptx/griddep.cuh\"\n#include \"ptx/griddep.cuh\"\nint x;\n");
+        let text = flatten("#include \"ptx/griddep.cuh\"\n#include \"ptx/griddep.cuh\"\nint x;\n", &[]);
         assert_eq!(text.matches("griddepcontrol_wait()").count(), 1);
         assert!(!text.contains("#include") && !text.contains("#pragma once"));
         assert!(text.starts_with("#line 1 \"unit.cu\"\n#line 1 \"kernels/ptx/griddep.cuh\"\n"));
         assert!(text.ends_with("#line 2 \"unit.cu\"\n\nint x;\n"));
+    }
+
+    #[test]
+    fn headers_come_with_a_unit_and_keep_their_names() {
+        let header = |path, text| Header { path, text };
+        let headers = [header("mine/a.cuh", "#include \"mine/b.cuh\"\nint a;\n"), header("mine/b.cuh", "int b;\n")];
+        let text = flatten("#include \"mine/a.cuh\"\n#include \"mine/c.cuh\"\n", &headers);
+        assert_eq!(
+            text,
+            "#line 1 \"unit.cu\"\n#line 1 \"mine/a.cuh\"\n#line 1 \"mine/b.cuh\"\nint b;\n\
+             #line 2 \"mine/a.cuh\"\nint a;\n#line 2 \"unit.cu\"\n#include \"mine/c.cuh\"\n"
+        );
     }
 }

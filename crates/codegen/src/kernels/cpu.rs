@@ -4,19 +4,20 @@
 //! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
 
 use ir::ops::{
-    Add, AddRmsNorm, AppendKv, Argmax, Cast, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope,
-    RopeAppendKv, Silu, SiluMul, Split, Swiglu,
+    AddRmsNorm, AppendKv, Argmax, Embedding, Epilogue, GatherRows, LinearParts, PagedAttention, RmsNorm, Rope,
+    RopeAppendKv, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
 
 use super::distinct;
-use crate::{Call, Catalog, Kernel, Refusal, Site};
+use crate::kernels::about::about;
+use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
 /// Bytes of weights that one task of a linear reads.
 const LINEAR_TASK_BYTES: u64 = 128 << 10;
 /// Rows that one task of a row-wise kernel takes.
-const ROWS: u64 = 8;
+pub(crate) const ROWS: u64 = 8;
 
 type Candidates = fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>;
 
@@ -45,6 +46,10 @@ impl Kernel for CpuKernel {
         let call = self.call(site)?;
         self.candidates.map_or_else(|| Ok(vec![call]), |candidates| candidates(site.graph, site.op))
     }
+
+    fn about(&self) -> About {
+        about(Target::Cpu, self.name)
+    }
 }
 
 /// The kernels of the `cpu` target.
@@ -57,15 +62,11 @@ pub(crate) fn catalog() -> Catalog {
         kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
         kernel("rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<RmsNorm>(graph, op)?.eps))),
         kernel("swiglu", rows_of::<Swiglu>),
-        kernel("silu_mul", rows_of::<SiluMul>),
         kernel("embedding", rows_of::<Embedding>),
         kernel("gather_rows", rows_of::<GatherRows>),
         kernel("argmax", argmax),
-        kernel("add", rows_of::<Add>),
-        kernel("mul", rows_of::<Mul>),
-        kernel("silu", rows_of::<Silu>),
-        kernel("copy", rows_of::<Cast>),
         kernel("split", rows_of::<Split>),
+        kernel("map", map),
         kernel("rope", |graph, op| Ok(rows(graph, op)?.int("head_dim", attr::<Rope>(graph, op)?.head_dim))),
         kernel("append_kv", |graph, op| {
             let append = attr::<AppendKv>(graph, op)?;
@@ -74,12 +75,13 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// Results, and operands that are not constant, are f32; ids and positions are i32. Rows of an embedding table come
-/// out in its dtype, and a cast behind it widens them.
+/// Results, and operands that are not constant, are f32; ids and positions are i32. Rows of a table come out in its
+/// dtype, also those gathered from them, and the region behind them widens them.
 fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
-    let widens = graph.cast::<Cast>(op).is_some();
+    let gathers = graph.cast::<GatherRows>(op).is_some();
+    let widens = gathers || graph.formula(op).is_some();
     let operands = graph.operands(op).into_iter().filter(|operand| !widens && !graph.is_constant(*operand));
-    let looks_up = graph.cast::<Embedding>(op).is_some();
+    let looks_up = gathers || graph.cast::<Embedding>(op).is_some();
     for value in operands.chain(graph.results(op).filter(|_| !looks_up)) {
         let dtype = graph.tensor(value).map_or(DType::F32, |ty| ty.dtype);
         if dtype != DType::F32 && dtype != DType::I32 {
@@ -118,31 +120,43 @@ fn rows_of<T: OpDef>(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     rows(graph, op)
 }
 
+fn map(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let formula = graph.formula(op).ok_or(Refusal::OtherOp)?;
+    Ok(rows(graph, op)?.text("f", formula.to_string()))
+}
+
 fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     let argmax = attr::<Argmax>(graph, op)?;
     Ok(Call::grid(tokens(graph, op)?).int("classes", argmax.classes))
 }
 
+/// A product with its bias and what it is added to; other neighbours are ops of their own here.
 fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     linear_in_tasks(graph, op, LINEAR_TASK_BYTES)
 }
 
 /// Larger tasks read longer runs of memory, smaller ones leave no thread waiting for the last of them.
 fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
-    let sizes = [LINEAR_TASK_BYTES, LINEAR_TASK_BYTES / 4, LINEAR_TASK_BYTES * 4, LINEAR_TASK_BYTES * 16];
-    distinct(sizes.into_iter().map(|bytes| linear_in_tasks(graph, op, bytes)))
+    let sizes = [LINEAR_TASK_BYTES / 4, LINEAR_TASK_BYTES * 4, LINEAR_TASK_BYTES * 16];
+    distinct(linear(graph, op), sizes.into_iter().map(|bytes| linear_in_tasks(graph, op, bytes)))
 }
 
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
-    attr::<Linear>(graph, op)?;
-    let weight = tensor(graph, graph.operands(op)[1])?;
+    let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
+    let adds = match (parts.before, parts.epilogues().as_slice()) {
+        (None, [] | [Epilogue::Bias]) => false,
+        (None, [Epilogue::Add] | [Epilogue::Bias, Epilogue::Add]) => true,
+        _ => return Err(Refusal::because("does a product, its bias and a residual")),
+    };
+    let weight = tensor(graph, parts.weight)?;
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
         return Err(Refusal::Because("the weight has a symbolic size".to_owned()));
     };
     // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
     let per_task = (task_bytes / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
     let per_task = per_task.min(columns.next_multiple_of(24));
-    Ok(Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64))
+    let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
+    Ok(if adds { call.text("behind", "add") } else { call })
 }
 
 fn paged_attention(graph: &Graph, op: OpId) -> Result<Call, Refusal> {

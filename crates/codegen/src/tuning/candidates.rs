@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ir::{AttrValue, Type};
 
-use crate::cuda::flatten;
+use crate::cuda::Header;
 use crate::select::configured;
 use crate::{Call, Catalog, Site};
 
@@ -26,18 +26,18 @@ pub(crate) struct Candidate {
     pub code: String,
 }
 
-/// Hashes of code by units, which many ops share.
+/// Hashes of code by units and their own headers, which many ops share.
 #[derive(Debug, Default)]
 pub(crate) struct Codes {
-    of_units: HashMap<String, String>,
+    of_units: HashMap<(String, Vec<Header>), String>,
 }
 
 impl Codes {
     /// Of the unit with all its includes; kernels that are part of the program go by its version.
     fn of(&mut self, call: &Call) -> String {
         let Some(device) = &call.device else { return env!("CARGO_PKG_VERSION").to_owned() };
-        let hash = |unit: &str| blake3::hash(flatten(unit).as_bytes()).to_hex()[..16].to_owned();
-        self.of_units.entry(device.unit.clone()).or_insert_with_key(|unit| hash(unit)).clone()
+        let hash = || blake3::hash(device.source().as_bytes()).to_hex()[..16].to_owned();
+        self.of_units.entry((device.unit.clone(), device.headers.clone())).or_insert_with(hash).clone()
     }
 }
 

@@ -8,7 +8,7 @@ use ir::ops::Cast;
 use ir::{Graph, Op, TensorType, Type, Value};
 use plan::{
     Arg, Buffer, DType, Dim, KvGroup, Launch, Layout, Limits, Model, Plan, Port, Program, ProgramKind, RandomPart,
-    Step, WEIGHT_ALIGN, Weight, WeightData,
+    Step, WEIGHT_ALIGN, Weight, WeightData, Work,
 };
 
 use super::candidates::Candidate;
@@ -310,6 +310,8 @@ fn empty_launch(name: &str, kernel: u32, call: &Call, program: &ProgramShape) ->
         maps: device.map_or_else(Vec::new, |device| device.maps.clone()),
         scalars: scalars.iter().map(size).collect::<Result<_, _>>()?,
         grid: size(&call.grid)?,
+        ir: String::new(),
+        work: Work { flops: 0.into(), read: 0.into(), written: 0.into() },
     })
 }
 

@@ -11,7 +11,7 @@ use super::candidates::{Candidate, Candidates, Codes};
 use super::trial::{LAUNCHES, Trial};
 use super::{Outcome, Timings};
 use crate::cuda::Compiler;
-use crate::{Catalog, CodegenError, ProgramShape, Site};
+use crate::{Catalog, CodegenError, ProgramShape, Selection, Site};
 
 /// Repetitions of which the median counts, and of which there are fewer where they take longer than this.
 const REPETITIONS: usize = 9;
@@ -29,9 +29,9 @@ pub struct Untimed<'a> {
 }
 
 /// The ops of the programs for which `timings` do not decide, although there is a choice. Each is there once, however
-/// many layers have it.
+/// many layers have it. Programs are asked for as they are selected without timings.
 pub fn untimed<'a>(
-    graph: &'a Graph,
+    selection: &'a Selection,
     catalog: &Catalog,
     programs: &'a [ProgramShape],
     timings: &Timings,
@@ -39,17 +39,17 @@ pub fn untimed<'a>(
     let mut codes = Codes::default();
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    for program in programs {
-        for id in graph.ops().filter(|id| !graph.is_constant(graph.result(*id))) {
-            let site = Site { graph, op: id, program };
-            let Some(first) = catalog.iter().find_map(|kernel| kernel.call(&site).ok()) else { continue };
-            let candidates = Candidates::of(&site, catalog, &first, &mut codes);
+    for (index, program) in programs.iter().enumerate() {
+        let chosen = selection.program(index);
+        for (id, choice) in chosen.launches() {
+            let site = Site { graph: chosen.graph(), op: id, program };
+            let candidates = Candidates::of(&site, catalog, &choice.call, &mut codes);
             if candidates.list.is_empty() || timings.of(&candidates).is_some() {
                 continue;
             }
             let texts: Vec<String> = candidates.list.iter().map(|candidate| candidate.text.clone()).collect();
             if seen.insert((candidates.op.clone(), texts)) {
-                found.push(Untimed { graph, program, id, candidates });
+                found.push(Untimed { graph: chosen.graph(), program, id, candidates });
             }
         }
     }

@@ -4,8 +4,8 @@ use plan::DType;
 
 use super::rope::{check_rope, rotate};
 use crate::{
-    HostTensor, KvState, OpClass, Semantics, Slot, TensorType, Tokens, Type, TypeError, expect_dtype, expect_rank,
-    expect_same, op, type_error,
+    Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, Slot, TensorType, Tokens, Type, TypeError,
+    Value, expect_dtype, expect_rank, expect_same, op, type_error,
 };
 
 op! {
@@ -30,6 +30,23 @@ op! {
     /// queries have the dtype of the row, or `to`.
     pub struct RopeAppendKv = "rope_append_kv" (qkv, positions, query_starts, block_table, frequencies) {
         group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, to: Option<DType>
+    }
+}
+
+op! {
+    /// `rope_append_kv` of a packed row `[q, k, v]` and `paged_attention` of its queries over the cache that it leaves:
+    /// `[T, (heads + 2 * kv_heads) * head_dim]` to `[T, heads * head_dim]` and the effect. The queries are rounded to
+    /// the dtype of the row, or `to`, which is the result's.
+    pub struct RopeAttention = "rope_attention" (qkv, positions, query_starts, block_table, frequencies) {
+        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, scale: f32, to: Option<DType>
+    }
+}
+
+impl RopeAttention {
+    fn parts(&self) -> (RopeAppendKv, PagedAttention) {
+        let RopeAttention { group, layer, head_dim, heads, kv_heads, scale, to } = *self;
+        let rope = RopeAppendKv { group, layer, head_dim, heads, kv_heads, to };
+        (rope, PagedAttention { group, layer, head_dim, kv_heads, scale })
     }
 }
 
@@ -58,6 +75,9 @@ impl KvAccess {
             KvAccess { group, layer, width, heads: Some((kv_heads, head_dim)) }
         };
         if let Some(op) = op.cast::<PagedAttention>() {
+            return Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim));
+        }
+        if let Some(op) = op.cast::<RopeAttention>() {
             return Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim));
         }
         let op = op.cast::<RopeAppendKv>()?;
@@ -154,6 +174,46 @@ impl Semantics for RopeAppendKv {
             }
         }
         Ok(vec![HostTensor::f32([positions.len(), q_width], queries), HostTensor::effect()])
+    }
+}
+
+impl Semantics for RopeAttention {
+    const CLASS: OpClass = OpClass::State;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        let (rope, attention) = self.parts();
+        let rotated = rope.infer(operands)?;
+        let mut result = attention.infer(&[&rotated[0], &rotated[1], operands[1], operands[2], operands[3]])?;
+        result.push(Type::Effect);
+        Ok(result)
+    }
+
+    fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        let (rope, attention) = self.parts();
+        let mut rotated = rope.eval(operands, state)?;
+        let queries = rotated.remove(0);
+        let queries = match self.to {
+            Some(to) => queries.rounded(to),
+            None => queries,
+        };
+        let effect = HostTensor::effect();
+        let mut result = attention.eval(&[&queries, &effect, operands[1], operands[2], operands[3]], state)?;
+        result.push(effect);
+        Ok(result)
+    }
+
+    fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
+        let [qkv, positions, query_starts, block_table, frequencies] = graph.operands_of(id)?;
+        let (rope, attention) = self.parts();
+        let mut patch = Patch::new();
+        let step = [positions, query_starts, block_table].map(PatchValue::from);
+        let [positions, query_starts, block_table] = step;
+        let queries = patch.add(graph, rope, &[qkv.into(), positions, query_starts, block_table, frequencies.into()]);
+        let effect = queries.result(1);
+        let mixed = patch.add(graph, attention, &[queries, effect, positions, query_starts, block_table]);
+        patch.replace(graph.result(id), mixed);
+        patch.replace(Value { op: id, result: 1 }, effect);
+        Some(patch)
     }
 }
 

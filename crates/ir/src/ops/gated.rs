@@ -1,6 +1,9 @@
 //! The gated activation of a decoder's MLP.
 
-use super::elementwise::silu;
+use plan::{Apply, DType, Formula, ScalarFn, Term};
+
+use super::elementwise::chain;
+use super::map::evaluate;
 use crate::{HostTensor, KvState, OpClass, Semantics, Type, TypeError, expect_rank, expect_same, op, type_error};
 
 op! {
@@ -27,7 +30,13 @@ impl Semantics for SiluMul {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        Ok(vec![operands[0].zip(operands[1], |gate, up| silu(gate) * up)])
+        Ok(silu_mul(operands))
+    }
+
+    fn formula(&self, results: &[DType]) -> Option<Formula> {
+        let activated = Apply { function: ScalarFn::Silu, args: vec![Term::Input(0)] };
+        let gated = Apply { function: ScalarFn::Mul, args: vec![Term::Step(0), Term::Input(1)] };
+        chain(vec![activated, gated], results)
     }
 }
 
@@ -44,12 +53,20 @@ impl Semantics for Swiglu {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let half = operands[0].width() / 2;
-        let mut values = Vec::with_capacity(operands[0].floats().len() / 2);
-        for row in operands[0].rows() {
-            let (gate, up) = row.split_at(half);
-            values.extend(gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up));
-        }
-        Ok(vec![HostTensor::f32([operands[0].shape[0], half], values)])
+        Ok(swiglu(operands[0]))
     }
+}
+
+fn silu_mul(operands: &[&HostTensor]) -> Vec<HostTensor> {
+    SiluMul {}.formula(&[DType::F32]).map_or_else(Vec::new, |formula| evaluate(&formula, operands))
+}
+
+/// `silu(left half) * right half` of each row.
+pub(super) fn swiglu(gate_up: &HostTensor) -> Vec<HostTensor> {
+    let half = gate_up.width() / 2;
+    let part = |start: usize| {
+        let values = gate_up.rows().flat_map(|row| &row[start..start + half]).copied().collect();
+        HostTensor::f32([gate_up.shape[0], half], values)
+    };
+    silu_mul(&[&part(0), &part(half)])
 }

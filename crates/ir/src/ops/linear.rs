@@ -33,15 +33,25 @@ impl Semantics for Linear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let (x, weight) = (operands[0], operands[1]);
-        let bias = operands.get(2).map(|bias| bias.floats());
-        let mut values = Vec::with_capacity(x.shape[0] * weight.shape[0]);
-        for row in x.rows() {
-            for (column, weights) in weight.rows().enumerate() {
-                let product: f32 = row.iter().zip(weights).map(|(a, b)| a * b).sum();
-                values.push(product + bias.map_or(0.0, |bias| bias[column]));
-            }
-        }
-        Ok(vec![HostTensor::f32([x.shape[0], weight.shape[0]], values)])
+        let product = product(operands[0], operands[1]);
+        Ok(vec![match operands.get(2) {
+            Some(bias) => add_bias(&product, bias),
+            None => product,
+        }])
     }
+}
+
+/// `x @ weight^T`.
+pub(super) fn product(x: &HostTensor, weight: &HostTensor) -> HostTensor {
+    let mut values = Vec::with_capacity(x.shape[0] * weight.shape[0]);
+    for row in x.rows() {
+        values.extend(weight.rows().map(|weights| row.iter().zip(weights).map(|(a, b)| a * b).sum::<f32>()));
+    }
+    HostTensor::f32([x.shape[0], weight.shape[0]], values)
+}
+
+/// Every row plus the bias.
+pub(super) fn add_bias(x: &HostTensor, bias: &HostTensor) -> HostTensor {
+    let values = x.rows().flat_map(|row| row.iter().zip(bias.floats()).map(|(a, b)| a + b)).collect();
+    HostTensor::f32(x.shape.clone(), values)
 }

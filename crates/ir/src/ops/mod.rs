@@ -6,21 +6,25 @@ mod concat;
 mod constant;
 mod elementwise;
 mod embedding;
+mod fused_linear;
 mod gated;
 mod gather;
 mod linear;
+mod map;
 mod norm;
 mod rope;
 
 pub use argmax::Argmax;
-pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv};
+pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv, RopeAttention};
 pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
-pub use elementwise::{Add, Cast, Mul, Silu};
+pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
+pub use fused_linear::{Epilogue, Epilogues, FusedLinear, LinearParts, Prologue};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use linear::Linear;
+pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
@@ -44,25 +48,41 @@ impl OpSet {
             AppendKv,
             Argmax,
             Cast,
+            Clamp,
             Concat,
             Embedding,
+            FusedLinear,
             GatherRows,
+            Gelu,
+            GeluTanh,
             Linear,
+            Map,
             Mul,
+            Offset,
             PagedAttention,
+            Relu,
             RmsNorm,
             Rope,
             RopeAppendKv,
+            RopeAttention,
             RopeFrequencies,
+            Scale,
+            Sigmoid,
             Silu,
             SiluMul,
+            Softcap,
             Split,
             Swiglu,
+            Tanh,
         ]
     }
 
     /// The same set with one more op.
+    ///
+    /// # Panics
+    /// If an op of this name is there: its text could mean either.
     pub fn with<T: DeclaredOp>(mut self) -> OpSet {
+        assert!(self.find(T::MNEMONIC).is_none(), "there is an op `{}` already", T::MNEMONIC);
         self.ops.push(OpInfo::of::<T>());
         self
     }

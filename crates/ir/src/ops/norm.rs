@@ -31,7 +31,7 @@ fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
     }
 }
 
-fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTensor {
+pub(super) fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTensor {
     let mut values = Vec::with_capacity(x.floats().len());
     for row in x.rows() {
         let mean_square = row.iter().map(|value| value * value).sum::<f32>() / row.len() as f32;

@@ -1,8 +1,8 @@
-//! Words of IR text, each with its place.
+//! Words of IR text, and of rules made from it, each with its place.
 
 /// A word.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token {
+pub enum Token {
     /// `%layers.0.q`, without the `%`.
     Value(String),
     /// `@name`, without the `@`.
@@ -11,6 +11,8 @@ pub(super) enum Token {
     Key(String),
     /// `graph`, `add`, `T`, `bf16`.
     Word(String),
+    /// `$eps`, without the `$`: only rewriting rules have them.
+    Capture(String),
     /// `64`
     Int(i64),
     /// `1e-5`
@@ -29,6 +31,7 @@ impl Token {
             Token::Name(name) => format!("`@{name}`"),
             Token::Key(key) => format!("`@\"{key}\"`"),
             Token::Word(word) => format!("`{word}`"),
+            Token::Capture(name) => format!("`${name}`"),
             Token::Int(value) => format!("`{value}`"),
             Token::Float(value) => format!("`{value:?}`"),
             Token::Punct(punct) => format!("`{punct}`"),
@@ -44,7 +47,9 @@ pub(super) struct Spanned {
     pub at: usize,
 }
 
-const PUNCTUATION: [&str; 15] = ["..", "(", ")", "{", "}", "[", "]", "<", ">", ",", ":", "=", "+", "*", "-"];
+/// A longer one before those that it starts with.
+const PUNCTUATION: [&str; 21] =
+    ["..", "=>", "==", "!=", "<=", ">=", "(", ")", "{", "}", "[", "]", "<", ">", ",", ":", "=", "+", "*", "-", "|"];
 
 /// Cuts text into words. The error is a message and the byte where it applies.
 pub(super) fn lex(text: &str) -> Result<Vec<Spanned>, (String, usize)> {
@@ -84,6 +89,12 @@ fn word(rest: &str) -> Result<(Token, usize), String> {
                 _ => Ok((make(name[..length].to_owned()), length + 1)),
             };
         }
+    }
+    if let Some(name) = rest.strip_prefix('$') {
+        return match run(name, in_word) {
+            0 => Err("expected a name behind `$`".to_owned()),
+            length => Ok((Token::Capture(name[..length].to_owned()), length + 1)),
+        };
     }
     let digits = rest.strip_prefix('-').unwrap_or(rest);
     if digits.starts_with(|c: char| c.is_ascii_digit()) {

@@ -1,8 +1,11 @@
 //! The text form of a graph: `parse(print(graph))` is the graph, `print(parse(text))` is the text.
 
 mod lexer;
+mod near;
 mod parse;
 mod print;
 
-pub use parse::{ParseError, Parsed, parse};
-pub use print::print;
+pub use lexer::Token;
+pub use near::nearest;
+pub use parse::{ParseError, Parsed, Parser, parse};
+pub use print::{print, print_op};

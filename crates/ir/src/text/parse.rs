@@ -34,24 +34,26 @@ pub struct Parsed {
 
 /// Parses one graph. Comments run from `//` to the end of the line.
 pub fn parse(text: &str, ops: &OpSet) -> Result<Parsed, ParseError> {
-    let tokens = lex(text).map_err(|(message, at)| error(text, at, message))?;
-    let mut parser = Parser { text, tokens, next: 0, ops, depth: 0 };
-    parser.graph()
+    Parser::new(text, ops)?.graph()
 }
 
-fn error(text: &str, at: usize, message: String) -> ParseError {
-    let at = at.min(text.len());
-    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
-    ParseError {
-        line: text[..at].matches('\n').count() + 1,
-        column: text[start..at].chars().count() + 1,
-        message,
-        source_line: text[start..end].to_owned(),
+impl ParseError {
+    /// What is wrong at a byte of a text.
+    pub fn new(text: &str, at: usize, message: impl Into<String>) -> ParseError {
+        let at = at.min(text.len());
+        let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+        ParseError {
+            line: text[..at].matches('\n').count() + 1,
+            column: text[start..at].chars().count() + 1,
+            message: message.into(),
+            source_line: text[start..end].to_owned(),
+        }
     }
 }
 
-struct Parser<'a> {
+/// Reads a text word by word: a graph, or another text that has pieces of one.
+pub struct Parser<'a> {
     text: &'a str,
     tokens: Vec<Spanned>,
     next: usize,
@@ -59,24 +61,42 @@ struct Parser<'a> {
     depth: u32,
 }
 
+impl<'a> Parser<'a> {
+    /// At the first word of a text.
+    pub fn new(text: &'a str, ops: &'a OpSet) -> Result<Parser<'a>, ParseError> {
+        let tokens = lex(text).map_err(|(message, at)| ParseError::new(text, at, message))?;
+        Ok(Parser { text, tokens, next: 0, ops, depth: 0 })
+    }
+}
+
 impl Parser<'_> {
-    fn peek(&self) -> &Token {
+    /// The next word.
+    pub fn peek(&self) -> &Token {
         &self.tokens[self.next].token
     }
 
-    fn at(&self) -> usize {
+    /// The byte where it starts.
+    pub fn at(&self) -> usize {
         self.tokens[self.next].at
     }
 
-    fn fail<T>(&self, at: usize, message: impl Into<String>) -> Result<T, ParseError> {
-        Err(error(self.text, at, message.into()))
+    /// Goes behind it; stays at the end of the text.
+    pub fn skip(&mut self) {
+        self.next = (self.next + 1).min(self.tokens.len() - 1);
     }
 
-    fn expected<T>(&self, what: &str) -> Result<T, ParseError> {
+    /// An error at a byte.
+    pub fn fail<T>(&self, at: usize, message: impl Into<String>) -> Result<T, ParseError> {
+        Err(ParseError::new(self.text, at, message))
+    }
+
+    /// An error at the next word.
+    pub fn expected<T>(&self, what: &str) -> Result<T, ParseError> {
         self.fail(self.at(), format!("expected {what}, found {}", self.peek().describe()))
     }
 
-    fn eat(&mut self, punct: &'static str) -> bool {
+    /// Takes the next word, if it is this one.
+    pub fn eat(&mut self, punct: &'static str) -> bool {
         let found = *self.peek() == Token::Punct(punct);
         if found {
             self.next += 1;
@@ -84,11 +104,13 @@ impl Parser<'_> {
         found
     }
 
-    fn punct(&mut self, punct: &'static str) -> Result<(), ParseError> {
+    /// Takes the next word, which must be this one.
+    pub fn punct(&mut self, punct: &'static str) -> Result<(), ParseError> {
         if self.eat(punct) { Ok(()) } else { self.expected(&format!("`{punct}`")) }
     }
 
-    fn word(&mut self, what: &str) -> Result<String, ParseError> {
+    /// A word of letters.
+    pub fn word(&mut self, what: &str) -> Result<String, ParseError> {
         match self.peek().clone() {
             Token::Word(word) => {
                 self.next += 1;
@@ -98,7 +120,8 @@ impl Parser<'_> {
         }
     }
 
-    fn keyword(&mut self, word: &str) -> Result<(), ParseError> {
+    /// This word of letters.
+    pub fn keyword(&mut self, word: &str) -> Result<(), ParseError> {
         match self.peek() {
             Token::Word(found) if found == word => {
                 self.next += 1;
@@ -118,7 +141,8 @@ impl Parser<'_> {
         }
     }
 
-    fn value_name(&mut self) -> Result<String, ParseError> {
+    /// A value's name, without the `%`.
+    pub fn value_name(&mut self) -> Result<String, ParseError> {
         match self.peek().clone() {
             Token::Value(name) => {
                 self.next += 1;
@@ -164,6 +188,7 @@ impl Parser<'_> {
         while matches!(self.peek(), Token::Value(_)) {
             self.op(&mut parsed)?;
         }
+        number_lines(self.text, &mut parsed);
         self.outputs(&mut parsed.graph)?;
         self.punct("}")?;
         match self.peek() {
@@ -255,8 +280,7 @@ impl Parser<'_> {
             "constant" => self.constant(&mut parsed.graph, &names)?,
             _ => self.named_op(&mut parsed.graph, &mnemonic, at, &names)?,
         };
-        let line = self.text[..line_at].matches('\n').count() + 1;
-        parsed.lines.insert(id, line);
+        parsed.lines.insert(id, line_at);
         Ok(())
     }
 
@@ -337,6 +361,17 @@ impl Parser<'_> {
             if !self.eat(",") {
                 return Ok(());
             }
+        }
+    }
+}
+
+/// Makes lines of the bytes where ops start. They come in order: the text is gone through once.
+fn number_lines(text: &str, parsed: &mut Parsed) {
+    let (mut counted, mut line) = (0, 1);
+    for id in parsed.graph.ops() {
+        if let Some(at) = parsed.lines.get_mut(&id) {
+            line += text[counted..*at].matches('\n').count();
+            counted = std::mem::replace(at, line);
         }
     }
 }

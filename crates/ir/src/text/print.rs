@@ -13,6 +13,14 @@ pub fn print(graph: &Graph) -> String {
     out
 }
 
+/// The line of one op.
+pub fn print_op(graph: &Graph, id: OpId) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_op(&mut out, graph, id);
+    out
+}
+
 fn write_graph(out: &mut String, graph: &Graph) -> std::fmt::Result {
     write!(out, "graph @{}", graph.name())?;
     if !graph.symbols().is_empty() {

@@ -15,6 +15,8 @@ fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     let [sum, weight] = graph.operands_of(id)?;
     let (add, _) = graph.producer::<Add>(sum)?;
     let [a, b] = graph.operands_of(add)?;
+    // not a row that is added to all others
+    (graph.ty(a) == graph.ty(b)).then_some(())?;
     // a weight made from the sum would come before itself
     graph.is_constant(weight).then_some(())?;
     let mut patch = Patch::new();

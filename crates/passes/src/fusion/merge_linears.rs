@@ -55,6 +55,7 @@ fn siblings(graph: &Graph, id: OpId, first: &[Value]) -> Vec<OpId> {
     let mut users: Vec<OpId> = graph.uses(first[0]).into_iter().map(|user| user.op).collect();
     users.dedup();
     users.retain(|user| mergeable(*user));
+    users.sort_by_key(|user| graph.place(*user));
     users
 }
 
@@ -66,16 +67,16 @@ fn parts(graph: &Graph, weight: Value) -> Vec<Value> {
     }
 }
 
-/// `layers.0.attn.q`, `layers.0.attn.k` to `layers.0.attn.q_k`.
+/// `layers.0.attn.q`, `layers.0.attn.k` to `layers.0.attn.q_k`: joined in the first part in which they differ.
 fn joined_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut joined = String::new();
-    for name in names {
-        if joined.is_empty() {
-            joined.push_str(name);
-        } else {
-            joined.push('_');
-            joined.push_str(name.rsplit('.').next().unwrap_or(name));
-        }
+    let names: Vec<Vec<&str>> = names.map(|name| name.split('.').collect()).collect();
+    let part = |name: &[&'a str], at: usize| name.get(at).or(name.last()).copied().unwrap_or_default();
+    let mut joined: Vec<String> = names.first().into_iter().flatten().map(|part| (*part).to_owned()).collect();
+    let differs = |at: &usize| names.iter().any(|name| part(name, *at) != joined[*at]);
+    let at = (0..joined.len()).find(differs).unwrap_or(joined.len().saturating_sub(1));
+    let parts: Vec<&str> = names.iter().map(|name| part(name, at)).collect();
+    if let Some(place) = joined.get_mut(at) {
+        *place = parts.join("_");
     }
-    joined
+    joined.join(".")
 }

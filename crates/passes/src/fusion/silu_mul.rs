@@ -16,6 +16,8 @@ fn silu_mul(graph: &Graph, id: OpId) -> Option<Patch> {
     let gate_of = |value: Value| graph.producer::<Silu>(value).filter(|_| graph.used_once(value));
     let (silu, up) = gate_of(a).map(|(silu, _)| (silu, b)).or_else(|| gate_of(b).map(|(silu, _)| (silu, a)))?;
     let [gate] = graph.operands_of(silu)?;
+    // neither is a row that the others are multiplied by
+    (graph.ty(gate) == graph.ty(up)).then_some(())?;
     let mut patch = Patch::new();
     let fused = patch.add(graph, SiluMul {}, &[gate.into(), up.into()]);
     patch.replace(graph.result(id), fused);

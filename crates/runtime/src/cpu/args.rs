@@ -74,6 +74,12 @@ impl Tensor {
         Ok(unsafe { self.elements() })
     }
 
+    /// A row of an f32 tensor.
+    pub fn row(&self, row: usize) -> Result<&[f32], String> {
+        let range = row * self.width()..(row + 1) * self.width();
+        self.floats()?.get(range).ok_or_else(|| format!("there is no row {row} of {}", self.row_count()))
+    }
+
     /// The elements of an i32 tensor.
     pub fn ints(&self) -> Result<&[i32], String> {
         self.expect(DType::I32)?;
@@ -189,6 +195,14 @@ impl Args {
         match self.kernel.param(name) {
             Some(Scalar::Int(value)) if *value > 0 => Ok(*value as usize),
             _ => Err(format!("expected a positive integer parameter `{name}`")),
+        }
+    }
+
+    /// A parameter in words, where there is one of this name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.kernel.param(name) {
+            Some(Scalar::Text(value)) => Some(value),
+            _ => None,
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plan::{
-    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, KvGroup, Launch, Plan, PlanError, PlanFile, PortData,
-    Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
+    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Plan, PlanError, PlanFile,
+    PortData, Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
 };
 use rayon::prelude::*;
 
@@ -15,7 +15,7 @@ use super::{Args, CpuKernel, KvLayer, Tensor, kernels};
 /// Runs plans for the `cpu` target.
 pub struct CpuExecutor {
     pool: Arc<rayon::ThreadPool>,
-    kernels: Arc<Vec<Box<dyn CpuKernel>>>,
+    kernels: Vec<Arc<dyn CpuKernel>>,
 }
 
 impl CpuExecutor {
@@ -26,13 +26,13 @@ impl CpuExecutor {
             .thread_name(|index| format!("smelt-cpu-{index}"))
             .build()
             .map_err(|error| ExecError::NoDevice(format!("no threads: {error}")))?;
-        Ok(CpuExecutor { pool: Arc::new(pool), kernels: Arc::new(kernels()) })
+        Ok(CpuExecutor { pool: Arc::new(pool), kernels: kernels().into_iter().map(Arc::from).collect() })
     }
 
     /// The same executor with more kernels, preferred to those of the same name.
     pub fn with_kernels(self, more: Vec<Box<dyn CpuKernel>>) -> CpuExecutor {
-        let all = more.into_iter().chain(kernels()).collect();
-        CpuExecutor { kernels: Arc::new(all), ..self }
+        let kernels = more.into_iter().map(Arc::from).chain(self.kernels).collect();
+        CpuExecutor { kernels, pool: self.pool }
     }
 
     /// Threads of the pool.
@@ -43,6 +43,19 @@ impl CpuExecutor {
     /// Runs a function on the pool, for measurements.
     pub fn install<R: Send>(&self, run: impl FnOnce() -> R + Send) -> R {
         self.pool.install(run)
+    }
+
+    /// The kernel that does what the plan wants, in its configuration.
+    fn kernel(&self, file: &PlanFile, wanted: &Kernel) -> Result<Arc<dyn CpuKernel>, ExecError> {
+        let name = &wanted.name;
+        let known = self.kernels.iter().find(|known| known.name() == name).ok_or_else(|| {
+            ExecError::Unsupported(format!("the plan wants a CPU kernel `{name}`, which this program lacks"))
+        })?;
+        let configured = known.configured(wanted).map_err(|reason| PlanError::Corrupt {
+            path: file.path().to_owned(),
+            reason: format!("kernel `{name}`: {reason}"),
+        })?;
+        Ok(configured.map_or_else(|| Arc::clone(known), Arc::from))
     }
 }
 
@@ -64,16 +77,7 @@ impl Executor for CpuExecutor {
             return Err(ExecError::WrongTarget { plan: plan.target.clone(), executor: "cpu".to_owned() });
         }
         self.pool.install(|| (0..file.chunk_count()).into_par_iter().try_for_each(|chunk| file.verify_chunk(chunk)))?;
-        let mut kernels = Vec::new();
-        for kernel in &plan.kernels {
-            let index = self.kernels.iter().position(|known| known.name() == kernel.name);
-            kernels.push(index.ok_or_else(|| {
-                ExecError::Unsupported(format!(
-                    "the plan wants a CPU kernel `{}`, which this program lacks",
-                    kernel.name
-                ))
-            })?);
-        }
+        let kernels = plan.kernels.iter().map(|kernel| self.kernel(&file, kernel)).collect::<Result<Vec<_>, _>>()?;
         let weights = self.pool.install(|| random_weights(plan))?;
         let pools = plan.kv.iter().map(|group| Memory::zeroed(group.pool_bytes()));
         let pools = pools.collect::<Result<Vec<_>, _>>().map_err(ExecError::OutOfMemory)?;
@@ -82,7 +86,6 @@ impl Executor for CpuExecutor {
         let prepared = plan.programs.iter().map(|_| None).collect();
         let mut session = CpuSession {
             pool: Arc::clone(&self.pool),
-            catalog: Arc::clone(&self.kernels),
             kernels,
             file,
             weights,
@@ -113,9 +116,8 @@ fn random_weights(plan: &Plan) -> Result<Vec<Option<Memory>>, ExecError> {
 
 struct CpuSession {
     pool: Arc<rayon::ThreadPool>,
-    catalog: Arc<Vec<Box<dyn CpuKernel>>>,
-    /// For each kernel of the plan, its index in the catalog.
-    kernels: Vec<usize>,
+    /// The kernels of the plan, in its order.
+    kernels: Vec<Arc<dyn CpuKernel>>,
     file: Arc<PlanFile>,
     weights: Vec<Option<Memory>>,
     pools: Vec<Memory>,
@@ -193,9 +195,9 @@ impl CpuSession {
         };
         let (inputs, outputs) = (tensors(&launch.inputs)?, tensors(&launch.outputs)?);
         let args = Args { inputs, outputs, kv, kernel: plan.kernels[launch.kernel as usize].clone() };
-        let kernel = self.kernels[launch.kernel as usize];
-        self.catalog[kernel].check(&args)?;
-        let tasks = self.catalog[kernel].tasks(&args);
+        let kernel = launch.kernel as usize;
+        self.kernels[kernel].check(&args)?;
+        let tasks = self.kernels[kernel].tasks(&args);
         // A forged plan must neither leave parts of a result out nor keep the machine busy with empty tasks.
         match launch.grid.eval(symbols).map_err(|error| error.to_string())? {
             grid if grid == tasks as u64 => Ok(PreparedLaunch { kernel, args, tasks }),
@@ -317,11 +319,11 @@ impl Session for CpuSession {
         self.prepare(index, &bindings.symbols)?;
         self.bind(index, bindings)?;
         let prepared = &self.prepared[index];
-        let catalog = &self.catalog;
+        let kernels = &self.kernels;
         self.pool.install(|| {
             let launches = prepared.iter().flat_map(|prepared| &prepared.launches);
             for (step, (launch, Step::Launch(planned))) in launches.zip(&program.steps).enumerate() {
-                let kernel = catalog[launch.kernel].as_ref();
+                let kernel = kernels[launch.kernel].as_ref();
                 run_launch(kernel, launch)
                     .map_err(|reason| kernel_error(kernel.name(), program, planned, step, reason))?;
             }

@@ -5,11 +5,26 @@
 //! summed. One row streams eight rows of weights at once, four rows use each weight four times.
 
 use super::simd::{Element, LANES, Lanes, dispatch, with_element};
-use super::{Args, CpuKernel};
+use super::{Args, CpuKernel, Tensor};
 use plan::DType;
 
-/// `x @ weight^T + bias`. Inputs x, weight and perhaps bias; a task takes `columns_per_task` columns of all rows.
+/// `x @ weight^T + bias + residual`. Inputs x, weight, perhaps bias, and perhaps residual, where `behind` is `add`; a task
+/// takes `columns_per_task` columns of all rows.
 pub(super) struct Linear;
+
+impl Linear {
+    /// The residual, which stands last, and the bias.
+    fn behind(args: &Args) -> Result<(Option<&Tensor>, Option<&Tensor>), String> {
+        let more = args.inputs.get(2..).unwrap_or_default();
+        match (args.text("behind"), more) {
+            (None, []) => Ok((None, None)),
+            (None, [bias]) => Ok((None, Some(bias))),
+            (Some("add"), [residual]) => Ok((Some(residual), None)),
+            (Some("add"), [bias, residual]) => Ok((Some(residual), Some(bias))),
+            (behind, _) => Err(format!("{} inputs behind the weight, and {behind:?}", more.len())),
+        }
+    }
+}
 
 /// Rows of x that stay in the second-level cache while the weights of a task run past them.
 const ROW_TILE: usize = 32;
@@ -20,9 +35,9 @@ impl CpuKernel for Linear {
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
-        let with_bias = args.inputs.len() == 3;
-        args.expect_counts(if with_bias { 3 } else { 2 }, 1)?;
+        args.expect_counts(args.inputs.len().max(2), 1)?;
         args.int("columns_per_task")?;
+        let (residual, bias) = Linear::behind(args)?;
         let (x, weight) = (&args.inputs[0], &args.inputs[1]);
         let &[rows, width] = x.shape() else { return Err("expected x of rank 2".to_owned()) };
         let &[columns, weight_width] = weight.shape() else { return Err("expected weight of rank 2".to_owned()) };
@@ -30,9 +45,10 @@ impl CpuKernel for Linear {
         if width != weight_width || !weight.dtype().is_float() {
             return Err(format!("x is {width} wide, the weight {weight_width}"));
         }
-        if with_bias && (args.inputs[2].shape() != [columns] || !args.inputs[2].dtype().is_float()) {
+        if bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
             return Err(format!("expected a bias of {columns} elements"));
         }
+        residual.map_or(Ok(()), |residual| residual.expect_shape(DType::F32, &[rows, columns]))?;
         args.outputs[0].expect_shape(DType::F32, &[rows, columns])
     }
 
@@ -45,16 +61,24 @@ impl CpuKernel for Linear {
         let columns = args.inputs[1].shape()[0];
         let first = task.saturating_mul(per_task).min(columns);
         let last = (first + per_task).min(columns);
-        let bias = match args.inputs.get(2) {
+        let (residual, bias) = Linear::behind(args)?;
+        let bias = match bias {
             Some(bias) => bias.widened(first..last)?,
             None => vec![0.0; last - first],
         };
-        with_element!(args.inputs[1].dtype(), E => slice::<E>(args, first, last, &bias))
+        with_element!(args.inputs[1].dtype(), E => slice::<E>(args, first, last, &bias, residual))
     }
 }
 
 /// Computes columns `first..last` of all rows.
-fn slice<E: Element>(args: &Args, first: usize, last: usize, bias: &[f32]) -> Result<(), String> {
+fn slice<E: Element>(
+    args: &Args,
+    first: usize,
+    last: usize,
+    bias: &[f32],
+    residual: Option<&Tensor>,
+) -> Result<(), String> {
+    let residual = residual.map(Tensor::floats).transpose()?;
     let (x, out) = (args.inputs[0].floats()?, &args.outputs[0]);
     let width = args.inputs[0].width();
     let columns = out.width();
@@ -69,7 +93,14 @@ fn slice<E: Element>(args: &Args, first: usize, last: usize, bias: &[f32]) -> Re
         for (index, results) in results.chunks_exact(last - first).take(count).enumerate() {
             let at = (start + index) * columns;
             // SAFETY: columns `first..last` are this task's.
-            unsafe { out.write::<f32>(at + first..at + last)? }.copy_from_slice(results);
+            let out = unsafe { out.write::<f32>(at + first..at + last)? };
+            match residual {
+                None => out.copy_from_slice(results),
+                Some(residual) => {
+                    let terms = residual[at + first..at + last].iter().zip(results.iter());
+                    out.iter_mut().zip(terms).for_each(|(out, (residual, result))| *out = residual + result);
+                }
+            }
         }
     }
     Ok(())

@@ -4,8 +4,10 @@
 mod args;
 mod attention;
 mod bandwidth;
+mod by_rows;
 mod executor;
 mod linear;
+mod map;
 mod memory;
 mod norm;
 mod rope;
@@ -14,13 +16,22 @@ mod simd;
 
 pub use args::{Args, KvLayer, Tensor};
 pub use bandwidth::read_bandwidth;
+pub use by_rows::{ByRows, RowKernel};
 pub use executor::CpuExecutor;
 pub use simd::instruction_set;
+
+use plan::Kernel;
 
 /// A kernel of the CPU. Tasks of one launch run in any order and at the same time: each writes its own elements.
 pub trait CpuKernel: Send + Sync {
     /// The name by which plans know it.
     fn name(&self) -> &'static str;
+
+    /// The kernel in the configuration of a plan, where it has one to read: once, when the plan is loaded.
+    fn configured(&self, kernel: &Kernel) -> Result<Option<Box<dyn CpuKernel>>, String> {
+        let _ = kernel;
+        Ok(None)
+    }
 
     /// Whether it can run with these arguments: their number, dtypes and shapes. What it accepts, `run` relies on.
     fn check(&self, args: &Args) -> Result<(), String>;
@@ -46,11 +57,7 @@ pub(crate) fn kernels() -> Vec<Box<dyn CpuKernel>> {
         Box::new(rows::GatherRows),
         Box::new(rows::Argmax),
         Box::new(rows::Split),
-        Box::new(rows::Swiglu),
-        Box::new(rows::Copy),
-        Box::new(rows::Silu),
-        Box::new(rows::Binary { name: "add", apply: |a, b| a + b }),
-        Box::new(rows::Binary { name: "mul", apply: |a, b| a * b }),
-        Box::new(rows::Binary { name: "silu_mul", apply: |gate, up| rows::silu(gate) * up }),
+        Box::new(ByRows(rows::Swiglu)),
+        Box::new(map::Map::default()),
     ]
 }

@@ -1,7 +1,7 @@
-//! Kernels that take a few rows a task and do little with each: lookups, element-wise functions, splits, argmax.
+//! Kernels that take a few rows a task and do little with each: lookups, splits, gated halves, argmax.
 
 use super::simd::with_element;
-use super::{Args, CpuKernel, Tensor};
+use super::{Args, CpuKernel, RowKernel, Tensor};
 use plan::DType;
 
 /// Rows of a task. Code generation sizes grids with the same number.
@@ -18,28 +18,14 @@ pub(super) fn row_tasks(tensor: &Tensor) -> usize {
     tensor.row_count().div_ceil(ROWS)
 }
 
-/// `x / (1 + exp(-x))`
-pub(super) fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
-}
-
 /// Rows of a table by token id.
 pub(super) struct Embedding;
 /// Rows of x by index.
 pub(super) struct GatherRows;
-/// The same values as f32.
-pub(super) struct Copy;
 /// Widths of the outputs add up to that of the input.
 pub(super) struct Split;
 /// `silu(left half) * right half`.
 pub(super) struct Swiglu;
-/// `silu(x)`.
-pub(super) struct Silu;
-/// A function of two elements.
-pub(super) struct Binary {
-    pub name: &'static str,
-    pub apply: fn(f32, f32) -> f32,
-}
 /// The index of the largest of the first `classes` elements; one row a task.
 pub(super) struct Argmax;
 
@@ -108,31 +94,6 @@ impl CpuKernel for GatherRows {
     }
 }
 
-impl CpuKernel for Copy {
-    fn name(&self) -> &'static str {
-        "copy"
-    }
-
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(1, 1)?;
-        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
-    }
-
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let width = args.inputs[0].width();
-        let rows = task_rows(task, args.inputs[0].row_count());
-        let range = rows.start * width..rows.end * width;
-        let values = args.inputs[0].widened(range.clone())?;
-        // SAFETY: rows are divided between tasks.
-        unsafe { args.outputs[0].write::<f32>(range)? }.copy_from_slice(&values);
-        Ok(())
-    }
-}
-
 impl CpuKernel for Split {
     fn name(&self) -> &'static str {
         "split"
@@ -169,7 +130,7 @@ impl CpuKernel for Split {
     }
 }
 
-impl CpuKernel for Swiglu {
+impl RowKernel for Swiglu {
     fn name(&self) -> &'static str {
         "swiglu"
     }
@@ -185,73 +146,10 @@ impl CpuKernel for Swiglu {
         }
     }
 
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (x, half) = (args.inputs[0].floats()?, args.outputs[0].width());
-        for row in task_rows(task, args.inputs[0].row_count()) {
-            let (gate, up) = x[2 * row * half..2 * (row + 1) * half].split_at(half);
-            // SAFETY: rows are divided between tasks.
-            let out = unsafe { args.outputs[0].write::<f32>(row * half..(row + 1) * half)? };
-            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = silu(*gate) * up;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl CpuKernel for Silu {
-    fn name(&self) -> &'static str {
-        "silu"
-    }
-
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(1, 1)?;
-        args.inputs[0].expect(DType::F32)?;
-        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
-    }
-
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
-        let rows = task_rows(task, args.inputs[0].row_count());
-        let range = rows.start * width..rows.end * width;
-        // SAFETY: rows are divided between tasks.
-        let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
-        out.iter_mut().zip(&x[range]).for_each(|(out, x)| *out = silu(*x));
-        Ok(())
-    }
-}
-
-impl CpuKernel for Binary {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(2, 1)?;
-        let shape = args.inputs[0].shape();
-        args.inputs.iter().chain(&args.outputs).try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
-    }
-
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (a, b, width) = (args.inputs[0].floats()?, args.inputs[1].floats()?, args.inputs[0].width());
-        let rows = task_rows(task, args.inputs[0].row_count());
-        let range = rows.start * width..rows.end * width;
-        // SAFETY: rows are divided between tasks.
-        let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
-        for ((out, a), b) in out.iter_mut().zip(&a[range.clone()]).zip(&b[range]) {
-            *out = (self.apply)(*a, *b);
+    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+        let (gate, up) = args.inputs[0].row(row)?.split_at(out.len());
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate / (1.0 + (-gate).exp()) * up;
         }
         Ok(())
     }

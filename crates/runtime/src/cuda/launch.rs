@@ -205,7 +205,7 @@ fn error(kernel: &str, program: &Program, launch: &Launch, step: usize, reason: 
 
 #[cfg(test)]
 mod tests {
-    use plan::Dim;
+    use plan::{Dim, Work};
 
     use super::*;
 
@@ -219,6 +219,8 @@ mod tests {
             maps: vec![TensorMap { input: 0, box_rows: 64, box_cols: 64 }],
             scalars: vec![Dim::from(8)],
             grid: Dim::from(1),
+            ir: String::new(),
+            work: Work { flops: 0.into(), read: 0.into(), written: 0.into() },
         };
         assert_eq!(check_params(&[8, 8, 8, 128, 4], &param_bytes(&launch)), Ok(()));
         let shorter = Launch { scalars: Vec::new(), ..launch };

@@ -110,7 +110,7 @@ fn upload(context: &Arc<Context>, file: &PlanFile, target: u64) -> Result<(), Ex
     })
 }
 
-/// Launches the fill of each part. Its parameters: out, seed, mean, std, first element, elements, columns.
+/// Launches the fill of each part. Its parameters: out, seed, mean, std, first element, elements, rows, columns.
 fn fill_random(
     stream: &Stream,
     fill: &Function,
@@ -119,20 +119,22 @@ fn fill_random(
     address: u64,
 ) -> Result<(), Failure> {
     let cols = weight.shape.last().copied().unwrap_or(1);
+    let rows = weight.elements().unwrap_or(0) / cols.max(1);
     if weight.layout != Layout::RowMajor {
         // SAFETY: the memory has the weight's size.
         unsafe { stream.fill(address, 0, weight.bytes().unwrap_or(0)) }?;
     }
     let mut first = 0u64;
     for part in parts {
-        let (mut out, mut part, mut start, mut cols) = (address, part.clone(), first, cols);
-        let mut params: [*mut c_void; 7] = [
+        let (mut out, mut part, mut start, mut rows, mut cols) = (address, part.clone(), first, rows, cols);
+        let mut params: [*mut c_void; 8] = [
             (&raw mut out).cast(),
             (&raw mut part.seed).cast(),
             (&raw mut part.mean).cast(),
             (&raw mut part.std).cast(),
             (&raw mut start).cast(),
             (&raw mut part.elements).cast(),
+            (&raw mut rows).cast(),
             (&raw mut cols).cast(),
         ];
         // SAFETY: the parameters are those of `fill_random`; the parts add up to the weight's elements.

@@ -2,19 +2,23 @@
 //! for everything else.
 
 use ir::KvDecl;
-use ir::ops::PagedAttention;
-use plan::{Dim, ProgramKind};
+use ir::ops::{PagedAttention, RopeAttention};
+use plan::{DType, Dim, ProgramKind};
 
 use super::body::{Body, c_float, c_type};
+use super::rope::frequencies;
 use super::{dim, is_16_bit};
+use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
 /// Tokens of a KV block that GPU kernels are written for.
 const BLOCK_TOKENS: u32 = 64;
 /// Warps of a block. In the plain kernel each takes a query head of a token.
 const WARPS: u32 = 4;
-/// Blocks that share the context of a sequence and KV head.
-const DECODE_SPLITS: u64 = 8;
+/// Blocks that may share the context of a sequence and KV head, each a cluster.
+const SPLITS: [u64; 4] = [8, 4, 2, 1];
+/// Blocks of the decoding kernels that run at once: two on each multiprocessor of an H100 or H200.
+const DECODE_BLOCKS: u64 = 2 * 132;
 
 /// The KV group of an op, whose blocks must be those that kernels know.
 pub(super) fn check_blocks<'a>(site: &Site<'a>, group: u32) -> Result<&'a KvDecl, Refusal> {
@@ -43,21 +47,24 @@ fn shape<'a>(site: &Site<'a>) -> Result<Shape<'a>, Refusal> {
     Ok(Shape { op, kv, heads, tokens: dim(site, 0, 0)?, sequences: dim(site, 4, 0)? })
 }
 
+/// Whether tensor cores can take attention of such queries, or why not.
+fn check_tensor_cores(queries: DType, kv: &KvDecl, head_dim: u32, scale: f32) -> Result<(), Refusal> {
+    if queries != kv.dtype || !is_16_bit(queries) {
+        return Err(Refusal::because("takes queries and cache of one 16-bit type"));
+    }
+    if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
+        return Err(Refusal::because(format!("takes heads of 16, 32, … 256, these have {head_dim}")));
+    }
+    match scale > 0.0 {
+        true => Ok(()),
+        false => Err(Refusal::because(format!("takes a positive scale, found {scale:?}"))),
+    }
+}
+
 impl Shape<'_> {
     /// Whether tensor cores can take it, or why not.
     fn tensor_cores(&self, site: &Site<'_>) -> Result<(), Refusal> {
-        let dtype = site.operand_type(0)?.dtype;
-        let head_dim = self.op.head_dim;
-        if dtype != self.kv.dtype || !is_16_bit(dtype) {
-            return Err(Refusal::because("takes queries and cache of one 16-bit type"));
-        }
-        if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
-            return Err(Refusal::because(format!("takes heads of 16, 32, … 256, these have {head_dim}")));
-        }
-        match self.op.scale > 0.0 {
-            true => Ok(()),
-            false => Err(Refusal::because(format!("takes a positive scale, found {:?}", self.op.scale))),
-        }
+        check_tensor_cores(site.operand_type(0)?.dtype, self.kv, self.op.head_dim, self.op.scale)
     }
 
     /// Query heads that share a KV head.
@@ -82,27 +89,73 @@ impl Shape<'_> {
 }
 
 pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
-    let splits = splits.unwrap_or(DECODE_SPLITS);
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
-    if site.program.kind != ProgramKind::Decode {
-        return Err(Refusal::because("takes one token of each sequence"));
-    }
+    one_token(site)?;
+    let clusters = u64::from(shape.op.kv_heads) * shape.group().div_ceil(16);
+    let splits = splits.unwrap_or_else(|| splits_of(site, &shape.tokens, clusters));
     let instance = shape.instance(site, "AttentionDecode", &[splits])?;
-    let group_tiles = shape.group().div_ceil(16);
-    let grid = shape.tokens.clone() * (u64::from(shape.op.kv_heads) * group_tiles * splits).into();
-    let mut body = Body::new("attention_decode", "attention/decode.cuh", instance, WARPS * 32, grid);
-    body.cluster = splits as u32;
-    // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
-    let share = 16 * shape.op.head_dim * 2;
-    let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
-    body.shared_bytes = WARPS * stages * 2 * share;
+    let grid = shape.tokens.clone() * (clusters * splits).into();
+    let body = decode_body("attention_decode", instance, shape.op.head_dim, grid, splits);
     Ok(shape.call(site, body)?.int("splits", splits as i64))
 }
 
-/// Fewer blocks on a sequence have less to merge: short contexts, or many sequences, may want that.
+fn one_token(site: &Site<'_>) -> Result<(), Refusal> {
+    match site.program.kind {
+        ProgramKind::Decode => Ok(()),
+        ProgramKind::Mixed => Err(Refusal::because("takes one token of each sequence")),
+    }
+}
+
+/// Blocks that share the context of a sequence and KV head: as many as fill the chip, up to a whole cluster.
+fn splits_of(site: &Site<'_>, tokens: &Dim, clusters: u64) -> u64 {
+    let all = site.program.bound(tokens).unwrap_or(u64::MAX).saturating_mul(clusters).max(1);
+    SPLITS.into_iter().find(|splits| all.saturating_mul(*splits) <= DECODE_BLOCKS).unwrap_or(1)
+}
+
+/// Fewer blocks on a sequence have less to merge, more of them have less to read.
 pub(super) fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    [DECODE_SPLITS, 4, 2, 1].into_iter().map(|splits| decode(site, Some(splits))).collect()
+    distinct(decode(site, None), SPLITS.into_iter().map(|splits| decode(site, Some(splits))))
+}
+
+fn decode_body(name: &'static str, instance: String, head_dim: u32, grid: Dim, splits: u64) -> Body {
+    let mut body = Body::new(name, "attention/decode.cuh", instance, WARPS * 32, grid);
+    body.cluster = splits as u32;
+    // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
+    let share = 16 * head_dim * 2;
+    let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
+    body.shared_bytes = WARPS * stages * 2 * share;
+    body
+}
+
+pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
+    let op = site.cast::<RopeAttention>()?;
+    one_token(site)?;
+    let (kv, qkv, out) = (check_blocks(site, op.group)?, site.operand_type(0)?, site.result_type()?);
+    check_tensor_cores(out.dtype, kv, op.head_dim, op.scale)?;
+    let RopeAttention { group, layer, head_dim, heads, kv_heads, scale, .. } = *op;
+    if heads / kv_heads > 16 {
+        return Err(Refusal::because(format!("takes 16 heads of a kv head, these are {}", heads / kv_heads)));
+    }
+    let half = frequencies(site, 4)?;
+    let (dtype, row, scale) = (c_type(out.dtype), c_type(qkv.dtype), c_float(scale));
+    let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
+    let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
+    let instance =
+        format!("RopeAttentionDecode<{dtype}, {row}, {heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}>");
+    let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
+    let mut body = decode_body("rope_attention_decode", instance, head_dim, grid, splits);
+    // behind the stages: turned queries, padded, key and value, and two tables of the turns
+    let queries = u64::from(heads / kv_heads) * u64::from(head_dim + 8) * 2;
+    let turned = queries + 2 * u64::from(head_dim) * 2 + 2 * half.max(1) * 4;
+    body.shared_bytes += turned.next_multiple_of(16) as u32;
+    body.kv = Some((group, layer, true));
+    let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
+    Ok(body.call(site)?.attending().int("splits", splits as i64))
+}
+
+pub(super) fn rope_decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    distinct(rope_decode(site, None), SPLITS.into_iter().map(|splits| rope_decode(site, Some(splits))))
 }
 
 pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {

@@ -5,16 +5,19 @@ use std::fmt::Write;
 use ir::{TensorType, Type};
 use plan::{DType, Dim, TensorMap};
 
+use crate::cuda::Header;
 use crate::{Call, DeviceCall, Refusal, Site};
 
 /// An instantiation of a body, and how it is launched.
 #[derive(Clone, Debug)]
-pub(super) struct Body {
+pub struct Body {
     /// Name of the kernel: that of the entry.
     pub name: &'static str,
-    /// The file below `kernels/`.
+    /// The file: below `kernels/`, or one of `headers`.
     pub include: &'static str,
-    /// The struct with its template arguments, without the namespace.
+    /// Files that come with the kernel, beside those of `kernels/`.
+    pub headers: Vec<Header>,
+    /// The struct with its template arguments.
     pub instance: String,
     /// Threads of a block: must be the body's `kThreads`.
     pub threads: u32,
@@ -24,10 +27,14 @@ pub(super) struct Body {
     pub cluster: u32,
     /// Whether the body says, as `kBlocks`, how many blocks a multiprocessor must have registers for.
     pub says_blocks: bool,
-    /// Inputs at the end of the body's list that this op lacks.
-    pub absent_inputs: usize,
+    /// Places among the body's inputs for which this op has no operand.
+    pub absent: Vec<usize>,
     /// Whether the body takes its outputs as one array.
     pub outputs_in_array: bool,
+    /// Whether the body takes its inputs as one array.
+    pub inputs_in_array: bool,
+    /// What the unit declares before the body: a functor that the instance names.
+    pub preamble: String,
     /// Tensor maps.
     pub maps: Vec<TensorMap>,
     /// Sizes of a step.
@@ -39,23 +46,32 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// A body that takes what most take.
+    /// A body of `kernels/` that takes what most take; the instance is named without its namespace.
     pub fn new(name: &'static str, include: &'static str, instance: String, threads: u32, grid: Dim) -> Body {
         Body {
             name,
             include,
-            instance,
+            headers: Vec::new(),
+            instance: format!("smelt::{instance}"),
             threads,
             shared_bytes: 0,
             cluster: 1,
             says_blocks: false,
-            absent_inputs: 0,
+            absent: Vec::new(),
             outputs_in_array: false,
+            inputs_in_array: false,
+            preamble: String::new(),
             maps: Vec::new(),
             scalars: Vec::new(),
             grid,
             kv: None,
         }
+    }
+
+    /// A body of a file outside of `kernels/`; the instance is named with its namespace.
+    pub fn own(name: &'static str, file: Header, instance: String, threads: u32, grid: Dim) -> Body {
+        let body = Body::new(name, file.path, String::new(), threads, grid);
+        Body { instance, headers: vec![file], ..body }
     }
 
     /// The same body with a size that it is told when it runs.
@@ -81,6 +97,7 @@ impl Body {
         if writes { &mut outputs } else { &mut inputs }.extend(kv_type);
         let device = DeviceCall {
             unit: self.unit(&outputs, &inputs),
+            headers: self.headers,
             threads: self.threads,
             shared_bytes: self.shared_bytes,
             maps: self.maps,
@@ -109,8 +126,14 @@ impl Body {
             true => vec![format!("{{{}}}", out.join(", "))],
             false => out,
         };
-        given.extend(pointers("const ", "in", inputs));
-        given.extend((0..self.absent_inputs).map(|_| "nullptr".to_owned()));
+        let mut list = pointers("const ", "in", inputs);
+        for place in &self.absent {
+            list.insert(*place, "nullptr".to_owned());
+        }
+        match self.inputs_in_array {
+            true => given.push(format!("{{{}}}", list.join(", "))),
+            false => given.extend(list),
+        }
         for index in 0..self.maps.len() {
             declared.push(format!("const __grid_constant__ smelt::TensorMap map{index}"));
             given.push(format!("&map{index}"));
@@ -123,11 +146,12 @@ impl Body {
     }
 
     fn text(&self, declared: &[String], given: &[String]) -> String {
-        let Body { name, include, instance, threads, .. } = self;
+        let Body { name, include, instance, threads, preamble, .. } = self;
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "#include \"common/body.cuh\"\n#include \"{include}\"\n");
-        let _ = writeln!(text, "using Body = smelt::{instance};");
+        text.push_str(preamble);
+        let _ = writeln!(text, "using Body = {instance};");
         let _ = write!(text, "static_assert(Body::kThreads == {threads}");
         if self.shared_bytes > 0 {
             let _ = write!(text, " && Body::kSharedBytes == {}", self.shared_bytes);
@@ -144,8 +168,8 @@ impl Body {
     }
 }
 
-/// A dtype as kernels spell it.
-pub(super) fn c_type(dtype: DType) -> &'static str {
+/// A dtype as CUDA C spells it: `smelt::bf16`.
+pub fn c_type(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "smelt::f32",
         DType::F16 => "smelt::f16",
@@ -154,7 +178,7 @@ pub(super) fn c_type(dtype: DType) -> &'static str {
     }
 }
 
-/// A real template argument, to the last bit.
-pub(super) fn c_float(value: f32) -> String {
+/// A real template argument, to the last bit: `1e-5f`.
+pub fn c_float(value: f32) -> String {
     format!("{value:e}f")
 }

@@ -1,13 +1,11 @@
 //! `kernels/linear`: streaming for few rows, wgmma for many, plain loops for everything else.
 
-use std::iter::once;
-
-use ir::ops::Linear;
+use ir::ops::{Epilogue, Linear, LinearParts, Prologue};
 use ir::{Graph, Value};
 use plan::{Dim, Layout, TensorMap};
 
-use super::body::{Body, c_type};
-use super::{dim, is, is_16_bit};
+use super::body::{Body, c_float, c_type};
+use super::{SHARED_BYTES, dim, is, is_16_bit};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
@@ -22,19 +20,22 @@ const MULTIPROCESSORS: u64 = 132;
 const PLAIN_FEW_ROWS: u64 = 8;
 const PLAIN_TILE: u64 = 64;
 
-/// Sizes of a linear: `[rows, k]` by `[n, k]`.
+/// Rows that every block of the streaming kernel may norm for itself: with two or more, a launch that norms them once
+/// costs less than reading them in each block.
+const NORM_ROWS: u64 = 1;
+
+/// A linear, `[rows, k]` by `[n, k]`, and what stands before and behind it.
 struct Shape {
+    parts: LinearParts,
     rows: Dim,
     n: u64,
     k: u64,
-    has_bias: bool,
 }
 
 fn shape(site: &Site<'_>) -> Result<Shape, Refusal> {
-    is::<Linear>(site)?;
-    let [n, k] =
-        sizes(site.graph, site.operand(1)?).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
-    Ok(Shape { rows: dim(site, 0, 0)?, n, k, has_bias: site.graph.operands(site.op).len() > 2 })
+    let parts = LinearParts::of(site.graph, site.op).ok_or(Refusal::OtherOp)?;
+    let [n, k] = sizes(site.graph, parts.weight).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
+    Ok(Shape { rows: dim(site, 0, 0)?, n, k, parts })
 }
 
 fn sizes(graph: &Graph, weight: Value) -> Option<[u64; 2]> {
@@ -42,55 +43,92 @@ fn sizes(graph: &Graph, weight: Value) -> Option<[u64; 2]> {
 }
 
 /// The order in which kernels of `linear` want a weight, whatever the program: tiles where each of its users can read
-/// them, so that one copy serves few rows and many.
+/// them, so that one copy serves few rows and many; with the rows of the two halves in turn where a gate is applied to
+/// the product.
 pub(super) fn layout_of(graph: &Graph, weight: Value) -> Layout {
-    let users: Vec<_> = graph.uses(weight).into_iter().filter(|user| graph.cast::<Linear>(user.op).is_some()).collect();
-    let tiled = users.iter().all(|user| tensor_cores(graph, &graph.operands(user.op)).is_ok());
-    if tiled && !users.is_empty() { Layout::Tiled } else { Layout::RowMajor }
+    let users = graph.uses(weight).into_iter().filter_map(|user| LinearParts::of(graph, user.op));
+    let users: Vec<LinearParts> = users.filter(|parts| parts.weight == weight).collect();
+    if users.is_empty() || !users.iter().all(|parts| tensor_cores(graph, parts).is_ok()) {
+        return Layout::RowMajor;
+    }
+    let gated = users.iter().filter(|parts| parts.epilogues().contains(&Epilogue::Swiglu)).count();
+    match gated {
+        0 => Layout::Tiled,
+        _ if gated == users.len() => Layout::TiledHalves,
+        _ => Layout::RowMajor,
+    }
 }
 
-/// Whether tensor cores can take a linear of these operands, or why not.
-fn tensor_cores(graph: &Graph, operands: &[Value]) -> Result<(), Refusal> {
-    let dtypes: Vec<_> = operands.iter().filter_map(|value| graph.tensor(*value)).map(|ty| ty.dtype).collect();
-    if !dtypes.first().is_some_and(|first| is_16_bit(*first) && dtypes.iter().all(|dtype| dtype == first)) {
+/// Whether tensor cores can take a linear, or why not.
+fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
+    let dtypes = [Some(parts.weight), parts.operand(Epilogue::Bias)].into_iter().flatten();
+    let mut dtypes = dtypes.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
+    let first = parts.product_dtype(graph).filter(|dtype| is_16_bit(*dtype));
+    if first.is_none_or(|first| dtypes.any(|dtype| dtype != first)) {
         return Err(Refusal::because("takes activations, weight and bias of one 16-bit type"));
     }
-    let [_, k] = sizes(graph, operands[1]).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
+    let [n, k] = sizes(graph, parts.weight).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
     if k % 8 != 0 {
         return Err(Refusal::because(format!("rows of {k} elements are no whole 16-byte chunks")));
     }
-    match graph.is_constant(operands[1]) {
-        true => Ok(()),
-        false => Err(Refusal::because("the weight is no constant that could be packed")),
+    if !graph.is_constant(parts.weight) {
+        return Err(Refusal::because("the weight is no constant that could be packed"));
+    }
+    match parts.epilogues().as_slice() {
+        [] | [Epilogue::Bias] | [Epilogue::Add] | [Epilogue::Bias, Epilogue::Add] => Ok(()),
+        [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] if n % 16 == 0 => Ok(()),
+        [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] => {
+            Err(Refusal::because(format!("halves of {n} outputs are no whole strips of 8")))
+        }
+        _ => Err(Refusal::because("does a bias, and then either a gate or a residual")),
     }
 }
 
-/// Template arguments: the type of activations and weight, and that of the result.
-fn types(site: &Site<'_>) -> Result<String, Refusal> {
-    Ok([site.operand_type(0)?.dtype, site.result_type()?.dtype].map(c_type).join(", "))
-}
-
-/// Checks that a weight comes in tiles here.
-fn check_tiled(site: &Site<'_>) -> Result<(), Refusal> {
-    tensor_cores(site.graph, &site.graph.operands(site.op))?;
-    match layout_of(site.graph, site.operand(1)?) {
-        Layout::Tiled => Ok(()),
-        Layout::RowMajor => Err(Refusal::because("another user of the weight wants it row-major")),
+/// Checks that a weight comes in tiles here, and says in which.
+fn check_tiled(site: &Site<'_>, shape: &Shape) -> Result<Layout, Refusal> {
+    tensor_cores(site.graph, &shape.parts)?;
+    match layout_of(site.graph, shape.parts.weight) {
+        Layout::RowMajor => Err(Refusal::because("another user of the weight wants it in another order")),
+        tiled => Ok(tiled),
     }
 }
 
 impl Shape {
-    /// The call of a body, with the argument that stands for a bias.
-    fn call(&self, site: &Site<'_>, mut body: Body) -> Result<Call, Refusal> {
-        body.absent_inputs = usize::from(!self.has_bias);
-        let call = body.scalar("rows", self.rows.clone()).call(site)?;
-        Ok(call.int("n", self.n as i64).int("k", self.k as i64))
+    /// The types of products and of the result.
+    fn types(&self, site: &Site<'_>) -> String {
+        let product = self.parts.product_dtype(site.graph).unwrap_or(self.parts.result);
+        [product, self.parts.result].map(c_type).join(", ")
+    }
+
+    fn gated(&self) -> bool {
+        self.parts.epilogues().contains(&Epilogue::Swiglu)
+    }
+
+    /// The call of a body that takes x, the weight, and then what `more` lists, of which some may be absent.
+    fn call(&self, site: &Site<'_>, mut body: Body, more: &[Option<Value>]) -> Result<Call, Refusal> {
+        let absent = more.iter().enumerate().filter(|(_, operand)| operand.is_none());
+        body.absent = absent.map(|(place, _)| 2 + place).collect();
+        let mut call = body.scalar("rows", self.rows.clone()).call(site)?;
+        call = call.int("n", self.n as i64).int("k", self.k as i64);
+        if self.parts.before.is_some() {
+            call = call.text("before", "rms_norm");
+        }
+        let behind: Vec<&str> = self.parts.epilogues().into_iter().map(Epilogue::name).collect();
+        Ok(if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) })
+    }
+
+    fn bias(&self) -> Option<Value> {
+        self.parts.operand(Epilogue::Bias)
+    }
+
+    fn residual(&self) -> Option<Value> {
+        self.parts.operand(Epilogue::Add)
     }
 }
 
 pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
-    check_tiled(site)?;
+    let layout = check_tiled(site, &shape)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let most = if shape.n >= WIDE { WIDE_ROWS } else { SKINNY_ROWS };
     if bound > most {
@@ -100,22 +138,49 @@ pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Ca
     let rows = bound.next_multiple_of(8);
     let config = config.unwrap_or_else(|| SkinnyConfig::of(shape.n, shape.k, rows));
     let SkinnyConfig { warps, strips, depth } = config;
-    let types = types(site)?;
-    let instance = format!("LinearSkinny<{types}, {}, {}, {rows}, {warps}, {strips}, {depth}>", shape.n, shape.k);
-    let grid = shape.n.div_ceil(16 * strips).into();
+    let Shape { n, k, .. } = shape;
+    let mut more = String::new();
+    // partial sums of each warp, padded so that they lie in different banks
+    let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
+    let gated = shape.gated();
+    if gated || shape.parts.before.is_some() {
+        more.push_str(&format!(", {gated}"));
+    }
+    let gain = match shape.parts.before {
+        None => None,
+        Some((Prologue::RmsNorm { eps, .. }, gain)) => {
+            if bound > NORM_ROWS {
+                return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
+            }
+            if !site.graph.is_constant(gain) {
+                return Err(Refusal::because(
+                    "the gain is computed in the step, and it is read before that is waited for",
+                ));
+            }
+            let types = [site.tensor(shape.parts.x)?.dtype, site.tensor(gain)?.dtype].map(c_type).join(", ");
+            more.push_str(&format!(", {types}, {bound}, {}", c_float(eps)));
+            shared_bytes += bound * (k + 32) * 2;
+            Some(gain)
+        }
+    };
+    if shared_bytes > SHARED_BYTES.into() {
+        return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
+    }
+    let types = shape.types(site);
+    let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}{more}>");
+    let grid = n.div_ceil(16 * strips).into();
     let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
     body.says_blocks = true;
-    // partial sums of each warp, padded so that they lie in different banks
-    body.shared_bytes = (warps * rows * (16 * strips + 4) * 4) as u32;
-    let call = shape.call(site, body)?.layout(1, Layout::Tiled);
+    body.shared_bytes = shared_bytes as u32;
+    let call = shape.call(site, body, &[gain, shape.bias(), shape.residual()])?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
 pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     let shape = shape(site)?;
     let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let configs = once(None).chain(SkinnyConfig::others(shape.n, rows).into_iter().map(Some));
-    distinct(configs.map(|config| skinny(site, config)))
+    let others = SkinnyConfig::others(shape.n, rows).into_iter();
+    distinct(skinny(site, None), others.map(|config| skinny(site, Some(config))))
 }
 
 /// How few rows are spread over warps.
@@ -161,15 +226,19 @@ impl SkinnyConfig {
 
 pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
-    check_tiled(site)?;
-    if site.graph.inputs().contains(&site.operand(0)?) {
+    let layout = check_tiled(site, &shape)?;
+    if shape.parts.before.is_some() {
+        return Err(Refusal::because("the copy engine brings its activations, and norms nothing"));
+    }
+    if site.graph.inputs().contains(&shape.parts.x) {
         return Err(Refusal::because("its activations are an input of the program, which has no fixed address"));
     }
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
-    let types = types(site)?;
-    let instance = format!("LinearWgmma<{types}, {}, {}, {rows}, {cols}, {stages}>", shape.n, shape.k);
-    let grid = shape.rows.ceil_div(rows) * shape.n.div_ceil(cols).into();
+    let Shape { n, k, .. } = shape;
+    let gated = if shape.gated() { ", true" } else { "" };
+    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{gated}>", shape.types(site));
+    let grid = shape.rows.ceil_div(rows) * n.div_ceil(cols).into();
     let threads = 2 * rows as u32 + 32;
     let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, grid);
     body.says_blocks = true;
@@ -177,14 +246,14 @@ pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call
     body.shared_bytes = (stages * 128 * (rows + cols) + 16 * stages) as u32;
     let map = |input, rows: u64| TensorMap { input, box_rows: rows as u32, box_cols: 64 };
     body.maps = vec![map(0, rows), map(1, cols)];
-    let call = shape.call(site, body)?.layout(1, Layout::Tiled);
+    let call = shape.call(site, body, &[shape.bias(), shape.residual()])?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
 }
 
 pub(super) fn wgmma_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     let bound = site.program.bound(&shape(site)?.rows).unwrap_or(u64::MAX);
-    let configs = once(None).chain(WgmmaConfig::others(bound).into_iter().map(Some));
-    distinct(configs.map(|config| wgmma(site, config)))
+    let others = WgmmaConfig::others(bound).into_iter();
+    distinct(wgmma(site, None), others.map(|config| wgmma(site, Some(config))))
 }
 
 /// The block of outputs of the wgmma kernel, and the depth of its ring.
@@ -223,6 +292,7 @@ impl WgmmaConfig {
 }
 
 pub(super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
+    is::<Linear>(site)?;
     let shape = shape(site)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     if bound > PLAIN_FEW_ROWS {
@@ -230,21 +300,23 @@ pub(super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
     }
     let instance = plain_instance(site, "LinearPlainFew", &shape)?;
     let grid = shape.n.div_ceil(8).into();
-    shape.call(site, Body::new("linear_plain_few", "linear/plain.cuh", instance, 256, grid))
+    let body = Body::new("linear_plain_few", "linear/plain.cuh", instance, 256, grid);
+    shape.call(site, body, &[shape.bias()])
 }
 
 pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
+    is::<Linear>(site)?;
     let shape = shape(site)?;
     let instance = plain_instance(site, "LinearPlain", &shape)?;
     let grid = shape.rows.ceil_div(PLAIN_TILE) * shape.n.div_ceil(PLAIN_TILE).into();
-    shape.call(site, Body::new("linear_plain", "linear/plain.cuh", instance, 256, grid))
+    shape.call(site, Body::new("linear_plain", "linear/plain.cuh", instance, 256, grid), &[shape.bias()])
 }
 
 fn plain_instance(site: &Site<'_>, ty: &str, shape: &Shape) -> Result<String, Refusal> {
     let (x, weight, y) = (site.operand_type(0)?, site.operand_type(1)?, site.result_type()?);
-    let bias = if shape.has_bias { site.operand_type(2)?.dtype } else { weight.dtype };
+    let bias = shape.bias().map(|bias| site.tensor(bias)).transpose()?.map_or(weight.dtype, |bias| bias.dtype);
     let types = [x.dtype, weight.dtype, bias, y.dtype].map(c_type).join(", ");
-    Ok(format!("{ty}<{types}, {}, {}, {}>", shape.n, shape.k, shape.has_bias))
+    Ok(format!("{ty}<{types}, {}, {}, {}>", shape.n, shape.k, shape.bias().is_some()))
 }
 
 #[cfg(test)]

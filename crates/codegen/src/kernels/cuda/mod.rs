@@ -4,6 +4,7 @@
 mod attention;
 mod body;
 mod linear;
+mod map;
 mod norm;
 mod rope;
 mod rows;
@@ -12,8 +13,10 @@ mod sampling;
 use ir::OpDef;
 use plan::{DType, Dim};
 
-use crate::{Call, Catalog, Kernel, Refusal, Site};
+use crate::kernels::about::about;
+use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
+pub use body::{Body, c_float, c_type};
 pub(crate) use rows::fill_random;
 
 type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
@@ -41,6 +44,10 @@ impl Kernel for CudaKernel {
         let fits = |call: &Call| call.device.as_ref().is_none_or(|device| device.shared_bytes <= SHARED_BYTES);
         Ok(candidates(site)?.into_iter().filter(fits).collect())
     }
+
+    fn about(&self) -> About {
+        about(Target::Sm90a, self.name)
+    }
 }
 
 /// Bytes of shared memory that a block may have (CUDA C++ Programming Guide, compute capability 9.0).
@@ -57,6 +64,7 @@ pub(crate) fn catalog() -> Catalog {
         tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
         kernel("linear_plain_few", linear::plain_few),
         kernel("linear_plain", linear::plain),
+        tuned("rope_attention_decode", |site| attention::rope_decode(site, None), attention::rope_decode_candidates),
         tuned("attention_decode", |site| attention::decode(site, None), attention::decode_candidates),
         kernel("attention_prefill", attention::prefill),
         kernel("attention_plain", attention::plain),
@@ -66,11 +74,7 @@ pub(crate) fn catalog() -> Catalog {
         kernel("add_rms_norm", norm::add_rms_norm),
         kernel("rms_norm", norm::rms_norm),
         kernel("swiglu", rows::swiglu),
-        kernel("silu_mul", rows::silu_mul),
-        kernel("add", rows::add),
-        kernel("mul", rows::mul),
-        kernel("silu", rows::silu),
-        kernel("cast", rows::cast),
+        kernel("map", map::map),
         kernel("split", rows::split),
         kernel("embedding", rows::embedding),
         kernel("gather_rows", rows::gather_rows),
@@ -78,16 +82,14 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// The innermost size of the first result, which kernels are instantiated for.
+/// See [`Site::width`].
 fn width(site: &Site<'_>) -> Result<u64, Refusal> {
-    site.result_type()?.width().ok_or_else(|| Refusal::because("its rows have a symbolic width"))
+    site.width()
 }
 
-/// The rows of the first result: all sizes but the innermost.
+/// See [`Site::row_count`].
 fn row_count(site: &Site<'_>) -> Result<Dim, Refusal> {
-    let shape = &site.result_type()?.shape;
-    let outer = shape.split_last().map_or(&[][..], |(_, outer)| outer);
-    Ok(outer.iter().cloned().fold(Dim::from(1), |product, dim| product * dim))
+    site.row_count()
 }
 
 /// A dimension of an operand.

@@ -52,7 +52,7 @@ fn step(
 }
 
 /// The number of frequencies, which are f32.
-fn frequencies(site: &Site<'_>, operand: usize) -> Result<u64, Refusal> {
+pub(super) fn frequencies(site: &Site<'_>, operand: usize) -> Result<u64, Refusal> {
     let ty = site.operand_type(operand)?;
     ty.width().filter(|_| ty.dtype == DType::F32).ok_or_else(|| Refusal::because("its frequencies are not f32"))
 }

@@ -1,7 +1,6 @@
 //! `kernels/rows`: what copies rows or computes element by element.
 
-use ir::OpDef;
-use ir::ops::{Add, Cast, Embedding, GatherRows, Mul, Silu, SiluMul, Split, Swiglu};
+use ir::ops::{Embedding, GatherRows, Split, Swiglu};
 use plan::{Code, DType, Layout, Param, Scalar};
 
 use super::body::{Body, c_type};
@@ -9,43 +8,17 @@ use super::{dim, is, linear, row_count, width};
 use crate::cuda::flatten;
 use crate::{Call, Refusal, Site};
 
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Elements of a block: eight for each thread, one 16-byte vector of a 16-bit type.
-const BLOCK_ELEMENTS: u64 = 8 * THREADS as u64;
+pub(super) const BLOCK_ELEMENTS: u64 = 8 * THREADS as u64;
 
-pub(super) fn add(site: &Site<'_>) -> Result<Call, Refusal> {
-    elementwise::<Add>(site, "add", "Binary<smelt::AddOp, ")
-}
-
-pub(super) fn mul(site: &Site<'_>) -> Result<Call, Refusal> {
-    elementwise::<Mul>(site, "mul", "Binary<smelt::MulOp, ")
-}
-
-pub(super) fn silu_mul(site: &Site<'_>) -> Result<Call, Refusal> {
-    elementwise::<SiluMul>(site, "silu_mul", "Binary<smelt::SiluMulOp, ")
-}
-
-pub(super) fn silu(site: &Site<'_>) -> Result<Call, Refusal> {
-    elementwise::<Silu>(site, "silu", "Silu<")
-}
-
+/// Blocks take elements of the result, wherever rows end.
 pub(super) fn swiglu(site: &Site<'_>) -> Result<Call, Refusal> {
-    elementwise::<Swiglu>(site, "swiglu", "Swiglu<")
-}
-
-pub(super) fn cast(site: &Site<'_>) -> Result<Call, Refusal> {
-    let from = c_type(site.operand_type(0)?.dtype);
-    elementwise::<Cast>(site, "cast", &format!("Cast<{from}, "))
-}
-
-/// A body whose blocks take elements of the result, wherever rows end. Dtype and width of the result complete its
-/// template arguments.
-fn elementwise<T: OpDef>(site: &Site<'_>, name: &'static str, body: &str) -> Result<Call, Refusal> {
-    is::<T>(site)?;
+    is::<Swiglu>(site)?;
     let (rows, cols) = (row_count(site)?, width(site)?);
-    let instance = format!("{body}{}, {cols}>", c_type(site.result_type()?.dtype));
+    let instance = format!("Swiglu<{}, {cols}>", c_type(site.result_type()?.dtype));
     let grid = (rows.clone() * cols.into()).ceil_div(BLOCK_ELEMENTS);
-    Body::new(name, "rows/elementwise.cuh", instance, THREADS, grid).scalar("rows", rows).call(site)
+    Body::new("swiglu", "rows/elementwise.cuh", instance, THREADS, grid).scalar("rows", rows).call(site)
 }
 
 pub(super) fn gather_rows(site: &Site<'_>) -> Result<Call, Refusal> {
@@ -80,19 +53,23 @@ pub(super) fn split(site: &Site<'_>) -> Result<Call, Refusal> {
 
 /// The kernel that makes random weights of this type and order where a plan is loaded. No program launches it.
 pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
-    let tiled = layout == Layout::Tiled;
+    let order = match layout {
+        Layout::RowMajor => 0,
+        Layout::Tiled => 1,
+        Layout::TiledHalves => 2,
+    };
     let ty = c_type(dtype);
     let unit = format!(
         "#include \"common/body.cuh\"\n#include \"rows/fill_random.cuh\"\n\n\
-         using Body = smelt::FillRandom<{ty}, {tiled}>;\nstatic_assert(Body::kThreads == {THREADS});\n\n\
+         using Body = smelt::FillRandom<{ty}, {order}>;\nstatic_assert(Body::kThreads == {THREADS});\n\n\
          extern \"C\" __global__ void __launch_bounds__(Body::kThreads)\n\
          fill_random({ty}* out, smelt::u64 seed, float mean, float std, smelt::u64 first, smelt::u64 elements, \
-         smelt::u64 cols) {{\n  smelt::run(Body{{out, seed, mean, std, first, elements, cols}});\n}}\n"
+         smelt::u64 rows, smelt::u64 cols) {{\n  smelt::run(Body{{out, seed, mean, std, first, elements, rows, cols}});\n}}\n"
     );
     let param = |name: &str, value: &str| Param { name: name.to_owned(), value: Scalar::Text(value.to_owned()) };
     plan::Kernel {
         name: "fill_random".to_owned(),
         params: vec![param("dtype", dtype.name()), param("layout", layout.name())],
-        code: Some(Code { source: flatten(&unit), cubin: Vec::new(), threads: THREADS, shared_bytes: 0 }),
+        code: Some(Code { source: flatten(&unit, &[]), cubin: Vec::new(), threads: THREADS, shared_bytes: 0 }),
     }
 }

@@ -10,7 +10,8 @@ use crate::{AttrValue, TensorType, Type};
 const MAX_DEPTH: u32 = 64;
 
 impl Parser<'_> {
-    pub(super) fn dtype(&mut self) -> Result<DType, ParseError> {
+    /// A dtype.
+    pub fn dtype(&mut self) -> Result<DType, ParseError> {
         let at = self.at();
         let word = self.word("a dtype")?;
         word.parse().or_else(|message: String| self.fail(at, message))
@@ -38,7 +39,7 @@ impl Parser<'_> {
     }
 
     /// A size: the text up to the `,` or `]` that ends it, in the language of [`Dim`].
-    fn dim(&mut self) -> Result<Dim, ParseError> {
+    pub fn dim(&mut self) -> Result<Dim, ParseError> {
         let start = self.at();
         let mut depth = 0;
         loop {
@@ -56,8 +57,9 @@ impl Parser<'_> {
     }
 
     /// `name = value, …` up to the `}`, which stays.
-    pub(super) fn attr_list(&mut self) -> Result<Vec<(String, AttrValue)>, ParseError> {
+    pub fn attr_list(&mut self) -> Result<Vec<(String, AttrValue)>, ParseError> {
         let mut attrs: Vec<(String, AttrValue)> = Vec::new();
+        self.depth = 0;
         while *self.peek() != Token::Punct("}") {
             if !attrs.is_empty() {
                 self.punct(",")?;
@@ -90,6 +92,10 @@ impl Parser<'_> {
             Token::Float(value) => {
                 self.next += 1;
                 AttrValue::Float(value)
+            }
+            Token::Capture(name) => {
+                self.next += 1;
+                AttrValue::Capture(name)
             }
             Token::Word(word) => {
                 self.next += 1;

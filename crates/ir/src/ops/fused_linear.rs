@@ -1,0 +1,292 @@
+//! A linear with what stands before and behind it: the op that linear fusions make, and that falls apart again where a
+//! target has no kernel for all of it.
+
+use plan::DType;
+
+use super::linear::{add_bias, product};
+use super::norm::rms_norm;
+use super::{Add, Linear, RmsNorm, Swiglu, gated};
+use crate::{
+    AttrValue, Attribute, Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, TensorType, Type,
+    TypeError, Value, expect_rank, expect_same, op, type_error,
+};
+
+op! {
+    /// `x`, normed where `before` says so, times `weight^T`, and then what `behind` lists, in f32 without rounding in
+    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. The further operands are those of
+    /// `before` and `behind`, in order: the gain of `rms_norm`, the bias, the residual. The result has the dtype of `x`,
+    /// or `to`.
+    pub struct FusedLinear = "fused_linear" (x, weight; more..) {
+        before: Option<Prologue>, behind: Epilogues, to: Option<DType>
+    }
+}
+
+/// What happens to `x` before the product.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Prologue {
+    /// `rms_norm(eps, to)`: takes a gain, and rounds to `to`.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+        /// The dtype in which the product reads it.
+        to: DType,
+    },
+}
+
+/// What happens to the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Takes a bias `[N]`, and adds it to each row.
+    Bias,
+    /// `silu(left half) * right half` of each row.
+    Swiglu,
+    /// Takes a residual of the result's type, and adds it.
+    Add,
+}
+
+impl Epilogue {
+    /// All of them.
+    pub const ALL: [Epilogue; 3] = [Epilogue::Bias, Epilogue::Swiglu, Epilogue::Add];
+
+    /// The name in text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Epilogue::Bias => "bias",
+            Epilogue::Swiglu => "swiglu",
+            Epilogue::Add => "add",
+        }
+    }
+
+    fn takes_operand(self) -> bool {
+        self != Epilogue::Swiglu
+    }
+}
+
+/// What happens to the product, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Epilogues(pub Vec<Epilogue>);
+
+impl Attribute for Prologue {
+    const EXPECTED: &'static str = "`rms_norm(EPS, DTYPE)`";
+
+    fn to_value(&self) -> AttrValue {
+        let Prologue::RmsNorm { eps, to } = self;
+        AttrValue::Call("rms_norm".to_owned(), vec![eps.to_value(), to.to_value()])
+    }
+
+    fn from_value(value: &AttrValue) -> Option<Prologue> {
+        match value {
+            AttrValue::Call(name, args) if name == "rms_norm" => match args.as_slice() {
+                [eps, to] => Some(Prologue::RmsNorm { eps: f32::from_value(eps)?, to: DType::from_value(to)? }),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Attribute for Epilogues {
+    const EXPECTED: &'static str = "a list of `bias`, `swiglu` and `add`";
+
+    fn to_value(&self) -> AttrValue {
+        AttrValue::List(self.0.iter().map(|epilogue| AttrValue::Word(epilogue.name().to_owned())).collect())
+    }
+
+    fn from_value(value: &AttrValue) -> Option<Epilogues> {
+        let AttrValue::List(items) = value else { return None };
+        let item = |item: &AttrValue| match item {
+            AttrValue::Word(word) => Epilogue::ALL.into_iter().find(|epilogue| epilogue.name() == word),
+            _ => None,
+        };
+        items.iter().map(item).collect::<Option<Vec<Epilogue>>>().map(Epilogues)
+    }
+
+    fn absent() -> Option<Epilogues> {
+        Some(Epilogues::default())
+    }
+
+    fn is_absent(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The operands behind the weight.
+struct More<T> {
+    /// That of the prologue.
+    gain: Option<T>,
+    /// The epilogues, with theirs.
+    behind: Vec<(Epilogue, Option<T>)>,
+}
+
+impl FusedLinear {
+    /// The operands behind the weight; `None` where their number is another.
+    fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
+        let mut more = operands.get(2..)?.iter().copied();
+        let gain = match self.before {
+            Some(_) => Some(more.next()?),
+            None => None,
+        };
+        let mut behind = Vec::new();
+        for epilogue in &self.behind.0 {
+            behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
+        }
+        more.next().is_none().then_some(More { gain, behind })
+    }
+}
+
+impl Semantics for FusedLinear {
+    const CLASS: OpClass = OpClass::Matmul;
+
+    fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+        if self.before.is_none() && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
+            return type_error("expected something that `linear` does not do, before or behind");
+        }
+        let expected = 2
+            + usize::from(self.before.is_some())
+            + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count();
+        let found = operands.len();
+        let Some(More { gain, behind }) = self.more(operands) else {
+            return type_error(format!("expected {expected} operands, found {found}"));
+        };
+        let x = operands[0].tensor()?;
+        if let (Some(Prologue::RmsNorm { to, .. }), Some(gain)) = (self.before, gain) {
+            let normed = (to != x.dtype).then_some(to);
+            RmsNorm { eps: 0.0, to: normed }.infer(&[operands[0], gain])?;
+        }
+        let product = Linear { to: None }.infer(&operands[..2])?;
+        let mut ty = product[0].tensor()?.clone().rounded(self.to)?;
+        for (epilogue, operand) in behind {
+            ty = epilogue.infer(ty, operand)?;
+        }
+        Ok(vec![ty.into()])
+    }
+
+    fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+        let More { gain, behind } = self.more(operands).ok_or("operands of another number")?;
+        let normed = match (self.before, gain) {
+            (Some(Prologue::RmsNorm { eps, to }), Some(gain)) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+            _ => None,
+        };
+        let product = product(normed.as_ref().unwrap_or(operands[0]), operands[1]);
+        Ok(vec![behind.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand))])
+    }
+
+    fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
+        let mut parts = LinearParts::of(graph, id)?;
+        let mut patch = Patch::new();
+        if let Some((Prologue::RmsNorm { eps, to }, gain)) = parts.before.take() {
+            let to = (graph.tensor(parts.x)?.dtype != to).then_some(to);
+            let normed = patch.add(graph, RmsNorm { eps, to }, &[parts.x.into(), gain.into()]);
+            let linear = parts.add(graph, &mut patch, normed)?;
+            patch.replace(graph.result(id), linear);
+            return Some(patch);
+        }
+        let (epilogue, operand) = parts.behind.pop()?;
+        let linear = parts.add(graph, &mut patch, parts.x.into())?;
+        let last = match (epilogue, operand) {
+            (Epilogue::Add, Some(residual)) => patch.add(graph, Add {}, &[residual.into(), linear]),
+            (Epilogue::Swiglu, _) => patch.add(graph, Swiglu {}, &[linear]),
+            // a bias that is the last of all is `linear`'s; behind anything else it has no op of its own
+            _ => return None,
+        };
+        patch.replace(graph.result(id), last);
+        Some(patch)
+    }
+}
+
+impl Epilogue {
+    fn infer(self, ty: TensorType, operand: Option<&Type>) -> Result<TensorType, TypeError> {
+        match (self, operand) {
+            (Epilogue::Bias, Some(bias)) => {
+                let bias = bias.tensor()?;
+                expect_rank("bias", bias, 1)?;
+                expect_same("the widths of the product and bias", &ty.shape[1], &bias.shape[0])?;
+                match bias.dtype.is_float() {
+                    true => Ok(ty),
+                    false => type_error("expected a floating-point bias"),
+                }
+            }
+            (Epilogue::Add, Some(residual)) => {
+                expect_same("the types of the result and the residual", &ty, residual.tensor()?)?;
+                Ok(ty)
+            }
+            (Epilogue::Swiglu, _) => Ok(Swiglu {}.infer(&[&ty.into()])?[0].tensor()?.clone()),
+            (_, None) => type_error(format!("expected an operand for `{}`", self.name())),
+        }
+    }
+
+    fn eval(self, value: HostTensor, operand: Option<&HostTensor>) -> HostTensor {
+        match (self, operand) {
+            (Epilogue::Bias, Some(bias)) => add_bias(&value, bias),
+            (Epilogue::Add, Some(residual)) => value.zip(residual, |a, b| a + b),
+            (Epilogue::Swiglu, _) => gated::swiglu(&value).pop().unwrap_or(value),
+            (_, None) => value,
+        }
+    }
+}
+
+/// A `linear` or `fused_linear` taken apart: what rules change and kernels look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearParts {
+    /// What happens to `x` before, and its gain.
+    pub before: Option<(Prologue, Value)>,
+    /// The activations.
+    pub x: Value,
+    /// The weight.
+    pub weight: Value,
+    /// What happens behind, with its operands.
+    pub behind: Vec<(Epilogue, Option<Value>)>,
+    /// The dtype of the result.
+    pub result: DType,
+}
+
+impl LinearParts {
+    /// The parts of an op; `None` where it is neither.
+    pub fn of(graph: &Graph, id: OpId) -> Option<LinearParts> {
+        let operands = graph.operands(id);
+        let (x, weight) = (*operands.first()?, *operands.get(1)?);
+        let result = graph.tensor(graph.result(id))?.dtype;
+        if graph.cast::<Linear>(id).is_some() {
+            let behind = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
+            return Some(LinearParts { before: None, x, weight, behind, result });
+        }
+        let fused = graph.cast::<FusedLinear>(id)?;
+        let More { gain, behind } = fused.more(&operands)?;
+        Some(LinearParts { before: fused.before.zip(gain), x, weight, behind, result })
+    }
+
+    /// The epilogues, in order.
+    pub fn epilogues(&self) -> Vec<Epilogue> {
+        self.behind.iter().map(|(epilogue, _)| *epilogue).collect()
+    }
+
+    /// The operand of an epilogue, where it is there.
+    pub fn operand(&self, wanted: Epilogue) -> Option<Value> {
+        self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
+    }
+
+    /// The dtype in which the product reads `x`.
+    pub fn product_dtype(&self, graph: &Graph) -> Option<DType> {
+        match self.before {
+            Some((Prologue::RmsNorm { to, .. }, _)) => Some(to),
+            None => Some(graph.tensor(self.x)?.dtype),
+        }
+    }
+
+    /// Adds the op that does all parts to a patch, over an `x` that may be new: a `linear` where that is enough.
+    pub fn add(&self, graph: &Graph, patch: &mut Patch, x: PatchValue) -> Option<PatchValue> {
+        let x_dtype = patch.tensor(graph, x)?.dtype;
+        let to = (x_dtype != self.result).then_some(self.result);
+        let mut operands = vec![x, self.weight.into()];
+        operands.extend(self.before.map(|(_, gain)| PatchValue::from(gain)));
+        operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
+        let behind = self.epilogues();
+        Some(match (self.before, behind.as_slice()) {
+            (None, [] | [Epilogue::Bias]) => patch.add(graph, Linear { to }, &operands),
+            (before, _) => {
+                let before = before.map(|(prologue, _)| prologue);
+                patch.add(graph, FusedLinear { before, behind: Epilogues(behind), to }, &operands)
+            }
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! What is computed twice is computed once.
+
+use std::collections::HashMap;
+
+use ir::ops::{Add, Mul};
+use ir::{Graph, OpClass, OpId, Patch, Value};
+
+use crate::{Changed, Pass, PassContext, PassError};
+
+/// Equal ops over equal operands become the first of them, constants of one key included. What has state stays: an
+/// append writes, attention reads what was written before it, and inputs are no two alike.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EliminateCommonSubexpressions;
+
+impl Pass for EliminateCommonSubexpressions {
+    fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<Changed, PassError> {
+        let mut seen: HashMap<(String, Vec<Value>), OpId> = HashMap::new();
+        let mut changed = false;
+        // In program order, so that operands are already the ones that stay.
+        let ids: Vec<OpId> = graph.ops().filter(|id| graph.op(*id).class() != OpClass::State).collect();
+        for id in ids {
+            let key = meaning(graph, id);
+            match seen.get(&key) {
+                None => drop(seen.insert(key, id)),
+                Some(first) => {
+                    let mut patch = Patch::new();
+                    for (old, same) in graph.results(id).zip(graph.results(*first)) {
+                        patch.replace(old, same);
+                    }
+                    graph.apply("eliminate-common-subexpressions", id, patch)?;
+                    changed = true;
+                }
+            }
+        }
+        Ok(changed.into())
+    }
+}
+
+/// What an op computes: two that agree in it have equal results.
+fn meaning(graph: &Graph, id: OpId) -> (String, Vec<Value>) {
+    let op = graph.op(id);
+    let mut operands = graph.operands(id);
+    if graph.cast::<Add>(id).is_some() || graph.cast::<Mul>(id).is_some() {
+        operands.sort(); // a + b is b + a, to the last bit
+    }
+    (format!("{} {:?} {}", op.mnemonic(), op.attrs(), graph.ty(graph.result(id))), operands)
+}

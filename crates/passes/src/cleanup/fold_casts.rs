@@ -1,0 +1,39 @@
+//! Casts of what an op has just computed in f32: the op rounds to the wanted dtype itself.
+
+use ir::ops::{Cast, Linear, RmsNorm, Rope};
+use ir::{DType, Graph, OpDef, OpId, Patch, PatchValue};
+
+use crate::{Numerics, rewrite_pass};
+
+rewrite_pass! {
+    /// `cast(linear(..)) {to = t} → linear(..) {to = t}`, and the same of `rms_norm` and `rope`; not where the uncast
+    /// value has other users. Exact where that was f32; else one rounding less.
+    pub struct FoldCasts(Numerics::Rounding) { cast_of_linear, cast_of_rms_norm, cast_of_rope }
+}
+
+fn cast_of_linear(graph: &Graph, id: OpId) -> Option<Patch> {
+    folded(graph, id, |_: &Linear, to| Linear { to })
+}
+
+fn cast_of_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
+    folded(graph, id, |norm: &RmsNorm, to| RmsNorm { to, ..*norm })
+}
+
+fn cast_of_rope(graph: &Graph, id: OpId) -> Option<Patch> {
+    folded(graph, id, |rope: &Rope, to| Rope { to, ..*rope })
+}
+
+/// The producer of a cast value, rounding to what the cast does. Its own dtype is that of its first operand.
+fn folded<T: OpDef>(graph: &Graph, id: OpId, rounding: fn(&T, Option<DType>) -> T) -> Option<Patch> {
+    let cast = graph.cast::<Cast>(id)?;
+    let [value] = graph.operands_of(id)?;
+    let (producer, op) = graph.producer::<T>(value).filter(|_| graph.used_once(value))?;
+    let operands = graph.operands(producer);
+    let own = graph.tensor(*operands.first()?)?.dtype;
+    let op = rounding(op, Some(cast.to).filter(|to| *to != own));
+    let operands: Vec<PatchValue> = operands.into_iter().map(PatchValue::from).collect();
+    let mut patch = Patch::new();
+    let rounded = patch.add(graph, op, &operands);
+    patch.replace(graph.result(id), rounded);
+    Some(patch)
+}

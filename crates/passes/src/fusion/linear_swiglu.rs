@@ -1,0 +1,25 @@
+//! The gated activation behind the merged gate and up linears.
+
+use ir::ops::{Epilogue, LinearParts, Swiglu};
+use ir::{Graph, OpId, Patch};
+
+use crate::{Numerics, rewrite_pass};
+
+rewrite_pass! {
+    /// `swiglu(linear(x, w)) → fused_linear(x, w) {behind = [.., swiglu]}`; not where the product has other users, or
+    /// has more behind it than a bias. In which order a kernel wants gate and up is a layout of the weight, and its own
+    /// business.
+    pub struct FuseLinearSwiglu(Numerics::Rounding) { linear_swiglu }
+}
+
+fn linear_swiglu(graph: &Graph, id: OpId) -> Option<Patch> {
+    graph.cast::<Swiglu>(id)?;
+    let [gate_up] = graph.operands_of(id)?;
+    let mut parts = LinearParts::of(graph, gate_up.op).filter(|_| graph.used_once(gate_up))?;
+    matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]).then_some(())?;
+    parts.behind.push((Epilogue::Swiglu, None));
+    let mut patch = Patch::new();
+    let fused = parts.add(graph, &mut patch, parts.x.into())?;
+    patch.replace(graph.result(id), fused);
+    Some(patch)
+}

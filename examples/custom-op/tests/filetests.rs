@@ -1,0 +1,5 @@
+//! The cases of this example, tested as smelt tests its own.
+
+use tests::Suite;
+
+tests::filetests!(Suite { folder: concat!(env!("CARGO_MANIFEST_DIR"), "/cases").into(), driver: custom_op::driver() });

@@ -1,0 +1,99 @@
+//! Rules from text: files that are refused say why at the right places, and a rule does what the same pass in Rust does.
+
+use std::path::PathBuf;
+
+use ir::OpSet;
+use passes::{PassOptions, rules};
+use smelt::{CompileOptions, Driver, Dumps, Quiet, RewriteFile, TargetChoice};
+
+fn files() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(tests::folder().join("cases/rules/refused")).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn bad_files_name_all_errors_at_their_lines() {
+    for path in files() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = (1..).zip(text.lines());
+        let announced = lines.flat_map(|(line, text)| text.split("// error: ").skip(1).map(move |error| (line, error)));
+        let mut announced: Vec<(usize, String)> =
+            announced.map(|(line, error)| (line, error.trim_end().to_owned())).collect();
+        let found = rules::parse(&text, &OpSet::standard()).expect_err("a file of errors");
+        let mut found: Vec<(usize, String)> = found.into_iter().map(|error| (error.line, error.message)).collect();
+        announced.sort();
+        found.sort();
+        assert_eq!(found, announced, "{}", path.display());
+    }
+}
+
+#[test]
+fn an_error_shows_its_column() {
+    let text = "rule @gate {\n  %s = silu %gate\n  %y = mul %s, %up\n=>\n  %y = silu_mul %gate, %u\n}\n";
+    let errors = rules::parse(text, &OpSet::standard()).unwrap_err();
+    let shown = errors[0].to_string();
+    assert_eq!(
+        shown,
+        "line 5, column 24: `%u` is not defined above\n  %y = silu_mul %gate, %u\n                       ^"
+    );
+    let error = &rules::parse("rule @a {\n  %y = silu ~x\n", &OpSet::standard()).unwrap_err()[0];
+    assert_eq!((error.line, error.column, error.message.as_str()), (2, 13, "unexpected character `~`"));
+}
+
+/// `fuse-silu-mul`, which is one function in Rust.
+const SILU_MUL: &str = "
+    rule @silu-mul {
+      %s = silu %gate
+      %y = mul %s, %up
+      where used_once(%s), %gate : _[$t, $n], %up : _[$t, $n]
+    =>
+      %y = silu_mul %gate, %up
+    }
+
+    rule @mul-silu {
+      %s = silu %gate
+      %y = mul %up, %s
+      where used_once(%s), %gate : _[$t, $n], %up : _[$t, $n]
+    =>
+      %y = silu_mul %gate, %up
+    }
+";
+
+#[test]
+fn a_rule_does_what_the_built_in_pass_does() {
+    let file = RewriteFile { path: "mine.rules".into(), text: SILU_MUL.to_owned() };
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+    let options = CompileOptions { target: TargetChoice::Named("cpu".to_owned()), ..CompileOptions::default() };
+    let compile = |options: &CompileOptions| {
+        let mut dumps = Dumps::default();
+        Driver::new().compile(&demo, None, options, Some(&mut dumps), &mut Quiet).unwrap();
+        dumps
+    };
+    // by itself, on the graph as it was imported
+    let built_in = compile(&options);
+    let driver = Driver::new().rewrites(std::slice::from_ref(&file)).unwrap();
+    let run = |passes: &[&str]| {
+        let passes: Vec<String> = passes.iter().map(|pass| (*pass).to_owned()).collect();
+        let mut dumps = Dumps::default();
+        driver.optimize(&built_in.imported, &passes, &PassOptions::default(), &mut dumps).unwrap();
+        dumps.graph
+    };
+    let fused = run(&["fuse-silu-mul"]);
+    assert!(fused != built_in.imported && fused == run(&["silu-mul", "mul-silu"]));
+    // in its place in the pipeline
+    let disabled = vec!["fuse-silu-mul".to_owned()];
+    let without = compile(&CompileOptions { disabled_passes: disabled.clone(), ..options.clone() });
+    let instead = compile(&CompileOptions { disabled_passes: disabled, rewrites: vec![file], ..options });
+    assert!(without.graph != built_in.graph && instead.graph == built_in.graph);
+}
+
+/// Errors behind the fiftieth are not kept: what they are about must be looked for all the same.
+#[test]
+fn a_file_of_many_errors_is_refused() {
+    let wrong = "rule @wrong {\n  %y = slu %x\n=>\n  %y = silu %x\n}\n";
+    let late = "rule @late {\n  %a = slu %x\n  %b = mul %a, %x\n  %y = mul %b, %a\n=>\n  %y = silu %b\n}\n";
+    let text = (0..70).map(|index| wrong.replace("@wrong", &format!("@wrong-{index}"))).collect::<String>() + late;
+    assert!(rules::parse(&text, &OpSet::standard()).is_err());
+}
