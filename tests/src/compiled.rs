@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use codegen::{Lowered, PlanSpec, Target, lower_and_build};
+use codegen::{Catalog, Lowered, PlanSpec, Target, lower_and_build};
 use ir::{Graph, Stage};
 use passes::PassReport;
 use plan::{Limits, Model, PlanFile};
@@ -37,15 +37,27 @@ pub fn compile_with(
     weights: &SeededWeights,
     kv_blocks: u32,
 ) -> Result<Compiled, String> {
+    compile_for(driver, graph, target, driver.catalog(target), weights, kv_blocks)
+}
+
+/// As [`compile_with`], with kernels that are not the driver's, or that timings choose.
+pub fn compile_for(
+    driver: &Driver,
+    graph: &Graph,
+    target: Target,
+    mut catalog: Catalog,
+    weights: &SeededWeights,
+    kv_blocks: u32,
+) -> Result<Compiled, String> {
     let (graph, passes) = run_passes(&driver.pipeline(), graph, weights)?;
+    let (verified, spec) = prepare(&graph, target, kv_blocks)?;
     let lowered = match target.is_gpu() {
         true => {
-            let (verified, spec) = prepare(&graph, target, kv_blocks)?;
-            let built = lower_and_build(verified, &mut driver.catalog(target), &spec, weights, &device::compiler()?);
-            built.map_err(|error| error.to_string())?.0
+            lower_and_build(verified, &mut catalog, &spec, weights, &device::compiler()?).map(|(lowered, _)| lowered)
         }
-        false => lower(driver, &graph, target, weights, kv_blocks)?,
+        false => codegen::lower(verified, &catalog, spec, weights),
     };
+    let lowered = lowered.map_err(|error| error.to_string())?;
     let selection = lowered.selection.print();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");

@@ -20,6 +20,6 @@ pub fn compiler() -> Result<Compiler, String> {
 /// A device that runs plans for `sm_90a`, or why there is none. Arenas are poisoned before each step.
 pub fn executor() -> Result<CudaExecutor, String> {
     static FOUND: LazyLock<Result<CudaExecutor, String>> =
-        LazyLock::new(|| CudaExecutor::new(0).map(CudaExecutor::poisoning).map_err(|error| error.to_string()));
+        LazyLock::new(|| CudaExecutor::new().map(CudaExecutor::poisoning).map_err(|error| error.to_string()));
     FOUND.clone()
 }

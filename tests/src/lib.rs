@@ -15,12 +15,13 @@ mod models;
 mod random;
 mod runner;
 mod snapshot;
+mod traced;
 mod weights;
 
 pub use case::{Case, ExpectedError};
 pub use commands::{COMMANDS, Command, Outcome};
 pub use compare::{Tolerance, compare};
-pub use compiled::{Compiled, compile, compile_with, limits, lower};
+pub use compiled::{Compiled, compile, compile_for, compile_with, limits, lower};
 pub use execute::execute;
 pub use graphs::{Piece, in_f32, random_graph};
 pub use inputs::{Scenario, StepValues};
@@ -28,6 +29,7 @@ pub use interpret::{StepOutputs, interpret, run_passes};
 pub use models::{model_folders, model_graph};
 pub use random::Random;
 pub use runner::{Suite, cases, folder, run};
+pub use traced::Traced;
 pub use weights::SeededWeights;
 
 /// A test for each command, over the cases of a [`Suite`].

@@ -2,7 +2,9 @@
 //! Without a device or NVRTC the tests say that they are skipped; `SMELT_REQUIRE_GPU=1` makes that a failure.
 
 mod common;
+mod gpu_damage;
 mod gpu_shapes;
+mod gpu_tuning;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -275,7 +277,7 @@ fn child_of_device_errors() {
     writer.append(file.weights()).unwrap();
     writer.finish(&plan).unwrap();
     let file = Arc::new(PlanFile::open(&path).unwrap());
-    let executor = CudaExecutor::new(0).unwrap();
+    let executor = CudaExecutor::new().unwrap();
     let executor = if blocking == "blocking" { executor.blocking() } else { executor };
     let mut session = executor.load(Arc::clone(&file)).unwrap();
     let program = &file.plan().programs[0];

@@ -389,11 +389,19 @@ fn a_size_without_end_is_refused() {
     }
 }
 
+/// The header of an ELF file for CUDA.
+fn cubin() -> Vec<u8> {
+    let mut image = vec![0; 64];
+    image[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    image[18] = 190;
+    image
+}
+
 /// The sound plan as one for a GPU, with something done to it, as a file.
 fn gpu_plan(change: impl FnOnce(&mut Plan)) -> Result<PlanFile, String> {
     let mut plan = Plan { target: "sm_90a".to_owned(), ..SOUND.plan.clone() };
     for kernel in &mut plan.kernels {
-        kernel.code = Some(Code { source: String::new(), cubin: vec![0x7f], threads: 128, shared_bytes: 0 });
+        kernel.code = Some(Code { source: String::new(), cubin: cubin(), threads: 128, shared_bytes: 0 });
     }
     change(&mut plan);
     PlanFile::open(&Scratch::with_plan(&plan).plan).map_err(|error| error.to_string())
@@ -403,9 +411,8 @@ fn gpu_plan(change: impl FnOnce(&mut Plan)) -> Result<PlanFile, String> {
 fn code_and_launches_of_gpu_plans_are_checked() {
     gpu_plan(|_| {}).unwrap();
     type Change = fn(&mut Plan);
-    let code: [Change; 5] = [
+    let code: [Change; 4] = [
         |plan| plan.kernels[0].code = None,
-        |plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(),
         |plan| plan.kernels[0].code.as_mut().unwrap().threads = 0,
         |plan| plan.kernels[0].code.as_mut().unwrap().threads = 1025,
         |plan| plan.kernels[0].code.as_mut().unwrap().shared_bytes = u32::MAX,
@@ -413,6 +420,18 @@ fn code_and_launches_of_gpu_plans_are_checked() {
     for change in code {
         assert_says(&gpu_plan(change).err().unwrap(), &["has no code for the target, or an impossible block"]);
     }
+    let images: [(Change, &str); 3] = [
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(), "no 64-bit ELF file"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "another machine than CUDA"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "cut off"),
+    ];
+    for (change, reason) in images {
+        assert_says(&gpu_plan(change).err().unwrap(), &["the machine code of kernel `", "is damaged: ", reason]);
+    }
+    assert_says(
+        &gpu_plan(|plan| launch(plan).grid = Dim::from(1 << 31)).err().unwrap(),
+        &["the grid of `", "or is too large"],
+    );
     // on the CPU nobody would run it
     let stowaway = Scratch::with_plan(&{
         let mut plan = SOUND.plan.clone();

@@ -95,5 +95,5 @@ fn a_file_of_many_errors_is_refused() {
     let wrong = "rule @wrong {\n  %y = slu %x\n=>\n  %y = silu %x\n}\n";
     let late = "rule @late {\n  %a = slu %x\n  %b = mul %a, %x\n  %y = mul %b, %a\n=>\n  %y = silu %b\n}\n";
     let text = (0..70).map(|index| wrong.replace("@wrong", &format!("@wrong-{index}"))).collect::<String>() + late;
-    assert!(passes::rules::parse(&text, &OpSet::standard()).is_err());
+    assert!(rules::parse(&text, &OpSet::standard()).is_err());
 }

@@ -6,6 +6,7 @@ mod gpu_shapes;
 
 use std::path::PathBuf;
 
+use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::{compile_twice, demo, oracle};
 use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
@@ -34,6 +35,19 @@ fn cache() -> Option<PathBuf> {
 fn options(dtype: DType) -> CompileOptions {
     let target = TargetChoice::Named("sm_90a".to_owned());
     CompileOptions { target, dtype: Some(dtype), ..CompileOptions::default() }
+}
+
+#[test]
+fn files_of_no_use_are_passed_over() {
+    let Some(home) = std::env::var_os("SMELT_CUDA_HOME").map(PathBuf::from) else {
+        return eprintln!("skipped: SMELT_CUDA_HOME is not set");
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let broken = scratch.path().join("libnvrtc.so.13");
+    std::fs::write(&broken, "no library").unwrap();
+    let found = find(&[scratch.path().to_owned(), home.clone()]).unwrap();
+    assert!(found.path.is_some_and(|path| path.starts_with(&home)));
+    assert!(found.skipped.len() == 1 && found.skipped[0].starts_with(broken.to_str().unwrap()), "{:?}", found.skipped);
 }
 
 #[test]

@@ -59,6 +59,15 @@ if [ "${1:-}" = --bench ]; then
     runs="$runs${runs:+,}$(cat "$out/bench-$batch.json")"
   done
 
+  echo "== the same, with kernels chosen by timings"
+  # shellcheck disable=SC2086
+  ./smelt compile bench/configs/llama-3.1-8b -o "$scratch/8b-timed.plan" --weights dummy $shape --cache-dir "$scratch" \
+    --timing-cache "$out/timings.json" --emit kernels --dump-dir "$out" || failed=1
+  for batch in 1 4 8 16 32; do
+    ./smelt bench "$scratch/8b-timed.plan" --batch $batch --prompt-len 512 --tokens 128 --json >"$out/timed-$batch.json" || failed=1
+    echo "batch $batch: $(grep -E '"(ttft_ms|decode_tokens_per_s)"' "$out/timed-$batch.json" | tr -d '\n')"
+  done
+
   echo "== a checkpoint of 16 GB"
   files=/tmp
   [ "$(df --output=avail -BG /dev/shm 2>/dev/null | tail -n 1 | tr -dc 0-9)" -gt 40 ] 2>/dev/null && files=/dev/shm

@@ -4,7 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use smelt::{CompileOptions, DType, Driver, Error, PassOptions, RewriteFile, TargetChoice, WeightsChoice};
+use smelt::{
+    CompileOptions, DType, Driver, Error, PassOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions,
+    WeightsChoice,
+};
 
 use crate::environment::cache_folder;
 use crate::failure::Failure;
@@ -46,6 +49,26 @@ pub struct CompileArgs {
     pub weights: Weights,
     #[command(flatten)]
     pub passes: PassArgs,
+    /// File of timings that decide which kernels are used.
+    #[arg(long, value_name = "FILE")]
+    pub timing_cache: Option<PathBuf>,
+    /// What the timing cache is for [default: read where the file exists, write where not].
+    #[arg(long, value_enum, value_name = "MODE", requires = "timing_cache")]
+    pub timing_cache_mode: Option<CacheMode>,
+    /// Device whose timings are read, where the file has several for the target.
+    #[arg(long, value_name = "NAME", requires = "timing_cache")]
+    pub timing_device: Option<String>,
+}
+
+/// What is done with a timing cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CacheMode {
+    /// What the file knows decides, heuristics the rest.
+    Read,
+    /// What is missing is measured here, and added to the file.
+    Write,
+    /// What is missing is an error.
+    Require,
 }
 
 /// Which passes run.
@@ -120,6 +143,15 @@ impl CompileArgs {
             disabled_passes: self.passes.disable_pass.clone(),
             bisect_limit: self.passes.opt_bisect_limit,
             rewrites: self.passes.rewrites()?,
+            timing: self.timing_cache.as_ref().map(|file| TimingOptions {
+                file: file.clone(),
+                mode: self.timing_cache_mode.map(|mode| match mode {
+                    CacheMode::Read => TimingMode::Read,
+                    CacheMode::Write => TimingMode::Write,
+                    CacheMode::Require => TimingMode::Require,
+                }),
+                device: self.timing_device.clone(),
+            }),
         })
     }
 }
@@ -167,10 +199,10 @@ pub fn with_dashes(arg: OsString) -> OsString {
     OsString::from(format!("{}{value}", name.replace('_', "-")))
 }
 
-/// Where compiled plans are kept: an option, otherwise the system's folder for caches.
+/// Where compiled plans and kernels are kept: an option, otherwise the system's folder for caches.
 #[derive(Clone, Debug, Args)]
 pub struct CacheArgs {
-    /// Folder of compiled plans [default: smelt in the user's cache folder].
+    /// Folder of compiled plans and kernels [default: smelt in the user's cache folder].
     #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Compiles anew, and keeps nothing.
@@ -185,6 +217,14 @@ impl CacheArgs {
             return None;
         }
         self.cache_dir.clone().or_else(cache_folder)
+    }
+
+    /// The driver with a folder of compiled kernels there.
+    pub fn driver(&self, driver: &Driver) -> Driver {
+        match self.folder() {
+            Some(folder) => driver.clone().unit_cache(folder.join("units")),
+            None => driver.clone(),
+        }
     }
 }
 

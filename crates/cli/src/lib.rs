@@ -46,10 +46,6 @@ enum Command {
 pub fn run(driver: Driver) -> ExitCode {
     failure::install();
     let driver = driver.cuda_folders(environment::cuda_folders);
-    let driver = match environment::cache_folder() {
-        Some(folder) => driver.unit_cache(folder.join("units")),
-        None => driver,
-    };
     let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
     let done = match cli.command {
         _ if cli.list.wanted() => cli.list.run(&driver, cli.json),

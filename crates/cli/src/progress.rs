@@ -54,6 +54,14 @@ impl Progress for Stderr {
         }
     }
 
+    fn note(&mut self, text: &str) {
+        let line = format!("note: {text}");
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => print_error(&line),
+        }
+    }
+
     fn weights(&mut self, written: u64, total: u64) {
         let Some(bar) = &self.bar else { return };
         if bar.length() != Some(total) {

@@ -92,6 +92,37 @@ fn a_damaged_plan_in_the_cache_is_made_again() {
     assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("write plan"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cache_that_cannot_be_written_is_a_note() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("file"), "no folder").unwrap();
+    for cache in [sandbox.text("file"), "/proc".to_owned()] {
+        let args = ["generate", MHA, "--prompt-ids", "5", "--max-tokens", "2", "--cache-dir", &cache];
+        let output = sandbox.run(&args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let note = errors.find("note: the plan is not kept: ");
+        assert!(output.status.success() && note < errors.find("write plan") && note.is_some(), "{errors}");
+    }
+}
+
+#[test]
+fn no_cache_and_cache_dir_hold_for_compiled_kernels_too() {
+    let sandbox = Sandbox::new();
+    let Some(home) = std::env::var_os("SMELT_CUDA_HOME") else { return eprintln!("skipped: no SMELT_CUDA_HOME") };
+    let compile = |more: &[&str]| {
+        let args = ["compile", MHA, "--target", "sm_90a", "--dry-run", "--emit", "sass-report", "--max-batch-size=1"];
+        let mut command = sandbox.command(&[&args[..], more].concat());
+        assert!(command.env("SMELT_CUDA_HOME", &home).output().unwrap().status.success());
+    };
+    compile(&["--no-cache"]);
+    assert_eq!(sandbox.files(), [""; 0]);
+    compile(&["--cache-dir", &sandbox.text("other")]);
+    assert!(sandbox.files() == ["other"] && sandbox.path("other/units").is_dir());
+    compile(&[]);
+    assert!(sandbox.path("cache/units").is_dir());
+}
+
 #[test]
 fn json_has_the_fields_that_programs_read() {
     let sandbox = Sandbox::new();
@@ -568,4 +599,31 @@ fn a_pickle_is_refused_with_a_hint() {
     sandbox.fails(&["compile", folder.to_str().unwrap(), "-o", &plan], 3, "convert them with transformers");
     sandbox.fails(&["inspect", folder.to_str().unwrap()], 3, "not a plan");
     assert_eq!(sandbox.files(), ["model"]);
+}
+
+#[test]
+fn timings_decide_and_foreign_caches_are_refused() {
+    let sandbox = Sandbox::new();
+    let (plan, again, cache) = (sandbox.text("x.plan"), sandbox.text("y.plan"), sandbox.text("timings.json"));
+    let compile = |plan: &str, more: &[&str]| {
+        let args = ["compile", MHA, "-o", plan, "--target", "cpu", "--max-batch-size", "1", "--max-num-tokens", "8"];
+        let args = [&args[..], &["--timing-cache", &cache], more].concat();
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| sandbox.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    run(compile(&plan, &[]));
+    assert!(
+        run(compile(&again, &["--emit", "kernels", "--timing-cache-mode", "require"])).contains("  timed: linear {")
+    );
+    assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&again).unwrap());
+    // more sizes than were timed
+    let wider = ["compile", MHA, "--dry-run", "--target", "cpu", "--timing-cache", &cache];
+    let output = sandbox.run(&wider);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.contains("warning: ") && errors.contains("heuristics chose"), "{errors}");
+    let required = [&wider[..], &["--timing-cache-mode", "require"]].concat();
+    sandbox.fails(&required, 3, "has no timings of these ops");
+    sandbox.fails(&["compile", MHA, "--dry-run", "--timing-cache-mode", "read"], 2, "--timing-cache <FILE>");
+    std::fs::write(&cache, "{\"schema_version\": 1, \"timings\": 3}").unwrap();
+    sandbox.fails(&wider, 3, "timings.json: not a timing cache");
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ir::{Graph, OpDef, OpId, TensorType, Value};
-use plan::{Dim, Layout, Param, Scalar, TensorMap};
+use plan::{Code, Dim, Layout, Param, Scalar, TensorMap};
 
 use crate::ProgramShape;
 use crate::cuda::{Header, flatten};
+use crate::tuning::Timings;
 
 /// A kernel as code generation sees it: which ops it can do, and with which configuration.
 pub trait Kernel: fmt::Debug + Send + Sync {
@@ -16,6 +17,11 @@ pub trait Kernel: fmt::Debug + Send + Sync {
 
     /// How the kernel would do this op, or why it cannot.
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal>;
+
+    /// All configurations that are worth timing for this op. Without timings, that of [`Kernel::call`] is taken.
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        Ok(vec![self.call(site)?])
+    }
 
     /// What lists of kernels say of it.
     fn about(&self) -> About {
@@ -165,6 +171,17 @@ impl Call {
         self.layouts.push((operand, layout));
         self
     }
+
+    /// The kernel in a plan; its cubin comes when the plan is built.
+    pub(crate) fn kernel(&self, name: &str) -> plan::Kernel {
+        let code = self.device.as_ref().map(|device| Code {
+            source: device.source(),
+            cubin: Vec::new(),
+            threads: device.threads,
+            shared_bytes: device.shared_bytes,
+        });
+        plan::Kernel { name: name.to_owned(), params: self.params.clone(), code }
+    }
 }
 
 /// Why a kernel does not do an op.
@@ -189,12 +206,14 @@ pub struct Catalog {
     kernels: Vec<Box<dyn Kernel>>,
     /// Units that turned out to be slow, with the reason.
     slow: BTreeMap<String, String>,
+    /// What decides where it is known.
+    timings: Timings,
 }
 
 impl Catalog {
     /// A catalog of these kernels.
     pub fn new(kernels: Vec<Box<dyn Kernel>>) -> Catalog {
-        Catalog { kernels, slow: BTreeMap::new() }
+        Catalog { kernels, slow: BTreeMap::new(), timings: Timings::default() }
     }
 
     /// The same catalog with one more kernel, preferred to those before it.
@@ -203,7 +222,17 @@ impl Catalog {
         self
     }
 
-    /// From now on, no call with this unit is taken: it compiles to something slow.
+    /// The same catalog with timings: where all candidates for an op are timed, the fastest is chosen.
+    pub fn timed(self, timings: Timings) -> Catalog {
+        Catalog { timings, ..self }
+    }
+
+    /// The timings that decide.
+    pub(crate) fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// From now on, a call with this unit is taken only where all others are refused: it compiles to something slow.
     /// Returns false where it was refused before.
     pub fn refuse(&mut self, unit: String, reason: String) -> bool {
         self.slow.insert(unit, reason).is_none()

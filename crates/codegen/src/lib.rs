@@ -14,6 +14,7 @@ mod recipe;
 mod select;
 mod site;
 mod target;
+mod tuning;
 
 pub use catalog::{About, Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
 pub use kernels::cuda::{Body, c_float, c_type};
@@ -24,3 +25,4 @@ pub use program::ProgramShape;
 pub use recipe::Recipe;
 pub use select::{Candidate, Choice, Chosen, Selection, select};
 pub use target::{Target, UnknownTarget};
+pub use tuning::{Outcome, Timed, Timings, Untimed, untimed};

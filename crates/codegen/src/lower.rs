@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
-    Arg, Code, DType, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
+    Arg, DType, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
     TextFile, Weight, WeightData,
 };
 
 use crate::buffers::Buffers;
-use crate::cuda::{Built, Compiler, UnitError};
+use crate::cuda::{Built, Compiler};
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, cost, kernels, select};
 
@@ -50,11 +50,13 @@ pub enum CodegenError {
         /// What the compiler said of each unit.
         problems: Vec<String>,
     },
-    /// Units that compile to something slow, each with the reason: for [`Catalog::refuse`].
-    #[error("{} kernels would run slowly: {}", .units.len(), .units[0].1)]
-    Slow {
-        /// Units and reasons.
-        units: Vec<(String, String)>,
+    /// Candidates for an op could not be timed.
+    #[error("timing `{op}`: {error}")]
+    Timing {
+        /// The op.
+        op: String,
+        /// What the device said.
+        error: Box<ExecError>,
     },
     /// A constant could not be computed.
     #[error("weights: {0}")]
@@ -138,7 +140,7 @@ pub fn lower(
 }
 
 /// Lowers a graph and compiles its kernels. A kernel that compiles to something slow is refused, and the graph lowered
-/// again with the next one.
+/// again with the next one; the last one for an op stays, see [`Selection::warnings`].
 pub fn lower_and_build(
     verified: Verified<'_>,
     catalog: &mut Catalog,
@@ -148,28 +150,25 @@ pub fn lower_and_build(
 ) -> Result<(Lowered, Vec<Built>), CodegenError> {
     loop {
         let mut lowered = lower(verified, catalog, spec.clone(), weights)?;
-        match lowered.build(compiler) {
-            Ok(built) => return Ok((lowered, built)),
-            Err(CodegenError::Slow { units }) => {
-                let mut progress = false;
-                for (unit, reason) in &units {
-                    progress |= catalog.refuse(unit.clone(), reason.clone());
-                }
-                // what the catalog did not choose, it cannot choose otherwise
-                if !progress {
-                    return Err(CodegenError::Slow { units });
-                }
+        let built = lowered.build(compiler)?;
+        let mut refused = false;
+        for (kernel, built) in lowered.plan.kernels.iter().zip(&built) {
+            if let (Some(code), Some(reason)) = (&kernel.code, &built.slow) {
+                refused |= catalog.refuse(code.source.clone(), reason.clone());
             }
-            Err(error) => return Err(error),
+        }
+        // what was refused before was taken again for want of another
+        if !refused {
+            return Ok((lowered, built));
         }
     }
 }
 
 impl Lowered {
     /// Compiles the kernels of a plan for a GPU. Returns what the compiler said of each kernel, in their order. Where
-    /// some are slow, [`lower_and_build`] chooses others.
+    /// it calls some slow, [`lower_and_build`] chooses others.
     pub fn build(&mut self, compiler: &Compiler) -> Result<Vec<Built>, CodegenError> {
-        let built = compiler.compile_all(&self.plan.kernels).map_err(unit_errors)?;
+        let built = compiler.compile_all(&self.plan.kernels).map_err(|problems| CodegenError::Units { problems })?;
         for (kernel, built) in self.plan.kernels.iter_mut().zip(&built) {
             if let Some(code) = &mut kernel.code {
                 code.cubin = built.cubin.clone();
@@ -287,7 +286,7 @@ impl Lowering {
         };
         known.iter().find(same).copied().unwrap_or_else(|| {
             let index = self.kernels.len() as u32;
-            self.kernels.push(kernel(choice));
+            self.kernels.push(choice.call.kernel(choice.kernel));
             known.push(index);
             index
         })
@@ -366,31 +365,8 @@ impl Lowering {
     }
 }
 
-/// Broken units, or where there is none the slow ones.
-fn unit_errors(errors: Vec<UnitError>) -> CodegenError {
-    let (mut problems, mut units) = (Vec::new(), Vec::new());
-    for error in errors {
-        match error {
-            UnitError::Broken(problem) => problems.push(problem),
-            UnitError::Slow { source, reason } => units.push((source, reason)),
-        }
-    }
-    if problems.is_empty() { CodegenError::Slow { units } } else { CodegenError::Units { problems } }
-}
-
 /// The layout in which a kernel wants an operand.
 fn layout(choice: &Choice, operand: usize) -> Layout {
     let wanted = choice.call.layouts.iter().find(|(index, _)| *index == operand);
     wanted.map_or(Layout::RowMajor, |(_, layout)| *layout)
-}
-
-/// The kernel of a choice; its cubin comes when the plan is built.
-fn kernel(choice: &Choice) -> plan::Kernel {
-    let code = choice.call.device.as_ref().map(|device| Code {
-        source: device.source(),
-        cubin: Vec::new(),
-        threads: device.threads,
-        shared_bytes: device.shared_bytes,
-    });
-    plan::Kernel { name: choice.kernel.to_owned(), params: choice.call.params.clone(), code }
 }

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use ir::{Graph, OpId, expand};
-use plan::Scalar;
+use plan::{Param, Scalar};
 
+use crate::tuning::{Candidates, Codes, Timed, print_timed};
 use crate::{Call, Catalog, ProgramShape, Refusal, Site};
 
 /// The kernels chosen for the programs of a graph.
@@ -35,6 +36,10 @@ pub struct Choice {
     pub call: Call,
     /// Kernels for this op that were tried before it.
     pub refused: Vec<Candidate>,
+    /// Where timings decided: all candidates, the fastest first.
+    pub timed: Vec<Timed>,
+    /// Why it runs slower than it should, where no other kernel takes the op.
+    pub slow: Option<String>,
 }
 
 /// A kernel that was not chosen.
@@ -52,6 +57,7 @@ pub struct Candidate {
 pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Result<Selection, Vec<String>> {
     let mut chosen = Vec::new();
     let mut problems: Vec<String> = Vec::new();
+    let mut codes = Codes::default();
     for program in programs {
         let mut choices = HashMap::new();
         let mut refusals: Vec<(OpId, String, Vec<Candidate>)> = Vec::new();
@@ -59,7 +65,7 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
             if graph.is_constant(graph.result(op)) {
                 return true;
             }
-            match choose(&Site { graph, op, program }, catalog) {
+            match choose(&Site { graph, op, program }, catalog, &mut codes) {
                 Ok(choice) => {
                     choices.insert(op, choice);
                     true
@@ -74,14 +80,12 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
         let parts = expand(&mut own, &mut takes);
         problems.extend(parts.err().map(|error| error.to_string()));
         let mut expanded = Vec::new();
-        for (index, (op, text, refused)) in refusals.iter().enumerate() {
-            // A number is free again once its op fell apart: only the last op that had it may still be there.
-            let later = refusals[index + 1..].iter().any(|(other, ..)| other == op);
-            if later || choices.contains_key(op) || !own.contains(*op) {
-                expanded.push((text.clone(), refused.clone()));
+        for (op, text, refused) in refusals {
+            if !own.contains(op) {
+                expanded.push((text, refused));
                 continue;
             }
-            let problem = no_kernel(&own, *op, refused);
+            let problem = no_kernel(&own, op, &refused);
             // programs mostly fail alike
             if !problems.contains(&problem) {
                 problems.push(problem);
@@ -92,14 +96,20 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
     if problems.is_empty() { Ok(Selection { programs: chosen }) } else { Err(problems) }
 }
 
-/// The first kernel that takes an op, or why none does.
-fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, Vec<Candidate>> {
+/// The kernel for an op: the fastest configuration of all, where timings know them, or else the first kernel that takes
+/// it. Where all that do are slow, the op falls apart if it can, and is left to the first of them if not.
+fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choice, Vec<Candidate>> {
     let mut refused = Vec::new();
+    let mut slow = None;
     for kernel in catalog.iter() {
         match kernel.call(site) {
             Ok(call) => match catalog.refused(&call) {
-                None => return Ok(Choice { kernel: kernel.name(), call, refused }),
+                None => {
+                    let choice = Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None };
+                    return Ok(by_timings(choice, site, catalog, codes));
+                }
                 Some(reason) => {
+                    slow = slow.or_else(|| Some((refused.len(), call, reason.to_owned())));
                     let reason = format!("would run slowly: {reason}");
                     refused.push(Candidate { kernel: kernel.name(), reason });
                 }
@@ -108,7 +118,24 @@ fn choose(site: &Site<'_>, catalog: &Catalog) -> Result<Choice, Vec<Candidate>> 
             Err(Refusal::Because(reason)) => refused.push(Candidate { kernel: kernel.name(), reason }),
         }
     }
-    Err(refused)
+    let (index, call, reason) = match slow {
+        Some(slow) if site.graph.op(site.op).expand(site.graph, site.op).is_none() => slow,
+        _ => return Err(refused),
+    };
+    let kernel = refused.remove(index).kernel;
+    Ok(Choice { kernel, call, refused, timed: Vec::new(), slow: Some(reason) })
+}
+
+/// The fastest of all candidates, where timings know them; otherwise the heuristic's choice.
+fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
+    let timings = catalog.timings();
+    if timings.ops.is_empty() {
+        return choice;
+    }
+    let mut candidates = Candidates::of(site, catalog, &choice.call, codes);
+    let Some((fastest, timed)) = timings.decide(&candidates) else { return choice };
+    let candidate = candidates.list.swap_remove(fastest);
+    Choice { kernel: candidate.kernel, call: candidate.call, timed, ..choice }
 }
 
 /// `%name = mnemonic`
@@ -137,7 +164,7 @@ impl Chosen {
     }
 
     /// The ops that a step runs, in order.
-    fn launches(&self) -> impl Iterator<Item = (OpId, &Choice)> {
+    pub(crate) fn launches(&self) -> impl Iterator<Item = (OpId, &Choice)> {
         self.graph.ops().filter_map(|id| Some((id, self.get(id)?)))
     }
 
@@ -158,6 +185,21 @@ impl Selection {
     /// The kernels of a program, by its place among the programs.
     pub fn program(&self, index: usize) -> &Chosen {
         &self.programs[index]
+    }
+
+    /// What should not have been chosen, but there was nothing else.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for chosen in &self.programs {
+            for (id, choice) in chosen.launches() {
+                let Some(reason) = &choice.slow else { continue };
+                let (kernel, op) = (configured(choice.kernel, &choice.call), chosen.graph.op(id).mnemonic());
+                warnings.push(format!("kernel {kernel} runs slowly: {reason}; no other kernel takes its `{op}`"));
+            }
+        }
+        warnings.sort_unstable();
+        warnings.dedup();
+        warnings
     }
 
     /// The kernels of each program. Programs that agree are printed once.
@@ -196,22 +238,37 @@ impl Selection {
     }
 }
 
-fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
-    let params = choice.call.params.iter().map(|param| match &param.value {
+/// A kernel with its parameters, as texts show it: `linear_skinny {n = 6144, warps = 8}`.
+pub(crate) fn configured(kernel: &str, call: &Call) -> String {
+    let params: Vec<String> = call.params.iter().map(param_text).collect();
+    format!("{kernel} {{{}}}", params.join(", "))
+}
+
+/// A parameter, as texts show it.
+pub(crate) fn param_text(param: &Param) -> String {
+    match &param.value {
         Scalar::Int(value) => format!("{} = {value}", param.name),
         Scalar::Float(value) => format!("{} = {value:?}", param.name),
         Scalar::Text(value) => format!("{} = {value}", param.name),
-    });
+    }
+}
+
+fn print_choice(out: &mut String, graph: &Graph, id: OpId, choice: &Choice) {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "%{} = {} : {} {{{}}} grid {}",
+        "%{} = {} : {} grid {}",
         graph.value_name(graph.result(id)),
         graph.op(id).mnemonic(),
-        choice.kernel,
-        params.collect::<Vec<_>>().join(", "),
+        configured(choice.kernel, &choice.call),
         choice.call.grid
     );
+    if let Some(reason) = &choice.slow {
+        let _ = writeln!(out, "  slow: {reason}");
+    }
+    if !choice.timed.is_empty() {
+        let _ = writeln!(out, "  timed: {}", print_timed(&choice.timed));
+    }
     print_refused(out, &choice.refused);
 }
 
@@ -219,5 +276,70 @@ fn print_refused(out: &mut String, refused: &[Candidate]) {
     for candidate in refused {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "  not {}: {}", candidate.kernel, candidate.reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::Limits;
+
+    use super::*;
+    use crate::cuda::flatten;
+    use crate::{DeviceCall, Kernel};
+
+    /// Takes every op, with its name as its unit.
+    #[derive(Debug)]
+    struct Any(&'static str);
+
+    impl Kernel for Any {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn call(&self, _: &Site<'_>) -> Result<Call, Refusal> {
+            let unit = self.0.to_owned();
+            let device = DeviceCall {
+                unit,
+                headers: Vec::new(),
+                threads: 32,
+                shared_bytes: 0,
+                maps: Vec::new(),
+                scalars: Vec::new(),
+            };
+            Ok(Call { device: Some(device), ..Call::grid(1.into()) })
+        }
+    }
+
+    /// An op with parts, and one without.
+    const GRAPH: &str = "\
+graph @g<T in 1..1>(%x: f32[T, 8], %residual: f32[T, 8]) {
+  %weight = constant @\"weight\" : f32[8, 8]
+  %sum = fused_linear %x, %weight, %residual {behind = [add]} : f32[T, 8]
+  %y = silu %sum : f32[T, 8]
+  return %y
+}
+";
+
+    #[test]
+    fn slow_kernels_are_taken_where_all_are_and_nothing_falls_apart() {
+        let graph = ir::text::parse(GRAPH, &ir::OpSet::standard()).expect("a graph").graph;
+        let limits =
+            Limits { max_batch_size: 1, max_input_len: 1, max_seq_len: 1, max_num_tokens: 1, max_logit_rows: 1 };
+        let programs = ProgramShape::all(&graph, &limits);
+        let mut catalog = Catalog::new(vec![Box::new(Any("fast")), Box::new(Any("plain"))]);
+        let chosen = |catalog: &Catalog| {
+            let selection = select(&graph, catalog, &programs).expect("kernels");
+            let chosen = selection.program(0);
+            let name = |(id, choice): (OpId, &Choice)| format!("{} {}", choice.kernel, chosen.graph.op(id).mnemonic());
+            let launches: Vec<String> = chosen.launches().map(name).collect();
+            (launches.join(", "), selection.warnings())
+        };
+        assert_eq!(chosen(&catalog), ("fast fused_linear, fast silu".to_owned(), Vec::new()));
+        assert!(catalog.refuse(flatten("fast", &[]), "it spills".to_owned()));
+        assert_eq!(chosen(&catalog), ("plain fused_linear, plain silu".to_owned(), Vec::new()));
+        assert!(catalog.refuse(flatten("plain", &[]), "it spills more".to_owned()));
+        let warning = |op| format!("kernel fast {{}} runs slowly: it spills; no other kernel takes its `{op}`");
+        let warnings = ["add", "linear", "silu"].map(warning).to_vec();
+        assert_eq!(chosen(&catalog), ("fast linear, fast add, fast silu".to_owned(), warnings));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cubin;
 use crate::{
     Arg, Buffer, Dim, Launch, Layout, Plan, Program, Step, SymbolValues, TensorMap, Tiles, WEIGHT_ALIGN, WeightData,
     full_step, upper_bounds,
@@ -65,11 +66,14 @@ fn check_code(plan: &Plan, problems: &mut Vec<String>) {
             None => !on_gpu,
             Some(code) => {
                 let block = (1..=MAX_THREADS).contains(&code.threads) && code.shared_bytes <= MAX_SHARED_BYTES;
-                on_gpu && block && !code.cubin.is_empty()
+                on_gpu && block
             }
         };
         if !fits {
             problems.push(format!("kernel `{}` has no code for the target, or an impossible block", kernel.name));
+        }
+        if let Some(Err(reason)) = kernel.code.as_ref().map(|code| cubin::check(&code.cubin)) {
+            problems.push(format!("the machine code of kernel `{}` is damaged: {reason}", kernel.name));
         }
     }
 }
@@ -135,10 +139,10 @@ fn check_program(plan: &Plan, program: &Program, mut report: impl FnMut(String))
         if launch.kernel as usize >= plan.kernels.len() {
             report(format!("`{}` names no kernel", launch.site));
         }
-        if launch.grid.eval(&values).is_err() {
-            report(format!("the grid of `{}` has no value", launch.site));
-        }
         let is_i32 = |scalar: &Dim| scalar.eval(&values).is_ok_and(|value| i32::try_from(value).is_ok());
+        if !is_i32(&launch.grid) {
+            report(format!("the grid of `{}` has no value, or is too large", launch.site));
+        }
         if !launch.scalars.iter().all(is_i32) {
             report(format!("a size of `{}` has no value", launch.site));
         }

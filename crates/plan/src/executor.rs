@@ -9,6 +9,9 @@ pub trait Executor {
     /// The target whose plans it runs.
     fn target(&self) -> &str;
 
+    /// The device by a name that tells it from faster and slower ones: timings belong to it.
+    fn device(&self) -> String;
+
     /// Brings weights, KV pools and arenas of a plan onto the device.
     fn load(&self, plan: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError>;
 }

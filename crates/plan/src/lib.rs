@@ -3,6 +3,7 @@
 
 mod check;
 mod codec;
+mod cubin;
 mod dim;
 mod dtype;
 mod dump;

@@ -32,6 +32,10 @@ impl Executor for TraceExecutor {
         "trace"
     }
 
+    fn device(&self) -> String {
+        "none".to_owned()
+    }
+
     fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
         Ok(Box::new(TraceSession { file, log: Arc::clone(&self.log), last: None, steps: 0 }))
     }

@@ -25,15 +25,18 @@ impl PlanCache {
         let mut hash = blake3::Hasher::new();
         let version = env!("CARGO_PKG_VERSION");
         hash.update(format!("{} {version} {} {options:?}\n", plan::FORMAT_VERSION, self.salt).as_bytes());
-        for file in files {
+        // a timing cache that is still to be written has nothing to say
+        let timings = options.timing.iter().map(|timing| &timing.file).filter(|file| file.exists());
+        for file in files.iter().chain(timings) {
             hash.update(identity(file).map_err(|error| Error::Io { path: file.clone(), error })?.as_bytes());
         }
         Ok(self.folder.join(format!("{}.plan", &hash.finalize().to_hex()[..32])))
     }
 
-    /// Makes the folder.
-    pub(crate) fn create(&self) -> Result<(), Error> {
-        fs::create_dir_all(&self.folder).map_err(|error| Error::Io { path: self.folder.clone(), error })
+    /// Makes the folder, and sees whether files can be made in it: better now than when a plan is complete.
+    pub(crate) fn prepare(&self) -> Result<(), Error> {
+        let made = fs::create_dir_all(&self.folder).and_then(|()| tempfile::tempfile_in(&self.folder));
+        made.map(drop).map_err(|error| Error::Io { path: self.folder.clone(), error })
     }
 }
 

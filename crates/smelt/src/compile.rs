@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use codegen::cuda::{Built, Usage};
-use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
+use codegen::{CodegenError, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
 use frontend::Checkpoint;
 use ir::{Graph, Stage};
 use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassReport};
@@ -12,6 +12,7 @@ use plan::Plan;
 use serde::Serialize;
 
 use crate::settings::Settings;
+use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
 use crate::{CompileOptions, Driver, Error, WeightsChoice};
 
@@ -21,6 +22,8 @@ pub trait Progress {
     fn phase(&mut self, name: &str);
     /// Bytes of weights written, of all.
     fn weights(&mut self, written: u64, total: u64);
+    /// Something that the user may not expect.
+    fn note(&mut self, _: &str) {}
 }
 
 /// Progress that nobody watches.
@@ -65,7 +68,8 @@ pub struct CompileReport {
     pub passes: Vec<PassTime>,
     /// The whole compilation.
     pub total_ms: f64,
-    /// What the importer noticed but did not mind.
+    /// What the importer noticed but did not mind, timings that are missing, kernels that are slow for want of better
+    /// ones.
     pub warnings: Vec<String>,
 }
 
@@ -154,7 +158,7 @@ pub struct Unit {
 fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
     let mut built = built.into_iter();
     let kernels = plan.kernels.iter().enumerate().filter_map(|(index, kernel)| {
-        let Built { cubin, ptx, usage } = built.next().unwrap_or_default();
+        let Built { cubin, ptx, usage, .. } = built.next().unwrap_or_default();
         let code = kernel.code.as_ref()?;
         let (name, source) = (format!("k{index}-{}", kernel.name), code.source.clone());
         Some(Unit { name, source, ptx, cubin, usage, threads: code.threads, shared_bytes: code.shared_bytes })
@@ -191,7 +195,7 @@ impl Driver {
         driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options)?;
-        let settings = resolve(self.target(&options.target)?, &checkpoint, options)?;
+        let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
         let mut graph = checkpoint.graph(&settings.import)?;
         if let Some(dumps) = &mut dumps {
             dumps.imported = ir::text::print(&graph);
@@ -214,7 +218,7 @@ impl Driver {
         progress.phase("choose kernels");
         let verified = ir::verify(&graph, Stage::Fused)
             .map_err(|found| CodegenError::Graph(found.first().map_or_else(String::new, ToString::to_string)))?;
-        let spec = PlanSpec {
+        let mut spec = PlanSpec {
             target: settings.target.name().to_owned(),
             model: model(&checkpoint),
             limits: settings.limits.clone(),
@@ -224,14 +228,29 @@ impl Driver {
             inputs: inputs(&checkpoint, options),
         };
         let mut catalog = self.catalog(settings.target);
+        let mut warnings = checkpoint.warnings().to_vec();
+        if let Some(timing) = &options.timing {
+            let programs = ProgramShape::all(&graph, &settings.limits);
+            let selection = select(&graph, &catalog, &programs);
+            let selection =
+                selection.map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
+            let wanted =
+                Selecting { target: settings.target, catalog: &catalog, selection: &selection, programs: &programs };
+            let decided = self.timings(timing, &wanted, progress)?;
+            spec.inputs.push(decided.input);
+            spec.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+            warnings.extend(decided.warning);
+            catalog = catalog.timed(decided.timings);
+        }
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
         let mut lowered = lower(verified, &catalog, spec.clone(), &checkpoint)?;
-        // before kernels are compiled, which takes a hundred times as long and changes no buffer
+        // before kernels are compiled, which takes a hundred times as long and adds buffers only where fused ops are slow
         check_workspace(&lowered.plan, options.workspace_bytes)?;
         let mut built = Vec::new();
         if settings.target.is_gpu() && (out.is_some() || wants_code) {
             progress.phase("compile kernels");
             (lowered, built) = lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?;
+            check_workspace(&lowered.plan, options.workspace_bytes)?;
         }
         if let Some(dumps) = dumps {
             dumps.units = units(&lowered.plan, built);
@@ -239,7 +258,8 @@ impl Driver {
             dumps.kernels = lowered.selection.print();
             dumps.plan = plan::dump(&lowered.plan);
         }
-        let mut report = report(&lowered.plan, &checkpoint, &passes);
+        warnings.extend(lowered.selection.warnings());
+        let mut report = report(&lowered.plan, &passes, warnings);
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
             progress.phase("write plan");
@@ -307,7 +327,7 @@ fn model(checkpoint: &Checkpoint) -> plan::Model {
     }
 }
 
-fn report(plan: &Plan, checkpoint: &Checkpoint, passes: &[PassReport]) -> CompileReport {
+fn report(plan: &Plan, passes: &[PassReport], warnings: Vec<String>) -> CompileReport {
     CompileReport {
         schema_version: 1,
         target: plan.target.clone(),
@@ -324,6 +344,6 @@ fn report(plan: &Plan, checkpoint: &Checkpoint, passes: &[PassReport]) -> Compil
         kernels: plan.kernels.len(),
         passes: passes.iter().map(PassTime::from).collect(),
         total_ms: 0.0,
-        warnings: checkpoint.warnings().to_vec(),
+        warnings,
     }
 }

@@ -12,7 +12,7 @@ use plan::{ExecError, Executor};
 use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
 
-use crate::{Dumps, Error, PassTime, RewriteFile, TargetChoice};
+use crate::{Dumps, Error, PassTime, Progress, RewriteFile, TargetChoice};
 
 /// Compiles checkpoints and opens executors. Everything that the command line does goes through one.
 #[derive(Clone)]
@@ -195,18 +195,20 @@ impl Driver {
         Ok(Compiler::new(nvrtc, self.unit_cache.clone()))
     }
 
-    /// The target of a choice: the best that this machine can both compile for and run, unless one is named.
-    pub(crate) fn target(&self, choice: &TargetChoice) -> Result<Target, Error> {
+    /// The target of a choice: the best that this machine can both compile for and run, unless one is named. A GPU that
+    /// is not used is a note.
+    pub(crate) fn target(&self, choice: &TargetChoice, progress: &mut dyn Progress) -> Result<Target, Error> {
         match choice {
             TargetChoice::Named(name) => {
                 name.parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(format!("--target: {error}")))
             }
             TargetChoice::Auto => {
-                let hopper = |driver: runtime::cuda::Driver| {
-                    driver.devices.first().is_some_and(|device| device.compute_capability == (9, 0))
-                };
-                let gpu = runtime::cuda::probe().is_ok_and(hopper) && self.compiler().is_ok();
-                Ok(if gpu { Target::Sm90a } else { Target::Cpu })
+                let nvrtc = || self.compiler().map(|compiler| compiler.version()).map_err(|error| error.to_string());
+                let found = best_target(runtime::cuda::probe().ok(), nvrtc);
+                if let Err(reason) = &found {
+                    progress.note(&format!("compiling for the CPU: {reason}"));
+                }
+                Ok(found.unwrap_or(Target::Cpu))
             }
         }
     }
@@ -216,7 +218,7 @@ impl Driver {
         match target.parse() {
             Ok(Target::Cpu) => Ok(Box::new(self.cpu_executor(options.threads)?)),
             Ok(Target::Sm90a) => {
-                let executor = CudaExecutor::new(0)?;
+                let executor = CudaExecutor::new()?;
                 Ok(Box::new(if options.blocking { executor.blocking() } else { executor }))
             }
             Err(_) => Err(ExecError::WrongTarget { plan: target.to_owned(), executor: "cpu".to_owned() }),
@@ -230,6 +232,20 @@ impl Driver {
     }
 }
 
+/// The best target of a machine; the error says why a GPU that it has is left alone.
+fn best_target(
+    driver: Option<runtime::cuda::Driver>,
+    nvrtc: impl FnOnce() -> Result<(i32, i32), String>,
+) -> Result<Target, String> {
+    let Some(driver) = driver.filter(|driver| !driver.devices.is_empty()) else { return Ok(Target::Cpu) };
+    driver.device_for_plans()?;
+    let ((major, minor), (newest, _)) = (nvrtc()?, driver.cuda_version);
+    if major > newest {
+        return Err(format!("the driver supports CUDA {newest}, NVRTC {major}.{minor} makes code for later ones"));
+    }
+    Ok(Target::Sm90a)
+}
+
 /// A kernel that several catalogs hold.
 #[derive(Debug)]
 struct Shared<T: ?Sized>(Arc<T>);
@@ -241,6 +257,10 @@ impl Kernel for Shared<dyn Kernel> {
 
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
         self.0.call(site)
+    }
+
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        self.0.candidates(site)
     }
 
     fn about(&self) -> About {
@@ -270,5 +290,41 @@ impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let passes: Vec<Cow<'_, str>> = self.passes.iter().map(|info| info.pass.name()).collect();
         f.debug_struct("Driver").field("passes", &passes).field("slots", &self.slots).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::cuda::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_taken_where_all_is_there_for_it_or_the_reason_told() {
+        let driver = |version, devices: &[(&str, (i32, i32))]| {
+            let device = |(name, compute_capability): &(&str, (i32, i32))| Device {
+                name: (*name).to_owned(),
+                compute_capability: *compute_capability,
+                memory_bytes: 1 << 30,
+            };
+            Some(runtime::cuda::Driver { cuda_version: version, devices: devices.iter().map(device).collect() })
+        };
+        let (a100, h200) = (("A100", (8, 0)), ("H200", (9, 0)));
+        let nvrtc = |version| move || Ok(version);
+        assert_eq!(best_target(None, nvrtc((13, 0))), Ok(Target::Cpu));
+        assert_eq!(best_target(driver((13, 0), &[]), nvrtc((13, 0))), Ok(Target::Cpu));
+        assert_eq!(best_target(driver((13, 0), &[h200]), nvrtc((13, 2))), Ok(Target::Sm90a));
+        let both = driver((13, 0), &[a100, h200]).expect("two devices");
+        assert_eq!(both.device_for_plans(), Ok(1));
+        assert_eq!(best_target(Some(both), nvrtc((13, 0))), Ok(Target::Sm90a));
+        for (driver, version, reason) in [
+            (driver((13, 0), &[a100]), Ok((13, 0)), "9.0, A100 has 8.0"),
+            (driver((12, 8), &[h200]), Ok((13, 0)), "the driver supports CUDA 12.8, plans for sm_90a need 13.0"),
+            (driver((13, 0), &[h200]), Ok((14, 1)), "NVRTC 14.1 makes code for later ones"),
+            (driver((13, 0), &[h200]), Err("NVRTC was not found".to_owned()), "NVRTC was not found"),
+        ] {
+            let told = best_target(driver, || version).expect_err(reason);
+            assert!(told.contains(reason), "{told}");
+        }
     }
 }

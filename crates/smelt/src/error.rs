@@ -98,14 +98,12 @@ impl Error {
             Error::Import(ImportError::Graph(_)) => ErrorKind::Internal,
             Error::Codegen(CodegenError::NoKernel { .. }) => ErrorKind::Unsupported,
             Error::Codegen(CodegenError::Weights(_) | CodegenError::Plan(_)) => ErrorKind::BadInput,
-            Error::Codegen(
-                CodegenError::Constant(_)
-                | CodegenError::Graph(_)
-                | CodegenError::Units { .. }
-                | CodegenError::Slow { .. },
-            ) => ErrorKind::Internal,
+            Error::Codegen(CodegenError::Constant(_) | CodegenError::Graph(_) | CodegenError::Units { .. }) => {
+                ErrorKind::Internal
+            }
             Error::Engine(EngineError::Request(_) | EngineError::Plan(_)) => ErrorKind::BadInput,
             Error::Exec(error) | Error::Engine(EngineError::Exec(error)) => exec_kind(error),
+            Error::Codegen(CodegenError::Timing { error, .. }) => exec_kind(error),
         }
     }
 }

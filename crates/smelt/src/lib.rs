@@ -23,6 +23,8 @@ mod llm;
 mod options;
 mod parts;
 mod settings;
+mod timing;
+mod timing_cache;
 mod workspace;
 
 pub use cache::PlanCache;
@@ -32,7 +34,7 @@ pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
-pub use options::{CompileOptions, RewriteFile, TargetChoice, WeightsChoice};
+pub use options::{CompileOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
 pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
 pub use passes::{PassOptions, Slot};
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};

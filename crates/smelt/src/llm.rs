@@ -105,16 +105,16 @@ impl Llm {
         }
         // a plan that is kept must not depend on what `auto` meant that day
         let compile = CompileOptions {
-            target: TargetChoice::Named(driver.target(&options.compile.target)?.name().to_owned()),
+            target: TargetChoice::Named(driver.target(&options.compile.target, progress)?.name().to_owned()),
             ..options.compile.clone()
         };
+        // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
+        let temporary = tempfile::Builder::new().prefix("smelt-").tempdir();
+        let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
+        let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
-            // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
-            let temporary = tempfile::Builder::new().prefix("smelt-").tempdir();
-            let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
-            let plan = temporary.path().join("model.plan");
-            driver.compile(path, Some(&plan), &compile, None, progress)?;
-            return Llm::start(driver, PlanFile::open(&plan)?, options, progress);
+            driver.compile(path, Some(&unkept), &compile, None, progress)?;
+            return Llm::start(driver, PlanFile::open(&unkept)?, options, progress);
         };
         let plan = cache.path(&open(path, &compile)?.sources(), &compile)?;
         if plan.exists() {
@@ -125,7 +125,13 @@ impl Llm {
                 done => return done,
             }
         }
-        cache.create()?;
+        let plan = match cache.prepare() {
+            Ok(()) => plan,
+            Err(error) => {
+                progress.note(&format!("the plan is not kept: {error}"));
+                unkept
+            }
+        };
         driver.compile(path, Some(&plan), &compile, None, progress)?;
         Llm::start(driver, PlanFile::open(&plan)?, options, progress)
     }

@@ -33,6 +33,8 @@ pub struct CompileOptions {
     pub bisect_limit: Option<usize>,
     /// Rules that join the passes.
     pub rewrites: Vec<RewriteFile>,
+    /// Timings of kernels that decide which are used; without, heuristics do.
+    pub timing: Option<TimingOptions>,
 }
 
 /// A file of rewriting rules, `pattern => replacement`.
@@ -42,6 +44,28 @@ pub struct RewriteFile {
     pub path: PathBuf,
     /// The rules.
     pub text: String,
+}
+
+/// A file of timings, and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TimingOptions {
+    /// The timing cache.
+    pub file: PathBuf,
+    /// What is done with it; by default it is read where it exists, and written where not.
+    pub mode: Option<TimingMode>,
+    /// Whose timings are read, where the file has those of several devices for the target.
+    pub device: Option<String>,
+}
+
+/// What a compilation does with a timing cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TimingMode {
+    /// Timings decide where there are some, heuristics elsewhere.
+    Read,
+    /// What is missing is measured on this machine and added to the file.
+    Write,
+    /// What is missing is an error.
+    Require,
 }
 
 /// The machine to compile for.

@@ -43,7 +43,11 @@ impl Command for Nvrtc {
             Err(reason) => return Ok(Outcome::Skipped(reason)),
         };
         let (graph, weights, _) = suite.fused(case)?;
-        lower(&suite.driver, &graph, target, &weights, 1)?.build(&compiler).map_err(|error| error.to_string())?;
-        Ok(Outcome::Passed)
+        let mut lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
+        let built = lowered.build(&compiler).map_err(|error| error.to_string())?;
+        match built.into_iter().find_map(|built| built.slow) {
+            Some(reason) => Err(format!("a kernel would run slowly: {reason}")),
+            None => Ok(Outcome::Passed),
+        }
     }
 }

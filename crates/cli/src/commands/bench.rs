@@ -74,7 +74,7 @@ impl Bench {
             run: RunOptions { threads: self.threads, ..RunOptions::default() },
         };
         let mut progress = Stderr::new(self.json);
-        let llm = Llm::load_with(driver, &plan_in(&self.model), &options, &mut progress);
+        let llm = Llm::load_with(&self.cache.driver(driver), &plan_in(&self.model), &options, &mut progress);
         progress.finish();
         let mut llm = llm?;
         let mut load_ms = 0.0;

@@ -6,7 +6,7 @@ use clap::Args;
 use smelt::Driver;
 
 use super::compile::{EmitArgs, compile, table};
-use crate::args::{CompileArgs, DTypeChoice, parse_dtype};
+use crate::args::{CacheArgs, CompileArgs, DTypeChoice, parse_dtype};
 use crate::failure::Failure;
 use crate::output::{make_folder, print, print_error};
 
@@ -23,6 +23,8 @@ pub struct Build {
     #[arg(long, value_name = "DTYPE", value_parser = parse_dtype, conflicts_with = "dtype")]
     precision: Option<DTypeChoice>,
     #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
     compile: CompileArgs,
 }
 
@@ -32,7 +34,8 @@ impl Build {
         options.dtype = self.precision.unwrap_or(self.compile.dtype).0;
         make_folder(&self.output_dir)?;
         let output = self.output_dir.join("model.plan");
-        let report = compile(driver, &self.model_dir, Some(&output), &options, &EmitArgs::default())?;
+        let report =
+            compile(&self.cache.driver(driver), &self.model_dir, Some(&output), &options, &EmitArgs::default())?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error, PassTime, Unit, WantedPasses};
 
-use crate::args::CompileArgs;
+use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
 use crate::output::{bytes, make_folder, print, print_error, print_json, write_file};
 use crate::progress::Stderr;
@@ -23,6 +23,8 @@ pub struct Compile {
     dry_run: bool,
     #[command(flatten)]
     emit: EmitArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     compile: CompileArgs,
     /// Prints the report as JSON.
@@ -137,7 +139,8 @@ impl EmitArgs {
 impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
-        let report = compile(driver, &self.dir, output.as_deref(), &self.compile.options()?, &self.emit)?;
+        let driver = self.cache.driver(driver);
+        let report = compile(&driver, &self.dir, output.as_deref(), &self.compile.options()?, &self.emit)?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }

@@ -56,8 +56,11 @@ struct DeviceReport {
 
 #[derive(Serialize)]
 struct NvrtcReport {
+    /// The file that compiles.
     path: Option<PathBuf>,
     version: String,
+    /// Files that were found before it, and why they are not used.
+    skipped: Vec<String>,
 }
 
 /// Something that is not there, which the CPU can do without.
@@ -104,7 +107,9 @@ impl Doctor {
             }
         };
         let nvrtc = match smelt::cuda::find(&cuda_folders()) {
-            Ok(found) => Some(NvrtcReport { path: found.path, version: version(found.version) }),
+            Ok(found) => {
+                Some(NvrtcReport { path: found.path, version: version(found.version), skipped: found.skipped })
+            }
             Err(reason) => {
                 let install = "python3 -m pip install nvidia-cuda-nvrtc";
                 missing.push(Missing { what: "NVRTC", reason, install });
@@ -150,6 +155,7 @@ impl Report {
         if let Some(nvrtc) = &self.nvrtc {
             let place = nvrtc.path.as_ref().map_or("the loader's path".to_owned(), |path| path.display().to_string());
             rows.push(("nvrtc", format!("{} in {place}", nvrtc.version)));
+            rows.extend(nvrtc.skipped.iter().map(|reason| ("skipped", reason.clone())));
         }
         for missing in &self.missing {
             rows.push(("missing", format!("{}: {} (`{}`)", missing.what, missing.reason, missing.install)));

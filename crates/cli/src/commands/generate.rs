@@ -77,7 +77,7 @@ impl Generate {
             ));
         }
         let mut progress = Stderr::new(self.json);
-        let llm = Llm::load_with(driver, &model, &options, &mut progress);
+        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, &mut progress);
         progress.finish();
         let mut llm = llm.map_err(|error| with_repro(error, None))?;
         let prompt = match self.prompt {

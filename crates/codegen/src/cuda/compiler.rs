@@ -1,6 +1,8 @@
 //! Units to cubins, in parallel, each only once on a machine.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -24,6 +26,8 @@ const OPTIONS: [&str; 6] = [
 pub struct Compiler {
     nvrtc: Nvrtc,
     cache: Option<PathBuf>,
+    /// What this compiler has made so far: plans are lowered again where a unit turned out to be slow.
+    made: Arc<Mutex<HashMap<String, Built>>>,
 }
 
 /// What became of a unit.
@@ -35,36 +39,30 @@ pub struct Built {
     pub ptx: String,
     /// What it takes of a multiprocessor.
     pub usage: Usage,
-}
-
-/// Why a unit is not used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UnitError {
-    /// It does not compile: a bug of the kernel, or of what instantiated it.
-    Broken(String),
-    /// It compiles to something slower than it should be. Another kernel may do better.
-    Slow {
-        /// The unit.
-        source: String,
-        /// What the compiler noted.
-        reason: String,
-    },
+    /// What the compiler noted where it is slower than it should be. Another kernel may do better.
+    pub slow: Option<String>,
 }
 
 impl Compiler {
     /// A compiler that keeps what it makes in a folder, or nowhere.
     pub fn new(nvrtc: Nvrtc, cache: Option<PathBuf>) -> Compiler {
-        Compiler { nvrtc, cache }
+        Compiler { nvrtc, cache, made: Arc::default() }
     }
 
-    /// Compiles the code of all kernels. Kernels without code give an empty result. Returns all problems.
-    pub fn compile_all(&self, kernels: &[plan::Kernel]) -> Result<Vec<Built>, Vec<UnitError>> {
+    /// The version of NVRTC, such as (13, 0).
+    pub fn version(&self) -> (i32, i32) {
+        self.nvrtc.version
+    }
+
+    /// Compiles the code of all kernels. Kernels without code give an empty result. A unit that
+    /// does not compile is a bug of its kernel, or of what instantiated it: returns what NVRTC said of all of them.
+    pub fn compile_all(&self, kernels: &[plan::Kernel]) -> Result<Vec<Built>, Vec<String>> {
         let build = |kernel: &plan::Kernel| match &kernel.code {
             Some(code) => self.compile(&kernel.name, &code.source),
             None => Ok(Built::default()),
         };
-        let results: Vec<Result<Built, UnitError>> = kernels.par_iter().map(build).collect();
-        let problems: Vec<UnitError> = results.iter().filter_map(|result| result.as_ref().err()).cloned().collect();
+        let results: Vec<Result<Built, String>> = kernels.par_iter().map(build).collect();
+        let problems: Vec<String> = results.iter().filter_map(|result| result.as_ref().err()).cloned().collect();
         match problems.is_empty() {
             true => Ok(results.into_iter().flatten().collect()),
             false => Err(problems),
@@ -72,14 +70,17 @@ impl Compiler {
     }
 
     /// Compiles a unit without includes, whose entry has this name.
-    pub fn compile(&self, name: &str, source: &str) -> Result<Built, UnitError> {
+    pub fn compile(&self, name: &str, source: &str) -> Result<Built, String> {
         let key = cache::key(&[source, &OPTIONS.join(" "), &self.nvrtc.identity()]);
+        if let Some(built) = self.made.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(built.clone());
+        }
         let cached = self.cache.as_ref().and_then(|folder| cache::load(folder, &key));
         let artifact = match cached {
             Some(artifact) => artifact,
             None => {
-                let made = nvrtc::compile(&format!("{name}.cu"), source, &OPTIONS)
-                    .map_err(|log| UnitError::Broken(format!("kernel `{name}` does not compile:\n{log}")))?;
+                let made = nvrtc::compile(&self.nvrtc, &format!("{name}.cu"), source, &OPTIONS)
+                    .map_err(|log| format!("kernel `{name}` does not compile:\n{log}"))?;
                 if let Some(folder) = &self.cache {
                     // a cache that cannot be written is as good as none
                     let _ = cache::store(folder, &key, &made);
@@ -88,8 +89,9 @@ impl Compiler {
             }
         };
         let Artifact { cubin, ptx, log } = artifact;
-        let slow = |reason| UnitError::Slow { source: source.to_owned(), reason };
-        let usage = diagnostics::read(&log).map_err(slow)?;
-        Ok(Built { cubin, ptx, usage })
+        let (usage, slow) = (diagnostics::usage(&log), diagnostics::slow(&log));
+        let built = Built { cubin, ptx, usage, slow };
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(key, built.clone());
+        Ok(built)
     }
 }

@@ -18,21 +18,22 @@ const SLOW: [(&str, &str); 5] = [
     ("C7519", "wgmma was serialised by an arrival that the compiler put in"),
 ];
 
-/// The resources that a log of `--ptxas-options=-v` names, or what makes the kernel slower than it should be.
-pub(super) fn read(log: &str) -> Result<Usage, String> {
-    if let Some((code, meaning)) = SLOW.iter().find(|(code, _)| log.contains(code)) {
-        return Err(format!("{meaning} ({code})"));
-    }
-    for what in ["bytes stack frame", "bytes spill stores", "bytes spill loads"] {
-        let bytes: u32 = numbers_before(log, what).sum();
-        if bytes > 0 {
-            return Err(format!("it has {bytes} {what}"));
-        }
-    }
-    Ok(Usage {
+/// The resources that a log of `--ptxas-options=-v` names.
+pub(super) fn usage(log: &str) -> Usage {
+    Usage {
         registers: numbers_before(log, "registers").max().unwrap_or(0),
         static_shared_bytes: numbers_before(log, "bytes smem").max().unwrap_or(0),
-    })
+    }
+}
+
+/// What makes a kernel slower than it should be, where a log says so.
+pub(super) fn slow(log: &str) -> Option<String> {
+    if let Some((code, meaning)) = SLOW.iter().find(|(code, _)| log.contains(code)) {
+        return Some(format!("{meaning} ({code})"));
+    }
+    let amounts = ["bytes stack frame", "bytes spill stores", "bytes spill loads"];
+    let mut amounts = amounts.into_iter().map(|what| (what, numbers_before(log, what).sum::<u32>()));
+    amounts.find(|(_, bytes)| *bytes > 0).map(|(what, bytes)| format!("it has {bytes} {what}"))
 }
 
 /// The numbers that stand before these words.
@@ -50,17 +51,17 @@ mod tests {
 
     #[test]
     fn resources_are_read() {
-        assert_eq!(read(LOG), Ok(Usage { registers: 14, static_shared_bytes: 16 }));
-        assert_eq!(read(""), Ok(Usage::default()));
+        assert_eq!((usage(LOG), slow(LOG)), (Usage { registers: 14, static_shared_bytes: 16 }, None));
+        assert_eq!((usage(""), slow("")), (Usage::default(), None));
     }
 
     #[test]
-    fn slow_kernels_are_refused() {
+    fn slow_kernels_are_known() {
         let spills = LOG.replace("0 bytes spill stores", "24 bytes spill stores");
-        assert_eq!(read(&spills), Err("it has 24 bytes spill stores".to_owned()));
+        assert_eq!(slow(&spills), Some("it has 24 bytes spill stores".to_owned()));
         let stack = LOG.replace("0 bytes stack frame", "8 bytes stack frame");
-        assert_eq!(read(&stack), Err("it has 8 bytes stack frame".to_owned()));
+        assert_eq!(slow(&stack), Some("it has 8 bytes stack frame".to_owned()));
         let serialised = format!("{LOG}ptxas info    : (C7514) Potential Performance Loss: wgmma.mma_async ...\n");
-        assert!(read(&serialised).is_err_and(|reason| reason.contains("C7514")));
+        assert!(slow(&serialised).is_some_and(|reason| reason.contains("C7514")));
     }
 }

@@ -1,19 +1,102 @@
-//! NVIDIA's run-time compiler: where it is, and units through it. The one file that names `cudarc::nvrtc`.
+//! NVIDIA's run-time compiler: where it is, and units through it. The one file that names `cudarc::nvrtc`, for its types
+//! alone: cudarc's own functions open the library by name, and where the loader's path has a `libnvrtc.so`, that would be
+//! used whatever file was found here.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use cudarc::nvrtc::sys;
+use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
+use libloading::Library;
 
 use super::cache::Artifact;
+use super::search;
 
-/// An NVRTC that was found and opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The oldest major version whose cubins plans hold.
+const OLDEST: i32 = 13;
+/// Names under which the loader's own path may have the library.
+const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so"];
+
+/// An NVRTC that was found and opened: calls go to this file and no other.
+#[derive(Clone, Debug)]
 pub struct Nvrtc {
-    /// The file that was opened; `None` where the loader's own path had it.
+    /// The file that is open; `None` where the loader found it and the system does not tell where.
     pub path: Option<PathBuf>,
     /// Its version, such as (13, 0).
     pub version: (i32, i32),
+    /// Files that were found before it and are of no use, each with the reason.
+    pub skipped: Vec<String>,
+    api: Arc<Api>,
+}
+
+type Size = unsafe extern "C" fn(nvrtcProgram, *mut usize) -> nvrtcResult;
+type Get = unsafe extern "C" fn(nvrtcProgram, *mut c_char) -> nvrtcResult;
+type Texts = *const *const c_char;
+
+/// The functions of an opened library, as `nvrtc.h` declares them.
+struct Api {
+    version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> nvrtcResult,
+    create: unsafe extern "C" fn(*mut nvrtcProgram, *const c_char, *const c_char, c_int, Texts, Texts) -> nvrtcResult,
+    compile: unsafe extern "C" fn(nvrtcProgram, c_int, Texts) -> nvrtcResult,
+    log: (Size, Get),
+    cubin: (Size, Get),
+    ptx: (Size, Get),
+    destroy: unsafe extern "C" fn(*mut nvrtcProgram) -> nvrtcResult,
+    /// Never closed: the library has threads and exit handlers of its own.
+    _library: ManuallyDrop<Library>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+impl Api {
+    /// Opens a library by path, or by a name that the loader looks for.
+    fn open(file: &Path) -> Result<Api, String> {
+        // SAFETY: opening a library runs its initializers; NVRTC's have no preconditions.
+        let library = unsafe { Library::new(file) }.map_err(|error| error.to_string())?;
+        let library = ManuallyDrop::new(library);
+        // SAFETY: the types are those of `nvrtc.h`, which has not changed them since they came.
+        unsafe {
+            let pair = |size: &str, get: &str| Ok::<_, String>((function(&library, size)?, function(&library, get)?));
+            Ok(Api {
+                version: function(&library, "nvrtcVersion")?,
+                create: function(&library, "nvrtcCreateProgram")?,
+                compile: function(&library, "nvrtcCompileProgram")?,
+                log: pair("nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?,
+                cubin: pair("nvrtcGetCUBINSize", "nvrtcGetCUBIN")?,
+                ptx: pair("nvrtcGetPTXSize", "nvrtcGetPTX")?,
+                destroy: function(&library, "nvrtcDestroyProgram")?,
+                _library: library,
+            })
+        }
+    }
+
+    /// Its version, where that is one whose output plans can hold.
+    fn usable_version(&self) -> Result<(i32, i32), String> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both pointers are valid for the call.
+        match unsafe { (self.version)(&mut major, &mut minor) } {
+            nvrtcResult::NVRTC_SUCCESS if major < OLDEST => {
+                Err(format!("this is NVRTC {major}.{minor}, not {OLDEST}.0 or later"))
+            }
+            nvrtcResult::NVRTC_SUCCESS => Ok((major, minor)),
+            error => Err(format!("NVRTC does not tell its version: {error:?}")),
+        }
+    }
+}
+
+/// A function of a library.
+///
+/// # Safety
+/// `F` must be the function's type.
+unsafe fn function<F: Copy>(library: &Library, name: &str) -> Result<F, String> {
+    // SAFETY: as the caller promises.
+    let symbol = unsafe { library.get::<F>(name.as_bytes()) };
+    symbol.map(|symbol| *symbol).map_err(|error| error.to_string())
 }
 
 impl Nvrtc {
@@ -24,79 +107,69 @@ impl Nvrtc {
     }
 }
 
-/// Opens NVRTC: from the first of these folders that holds it, otherwise from the loader's path. Folders are those
-/// of libraries, or homes of a toolkit (with `lib64` or `lib` below).
+/// Opens NVRTC: the first usable file of these folders, otherwise what the loader's own path has. Folders are those of
+/// libraries, or homes of a toolkit (with `lib64` or `lib` below); the error says what was wrong with each file.
 pub fn find(folders: &[PathBuf]) -> Result<Nvrtc, String> {
-    let below = |folder: &PathBuf| ["", "lib64", "lib", "targets/x86_64-linux/lib"].map(|sub| folder.join(sub));
-    let path = folders.iter().flat_map(below).find_map(|folder| library(&folder, "libnvrtc.so"));
-    if let Some(path) = &path {
-        preload(path)?;
-    }
-    // cudarc panics where a library is missing: it must not be asked before this says yes.
-    // SAFETY: opening a library runs its initializers; NVRTC's have no preconditions.
-    if !unsafe { sys::is_culib_present() } {
-        return Err("libnvrtc.so was not found".to_owned());
-    }
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: both pointers are valid for the call.
-    let result = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-    match result {
-        sys::nvrtcResult::NVRTC_SUCCESS if major < 13 => {
-            Err(format!("this is NVRTC {major}.{minor}, not 13.0 or later"))
+    let mut skipped = Vec::new();
+    let found = search::files(folders, "libnvrtc.so").into_iter().map(|file| (file, true));
+    for (file, is_there) in found.chain(NAMES.map(|name| (name.into(), false))) {
+        let opened = Api::open(&file).and_then(|api| Ok((api.usable_version()?, api)));
+        match opened {
+            Ok((version, api)) => {
+                let path = if is_there { Some(file) } else { mapped_file(api.version as usize) };
+                if let Some(folder) = path.as_deref().and_then(Path::parent) {
+                    open_builtins(folder, version);
+                }
+                return Ok(Nvrtc { path, version, skipped, api: Arc::new(api) });
+            }
+            // names that the loader does not know are no news
+            Err(_) if !is_there => {}
+            Err(reason) => skipped.push(format!("{}: {reason}", file.display())),
         }
-        sys::nvrtcResult::NVRTC_SUCCESS => Ok(Nvrtc { path, version: (major, minor) }),
-        error => Err(format!("NVRTC does not tell its version: {error:?}")),
+    }
+    skipped.insert(0, "libnvrtc.so was not found".to_owned());
+    Err(skipped.join("; "))
+}
+
+/// Opens the builtins that stand beside NVRTC, which it looks for by name: those of its own version.
+fn open_builtins(folder: &Path, (major, minor): (i32, i32)) {
+    let wanted = [major as u32, minor as u32];
+    let files = search::versions(folder, "libnvrtc-builtins.so");
+    if let Some((_, file)) = files.into_iter().find(|(version, _)| version.starts_with(&wanted)) {
+        // SAFETY: opening a library runs its initializers; the builtins' have no preconditions. It stays open.
+        let _ = unsafe { Library::new(file) }.map(ManuallyDrop::new);
     }
 }
 
-/// The file of a library in a folder: `NAME`, or `NAME.13` and the like, the highest first.
-fn library(folder: &Path, name: &str) -> Option<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let file = path.file_name().and_then(|file| file.to_str());
-            file.and_then(|file| file.strip_prefix(name)).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-        .collect();
-    files.sort();
-    files.pop()
+/// The file that is mapped at an address, where the system says so.
+fn mapped_file(address: usize) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let inside = (number(start)?..number(end)?).contains(&address);
+        inside.then(|| line.find('/').map(|at| PathBuf::from(&line[at..])))?
+    })
 }
 
-/// Opens NVRTC and its builtins by absolute path, and leaves them open: cudarc then finds them by name.
-fn preload(path: &Path) -> Result<(), String> {
-    let builtins = path.parent().and_then(|folder| library(folder, "libnvrtc-builtins.so"));
-    for file in builtins.iter().map(PathBuf::as_path).chain([path]) {
-        // SAFETY: opening a library runs its initializers; NVRTC's have no preconditions.
-        let opened = unsafe { libloading::Library::new(file) };
-        let opened = opened.map_err(|error| format!("{}: {error}", file.display()))?;
-        std::mem::forget(opened);
-    }
-    Ok(())
-}
-
-/// Compiles a unit to a cubin and to PTX. The error is the log. [`find`] must have succeeded before.
-pub(super) fn compile(name: &str, source: &str, options: &[&str]) -> Result<Artifact, String> {
+/// Compiles a unit to a cubin and to PTX. The error is the log.
+pub(super) fn compile(nvrtc: &Nvrtc, name: &str, source: &str, options: &[&str]) -> Result<Artifact, String> {
     let text = |text: &str| CString::new(text).map_err(|_| format!("`{name}` has a zero byte in it"));
     let (source, file) = (text(source)?, text(name)?);
     let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-    let program = Program::new(&source, &file)?;
+    let api = nvrtc.api.as_ref();
+    let program = Program::new(api, &source, &file)?;
     // SAFETY: the program is alive, the options are terminated strings that outlive the call.
-    let compiled = unsafe { sys::nvrtcCompileProgram(program.0, options.len() as i32, options.as_ptr()) };
-    // SAFETY: the functions of a program's results, as the C header pairs them.
-    let log = unsafe { program.result(sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog) };
+    let compiled = unsafe { (api.compile)(program.handle, options.len() as i32, options.as_ptr()) };
+    // SAFETY: the functions of a program's results are paired as in the C header.
+    let log = unsafe { program.result(api.log) };
     let log = log.map(|bytes| readable(&bytes)).unwrap_or_default();
-    if compiled != sys::nvrtcResult::NVRTC_SUCCESS {
+    if compiled != nvrtcResult::NVRTC_SUCCESS {
         return Err(if log.is_empty() { format!("{compiled:?}") } else { log });
     }
     // SAFETY: as above.
-    let (cubin, ptx) = unsafe {
-        (
-            program.result(sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)?,
-            program.result(sys::nvrtcGetPTXSize, sys::nvrtcGetPTX)?,
-        )
-    };
+    let (cubin, ptx) = unsafe { (program.result(api.cubin)?, program.result(api.ptx)?) };
     Ok(Artifact { cubin, ptx: readable(&ptx), log })
 }
 
@@ -107,17 +180,18 @@ fn readable(bytes: &[u8]) -> String {
 }
 
 /// A program of NVRTC, which is destroyed with this.
-struct Program(sys::nvrtcProgram);
+struct Program<'a> {
+    api: &'a Api,
+    handle: nvrtcProgram,
+}
 
-impl Program {
-    fn new(source: &CStr, name: &CStr) -> Result<Program, String> {
-        let mut program = std::ptr::null_mut();
+impl Program<'_> {
+    fn new<'a>(api: &'a Api, source: &CStr, name: &CStr) -> Result<Program<'a>, String> {
+        let mut handle = std::ptr::null_mut();
+        let none = std::ptr::null();
         // SAFETY: terminated strings, which NVRTC copies; no headers.
-        let result = unsafe {
-            sys::nvrtcCreateProgram(&mut program, source.as_ptr(), name.as_ptr(), 0, std::ptr::null(), std::ptr::null())
-        };
-        match result {
-            sys::nvrtcResult::NVRTC_SUCCESS => Ok(Program(program)),
+        match unsafe { (api.create)(&mut handle, source.as_ptr(), name.as_ptr(), 0, none, none) } {
+            nvrtcResult::NVRTC_SUCCESS => Ok(Program { api, handle }),
             error => Err(format!("{error:?}")),
         }
     }
@@ -126,30 +200,25 @@ impl Program {
     ///
     /// # Safety
     /// The first function must give the size of what the second one writes.
-    unsafe fn result(
-        &self,
-        size: unsafe fn(sys::nvrtcProgram, *mut usize) -> sys::nvrtcResult,
-        get: unsafe fn(sys::nvrtcProgram, *mut c_char) -> sys::nvrtcResult,
-    ) -> Result<Vec<u8>, String> {
+    unsafe fn result(&self, (size, get): (Size, Get)) -> Result<Vec<u8>, String> {
         let mut bytes = 0;
         // SAFETY: the program is alive and the pointer valid.
-        let asked = unsafe { size(self.0, &mut bytes) };
-        if asked != sys::nvrtcResult::NVRTC_SUCCESS {
+        let asked = unsafe { size(self.handle, &mut bytes) };
+        if asked != nvrtcResult::NVRTC_SUCCESS {
             return Err(format!("{asked:?}"));
         }
         let mut buffer = vec![0u8; bytes];
         // SAFETY: the buffer has the size that was asked for.
-        let got = unsafe { get(self.0, buffer.as_mut_ptr().cast()) };
-        match got {
-            sys::nvrtcResult::NVRTC_SUCCESS => Ok(buffer),
+        match unsafe { get(self.handle, buffer.as_mut_ptr().cast()) } {
+            nvrtcResult::NVRTC_SUCCESS => Ok(buffer),
             got => Err(format!("{got:?}")),
         }
     }
 }
 
-impl Drop for Program {
+impl Drop for Program<'_> {
     fn drop(&mut self) {
         // SAFETY: the program is alive, and nothing uses it any more.
-        unsafe { sys::nvrtcDestroyProgram(&mut self.0) };
+        unsafe { (self.api.destroy)(&mut self.handle) };
     }
 }

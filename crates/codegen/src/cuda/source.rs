@@ -48,7 +48,7 @@ kernel_files![
 ];
 
 /// A file that units may include beside those of `kernels/`. It may include those, and others that come with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
     /// What stands in the `#include`, and what messages of the compiler call it.
     pub path: &'static str,

@@ -10,6 +10,7 @@ use ir::ops::{
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim};
 
+use super::distinct;
 use crate::kernels::about::about;
 use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
@@ -18,11 +19,15 @@ const LINEAR_TASK_BYTES: u64 = 128 << 10;
 /// Rows that one task of a row-wise kernel takes.
 pub(crate) const ROWS: u64 = 8;
 
+type Candidates = fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>;
+
 /// A row of the catalog.
 #[derive(Debug)]
 struct CpuKernel {
     name: &'static str,
     call: fn(&Graph, OpId) -> Result<Call, Refusal>,
+    /// Its configurations, where it has several.
+    candidates: Option<Candidates>,
 }
 
 impl Kernel for CpuKernel {
@@ -37,6 +42,11 @@ impl Kernel for CpuKernel {
         Ok(call)
     }
 
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        let call = self.call(site)?;
+        self.candidates.map_or_else(|| Ok(vec![call]), |candidates| candidates(site.graph, site.op))
+    }
+
     fn about(&self) -> About {
         about(Target::Cpu, self.name)
     }
@@ -44,9 +54,9 @@ impl Kernel for CpuKernel {
 
 /// The kernels of the `cpu` target.
 pub(crate) fn catalog() -> Catalog {
-    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CpuKernel { name, call }) };
+    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CpuKernel { name, call, candidates: None }) };
     Catalog::new(vec![
-        kernel("linear", linear),
+        Box::new(CpuKernel { name: "linear", call: linear, candidates: Some(linear_candidates) }),
         kernel("paged_attention", paged_attention),
         kernel("rope_append_kv", rope_append_kv),
         kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
@@ -122,6 +132,16 @@ fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
 
 /// A product with its bias and what it is added to; other neighbours are ops of their own here.
 fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    linear_in_tasks(graph, op, LINEAR_TASK_BYTES)
+}
+
+/// Larger tasks read longer runs of memory, smaller ones leave no thread waiting for the last of them.
+fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
+    let sizes = [LINEAR_TASK_BYTES / 4, LINEAR_TASK_BYTES * 4, LINEAR_TASK_BYTES * 16];
+    distinct(linear(graph, op), sizes.into_iter().map(|bytes| linear_in_tasks(graph, op, bytes)))
+}
+
+fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
     let adds = match (parts.before, parts.epilogues().as_slice()) {
         (None, [] | [Epilogue::Bias]) => false,
@@ -133,7 +153,7 @@ fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
         return Err(Refusal::Because("the weight has a symbolic size".to_owned()));
     };
     // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
-    let per_task = (LINEAR_TASK_BYTES / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
+    let per_task = (task_bytes / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
     let per_task = per_task.min(columns.next_multiple_of(24));
     let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
     Ok(if adds { call.text("behind", "add") } else { call })

@@ -64,6 +64,13 @@ impl Executor for CpuExecutor {
         "cpu"
     }
 
+    fn device(&self) -> String {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+        format!("{model}, {}, {} threads", super::instruction_set(), self.threads())
+    }
+
     fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
         let plan = file.plan();
         if plan.target != "cpu" {

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
 
+use super::failure::Failure;
+
 /// A device with its primary context, which all sessions share.
 #[derive(Debug)]
 pub(super) struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
     pub name: String,
-    pub compute_capability: (i32, i32),
 }
 
 // SAFETY: contexts may be used from any thread that has made them current.
@@ -21,35 +22,30 @@ unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
-fn failed(what: &str) -> impl Fn(result::DriverError) -> String + '_ {
-    move |error| {
-        let text =
-            error.error_string().map_or_else(|_| format!("{error:?}"), |text| text.to_string_lossy().into_owned());
-        format!("{what}: {text}")
-    }
+fn failed(what: &str) -> impl Fn(result::DriverError) -> Failure + '_ {
+    move |error| Failure::of(what, error)
 }
 
 impl Context {
     /// Retains the primary context of a device and makes it current. The driver must be there.
-    pub fn new(ordinal: i32) -> Result<Arc<Context>, String> {
+    pub fn new(ordinal: i32) -> Result<Arc<Context>, Failure> {
         let found = super::device(ordinal)?;
         let device = result::device::get(ordinal).map_err(failed("the device"))?;
         // SAFETY: the device came from the driver; the context is released when this is dropped.
         let handle = unsafe { result::primary_ctx::retain(device) }.map_err(failed("its context"))?;
-        let (name, compute_capability) = (found.name, found.compute_capability);
-        let context = Arc::new(Context { device, handle, name, compute_capability });
+        let context = Arc::new(Context { device, handle, name: found.name });
         context.make_current()?;
         Ok(context)
     }
 
     /// Makes the context that of this thread.
-    pub fn make_current(&self) -> Result<(), String> {
+    pub fn make_current(&self) -> Result<(), Failure> {
         // SAFETY: the context is retained.
         unsafe { result::ctx::set_current(self.handle) }.map_err(failed("its context"))
     }
 
     /// Free and total bytes of memory.
-    pub fn memory(&self) -> Result<(u64, u64), String> {
+    pub fn memory(&self) -> Result<(u64, u64), Failure> {
         let (free, total) = result::mem_get_info().map_err(failed("its memory"))?;
         Ok((free as u64, total as u64))
     }
@@ -71,7 +67,7 @@ pub(super) struct Memory {
 
 impl Memory {
     /// At least one byte.
-    pub fn new(context: &Arc<Context>, bytes: u64) -> Result<Memory, String> {
+    pub fn new(context: &Arc<Context>, bytes: u64) -> Result<Memory, Failure> {
         // SAFETY: the context is current; the memory is freed when this is dropped.
         let address = unsafe { result::malloc_sync(bytes.max(1) as usize) };
         let address = address.map_err(failed(&format!("{bytes} bytes of device memory")))?;
@@ -95,9 +91,10 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Pinned, String> {
+    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<Pinned, Failure> {
         // SAFETY: the context is current; the memory is freed when this is dropped.
-        let data = unsafe { result::malloc_host(bytes.max(1), 0) }.map_err(failed("pinned memory"))?;
+        let data = unsafe { result::malloc_host(bytes.max(1), 0) }
+            .map_err(failed(&format!("{bytes} bytes of pinned memory")))?;
         Ok(Pinned { data: data.cast(), bytes, _context: Arc::clone(context) })
     }
 
@@ -124,13 +121,15 @@ pub(super) struct Function {
     pub name: String,
     pub threads: u32,
     pub shared_bytes: u32,
+    /// Bytes of each of its parameters.
+    pub param_bytes: Vec<usize>,
     _context: Arc<Context>,
 }
 
 impl Function {
     /// Loads a cubin and takes the entry of this name.
-    pub fn load(context: &Arc<Context>, name: &str, code: &plan::Code) -> Result<Function, String> {
-        let entry = CString::new(name).map_err(|_| "its name has a zero byte".to_owned())?;
+    pub fn load(context: &Arc<Context>, name: &str, code: &plan::Code) -> Result<Function, Failure> {
+        let entry = CString::new(name).map_err(|_| "its name has a zero byte")?;
         // SAFETY: that the image is whole, and its code what it says, is the trust that a plan for a GPU asks for:
         // the driver is not told where the image ends.
         let module = unsafe { result::module::load_data(code.cubin.as_ptr().cast()) };
@@ -139,7 +138,8 @@ impl Function {
         let handle = unsafe { result::module::get_function(module, entry) }.map_err(failed("its entry"))?;
         let (threads, shared_bytes) = (code.threads, code.shared_bytes);
         let (name, context) = (name.to_owned(), Arc::clone(context));
-        let function = Function { module, handle, name, threads, shared_bytes, _context: context };
+        let param_bytes = param_bytes(handle);
+        let function = Function { module, handle, name, threads, shared_bytes, param_bytes, _context: context };
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function exists.
         unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
@@ -158,7 +158,7 @@ impl Function {
         grid: u32,
         params: &mut [*mut c_void],
         overlap: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         // SAFETY: plain data of C, for which zeros are a value.
         let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
         attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
@@ -182,6 +182,17 @@ impl Function {
     }
 }
 
+/// Bytes of each parameter of a function: the driver says no where there are no more.
+fn param_bytes(function: sys::CUfunction) -> Vec<usize> {
+    let size = |index: usize| {
+        let (mut offset, mut bytes) = (0, 0);
+        // SAFETY: the function is loaded, and both pointers are valid for the call.
+        let found = unsafe { sys::cuFuncGetParamInfo(function, index, &mut offset, &mut bytes) };
+        found.result().ok().map(|()| bytes)
+    };
+    (0..).map_while(size).collect()
+}
+
 impl Drop for Function {
     fn drop(&mut self) {
         // SAFETY: loaded by `load`, and nothing runs it any more.
@@ -197,13 +208,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub fn new(context: &Arc<Context>) -> Result<Stream, String> {
+    pub fn new(context: &Arc<Context>) -> Result<Stream, Failure> {
         let handle = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("a stream"))?;
         Ok(Stream { handle, _context: Arc::clone(context) })
     }
 
     /// Waits until all work is done.
-    pub fn synchronize(&self) -> Result<(), String> {
+    pub fn synchronize(&self) -> Result<(), Failure> {
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.handle) }.map_err(failed("the device failed"))
     }
@@ -212,7 +223,10 @@ impl Stream {
     ///
     /// # Safety
     /// `source` stays unchanged until the copy is done; `target` has as many bytes.
-    pub unsafe fn upload(&self, target: sys::CUdeviceptr, source: &[u8]) -> Result<(), String> {
+    pub unsafe fn upload(&self, target: sys::CUdeviceptr, source: &[u8]) -> Result<(), Failure> {
+        if source.is_empty() {
+            return Ok(());
+        }
         // SAFETY: as the caller promises.
         unsafe { result::memcpy_htod_async(target, source, self.handle) }.map_err(failed("a copy to the device"))
     }
@@ -221,7 +235,7 @@ impl Stream {
     ///
     /// # Safety
     /// `target` is not touched until the copy is done; `source` has as many bytes.
-    pub unsafe fn download(&self, target: &mut [u8], source: sys::CUdeviceptr) -> Result<(), String> {
+    pub unsafe fn download(&self, target: &mut [u8], source: sys::CUdeviceptr) -> Result<(), Failure> {
         // SAFETY: as the caller promises.
         unsafe { result::memcpy_dtoh_async(target, source, self.handle) }.map_err(failed("a copy from the device"))
     }
@@ -230,7 +244,7 @@ impl Stream {
     ///
     /// # Safety
     /// Both places have as many bytes.
-    pub unsafe fn copy(&self, target: sys::CUdeviceptr, source: sys::CUdeviceptr, bytes: u64) -> Result<(), String> {
+    pub unsafe fn copy(&self, target: sys::CUdeviceptr, source: sys::CUdeviceptr, bytes: u64) -> Result<(), Failure> {
         // SAFETY: as the caller promises.
         unsafe { result::memcpy_dtod_async(target, source, bytes as usize, self.handle) }.map_err(failed("a copy"))
     }
@@ -239,13 +253,16 @@ impl Stream {
     ///
     /// # Safety
     /// `target` has as many bytes.
-    pub unsafe fn fill(&self, target: sys::CUdeviceptr, byte: u8, bytes: u64) -> Result<(), String> {
+    pub unsafe fn fill(&self, target: sys::CUdeviceptr, byte: u8, bytes: u64) -> Result<(), Failure> {
+        if bytes == 0 {
+            return Ok(());
+        }
         // SAFETY: as the caller promises.
         unsafe { result::memset_d8_async(target, byte, bytes as usize, self.handle) }.map_err(failed("a fill"))
     }
 
     /// Records what `enqueue` puts into the stream instead of running it.
-    pub fn capture(&self, enqueue: impl FnOnce() -> Result<(), String>) -> Result<Graph, String> {
+    pub fn capture(&self, enqueue: impl FnOnce() -> Result<(), Failure>) -> Result<Graph, Failure> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive and not capturing.
         unsafe { result::stream::begin_capture(self.handle, mode) }.map_err(failed("a capture"))?;
@@ -271,7 +288,7 @@ impl Stream {
     }
 
     /// Runs a graph.
-    pub fn launch(&self, graph: &Graph) -> Result<(), String> {
+    pub fn launch(&self, graph: &Graph) -> Result<(), Failure> {
         // SAFETY: graph and stream are alive.
         unsafe { result::graph::launch(graph.handle, self.handle) }.map_err(failed("a graph"))
     }
@@ -308,18 +325,18 @@ pub(super) struct Event {
 }
 
 impl Event {
-    pub fn new(context: &Arc<Context>) -> Result<Event, String> {
+    pub fn new(context: &Arc<Context>) -> Result<Event, Failure> {
         let handle = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("an event"))?;
         Ok(Event { handle, _context: Arc::clone(context) })
     }
 
-    pub fn record(&self, stream: &Stream) -> Result<(), String> {
+    pub fn record(&self, stream: &Stream) -> Result<(), Failure> {
         // SAFETY: event and stream are alive.
         unsafe { result::event::record(self.handle, stream.handle) }.map_err(failed("an event"))
     }
 
     /// Waits until the stream has come to the mark.
-    pub fn synchronize(&self) -> Result<(), String> {
+    pub fn synchronize(&self) -> Result<(), Failure> {
         // SAFETY: the event is alive.
         unsafe { result::event::synchronize(self.handle) }.map_err(failed("the device failed"))
     }
@@ -347,11 +364,11 @@ pub(super) struct Boxes<'a> {
 }
 
 /// Encodes a tensor map; what lies outside arrives as zeros.
-pub(super) fn tensor_map(boxes: &Boxes<'_>) -> Result<sys::CUtensorMap, String> {
+pub(super) fn tensor_map(boxes: &Boxes<'_>) -> Result<sys::CUtensorMap, Failure> {
     let mut map = sys::CUtensorMap { opaque: [0; 16] };
     let rank = boxes.sizes.len();
     if boxes.strides.len() + 1 != rank || boxes.box_sizes.len() != rank {
-        return Err("a tensor map has sizes, strides and boxes of different ranks".to_owned());
+        return Err("a tensor map has sizes, strides and boxes of different ranks".into());
     }
     let steps = vec![1u32; rank];
     // SAFETY: all pointers are to as many elements as the rank asks for; the driver checks what they say.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use plan::{ExecError, Executor, PlanFile, Session};
 
 use super::driver::Context;
+use super::failure::Failure;
 use super::session::{CudaSession, arena_bytes};
 
 /// Runs plans for `sm_90a`.
@@ -16,24 +17,11 @@ pub struct CudaExecutor {
 }
 
 impl CudaExecutor {
-    /// An executor on a device of the driver's list.
-    pub fn new(ordinal: i32) -> Result<CudaExecutor, ExecError> {
+    /// An executor on the first device that runs plans for `sm_90a`.
+    pub fn new() -> Result<CudaExecutor, ExecError> {
         let driver = super::probe().map_err(|reason| ExecError::NoDevice(format!("no NVIDIA driver: {reason}")))?;
-        let (major, minor) = driver.cuda_version;
-        if major < super::CUDA_MAJOR {
-            let needed = super::CUDA_MAJOR;
-            return Err(ExecError::NoDevice(format!(
-                "the driver supports CUDA {major}.{minor}, plans for sm_90a need {needed}.0 or later"
-            )));
-        }
-        let context = Context::new(ordinal).map_err(ExecError::NoDevice)?;
-        if context.compute_capability != (9, 0) {
-            let (major, minor) = context.compute_capability;
-            return Err(ExecError::NoDevice(format!(
-                "{} has compute capability {major}.{minor}, plans for sm_90a need 9.0",
-                context.name
-            )));
-        }
+        let ordinal = driver.device_for_plans().map_err(ExecError::NoDevice)?;
+        let context = Context::new(ordinal).map_err(Failure::device)?;
         Ok(CudaExecutor { context, blocking: false, poison: false })
     }
 
@@ -50,7 +38,7 @@ impl CudaExecutor {
     /// Bytes of the device's memory that nothing has allocated.
     pub fn free_memory(&self) -> Result<u64, ExecError> {
         let free = self.context.make_current().and_then(|()| self.context.memory());
-        free.map(|(free, _)| free).map_err(ExecError::NoDevice)
+        free.map(|(free, _)| free).map_err(Failure::device)
     }
 }
 
@@ -59,12 +47,16 @@ impl Executor for CudaExecutor {
         "sm_90a"
     }
 
+    fn device(&self) -> String {
+        self.context.name.clone()
+    }
+
     fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
         let plan = file.plan();
         if plan.target != self.target() {
             return Err(ExecError::WrongTarget { plan: plan.target.clone(), executor: self.target().to_owned() });
         }
-        self.context.make_current().map_err(ExecError::NoDevice)?;
+        self.context.make_current().map_err(Failure::device)?;
         check_memory(&self.context, &file)?;
         Ok(Box::new(CudaSession::load(self, &file)?))
     }
@@ -73,7 +65,7 @@ impl Executor for CudaExecutor {
 /// Says what a plan takes where the device has not as much.
 fn check_memory(context: &Context, file: &PlanFile) -> Result<(), ExecError> {
     let plan = file.plan();
-    let (free, total) = context.memory().map_err(ExecError::NoDevice)?;
+    let (free, total) = context.memory().map_err(Failure::device)?;
     let weights: u64 = plan.weights.iter().filter_map(plan::Weight::bytes).sum();
     let kv: u64 = plan.kv.iter().map(plan::KvGroup::pool_bytes).sum();
     let workspace = arena_bytes(plan);

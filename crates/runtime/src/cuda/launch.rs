@@ -3,9 +3,13 @@
 use std::ffi::c_void;
 
 use cudarc::driver::sys::{CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle};
-use plan::{Arg, DType, ExecError, Launch, Plan, Program, Step, SymbolValues, TensorMap, Tiles, Weight, upper_bounds};
+use plan::{
+    Arg, DType, ExecError, Launch, Plan, PlanError, PlanFile, Program, Step, SymbolValues, TensorMap, Tiles, Weight,
+    upper_bounds,
+};
 
 use super::driver::{Boxes, Function, Stream, tensor_map};
+use super::failure::Failure;
 
 /// Where a plan's memory is on the device.
 pub(super) struct Addresses {
@@ -36,8 +40,14 @@ enum Pointer {
 }
 
 impl Launches {
-    /// Resolves addresses and encodes tensor maps.
-    pub fn prepare(plan: &Plan, program: &Program, addresses: &Addresses) -> Result<Launches, ExecError> {
+    /// Resolves addresses, encodes tensor maps, and holds each launch against the parameters of its function.
+    pub fn prepare(
+        file: &PlanFile,
+        program: &Program,
+        addresses: &Addresses,
+        functions: &[Function],
+    ) -> Result<Launches, ExecError> {
+        let plan = file.plan();
         let mut prepared = Vec::new();
         for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
             let pointer = |arg: &Arg| match *arg {
@@ -55,8 +65,14 @@ impl Launches {
                 let place = pointers[launch.outputs.len() + map.input as usize];
                 encode(plan, program, launch, *map, place)
             });
-            let maps = maps.collect::<Result<Vec<_>, String>>();
-            let maps = maps.map_err(|reason| error(launch_name(plan, launch), program, launch, step, reason))?;
+            let maps = maps.collect::<Result<Vec<_>, Failure>>();
+            let function = &functions[launch.kernel as usize];
+            let fail = |reason: String| error(&function.name, program, launch, step, reason);
+            let maps = maps.map_err(|failure| failure.or(fail))?;
+            check_params(&function.param_bytes, &param_bytes(launch)).map_err(|reason| {
+                let reason = format!("kernel `{}` at `{}`: {reason}", function.name, launch.site);
+                PlanError::Corrupt { path: file.path().to_owned(), reason }
+            })?;
             prepared.push(Prepared { pointers, maps });
         }
         Ok(Launches { arena: addresses.arena, prepared })
@@ -77,35 +93,35 @@ impl Launches {
         let mut params: Vec<*mut c_void> = Vec::new();
         for (step, (Step::Launch(launch), prepared)) in program.steps.iter().zip(&self.prepared).enumerate() {
             let function = &functions[launch.kernel as usize];
-            let fail = |reason: String| error(&function.name, program, launch, step, reason);
-            let size = |dim: &plan::Dim| dim.eval(symbols).map_err(|error| fail(error.to_string()));
+            let fail = |failure: Failure| failure.or(|reason| error(&function.name, program, launch, step, reason));
+            let size = |dim: &plan::Dim| dim.eval(symbols).map_err(|error| fail(error.to_string().into()));
             let grid = size(&launch.grid)?;
             if grid == 0 {
                 continue;
             }
             let grid = u32::try_from(grid).ok().filter(|grid| *grid <= i32::MAX as u32);
-            let grid = grid.ok_or_else(|| fail("its grid is too large".to_owned()))?;
+            let grid = grid.ok_or_else(|| fail("its grid is too large".into()))?;
             pointers.clear();
             for pointer in &prepared.pointers {
                 pointers.push(match *pointer {
                     Pointer::Fixed(address) => address,
                     Pointer::Port(buffer) => {
                         let place = ports.iter().find(|(port, _)| *port == buffer);
-                        place.ok_or_else(|| fail("an input port has no place".to_owned()))?.1
+                        place.ok_or_else(|| fail("an input port has no place".into()))?.1
                     }
                 });
             }
             scalars.clear();
             for scalar in &launch.scalars {
                 let value = i32::try_from(size(scalar)?);
-                scalars.push(value.map_err(|_| fail(format!("`{scalar}` is too large")))?);
+                scalars.push(value.map_err(|_| fail(format!("`{scalar}` is too large").into()))?);
             }
             params.clear();
             params.extend(pointers.iter_mut().map(|pointer| (&raw mut *pointer).cast::<c_void>()));
             params.extend(prepared.maps.iter().map(|map| (&raw const *map).cast_mut().cast::<c_void>()));
             params.extend(scalars.iter_mut().map(|scalar| (&raw mut *scalar).cast::<c_void>()));
-            // SAFETY: code generation declared the kernel with these parameters; they are copied by the launch, and
-            // the memory they name belongs to the session.
+            // SAFETY: the function takes parameters of these sizes, as `prepare` has seen; they are copied by the launch,
+            // and the memory they name belongs to the session.
             let launched = unsafe { function.launch(stream, grid, &mut params, !blocking) };
             launched.and_then(|()| if blocking { stream.synchronize() } else { Ok(()) }).map_err(fail)?;
         }
@@ -119,22 +135,22 @@ fn encode(
     launch: &Launch,
     map: TensorMap,
     place: Pointer,
-) -> Result<CUtensorMap, String> {
-    let Pointer::Fixed(address) = place else { return Err("a tensor map is over an input port".to_owned()) };
+) -> Result<CUtensorMap, Failure> {
+    let Pointer::Fixed(address) = place else { return Err("a tensor map is over an input port".into()) };
     match launch.inputs.get(map.input as usize) {
         Some(Arg::Buffer(index)) => over_buffer(program, *index, address, map),
         Some(Arg::Weight(index)) => over_tiles(&plan.weights[*index as usize], address, map),
-        _ => Err("a tensor map is over nothing that has an address".to_owned()),
+        _ => Err("a tensor map is over nothing that has an address".into()),
     }
 }
 
 /// A map over the largest form of a buffer: rows behind those of a step are read for nobody's result.
-fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> Result<CUtensorMap, String> {
+fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> Result<CUtensorMap, Failure> {
     let buffer = &program.buffers[index as usize];
     let bounds = upper_bounds(&program.symbols);
     let sizes = buffer.shape.iter().map(|dim| dim.eval(&bounds).map_err(|error| error.to_string()));
     let [rows, cols] = sizes.collect::<Result<Vec<_>, _>>()?[..] else {
-        return Err("a tensor map is not over a matrix".to_owned());
+        return Err("a tensor map is not over a matrix".into());
     };
     tensor_map(&Boxes {
         dtype: match buffer.dtype {
@@ -150,7 +166,7 @@ fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> R
 }
 
 /// A map over the units of a tiled weight, each 256 words of 8 bytes that lie as shared memory wants them.
-fn over_tiles(weight: &Weight, address: u64, map: TensorMap) -> Result<CUtensorMap, String> {
+fn over_tiles(weight: &Weight, address: u64, map: TensorMap) -> Result<CUtensorMap, Failure> {
     let tiles = match weight.shape[..] {
         [rows, cols] => Tiles::of(rows, cols),
         _ => None,
@@ -167,11 +183,48 @@ fn over_tiles(weight: &Weight, address: u64, map: TensorMap) -> Result<CUtensorM
     })
 }
 
-fn launch_name<'a>(plan: &'a Plan, launch: &Launch) -> &'a str {
-    plan.kernels.get(launch.kernel as usize).map_or("?", |kernel| &kernel.name)
+/// Bytes of the parameters that a launch gives: pointers, tensor maps, sizes.
+fn param_bytes(launch: &Launch) -> Vec<usize> {
+    let pointers = launch.outputs.iter().chain(&launch.inputs).map(|_| size_of::<u64>());
+    let maps = launch.maps.iter().map(|_| size_of::<CUtensorMap>());
+    pointers.chain(maps).chain(launch.scalars.iter().map(|_| size_of::<i32>())).collect()
+}
+
+/// Whether a function takes parameters of these sizes. The launch could not tell: it reads as many as the function has.
+pub(super) fn check_params(taken: &[usize], given: &[usize]) -> Result<(), String> {
+    match taken == given {
+        true => Ok(()),
+        false => Err(format!("its code takes parameters of {taken:?} bytes, the plan gives {given:?}")),
+    }
 }
 
 fn error(kernel: &str, program: &Program, launch: &Launch, step: usize, reason: String) -> ExecError {
     let (program, site) = (program.name.clone(), launch.site.clone());
     ExecError::Kernel { kernel: kernel.to_owned(), program, site, step, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::{Dim, Work};
+
+    use super::*;
+
+    #[test]
+    fn parameters_are_held_against_the_code() {
+        let launch = Launch {
+            kernel: 0,
+            site: "y".to_owned(),
+            inputs: vec![Arg::Buffer(0), Arg::Weight(0)],
+            outputs: vec![Arg::Buffer(1)],
+            maps: vec![TensorMap { input: 0, box_rows: 64, box_cols: 64 }],
+            scalars: vec![Dim::from(8)],
+            grid: Dim::from(1),
+            ir: String::new(),
+            work: Work { flops: 0.into(), read: 0.into(), written: 0.into() },
+        };
+        assert_eq!(check_params(&[8, 8, 8, 128, 4], &param_bytes(&launch)), Ok(()));
+        let shorter = Launch { scalars: Vec::new(), ..launch };
+        let refused = check_params(&[8, 8, 8, 128, 4], &param_bytes(&shorter)).expect_err("too few");
+        assert!(refused.contains("takes parameters of [8, 8, 8, 128, 4] bytes, the plan gives [8, 8, 8, 128]"));
+    }
 }

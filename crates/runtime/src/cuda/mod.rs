@@ -2,6 +2,7 @@
 
 mod driver;
 mod executor;
+mod failure;
 mod launch;
 mod session;
 mod weights;
@@ -29,6 +30,27 @@ pub struct Device {
     pub compute_capability: (i32, i32),
     /// Bytes of its memory.
     pub memory_bytes: u64,
+}
+
+impl Driver {
+    /// The number of the first device that runs plans for `sm_90a`, or why none does.
+    pub fn device_for_plans(&self) -> Result<i32, String> {
+        let (major, minor) = self.cuda_version;
+        match self.devices.iter().position(|device| device.compute_capability == (9, 0)) {
+            Some(_) if major < CUDA_MAJOR => {
+                Err(format!("the driver supports CUDA {major}.{minor}, plans for sm_90a need {CUDA_MAJOR}.0 or later"))
+            }
+            Some(index) => Ok(index as i32),
+            None if self.devices.is_empty() => Err("the driver shows no device".to_owned()),
+            None => {
+                let devices = self.devices.iter().map(|Device { name, compute_capability: (major, minor), .. }| {
+                    format!("{name} has {major}.{minor}")
+                });
+                let devices: Vec<String> = devices.collect();
+                Err(format!("plans for sm_90a need a device of compute capability 9.0, {}", devices.join(", ")))
+            }
+        }
+    }
 }
 
 /// Asks the driver. A machine without one gets an error that says so, never a panic.

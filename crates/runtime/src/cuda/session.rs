@@ -9,6 +9,7 @@ use plan::{
 
 use super::CudaExecutor;
 use super::driver::{Event, Function, Graph, Memory, Pinned, Stream};
+use super::failure::Failure;
 use super::launch::{Addresses, Launches};
 use super::weights::Weights;
 
@@ -46,31 +47,32 @@ impl CudaSession {
     /// Brings a plan onto the device of an executor. Everything that steps use is allocated here.
     pub fn load(options: &CudaExecutor, file: &Arc<PlanFile>) -> Result<CudaSession, ExecError> {
         let (plan, context) = (file.plan(), &options.context);
-        let device = |reason: String| ExecError::NoDevice(reason);
+        let device = Failure::device;
         let stream = Stream::new(context).map_err(device)?;
         let mut functions = Vec::new();
         for kernel in &plan.kernels {
-            let code = kernel.code.as_ref().ok_or_else(|| "it has no code".to_owned());
+            let code = kernel.code.as_ref().ok_or_else(|| "it has no code".into());
             let function = code.and_then(|code| Function::load(context, &kernel.name, code));
-            functions.push(function.map_err(|reason| {
-                ExecError::Unsupported(format!("kernel `{}` cannot be loaded: {reason}", kernel.name))
-            })?);
+            let failed = |failure: Failure| {
+                failure.at(&format!("kernel `{}` cannot be loaded", kernel.name)).or(ExecError::Unsupported)
+            };
+            functions.push(function.map_err(failed)?);
         }
         let weights = Weights::load(context, &stream, file, &functions)?;
         let place = |bytes: u64| {
             let memory = Memory::new(context, bytes)?;
             // SAFETY: the memory was just made. Zeros, so that no run depends on what was there before.
             unsafe { stream.fill(memory.address, 0, bytes) }?;
-            Ok(memory)
+            Ok::<Memory, Failure>(memory)
         };
-        let place = |bytes: u64| place(bytes).map_err(ExecError::OutOfMemory);
+        let place = |bytes: u64| place(bytes).map_err(device);
         let pools = plan.kv.iter().map(|group| place(group.pool_bytes())).collect::<Result<Vec<_>, _>>()?;
         let arena_bytes = arena_bytes(plan);
         let arena = place(arena_bytes)?;
         let inputs_bytes = largest(plan, |program| port_bytes(program, &program.inputs));
         let inputs = place(inputs_bytes)?;
         let results = largest(plan, |program| port_bytes(program, &integer_outputs(program)));
-        let pinned = |bytes: u64| Pinned::new(context, bytes as usize).map_err(ExecError::OutOfMemory);
+        let pinned = |bytes: u64| Pinned::new(context, bytes as usize).map_err(device);
         let slots = (0..SLOTS).map(|_| {
             let done = Event::new(context).map_err(device)?;
             Ok(Slot { inputs: pinned(inputs_bytes)?, results: pinned(results)?, done, step: None })
@@ -81,7 +83,7 @@ impl CudaSession {
             pools: pools.iter().map(|pool| pool.address).collect(),
             arena: arena.address,
         };
-        let launches = plan.programs.iter().map(|program| Launches::prepare(plan, program, &addresses));
+        let launches = plan.programs.iter().map(|program| Launches::prepare(file, program, &addresses, &functions));
         let launches = launches.collect::<Result<Vec<_>, ExecError>>()?;
         let graphs = plan.programs.iter().map(|_| None).collect();
         stream.synchronize().map_err(device)?;
@@ -121,7 +123,7 @@ impl CudaSession {
                     |error| {
                         let text = error.to_string();
                         failure = Some(error);
-                        text
+                        text.into()
                     },
                 )
             });
@@ -148,8 +150,9 @@ impl CudaSession {
     }
 
     /// An error of the device that showed at a step.
-    fn failure(&self, program: &Program, step: u64, reason: String) -> ExecError {
-        ExecError::Device { program: program.name.clone(), step, reason, blocking: self.options.blocking }
+    fn failure(&self, program: &Program, step: u64, failure: Failure) -> ExecError {
+        let (program, blocking) = (program.name.clone(), self.options.blocking);
+        failure.or(|reason| ExecError::Device { program, step, reason, blocking })
     }
 
     /// Puts a step into the stream: its inputs, its launches, and the copies of its results.
@@ -242,7 +245,7 @@ impl CudaSession {
         index: usize,
         symbols: &SymbolValues,
         slot: usize,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let mut start = 0;
         for port in integer_outputs(program) {
             let buffer = &program.buffers[port.buffer as usize];
@@ -293,7 +296,7 @@ impl Session for CudaSession {
             return Err(ExecError::Bindings { program: index.to_string(), reason });
         };
         plan::check_symbols(program, &bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
-        self.options.context.make_current().map_err(ExecError::NoDevice)?;
+        self.options.context.make_current().map_err(Failure::device)?;
         let slot = self.steps as usize % SLOTS;
         // its memory is written next: the step that had it must be done, and is forgotten
         if let Some((step, ..)) = self.slots[slot].step {
@@ -315,7 +318,7 @@ impl Session for CudaSession {
     fn wait(&mut self, step: StepId) -> Result<(), ExecError> {
         // a step whose slot was taken again has been waited for
         let Some(slot) = self.slot_of(step) else { return Ok(()) };
-        self.options.context.make_current().map_err(ExecError::NoDevice)?;
+        self.options.context.make_current().map_err(Failure::device)?;
         let file = Arc::clone(&self.file);
         let index = self.slots[slot].step.as_ref().map_or(0, |(_, index, _)| *index);
         let program = &file.plan().programs[index];

@@ -5,14 +5,19 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plan::{CHUNK_BYTES, ExecError, Layout, PlanFile, RandomPart, Scalar, Weight, WeightData};
+use plan::{CHUNK_BYTES, ExecError, Layout, PlanError, PlanFile, RandomPart, Scalar, Weight, WeightData};
 
 use super::driver::{Context, Function, Memory, Pinned, Stream};
+use super::failure::Failure;
+use super::launch::check_params;
 
 /// Threads that verify, copy and send chunks: each reads at some 2 GB/s, and a PCIe 5 link takes 50.
 const UPLOAD_THREADS: usize = 8;
 /// Blocks of a fill: several for each multiprocessor, each of which strides over the elements.
 const FILL_BLOCKS: u32 = 1056;
+
+/// Bytes of the parameters of a fill: out, seed, mean, std, first element, elements, columns.
+const FILL_PARAM_BYTES: [usize; 7] = [8, 8, 4, 4, 8, 8, 8];
 
 /// The weights of a plan.
 pub(super) struct Weights {
@@ -29,7 +34,7 @@ impl Weights {
         file: &PlanFile,
         functions: &[Function],
     ) -> Result<Weights, ExecError> {
-        let failed = |reason: String| ExecError::OutOfMemory(format!("weights: {reason}"));
+        let failed = |failure: Failure| failure.at("weights").device();
         let plan = file.plan();
         let stored = Memory::new(context, file.weights().len() as u64).map_err(failed)?;
         upload(context, file, stored.address)?;
@@ -45,14 +50,18 @@ impl Weights {
                     let fill = fill.ok_or_else(|| {
                         ExecError::Unsupported(format!("the plan has no kernel that makes weight `{}`", weight.name))
                     })?;
+                    check_params(&fill.param_bytes, &FILL_PARAM_BYTES).map_err(|reason| {
+                        let reason = format!("kernel `{}`: {reason}", fill.name);
+                        PlanError::Corrupt { path: file.path().to_owned(), reason }
+                    })?;
                     fill_random(stream, fill, weight, parts, place.address)
-                        .map_err(|reason| ExecError::NoDevice(format!("weight `{}`: {reason}", weight.name)))?;
+                        .map_err(|failure| failure.at(&format!("weight `{}`", weight.name)).device())?;
                     addresses.push(place.address);
                     memory.push(place);
                 }
             }
         }
-        stream.synchronize().map_err(|reason| ExecError::NoDevice(format!("weights: {reason}")))?;
+        stream.synchronize().map_err(failed)?;
         memory.push(stored);
         Ok(Weights { addresses, _memory: memory })
     }
@@ -72,7 +81,7 @@ fn fill_kernel(plan: &plan::Plan, weight: &Weight) -> Option<usize> {
 fn upload(context: &Arc<Context>, file: &PlanFile, target: u64) -> Result<(), ExecError> {
     let next = AtomicUsize::new(0);
     let worker = || -> Result<(), ExecError> {
-        let failed = |reason: String| ExecError::NoDevice(format!("weights: {reason}"));
+        let failed = |failure: Failure| failure.at("weights").device();
         context.make_current().map_err(failed)?;
         let stream = Stream::new(context).map_err(failed)?;
         let mut pinned = Pinned::new(context, CHUNK_BYTES).map_err(failed)?;
@@ -108,7 +117,7 @@ fn fill_random(
     weight: &Weight,
     parts: &[RandomPart],
     address: u64,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let cols = weight.shape.last().copied().unwrap_or(1);
     let rows = weight.elements().unwrap_or(0) / cols.max(1);
     if weight.layout != Layout::RowMajor {

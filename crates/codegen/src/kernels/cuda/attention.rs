@@ -8,12 +8,15 @@ use plan::{DType, Dim, ProgramKind};
 use super::body::{Body, c_float, c_type};
 use super::rope::frequencies;
 use super::{dim, is_16_bit};
+use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
 /// Tokens of a KV block that GPU kernels are written for.
 const BLOCK_TOKENS: u32 = 64;
 /// Warps of a block. In the plain kernel each takes a query head of a token.
 const WARPS: u32 = 4;
+/// Blocks that may share the context of a sequence and KV head, each a cluster.
+const SPLITS: [u64; 4] = [8, 4, 2, 1];
 /// Blocks of the decoding kernels that run at once: two on each multiprocessor of an H100 or H200.
 const DECODE_BLOCKS: u64 = 2 * 132;
 
@@ -85,12 +88,12 @@ impl Shape<'_> {
     }
 }
 
-pub(super) fn decode(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
     one_token(site)?;
     let clusters = u64::from(shape.op.kv_heads) * shape.group().div_ceil(16);
-    let splits = splits(site, &shape.tokens, clusters);
+    let splits = splits.unwrap_or_else(|| splits_of(site, &shape.tokens, clusters));
     let instance = shape.instance(site, "AttentionDecode", &[splits])?;
     let grid = shape.tokens.clone() * (clusters * splits).into();
     let body = decode_body("attention_decode", instance, shape.op.head_dim, grid, splits);
@@ -105,9 +108,14 @@ fn one_token(site: &Site<'_>) -> Result<(), Refusal> {
 }
 
 /// Blocks that share the context of a sequence and KV head: as many as fill the chip, up to a whole cluster.
-fn splits(site: &Site<'_>, tokens: &Dim, clusters: u64) -> u64 {
+fn splits_of(site: &Site<'_>, tokens: &Dim, clusters: u64) -> u64 {
     let all = site.program.bound(tokens).unwrap_or(u64::MAX).saturating_mul(clusters).max(1);
-    [8, 4, 2].into_iter().find(|splits| all.saturating_mul(*splits) <= DECODE_BLOCKS).unwrap_or(1)
+    SPLITS.into_iter().find(|splits| all.saturating_mul(*splits) <= DECODE_BLOCKS).unwrap_or(1)
+}
+
+/// Fewer blocks on a sequence have less to merge, more of them have less to read.
+pub(super) fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    distinct(decode(site, None), SPLITS.into_iter().map(|splits| decode(site, Some(splits))))
 }
 
 fn decode_body(name: &'static str, instance: String, head_dim: u32, grid: Dim, splits: u64) -> Body {
@@ -120,7 +128,7 @@ fn decode_body(name: &'static str, instance: String, head_dim: u32, grid: Dim, s
     body
 }
 
-pub(super) fn rope_decode(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
     let op = site.cast::<RopeAttention>()?;
     one_token(site)?;
     let (kv, qkv, out) = (check_blocks(site, op.group)?, site.operand_type(0)?, site.result_type()?);
@@ -132,7 +140,7 @@ pub(super) fn rope_decode(site: &Site<'_>) -> Result<Call, Refusal> {
     let half = frequencies(site, 4)?;
     let (dtype, row, scale) = (c_type(out.dtype), c_type(qkv.dtype), c_float(scale));
     let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
-    let splits = splits(site, &tokens, kv_heads.into());
+    let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
     let instance =
         format!("RopeAttentionDecode<{dtype}, {row}, {heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}>");
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
@@ -144,6 +152,10 @@ pub(super) fn rope_decode(site: &Site<'_>) -> Result<Call, Refusal> {
     body.kv = Some((group, layer, true));
     let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
     Ok(body.call(site)?.attending().int("splits", splits as i64))
+}
+
+pub(super) fn rope_decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    distinct(rope_decode(site, None), SPLITS.into_iter().map(|splits| rope_decode(site, Some(splits))))
 }
 
 pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {

@@ -5,7 +5,8 @@ use ir::{Graph, Value};
 use plan::{Dim, Layout, TensorMap};
 
 use super::body::{Body, c_float, c_type};
-use super::{dim, is, is_16_bit};
+use super::{SHARED_BYTES, dim, is, is_16_bit};
+use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
 /// Rows up to which a linear is a stream of weights.
@@ -18,8 +19,6 @@ const MULTIPROCESSORS: u64 = 132;
 /// Rows up to which the plain kernel takes a warp for each column.
 const PLAIN_FEW_ROWS: u64 = 8;
 const PLAIN_TILE: u64 = 64;
-/// Bytes of shared memory that a block may have.
-const SHARED_BYTES: u64 = 232_448;
 
 /// Rows that every block of the streaming kernel may norm for itself: with two or more, a launch that norms them once
 /// costs less than reading them in each block.
@@ -115,7 +114,7 @@ impl Shape {
             call = call.text("before", "rms_norm");
         }
         let behind: Vec<&str> = self.parts.epilogues().into_iter().map(Epilogue::name).collect();
-        Ok(if behind.is_empty() { call } else { call.text("behind", &behind.join(", ")) })
+        Ok(if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) })
     }
 
     fn bias(&self) -> Option<Value> {
@@ -127,7 +126,7 @@ impl Shape {
     }
 }
 
-pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let layout = check_tiled(site, &shape)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
@@ -137,7 +136,8 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
         return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
     }
     let rows = bound.next_multiple_of(8);
-    let SkinnyConfig { warps, strips, depth } = SkinnyConfig::of(shape.n, shape.k, rows);
+    let config = config.unwrap_or_else(|| SkinnyConfig::of(shape.n, shape.k, rows));
+    let SkinnyConfig { warps, strips, depth } = config;
     let Shape { n, k, .. } = shape;
     let mut more = String::new();
     // partial sums of each warp, padded so that they lie in different banks
@@ -163,7 +163,7 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
             Some(gain)
         }
     };
-    if shared_bytes > SHARED_BYTES {
+    if shared_bytes > SHARED_BYTES.into() {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
     let types = shape.types(site);
@@ -176,9 +176,16 @@ pub(super) fn skinny(site: &Site<'_>) -> Result<Call, Refusal> {
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
+pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let shape = shape(site)?;
+    let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
+    let others = SkinnyConfig::others(shape.n, rows).into_iter();
+    distinct(skinny(site, None), others.map(|config| skinny(site, Some(config))))
+}
+
 /// How few rows are spread over warps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SkinnyConfig {
+pub(super) struct SkinnyConfig {
     /// Warps of a block, which share the columns of its strips.
     warps: u64,
     /// Strips of 16 outputs of a block.
@@ -203,9 +210,21 @@ impl SkinnyConfig {
         };
         SkinnyConfig { warps, strips, depth }
     }
+
+    /// What came close for some sizes, or won (`bench/weight-layout.json`).
+    fn others(n: u64, rows: u64) -> Vec<SkinnyConfig> {
+        let all: &[(u64, u64, u64)] = match rows {
+            0..=8 => &[(8, 1, 2), (8, 1, 4), (16, 1, 1), (16, 1, 2), (4, 1, 4), (8, 2, 1), (8, 2, 2), (8, 2, 4)],
+            _ => &[(8, 1, 1), (8, 1, 2), (16, 1, 1), (8, 2, 1), (16, 2, 1)],
+        };
+        let even = n.div_ceil(16).is_multiple_of(2);
+        let fits = |(_, strips, _): &&(u64, u64, u64)| *strips == 1 || even;
+        let config = |&(warps, strips, depth): &_| SkinnyConfig { warps, strips, depth };
+        all.iter().filter(fits).map(config).collect()
+    }
 }
 
-pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let layout = check_tiled(site, &shape)?;
     if shape.parts.before.is_some() {
@@ -215,7 +234,7 @@ pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
         return Err(Refusal::because("its activations are an input of the program, which has no fixed address"));
     }
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let WgmmaConfig { rows, cols, stages } = WgmmaConfig::of(shape.n, bound);
+    let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
     let Shape { n, k, .. } = shape;
     let gated = if shape.gated() { ", true" } else { "" };
     let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{gated}>", shape.types(site));
@@ -231,9 +250,15 @@ pub(super) fn wgmma(site: &Site<'_>) -> Result<Call, Refusal> {
     Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
 }
 
+pub(super) fn wgmma_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let bound = site.program.bound(&shape(site)?.rows).unwrap_or(u64::MAX);
+    let others = WgmmaConfig::others(bound).into_iter();
+    distinct(wgmma(site, None), others.map(|config| wgmma(site, Some(config))))
+}
+
 /// The block of outputs of the wgmma kernel, and the depth of its ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct WgmmaConfig {
+pub(super) struct WgmmaConfig {
     rows: u64,
     cols: u64,
     stages: u64,
@@ -254,6 +279,15 @@ impl WgmmaConfig {
         let best = blocks.into_iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
         let (cols, _, stages) = best.unwrap_or(blocks[0]);
         WgmmaConfig { rows, cols, stages }
+    }
+
+    /// Each width that registers hold, in a ring as deep as shared memory has room for, and a shallower one.
+    fn others(bound: u64) -> Vec<WgmmaConfig> {
+        let all: &[(u64, u64, u64)] = match bound {
+            0..=64 => &[(64, 32, 16), (64, 64, 8), (64, 64, 12), (64, 128, 6), (64, 128, 8)],
+            _ => &[(128, 256, 4), (128, 192, 4), (128, 192, 5), (128, 128, 5), (128, 128, 6), (128, 64, 8)],
+        };
+        all.iter().map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages }).collect()
     }
 }
 

@@ -19,11 +19,15 @@ use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 pub use body::{Body, c_float, c_type};
 pub(crate) use rows::fill_random;
 
+type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
+
 /// A row of the catalog.
 #[derive(Debug)]
 struct CudaKernel {
     name: &'static str,
     call: fn(&Site<'_>) -> Result<Call, Refusal>,
+    /// Its configurations, where it has several.
+    candidates: Option<Candidates>,
 }
 
 impl Kernel for CudaKernel {
@@ -35,21 +39,33 @@ impl Kernel for CudaKernel {
         (self.call)(site)
     }
 
+    fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+        let Some(candidates) = self.candidates else { return Ok(vec![self.call(site)?]) };
+        let fits = |call: &Call| call.device.as_ref().is_none_or(|device| device.shared_bytes <= SHARED_BYTES);
+        Ok(candidates(site)?.into_iter().filter(fits).collect())
+    }
+
     fn about(&self) -> About {
         about(Target::Sm90a, self.name)
     }
 }
 
+/// Bytes of shared memory that a block may have (CUDA C++ Programming Guide, compute capability 9.0).
+const SHARED_BYTES: u32 = 227 << 10;
+
 /// The kernels of the `sm_90a` target. Where several do one op, the fast ones come first and refuse what they cannot.
 pub(crate) fn catalog() -> Catalog {
-    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CudaKernel { name, call }) };
+    let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CudaKernel { name, call, candidates: None }) };
+    let tuned = |name, call, candidates| -> Box<dyn Kernel> {
+        Box::new(CudaKernel { name, call, candidates: Some(candidates) })
+    };
     Catalog::new(vec![
-        kernel("linear_skinny", linear::skinny),
-        kernel("linear_wgmma", linear::wgmma),
+        tuned("linear_skinny", |site| linear::skinny(site, None), linear::skinny_candidates),
+        tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
         kernel("linear_plain_few", linear::plain_few),
         kernel("linear_plain", linear::plain),
-        kernel("rope_attention_decode", attention::rope_decode),
-        kernel("attention_decode", attention::decode),
+        tuned("rope_attention_decode", |site| attention::rope_decode(site, None), attention::rope_decode_candidates),
+        tuned("attention_decode", |site| attention::decode(site, None), attention::decode_candidates),
         kernel("attention_prefill", attention::prefill),
         kernel("attention_plain", attention::plain),
         kernel("rope_append_kv", rope::rope_append_kv),

@@ -1,0 +1,12 @@
+//! Selection by measurement: the candidates for an op, their timings, and the plans that time them. An executor is
+//! handed in; nothing here knows a device.
+
+mod candidates;
+mod timings;
+mod trial;
+mod untimed;
+
+pub(crate) use candidates::{Candidates, Codes};
+pub(crate) use timings::print_timed;
+pub use timings::{Outcome, Timed, Timings};
+pub use untimed::{Untimed, untimed};

@@ -1,0 +1,159 @@
+//! Ops whose candidates nobody has measured yet, and measuring them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ir::{Graph, OpId};
+use plan::{Bindings, ExecError, Executor, InputData, PlanError, PlanFile, PlanWriter};
+
+use super::candidates::{Candidate, Candidates, Codes};
+use super::trial::{LAUNCHES, Trial};
+use super::{Outcome, Timings};
+use crate::cuda::Compiler;
+use crate::{Catalog, CodegenError, ProgramShape, Selection, Site};
+
+/// Repetitions of which the median counts, and of which there are fewer where they take longer than this.
+const REPETITIONS: usize = 9;
+const FEWEST_REPETITIONS: usize = 3;
+const TIME_PER_CANDIDATE: Duration = Duration::from_millis(300);
+/// Where a single launch takes as long, what a step costs besides does not count.
+const LONG: Duration = Duration::from_millis(5);
+
+/// An op of a program with candidates that have no timings.
+pub struct Untimed<'a> {
+    graph: &'a Graph,
+    program: &'a ProgramShape,
+    id: OpId,
+    candidates: Candidates,
+}
+
+/// The ops of the programs for which `timings` do not decide, although there is a choice. Each is there once, however
+/// many layers have it. Programs are asked for as they are selected without timings.
+pub fn untimed<'a>(
+    selection: &'a Selection,
+    catalog: &Catalog,
+    programs: &'a [ProgramShape],
+    timings: &Timings,
+) -> Vec<Untimed<'a>> {
+    let mut codes = Codes::default();
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for (index, program) in programs.iter().enumerate() {
+        let chosen = selection.program(index);
+        for (id, choice) in chosen.launches() {
+            let site = Site { graph: chosen.graph(), op: id, program };
+            let candidates = Candidates::of(&site, catalog, &choice.call, &mut codes);
+            if candidates.list.is_empty() || timings.of(&candidates).is_some() {
+                continue;
+            }
+            let texts: Vec<String> = candidates.list.iter().map(|candidate| candidate.text.clone()).collect();
+            if seen.insert((candidates.op.clone(), texts)) {
+                found.push(Untimed { graph: chosen.graph(), program, id, candidates });
+            }
+        }
+    }
+    found
+}
+
+impl Untimed<'_> {
+    /// The op, as timings know it.
+    pub fn op(&self) -> &str {
+        &self.candidates.op
+    }
+
+    /// Measures all candidates. A compiler is needed where kernels bring code; what it calls slow is not run.
+    pub fn measure(
+        &self,
+        catalog: &Catalog,
+        executor: &dyn Executor,
+        compiler: Option<&Compiler>,
+    ) -> Result<BTreeMap<String, Outcome>, CodegenError> {
+        let mut outcomes = BTreeMap::new();
+        let mut record = |candidate: &Candidate, nanoseconds| {
+            let code = candidate.code.clone();
+            outcomes.insert(candidate.text.clone(), Outcome { code, nanoseconds });
+        };
+        let mut runnable: Vec<&Candidate> = self.candidates.list.iter().collect();
+        if let Some(compiler) = compiler {
+            let kernels: Vec<plan::Kernel> =
+                runnable.iter().map(|candidate| candidate.call.kernel(candidate.kernel)).collect();
+            let built = compiler.compile_all(&kernels).map_err(|problems| CodegenError::Units { problems })?;
+            let mut built = built.into_iter();
+            runnable.retain(|candidate| match built.next().and_then(|built| built.slow) {
+                None => true,
+                Some(reason) => {
+                    record(candidate, Err(reason));
+                    false
+                }
+            });
+        }
+        if runnable.is_empty() {
+            return Ok(outcomes);
+        }
+        let failed = |error| CodegenError::Timing { op: self.candidates.op.clone(), error: Box::new(error) };
+        let site = Site { graph: self.graph, op: self.id, program: self.program };
+        let mut trial = Trial::new(&site, &runnable, catalog, executor.target())
+            .map_err(|reason| failed(ExecError::Unsupported(reason)))?;
+        if let Some(compiler) = compiler {
+            let built = compiler.compile_all(&trial.plan.kernels);
+            let built = built.map_err(|problems| CodegenError::Units { problems })?;
+            for (kernel, built) in trial.plan.kernels.iter_mut().zip(built) {
+                if let Some(code) = &mut kernel.code {
+                    code.cubin = built.cubin;
+                }
+            }
+        }
+        let times = run(&trial, executor).map_err(failed)?;
+        runnable.iter().zip(times).for_each(|(candidate, time)| record(candidate, Ok(time)));
+        Ok(outcomes)
+    }
+}
+
+/// Nanoseconds of a launch of each candidate. Candidates take turns, so that a clock that changes meets all of them.
+fn run(trial: &Trial, executor: &dyn Executor) -> Result<Vec<u64>, ExecError> {
+    let folder = tempfile::Builder::new().prefix("smelt-").tempdir();
+    let folder = folder.map_err(|error| PlanError::Io { path: std::env::temp_dir(), error })?;
+    let path = folder.path().join("trial.plan");
+    PlanWriter::create(&path)?.finish(&trial.plan)?;
+    let mut session = executor.load(Arc::new(PlanFile::open(&path)?))?;
+    let inputs = trial.inputs.iter().map(|(name, values)| (name.as_str(), InputData::Values(values)));
+    let bindings = Bindings { inputs: inputs.collect(), ..Bindings::default() };
+    let mut time = |program: usize| {
+        let start = Instant::now();
+        let step = session.submit(program, &bindings)?;
+        session.wait(step)?;
+        Ok::<Duration, ExecError>(start.elapsed())
+    };
+    let mut long = Vec::new();
+    // the first run of a program warms up
+    for candidate in 0..trial.candidates {
+        time(Trial::once(candidate))?;
+        long.push(time(Trial::once(candidate))? >= LONG);
+        if !long[candidate] {
+            time(Trial::often(candidate))?;
+        }
+    }
+    let mut samples = vec![Vec::new(); trial.candidates];
+    let (start, enough) = (Instant::now(), TIME_PER_CANDIDATE * trial.candidates as u32);
+    for repetition in 0..REPETITIONS {
+        if repetition >= FEWEST_REPETITIONS && start.elapsed() > enough {
+            break;
+        }
+        for (candidate, samples) in samples.iter_mut().enumerate() {
+            let once = time(Trial::once(candidate))?;
+            // the difference leaves out what a step and the first launch cost
+            samples.push(match long[candidate] {
+                true => once,
+                false => time(Trial::often(candidate))?.saturating_sub(once) / LAUNCHES,
+            });
+        }
+    }
+    Ok(samples.into_iter().map(median).collect())
+}
+
+fn median(mut samples: Vec<Duration>) -> u64 {
+    samples.sort_unstable();
+    let middle = samples.get(samples.len() / 2).copied().unwrap_or_default();
+    u64::try_from(middle.as_nanos()).unwrap_or(u64::MAX).max(1)
+}

@@ -1,0 +1,117 @@
+//! A timing cache in a compilation: whose timings count, and measuring what is missing.
+
+use std::path::Path;
+
+use codegen::{Catalog, ProgramShape, Selection, Target, Timings, untimed};
+use plan::Input;
+
+use crate::timing_cache::TimingCache;
+use crate::{Driver, Error, Progress, RunOptions, TimingMode, TimingOptions};
+
+/// What kernels are chosen for.
+pub(crate) struct Selecting<'a> {
+    pub target: Target,
+    pub catalog: &'a Catalog,
+    /// Without timings.
+    pub selection: &'a Selection,
+    pub programs: &'a [ProgramShape],
+}
+
+/// Timings that decide, and the file that they came from.
+pub(crate) struct Decided {
+    pub timings: Timings,
+    pub input: Input,
+    /// What they leave to heuristics.
+    pub warning: Option<String>,
+}
+
+impl Driver {
+    /// The timings that a compilation goes by.
+    pub(crate) fn timings(
+        &self,
+        options: &TimingOptions,
+        wanted: &Selecting<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<Decided, Error> {
+        let TimingOptions { file, mode, device } = options;
+        let mode = mode.unwrap_or(if file.exists() { TimingMode::Read } else { TimingMode::Write });
+        let mut cache = match file.exists() || mode != TimingMode::Write {
+            true => TimingCache::read(file)?,
+            false => TimingCache::default(),
+        };
+        let device = match mode {
+            TimingMode::Write if device.is_some() => {
+                let reason = "--timing-device is for reading: this machine's device is the one that is measured";
+                return Err(Error::Usage(reason.to_owned()));
+            }
+            TimingMode::Write => self.measure(file, &mut cache, wanted, progress)?,
+            TimingMode::Read | TimingMode::Require => device_to_read(&cache, options, wanted.target)?,
+        };
+        let timings = cache.of(wanted.target.name(), &device).clone();
+        let missing = untimed(wanted.selection, wanted.catalog, wanted.programs, &timings);
+        let advice = "--timing-cache-mode write measures them";
+        if mode == TimingMode::Require && !missing.is_empty() {
+            let ops: String = missing.iter().map(|untimed| format!("\n  {}", untimed.op())).collect();
+            let file = file.display();
+            return Err(Error::BadInput(format!("{file} has no timings of these ops ({advice}):{ops}")));
+        }
+        let warning = (!missing.is_empty()).then(|| {
+            format!("{} has no timings of {} ops, heuristics chose ({advice})", file.display(), missing.len())
+        });
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // of the text as it would be written now, whatever its spaces
+        let text = cache.print();
+        let input = Input { name, bytes: text.len() as u64, hash: *blake3::hash(text.as_bytes()).as_bytes() };
+        Ok(Decided { timings, input, warning })
+    }
+
+    /// Measures what is missing on this machine's device, and returns its name. The file is written after each op, so
+    /// that little is lost where somebody loses patience.
+    fn measure(
+        &self,
+        file: &Path,
+        cache: &mut TimingCache,
+        wanted: &Selecting<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<String, Error> {
+        let target = wanted.target;
+        let executor = self.executor(target.name(), RunOptions::default())?;
+        let device = executor.device();
+        let missing = untimed(wanted.selection, wanted.catalog, wanted.programs, cache.of(target.name(), &device));
+        if missing.is_empty() {
+            return Ok(device);
+        }
+        let compiler = target.is_gpu().then(|| self.compiler()).transpose()?;
+        for (index, untimed) in (1..).zip(&missing) {
+            progress.phase(&format!("time kernels, op {index} of {}", missing.len()));
+            let outcomes = untimed.measure(wanted.catalog, executor.as_ref(), compiler.as_ref())?;
+            cache.of(target.name(), &device).record(untimed.op(), outcomes);
+            cache.write(file)?;
+        }
+        Ok(device)
+    }
+}
+
+/// The device that was named, or the only one. That of this machine plays no part: the same files give the same plan
+/// everywhere.
+fn device_to_read(cache: &TimingCache, options: &TimingOptions, target: Target) -> Result<String, Error> {
+    let (file, devices) = (options.file.display(), cache.devices(target.name()));
+    match (&options.device, &devices[..]) {
+        (Some(wanted), _) if devices.contains(&wanted.as_str()) => Ok(wanted.clone()),
+        (Some(wanted), _) => Err(Error::Usage(format!(
+            "{file} has no timings of device `{wanted}` for {target}, found: {}",
+            list(&devices)
+        ))),
+        (None, []) => Ok(String::new()),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, _) => Err(Error::Usage(format!(
+            "{file} has timings of several devices for {target}, name one with --timing-device: {}",
+            list(&devices)
+        ))),
+    }
+}
+
+fn list(devices: &[&str]) -> String {
+    let quoted: Vec<String> = devices.iter().map(|name| format!("`{name}`")).collect();
+    if quoted.is_empty() { "none".to_owned() } else { quoted.join(", ") }
+}
