@@ -17,7 +17,7 @@ const UPLOAD_THREADS: usize = 8;
 const FILL_BLOCKS: u32 = 1056;
 
 /// Bytes of the parameters of a fill: out, seed, mean, std, first element, elements, columns.
-const FILL_PARAM_BYTES: [usize; 7] = [8, 8, 4, 4, 8, 8, 8];
+const FILL_PARAM_BYTES: [usize; 8] = [8, 8, 4, 4, 8, 8, 8, 8];
 
 /// The weights of a plan.
 pub(super) struct Weights {
