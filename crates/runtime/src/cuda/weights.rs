@@ -16,7 +16,7 @@ const UPLOAD_THREADS: usize = 8;
 /// Blocks of a fill: several for each multiprocessor, each of which strides over the elements.
 const FILL_BLOCKS: u32 = 1056;
 
-/// Bytes of the parameters of a fill: out, seed, mean, std, first element, elements, columns.
+/// Bytes of the parameters of a fill: out, seed, mean, std, first element, elements, rows, columns.
 const FILL_PARAM_BYTES: [usize; 8] = [8, 8, 4, 4, 8, 8, 8, 8];
 
 /// The weights of a plan.
