@@ -196,10 +196,10 @@ impl Graph {
 }
 
 /// Replaces ops by their parts: every op that `takes` refuses and that [expands](OpDef::expand), and again each part.
-/// Those that `takes` refuses and that have no parts stay. Returns the ops that fell apart, as names of their values.
-pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) -> Result<Vec<String>, RewriteError> {
+/// Those that `takes` refuses and that have no parts stay. Returns how many fell apart.
+pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) -> Result<usize, RewriteError> {
     let mut queue: VecDeque<OpId> = graph.ops().collect();
-    let mut expanded = Vec::new();
+    let mut expanded = 0;
     while let Some(id) = queue.pop_front() {
         if !graph.contains(id) || takes(graph, id) {
             continue;
@@ -207,12 +207,11 @@ pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) ->
         let Some(patch) = graph.op(id).expand(graph, id) else { continue };
         let value = graph.value_name(graph.result(id)).to_owned();
         let rule = graph.op(id).mnemonic().to_owned();
-        let applied = apply(graph, id, patch);
-        let applied = applied.map_err(|reason| RewriteError::BadPatch { rule, value: value.clone(), reason })?;
-        expanded.push(value);
+        let applied = apply(graph, id, patch).map_err(|reason| RewriteError::BadPatch { rule, value, reason })?;
+        expanded += 1;
         queue.extend(applied.new);
     }
-    if !expanded.is_empty() {
+    if expanded > 0 {
         graph.settle();
     }
     Ok(expanded)

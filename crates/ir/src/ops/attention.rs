@@ -36,7 +36,8 @@ op! {
 op! {
     /// `rope_append_kv` of a packed row `[q, k, v]` and `paged_attention` of its queries over the cache that it leaves:
     /// `[T, (heads + 2 * kv_heads) * head_dim]` to `[T, heads * head_dim]` and the effect. The queries are rounded to
-    /// the dtype of the row, or `to`, which is the result's.
+    /// `to`, which is then the result's dtype; without it the result has that of the row, and kernels may round the
+    /// queries to it.
     pub struct RopeAttention = "rope_attention" (qkv, positions, query_starts, block_table, frequencies) {
         group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, scale: f32, to: Option<DType>
     }
