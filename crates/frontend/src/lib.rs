@@ -9,6 +9,7 @@ mod json;
 mod keys;
 mod model_tensors;
 mod options;
+mod quantized;
 mod report;
 mod rope;
 mod tensors;
