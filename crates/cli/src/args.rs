@@ -168,6 +168,7 @@ impl CompileArgs {
             max_output_len: self.max_output_len,
             max_seq_len: self.max_seq_len,
             max_num_tokens: self.max_num_tokens,
+            max_logit_rows: None,
             kv_cache_bytes: self.kv_cache,
             workspace_bytes: self.workspace_size,
             weights: match self.weights {

@@ -19,6 +19,7 @@ mod cache;
 mod compile;
 mod driver;
 mod error;
+pub mod eval;
 mod llm;
 mod options;
 mod parts;

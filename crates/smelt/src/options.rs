@@ -22,6 +22,8 @@ pub struct CompileOptions {
     pub max_seq_len: Option<u32>,
     /// Packed tokens of a step.
     pub max_num_tokens: Option<u32>,
+    /// Rows of a step whose logits are computed.
+    pub max_logit_rows: Option<u32>,
     /// Bytes of the KV cache.
     pub kv_cache_bytes: Option<u64>,
     /// Bytes that the arena may have.
