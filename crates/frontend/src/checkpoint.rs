@@ -205,6 +205,11 @@ impl Checkpoint {
         self.quantized.method
     }
 
+    /// The text of `config.json`.
+    pub fn config_json(&self) -> &[u8] {
+        &self.texts.config.bytes
+    }
+
     /// Tokenizer files and generation defaults, those that are there.
     pub fn files(&self) -> Vec<plan::TextFile> {
         let texts = self.texts.others.iter().filter(|text| TEXT_FILES.contains(&text.name().as_str()));
@@ -310,7 +315,8 @@ fn drop_what_codes_leave(tensors: &mut Tensors, model: &[ModelTensor], report: &
     let path = tensors.path().display().to_string();
     let count = tensors.forget(|name| [".k_scale", ".v_scale"].iter().any(|end| name.ends_with(end)));
     if count > 0 {
-        report.warning(format!("{path}: `*.k_scale`, `*.v_scale` ({count}) are ignored: the KV cache is not quantized"));
+        report
+            .warning(format!("{path}: `*.k_scale`, `*.v_scale` ({count}) are ignored: the KV cache is not quantized"));
     }
     let names: Vec<String> = tensors.names().filter(|name| name.ends_with(".bias")).map(str::to_owned).collect();
     let is_zero = |name: &str| tensors.bytes(name).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));

@@ -18,6 +18,7 @@ mod weight_files;
 pub use architecture::architectures;
 pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
+pub use model_tensors::{EMBEDDING, HEAD};
 pub use options::ImportOptions;
 pub use report::ImportError;
 pub use rope::Rope;

@@ -52,10 +52,8 @@ pub(crate) fn foreign_files(path: &Path) -> Vec<String> {
 }
 
 /// Files beside the weights that change them.
-const CHANGES: [(&str, &str); 1] = [(
-    "adapter_config.json",
-    "an adapter: merge it into the model, `model.merge_and_unload().save_pretrained(OUT)`",
-)];
+const CHANGES: [(&str, &str); 1] =
+    [("adapter_config.json", "an adapter: merge it into the model, `model.merge_and_unload().save_pretrained(OUT)`")];
 
 /// The weights of a checkpoint, and the bytes of the index where there is one.
 #[derive(Debug)]

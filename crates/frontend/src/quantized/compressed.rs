@@ -49,9 +49,9 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
     let problems = report.problems();
     // online rotations, and weights that are left out
     for (key, neutral) in [("transform_config", "{}"), ("sparsity_config", "dense")] {
-        let changes = config.nested(key, report).filter(|nested| {
-            nested.get("format").and_then(Value::as_str).is_none_or(|format| format != neutral)
-        });
+        let changes = config
+            .nested(key, report)
+            .filter(|nested| nested.get("format").and_then(Value::as_str).is_none_or(|format| format != neutral));
         if let Some(value) = changes.and(config.get(key)) {
             report.unsupported(config.found(key, value, "which changes the mathematics: expected none"));
         }
@@ -132,7 +132,9 @@ fn read_inputs(config: Object<'_>, report: &mut Report) -> Option<Activations<()
     let group = config.present("group_size").and_then(Value::as_u64).and_then(|size| u32::try_from(size).ok());
     match (dynamic.as_bool(), strategy, group) {
         (Some(true), "token", _) => Some(Activations::Dynamic { to, cols: None }),
-        (Some(true), "group", Some(cols)) if cols.is_power_of_two() => Some(Activations::Dynamic { to, cols: Some(cols) }),
+        (Some(true), "group", Some(cols)) if cols.is_power_of_two() => {
+            Some(Activations::Dynamic { to, cols: Some(cols) })
+        }
         (Some(false), "tensor", _) => Some(Activations::Static { to, scale: () }),
         _ => {
             let rest = format_args!(

@@ -20,8 +20,13 @@ enum Inputs {
 
 enum Fp8 {
     /// `weight_scale_inv`, by which codes are multiplied all the same.
-    Blocks { block: [u64; 2] },
-    Tensor { name: &'static str, inputs: Inputs },
+    Blocks {
+        block: [u64; 2],
+    },
+    Tensor {
+        name: &'static str,
+        inputs: Inputs,
+    },
 }
 
 /// `quant_method` fp8.

@@ -48,7 +48,11 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
     // keys with `-:` leave modules out; all others give some of them bits or groups of their own
     let overrides = config.nested("dynamic", report);
     if overrides.is_some_and(|overrides| overrides.entries().any(|(key, _)| !key.starts_with("-:"))) {
-        report.unsupported(config.found("dynamic", &Value::Object(Default::default()), "expected the same bits everywhere"));
+        report.unsupported(config.found(
+            "dynamic",
+            &Value::Object(Default::default()),
+            "expected the same bits everywhere",
+        ));
     }
     let group = group_size(config, report);
     (report.problems() == problems).then(|| Box::new(Gptq { bits, group, less_one }) as Box<dyn Method>)

@@ -249,11 +249,8 @@ impl Quantized {
             tensor.name.strip_suffix(".weight").is_some_and(|module| self.linears.contains_key(module))
         };
         let plain = model.iter().filter(|tensor| !coded(tensor));
-        let plain = plain.map(|tensor| Expected {
-            name: tensor.name.clone(),
-            shape: tensor.shape.clone(),
-            dtypes: FLOATS,
-        });
+        let plain =
+            plain.map(|tensor| Expected { name: tensor.name.clone(), shape: tensor.shape.clone(), dtypes: FLOATS });
         plain.chain(self.stored.iter().cloned()).collect()
     }
 

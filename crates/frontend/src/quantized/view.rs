@@ -59,7 +59,9 @@ impl View {
         check_range(name, &elements, self.shape.iter().product(), size, out.len())?;
         let bytes = tensors.bytes(name).ok_or_else(|| format!("there is no tensor `{name}`"))?;
         match self.form {
-            Form::Stored => out.copy_from_slice(&bytes[(elements.start * size) as usize..(elements.end * size) as usize]),
+            Form::Stored => {
+                out.copy_from_slice(&bytes[(elements.start * size) as usize..(elements.end * size) as usize])
+            }
             Form::Spread => out.chunks_exact_mut(size as usize).for_each(|cell| cell.copy_from_slice(bytes)),
             Form::Transposed => {
                 let [rows, cols] = self.shape;
@@ -148,7 +150,9 @@ mod tests {
     fn rectangles_cover_a_range_in_order() {
         for (start, end) in (0..=12).flat_map(|end| (0..=end).map(move |start| (start, end))) {
             let covered: Vec<u64> = rectangles(start..end, 4)
-                .flat_map(|Rectangle { rows, cols }| rows.flat_map(move |row| cols.clone().map(move |col| row * 4 + col)))
+                .flat_map(|Rectangle { rows, cols }| {
+                    rows.flat_map(move |row| cols.clone().map(move |col| row * 4 + col))
+                })
                 .collect();
             assert_eq!(covered, (start..end).collect::<Vec<_>>(), "{start}..{end}");
         }
