@@ -36,6 +36,7 @@ enum Command {
     Bench(commands::bench::Bench),
     Eval(commands::eval::Eval),
     Inspect(commands::inspect::Inspect),
+    Quantize(commands::quantize::Quantize),
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
     Opt(commands::opt::Opt),
@@ -57,6 +58,7 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Bench(command)) => command.run(&driver),
         Some(Command::Eval(command)) => command.run(&driver),
         Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Quantize(command)) => command.run(&driver),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),
         Some(Command::Doctor(command)) => command.run(&driver),

@@ -19,6 +19,7 @@ mod cache;
 mod compile;
 mod driver;
 mod error;
+mod export;
 pub mod eval;
 mod llm;
 mod options;
@@ -35,6 +36,7 @@ pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedP
 pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
+pub use export::QuantizeReport;
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
 pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,

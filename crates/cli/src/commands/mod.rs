@@ -12,3 +12,4 @@ pub mod list;
 mod memory;
 pub mod opt;
 pub mod plan;
+pub mod quantize;
