@@ -310,7 +310,7 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, E
     })
 }
 
-fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
+pub(crate) fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
     // An embedding table may be padded past its tokenizer: ids without a text are never sampled.
     let files = checkpoint.files();
     let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");

@@ -75,6 +75,21 @@ impl Rows {
     }
 }
 
+/// The KL divergence of rows of logits from expected ones, in nats, over all positions.
+pub fn divergence(expected: &Rows, found: &Rows) -> f64 {
+    let vocab = expected.logits.len() / expected.targets.len();
+    let rows = expected.logits.par_chunks_exact(vocab).zip(found.logits.par_chunks_exact(vocab));
+    let divergence = |(p, q): (&[f32], &[f32])| {
+        let (p_sum, q_sum) = (log_sum_exp(p), log_sum_exp(q));
+        let terms = p.iter().zip(q).map(|(p, q)| {
+            let (p, q) = (f64::from(*p) - p_sum, f64::from(*q) - q_sum);
+            p.exp() * (p - q)
+        });
+        terms.sum::<f64>()
+    };
+    rows.map(divergence).sum()
+}
+
 /// `ln(sum(exp(row)))`.
 pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     let largest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));

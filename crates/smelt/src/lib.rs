@@ -21,6 +21,7 @@ mod driver;
 mod error;
 pub mod eval;
 mod llm;
+mod mixed;
 mod options;
 mod parts;
 mod precision;
@@ -36,6 +37,7 @@ pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
+pub use mixed::{Goal, Group, Measured, Mixed, MixedOptions, Point};
 pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error, PassTime, Unit, WantedPasses};
 
+use super::mixed::MixedArgs;
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
 use crate::output::{bytes, make_folder, print, print_error, print_json, write_file};
@@ -27,6 +28,8 @@ pub struct Compile {
     cache: CacheArgs,
     #[command(flatten)]
     compile: CompileArgs,
+    #[command(flatten)]
+    mixed: MixedArgs,
     /// Prints the report as JSON.
     #[arg(long)]
     json: bool,
@@ -140,7 +143,8 @@ impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
         let driver = self.cache.driver(driver);
-        let report = compile(&driver, &self.dir, output.as_deref(), &self.compile.options()?, &self.emit)?;
+        let options = self.mixed.options(&driver, &self.dir, &self.compile)?;
+        let report = compile(&driver, &self.dir, output.as_deref(), &options, &self.emit)?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }

@@ -3,8 +3,8 @@
 mod arena;
 mod diff;
 mod dot;
-mod figures;
-mod html;
+pub(super) mod figures;
+pub(super) mod html;
 mod page;
 mod source;
 mod summary;

@@ -10,5 +10,6 @@ pub mod generate;
 pub mod inspect;
 pub mod list;
 mod memory;
+mod mixed;
 pub mod opt;
 pub mod plan;

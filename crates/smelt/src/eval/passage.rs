@@ -41,6 +41,12 @@ impl Passage {
         }
     }
 
+    /// The start of the text, of at most so many tokens.
+    pub fn start(&self, tokens: usize) -> Passage {
+        let count = tokens.clamp(2, self.tokens.len());
+        Passage { prefix: self.prefix.clone(), tokens: self.tokens[..count].to_vec() }
+    }
+
     /// The text's own tokens.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
