@@ -81,7 +81,10 @@ impl Gated<'_> {
         let measured = self.measure(&reference, &plan, progress)?;
         if !measured.bounds.iter().all(|bound| bound.holds) {
             drop(scratch);
-            let layers = self.worst_layers(dir, options, progress)?;
+            let layers = self.worst_layers(dir, options, progress).unwrap_or_else(|error| {
+                progress.note(&format!("the worst layers are not known: {error}"));
+                Vec::new()
+            });
             return Err(Error::Gate(Box::new(GateFailure { report: measured, layers })));
         }
         std::fs::rename(&plan, out).map_err(io)?;

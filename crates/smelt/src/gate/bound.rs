@@ -120,8 +120,14 @@ impl Gate {
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let holds = if self.holds { "holds" } else { "fails" };
-        write!(f, "{:<18} {holds}: measured {:.6}, allowed {:.6}", self.bound, self.measured, self.allowed)
+        let [measured, allowed] = [self.measured, self.allowed].map(figure);
+        write!(f, "{:<18} {holds}: measured {measured}, allowed {allowed}", self.bound)
     }
+}
+
+/// A figure with as many digits as tell it from its neighbours.
+fn figure(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-3 { format!("{value:.3e}") } else { format!("{value:.5}") }
 }
 
 #[cfg(test)]
