@@ -77,10 +77,12 @@ impl CpuKernel for Linear {
             return Err(format!("x is {width} wide, the weight {}", operands.width()));
         }
         let (x, weight) = (operands.x.dtype(), operands.weight.dtype());
-        if x != DType::F32 && !(matches!(x, DType::I8 | DType::F8E4M3) && operands.x_scale.is_some()) {
+        let scaled_codes = matches!(x, DType::I8 | DType::F8E4M3) && operands.x_scale.is_some();
+        if x != DType::F32 && !scaled_codes {
             return Err(format!("expected x of f32, or of codes with scales, found {x}"));
         }
-        if !weight.is_float() && !(weight.is_code() && operands.weight_scale.is_some()) {
+        let scaled_codes = weight.is_code() && operands.weight_scale.is_some();
+        if !weight.is_float() && !scaled_codes {
             return Err(format!("expected a weight of numbers, or of codes with scales, found {weight}"));
         }
         if operands.bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
