@@ -39,6 +39,8 @@ enum Command {
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
     Opt(commands::opt::Opt),
+    #[command(subcommand)]
+    Debug(commands::debug::Debug),
     Doctor(commands::doctor::Doctor),
     Completions(commands::completions::Completions),
 }
@@ -59,6 +61,7 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),
+        Some(Command::Debug(command)) => command.run(&driver),
         Some(Command::Doctor(command)) => command.run(&driver),
         Some(Command::Completions(command)) => command.run::<Cli>(),
     };

@@ -15,7 +15,7 @@ use crate::precision;
 use crate::settings::Settings;
 use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
-use crate::{CompileOptions, Driver, Error, WeightsChoice};
+use crate::{CompileOptions, Driver, Error, GateReport, WeightsChoice};
 
 /// Told how a compilation gets on.
 pub trait Progress {
@@ -69,6 +69,8 @@ pub struct CompileReport {
     pub passes: Vec<PassTime>,
     /// The whole compilation.
     pub total_ms: f64,
+    /// What a gate measured; nothing without one.
+    pub gate: Option<GateReport>,
     /// What the importer noticed but did not mind, timings that are missing, kernels that are slow for want of better
     /// ones.
     pub warnings: Vec<String>,
@@ -349,6 +351,7 @@ fn report(plan: &Plan, passes: &[PassReport], warnings: Vec<String>) -> CompileR
         kernels: plan.kernels.len(),
         passes: passes.iter().map(PassTime::from).collect(),
         total_ms: 0.0,
+        gate: None,
         warnings,
     }
 }

@@ -20,6 +20,7 @@ mod compile;
 mod driver;
 mod error;
 pub mod eval;
+mod gate;
 mod llm;
 mod mixed;
 mod options;
@@ -36,8 +37,9 @@ pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedP
 pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
+pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
-pub use mixed::{Goal, Group, Measured, Mixed, MixedOptions, Point};
+pub use mixed::{Goal, Group, GroupFormat, Mixed, MixedOptions, Point};
 pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };

@@ -36,7 +36,7 @@ pub struct MixedOptions {
     /// Sequences of the decode steps that are to be fast.
     pub batch: u32,
     /// The text that losses are measured on.
-    pub text: PathBuf,
+    pub text: String,
     /// Tokens of it that each format of each group is measured on; the whole text judges what is picked.
     pub tokens: usize,
     /// Formats to choose from.
@@ -47,7 +47,7 @@ pub struct MixedOptions {
 
 /// A format of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
+pub struct GroupFormat {
     /// The format; none where numbers stay.
     pub format: Option<Format>,
     /// Mean KL divergence of the logits from the reference, in nats.
@@ -64,7 +64,7 @@ pub struct Group {
     /// The linears.
     pub linears: Vec<LinearInfo>,
     /// The formats that it may have.
-    pub formats: Vec<Measured>,
+    pub formats: Vec<GroupFormat>,
 }
 
 /// A format for every group, and what that means.
@@ -110,7 +110,7 @@ impl Mixed {
             self.chosen.speedup
         );
         for (group, chosen) in self.groups.iter().zip(&self.chosen.formats) {
-            let name = |measured: &Measured| measured.format.map_or("none", Format::name);
+            let name = |measured: &GroupFormat| measured.format.map_or("none", Format::name);
             let others = group.formats.iter().enumerate().filter(|(index, _)| index != chosen);
             let others: Vec<String> = others.map(|(_, other)| format!("{} {:.2e}", name(other), other.kl)).collect();
             let chosen = &group.formats[*chosen];
@@ -168,7 +168,7 @@ impl<'a> Search<'a> {
         progress.phase("measure the reference");
         let options = CompileOptions { precision: PrecisionOptions::default(), ..options.clone() };
         let mut reference = load(driver, dir, &options, mixed)?;
-        let passage = Passage::read(&reference, &mixed.text)?;
+        let passage = Passage::new(&reference, &mixed.text)?;
         let windows = WindowOptions::default().resolve(&reference, &passage)?;
         let score = eval::score(&mut reference, &passage, windows, &mut |_, _, _| {})?;
         let start = passage.start(mixed.tokens);
@@ -231,7 +231,7 @@ impl<'a> Search<'a> {
     }
 
     /// A format of a group, and what it costs.
-    fn offer(&self, group: &Group, format: Option<Format>, kl: f64) -> Measured {
+    fn offer(&self, group: &Group, format: Option<Format>, kl: f64) -> GroupFormat {
         let (mut bits, mut seconds) = (0.0, 0.0);
         for LinearInfo { outputs, inputs, .. } in &group.linears {
             let weights = (outputs * inputs) as f64;
@@ -243,14 +243,14 @@ impl<'a> Search<'a> {
             seconds += self.machine.estimate(cost, true).seconds - self.machine.launch_seconds;
             bits += weights * each;
         }
-        Measured { format, kl, bits, seconds }
+        GroupFormat { format, kl, bits, seconds }
     }
 
     fn choose(&mut self, groups: Vec<Group>, progress: &mut dyn Progress) -> Result<Mixed, Error> {
         let by_bits = matches!(self.mixed.goal, Goal::Bits(_));
         let offers = |group: &Group| {
             let offer =
-                |format: &Measured| Offer { cost: if by_bits { format.bits } else { format.seconds }, loss: format.kl };
+                |format: &GroupFormat| Offer { cost: if by_bits { format.bits } else { format.seconds }, loss: format.kl };
             group.formats.iter().map(offer).collect()
         };
         let picks = frontier(&groups.iter().map(offers).collect::<Vec<_>>());

@@ -1,11 +1,11 @@
 //! `smelt eval`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use smelt::eval::{self, Passage, Score, WindowOptions, Windows};
-use smelt::{Driver, Llm, LoadOptions, RunOptions};
+use smelt::{Driver, Error, Llm, LoadOptions, RunOptions};
 
 use super::compile::with_repro;
 use super::generate::{plan_in, warn_of_options};
@@ -59,6 +59,15 @@ impl From<WindowArgs> for WindowOptions {
     }
 }
 
+/// Reads a text, before anything is compiled for it.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
+        Ok(text) => Ok(text),
+        Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),
+    }
+}
+
 /// What was measured.
 #[derive(Serialize)]
 struct Report {
@@ -71,6 +80,7 @@ struct Report {
 impl Eval {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let windows = WindowOptions::from(self.windows);
+        let text = read_text(&self.text)?;
         let model = plan_in(&self.model);
         let compile = self.compile.options()?;
         warn_of_options(&model, &compile);
@@ -83,7 +93,7 @@ impl Eval {
         let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, &mut progress);
         progress.finish();
         let mut llm = llm.map_err(|error| with_repro(error, None))?;
-        let passage = Passage::read(&llm, &self.text)?;
+        let passage = Passage::new(&llm, &text)?;
         let windows = windows.resolve(&llm, &passage)?;
         let score = eval::score(&mut llm, &passage, windows, &mut |_, _, _| {})?;
         let report = Report { score, windows };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Point, PrecisionMap, RunOptions};
 
+use super::eval::read_text;
 use super::inspect::html::Html;
 use crate::args::{CompileArgs, PrecisionChoice};
 use crate::failure::Failure;
@@ -62,7 +63,7 @@ impl MixedArgs {
         let goal = goals.into_iter().flatten().next();
         let usage = |message: &str| Err(Error::Usage(message.to_owned()).into());
         let (goal, text) = match (compile.precision, goal, &self.precision_text) {
-            (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, text.clone()),
+            (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text(text)?),
             (Some(PrecisionChoice::Mixed), Some(_), None) => {
                 return usage("--precision mixed measures formats on a text, expected --precision-text FILE");
             }
