@@ -171,7 +171,13 @@ impl Builder {
     /// Values of a deep graph stay finite when products and sums are normalized.
     fn norm(&mut self, x: Value, detail: u8) -> Value {
         let gain = self.constant(DType::F16, &[WIDTH]);
-        self.add(RmsNorm { eps: 1e-5, to: self.to(x, detail) }, &[x, gain])
+        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, gain])
+    }
+
+    /// The norm of each head, as queries and keys have it.
+    fn head_norm(&mut self, x: Value) -> Value {
+        let gain = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, gain])
     }
 
     fn embedding(&mut self, (_, _, _, detail): Piece) {
@@ -388,6 +394,7 @@ impl Builder {
         let [q, k, v] = [WIDTH, kv_width, kv_width].map(|width| self.project(x, width, self.to(x, b), detail));
         let step = ["positions", "query_starts", "block_table"].map(|name| self.input(name));
         let frequencies = self.frequencies(b);
+        let [q, k] = if detail.is_multiple_of(3) { [q, k].map(|x| self.head_norm(x)) } else { [q, k] };
         let q = self.add(Rope { head_dim: HEAD_DIM, to: self.to(q, detail / 2) }, &[q, step[0], frequencies]);
         let frequencies = self.frequencies(if detail.is_multiple_of(5) { b / 2 } else { b });
         let k = self.add(Rope { head_dim: HEAD_DIM, to: None }, &[k, step[0], frequencies]);
@@ -405,8 +412,11 @@ impl Builder {
         let frequencies = self.frequencies(b);
         let to = self.to(qkv, detail / 2);
         if detail.is_multiple_of(2) {
-            let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, to };
-            let q = self.add(fused, &[qkv, positions, starts, table, frequencies]);
+            let norm_eps = detail.is_multiple_of(3).then_some(1e-5);
+            let gains = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
+            let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, norm_eps, to };
+            let operands = [qkv, positions, starts, table, frequencies].into_iter().chain(gains.into_iter().flatten());
+            let q = self.add(fused, &operands.collect::<Vec<_>>());
             return self.attend(q, Value { result: 1, ..q }, (group, layer));
         }
         let kv_width = kv_heads * HEAD_DIM;

@@ -117,7 +117,11 @@ fn odd_shapes_build() {
 /// What a token of one sequence costs in launches, with the configurations of the kernels left out.
 #[test]
 fn a_layer_of_an_8b_decode_step_has_five_launches() {
-    let config = folder().join("../bench/configs/llama-3.1-8b");
+    ["llama-3.1-8b", "qwen3-8b"].into_iter().for_each(check_five_launches);
+}
+
+fn check_five_launches(model: &str) {
+    let config = folder().join("../bench/configs").join(model);
     let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
     let mut dumps = Dumps::default();
     Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
@@ -132,6 +136,7 @@ fn a_layer_of_an_8b_decode_step_has_five_launches() {
             "%layers.17.attn.sum = fused_linear : linear_skinny",
             "%layers.17.mlp.gated = fused_linear : linear_skinny",
             "%layers.17.mlp.sum = fused_linear : linear_skinny",
-        ]
+        ],
+        "{model}"
     );
 }

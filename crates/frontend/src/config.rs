@@ -36,6 +36,10 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Whether the projections of attention have biases.
     pub attention_bias: bool,
+    /// Whether the one behind attention has one then, too.
+    pub output_bias: bool,
+    /// Whether the heads of queries and keys are normed before their rotation.
+    pub qk_norm: bool,
     /// Whether the projections of the MLP have biases.
     pub mlp_bias: bool,
     /// Whether the embedding table is also the language-model head.
@@ -76,6 +80,11 @@ impl ModelConfig {
         let context =
             RopeContext { default_theta: defaults.rope_theta, head_dim: heads.head_dim, max_position_embeddings };
         read_activation(config, report);
+        read_window(config, defaults.sliding_window, max_position_embeddings, report);
+        let bias = |key: &str, default: bool, report: &mut Report| {
+            let read = architecture.reads(key).then(|| config.flag(key, report)).flatten();
+            read.unwrap_or(default)
+        };
         let intermediate = config.size("intermediate_size", 1..=MAX_WIDTH, report);
         let tie = config.flag("tie_word_embeddings", report);
         let config = ModelConfig {
@@ -90,8 +99,10 @@ impl ModelConfig {
             head_dim: heads.head_dim,
             rms_norm_eps: read_eps(config, report).unwrap_or(defaults.rms_norm_eps) as f32,
             rope: rope::read(config, context, report),
-            attention_bias: config.flag("attention_bias", report).unwrap_or(defaults.attention_bias),
-            mlp_bias: config.flag("mlp_bias", report).unwrap_or(defaults.mlp_bias),
+            attention_bias: bias("attention_bias", defaults.attention_bias, report),
+            output_bias: architecture.output_bias,
+            qk_norm: architecture.qk_norm,
+            mlp_bias: bias("mlp_bias", defaults.mlp_bias, report),
             tie_word_embeddings: tie.unwrap_or(defaults.tie_word_embeddings),
             max_position_embeddings,
             dtype: read_dtype(config, report),
@@ -138,13 +149,14 @@ impl Heads {
         let problems = report.problems();
         let hidden_size = config.size("hidden_size", 1..=MAX_WIDTH, report).unwrap_or(defaults.hidden_size);
         let heads = config.size("num_attention_heads", 1..=MAX_HEADS, report).unwrap_or(defaults.heads);
-        // `null` means the same as a missing key for these two.
-        let nullable = |key, max, report: &mut Report| {
-            config.present(key)?;
-            config.size(key, 1..=max, report)
+        // `null` means what follows from other sizes, a missing key what the class says.
+        let nullable = |key, default: Option<u32>, report: &mut Report| match config.get(key) {
+            None => default,
+            Some(Value::Null) => None,
+            Some(_) => config.size(key, 1..=MAX_HEADS, report),
         };
-        let kv_heads = nullable("num_key_value_heads", MAX_HEADS, report).unwrap_or(heads);
-        let explicit = nullable("head_dim", MAX_HEADS, report);
+        let kv_heads = nullable("num_key_value_heads", defaults.kv_heads, report).unwrap_or(heads);
+        let explicit = nullable("head_dim", defaults.head_dim, report);
         let head_dim = explicit.unwrap_or(hidden_size / heads);
         let read = Heads { hidden_size, heads, kv_heads, head_dim };
         // Sizes that could not be read have been reported; how they relate to others says nothing more.
@@ -184,6 +196,24 @@ fn read_activation(config: Object<'_>, report: &mut Report) {
     const ACCEPTED: [&str; 2] = ["silu", "swish"];
     if let Some(name) = config.text("hidden_act", report).filter(|name| !ACCEPTED.contains(name)) {
         report.unsupported(config.found("hidden_act", &name.into(), "expected \"silu\" or \"swish\""));
+    }
+}
+
+/// A window as long as the model's positions hides nothing; a shorter one would.
+fn read_window(config: Object<'_>, default: Option<u32>, positions: u32, report: &mut Report) {
+    let Some(default) = default else { return };
+    const KEY: &str = "sliding_window";
+    let expected =
+        format!("expected null, or the {positions} positions of the model: shorter windows are not supported");
+    match config.get(KEY) {
+        Some(Value::Null) => {}
+        None if default >= positions => {}
+        None => report.unsupported(config.missing(KEY, format_args!("which means {default}: {expected}"))),
+        Some(value) => {
+            if config.size(KEY, 1..=MAX_POSITIONS, report).is_some_and(|window| window < positions) {
+                report.unsupported(config.found(KEY, value, expected));
+            }
+        }
     }
 }
 

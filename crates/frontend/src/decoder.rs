@@ -107,6 +107,8 @@ impl Builder<'_> {
         let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"), wide)?;
         let v = self.linear(&name("attn.v"), normed, &module("self_attn.v_proj"), wide)?;
         let to = self.narrowed();
+        let q = self.head_norm(&name("attn.q_norm"), q, &module("self_attn.q_norm"))?;
+        let k = self.head_norm(&name("attn.k_norm"), k, &module("self_attn.k_norm"))?;
         let q = self.op(&name("attn.q_rope"), Rope { head_dim, to }, &[q, positions, frequencies])?;
         let k = self.op(&name("attn.k_rope"), Rope { head_dim, to: None }, &[k, positions, frequencies])?;
         let append = AppendKv { group: GROUP, layer };
@@ -133,7 +135,18 @@ impl Builder<'_> {
 
     fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
         let gain = self.weight(&format!("{module}.weight"))?;
-        self.op(name, RmsNorm { eps: self.config.rms_norm_eps, to: self.narrowed() }, &[x, gain])
+        let norm = RmsNorm { eps: self.config.rms_norm_eps, head_dim: None, to: self.narrowed() };
+        self.op(name, norm, &[x, gain])
+    }
+
+    /// The norm of each head, in models that have one.
+    fn head_norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        if !self.config.qk_norm {
+            return Ok(x);
+        }
+        let gain = self.weight(&format!("{module}.weight"))?;
+        let norm = RmsNorm { eps: self.config.rms_norm_eps, head_dim: Some(self.config.head_dim), to: None };
+        self.op(name, norm, &[x, gain])
     }
 
     /// What a linear's result is rounded to where sums go on with it: nothing, where it has their dtype anyway.

@@ -190,7 +190,7 @@ const QUANTIZATION: [&str; 4] = ["quantization_config", "compression_config", "q
 /// Judges every key that the architecture does not read.
 pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mut Report) {
     for (key, value) in config.entries() {
-        if architecture.keys.contains(&key) || HARMLESS.contains(&key) || key.starts_with('_') {
+        if architecture.reads(key) || HARMLESS.contains(&key) || key.starts_with('_') {
             continue;
         }
         if QUANTIZATION.contains(&key) {

@@ -196,7 +196,7 @@ fn attention() -> Vec<Case> {
     ];
     for dtype in FLOATS {
         for (heads, kv_heads, head_dim) in shapes {
-            for (t, b) in [(1, 1), (70, 3), (200, 5)] {
+            for (t, b, normed) in [(1, 1, false), (70, 3, false), (200, 5, false), (3, 3, true), (66, 2, true)] {
                 let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
                 let scale = f64::from(head_dim as u32).powf(-0.5) as f32;
                 // as models have it: rows in f32, rounded once behind their rotation
@@ -207,15 +207,23 @@ fn attention() -> Vec<Case> {
                     }
                     false => (String::new(), "%qkv", String::new()),
                 };
+                let (gains, operands, eps) = match normed {
+                    true => {
+                        let gain = |name| format!("  %{name} = constant @\"{name}\" : {dtype}[{head_dim}]\n");
+                        let gains = gain("q.gain") + &gain("k.gain");
+                        (gains, ", %q.gain, %k.gain", ", norm_eps = 1e-6")
+                    }
+                    false => (String::new(), "", ""),
+                };
                 let text = format!(
                     "graph @attention<T in 1..{t}, B in 1..{b}>(%tokens: i32[T], %positions: i32[T], \
                      %query_starts: i32[B + 1], %block_table: i32[B, 5]) {{\n  \
                      kv 0 : {dtype} {{layers = 2, kv_heads = {kv_heads}, head_dim = {head_dim}, block_tokens = 64}}\n  \
                      %frequencies = rope_frequencies {{dim = {half}, theta = 10000.0, scaling = default}} : f32[{quarter}]\n  \
                      %table = constant @\"table\" : {dtype}[32, {width}]\n  \
-                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n{widened}  \
-                     %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies \
-                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{to}}} : \
+                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n{widened}{gains}  \
+                     %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies{operands} \
+                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{eps}{to}}} : \
                      {dtype}[T, {q}], effect\n  \
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
@@ -226,7 +234,9 @@ fn attention() -> Vec<Case> {
                     quarter = head_dim / 2,
                 );
                 cases.push(case(
-                    format!("attention {dtype} {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}"),
+                    format!(
+                        "attention {dtype} {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}, normed {normed}"
+                    ),
                     &[("T", t), ("B", b)],
                     text,
                 ));

@@ -27,6 +27,7 @@ kernel_files![
     "linear/plain.cuh",
     "linear/skinny.cuh",
     "linear/wgmma.cuh",
+    "norm/heads.cuh",
     "norm/rms_norm.cuh",
     "ptx/bulk.cuh",
     "ptx/cluster.cuh",

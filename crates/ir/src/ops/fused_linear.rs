@@ -232,7 +232,7 @@ impl Semantics for FusedLinear {
         let x = operands[0].tensor()?;
         if let (Some(Prologue::RmsNorm { to, .. }), Some(gain)) = (self.before, gain) {
             let normed = (to != x.dtype).then_some(to);
-            RmsNorm { eps: 0.0, to: normed }.infer(&[operands[0], gain])?;
+            RmsNorm { eps: 0.0, head_dim: None, to: normed }.infer(&[operands[0], gain])?;
         }
         let mut ty = self.product(operands[0].tensor()?, operands[1].tensor()?, scales)?;
         for (epilogue, operand) in behind {
@@ -262,7 +262,7 @@ impl Semantics for FusedLinear {
         let mut patch = Patch::new();
         if let Some((Prologue::RmsNorm { eps, to }, gain)) = parts.before.take() {
             let to = (graph.tensor(parts.x)?.dtype != to).then_some(to);
-            let normed = patch.add(graph, RmsNorm { eps, to }, &[parts.x.into(), gain.into()]);
+            let normed = patch.add(graph, RmsNorm { eps, head_dim: None, to }, &[parts.x.into(), gain.into()]);
             let linear = parts.add(graph, &mut patch, normed)?;
             patch.replace(graph.result(id), linear);
             return Some(patch);

@@ -14,6 +14,7 @@ rewrite_pass! {
 fn norm_linear(graph: &Graph, id: OpId) -> Option<Patch> {
     let mut parts = LinearParts::of(graph, id).filter(|parts| parts.before.is_none())?;
     let (norm, attrs) = graph.producer::<RmsNorm>(parts.x).filter(|_| graph.used_once(parts.x))?;
+    attrs.head_dim.is_none().then_some(())?;
     let [x, gain] = graph.operands_of(norm)?;
     let to = graph.tensor(parts.x)?.dtype;
     parts.before = Some((Prologue::RmsNorm { eps: attrs.eps, to }, gain));

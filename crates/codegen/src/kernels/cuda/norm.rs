@@ -1,23 +1,34 @@
-//! `kernels/norm`: one block for each row.
+//! `kernels/norm`: one block for each row, or for each head of one.
 
 use ir::ops::{AddRmsNorm, RmsNorm};
+use plan::Dim;
 
 use super::body::{Body, c_float, c_type};
 use super::{row_count, width};
 use crate::{Call, Refusal, Site};
 
 pub(super) fn rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
-    let eps = site.cast::<RmsNorm>()?.eps;
-    body(site, "rms_norm", "RmsNorm", 1, eps)
+    let RmsNorm { eps, head_dim, .. } = *site.cast::<RmsNorm>()?;
+    body(site, "rms_norm", "RmsNorm", 1, (eps, head_dim))
 }
 
 pub(super) fn add_rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<AddRmsNorm>()?.eps;
-    body(site, "add_rms_norm", "AddRmsNorm", 2, eps)
+    body(site, "add_rms_norm", "AddRmsNorm", 2, (eps, None))
 }
 
-fn body(site: &Site<'_>, name: &'static str, ty: &str, gain: usize, eps: f32) -> Result<Call, Refusal> {
-    let (cols, rows) = (width(site)?, row_count(site)?);
+/// A body that norms rows, or each head of them.
+fn body(
+    site: &Site<'_>,
+    name: &'static str,
+    ty: &str,
+    gain: usize,
+    (eps, head_dim): (f32, Option<u32>),
+) -> Result<Call, Refusal> {
+    let (width, rows) = (width(site)?, row_count(site)?);
+    let cols = head_dim.map_or(width, u64::from);
+    // heads of a row lie behind each other, as rows do
+    let rows = rows * Dim::from(width / cols.max(1));
     if !site.graph.is_constant(site.operand(gain)?) {
         return Err(Refusal::because(
             "its gain is computed in the step, and it reads the gain before it waits for that",
