@@ -29,6 +29,9 @@ pub struct CompileArgs {
     /// Number format of the head, which keeps its numbers by default.
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub lm_head_precision: Option<Format>,
+    /// Number format of keys and values in their cache: bf16, f16, f32, fp8 or int8 [default: the type of the weights].
+    #[arg(long, value_name = "FORMAT", value_parser = parse_kv_precision)]
+    pub kv_precision: Option<DType>,
     /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
     #[arg(long, value_name = "FILE")]
     pub precision_map: Option<PathBuf>,
@@ -151,7 +154,7 @@ impl CompileArgs {
             Some(PrecisionChoice::Codes(format)) => Some(format),
             Some(PrecisionChoice::Numbers(_) | PrecisionChoice::Mixed) | None => None,
         };
-        Ok(PrecisionOptions { linears, head: self.lm_head_precision, map: map.transpose()? })
+        Ok(PrecisionOptions { linears, head: self.lm_head_precision, kv: self.kv_precision, map: map.transpose()? })
     }
 
     /// What the library is asked for.
@@ -221,6 +224,16 @@ pub fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
         _ => {
             text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, mixed, bf16, f16, f32"))
         }
+    }
+}
+
+/// What keys and values may be kept as.
+fn parse_kv_precision(text: &str) -> Result<DType, String> {
+    match (text, parse_dtype(text)) {
+        ("fp8" | "f8e4m3", _) => Ok(DType::F8E4M3),
+        ("int8" | "i8", _) => Ok(DType::I8),
+        (_, Ok(DTypeChoice(Some(dtype)))) => Ok(dtype),
+        _ => Err(format!("unknown format `{text}`, expected bf16, f16, f32, fp8 or int8")),
     }
 }
 

@@ -249,8 +249,10 @@ impl<'a> Search<'a> {
     fn choose(&mut self, groups: Vec<Group>, progress: &mut dyn Progress) -> Result<Mixed, Error> {
         let by_bits = matches!(self.mixed.goal, Goal::Bits(_));
         let offers = |group: &Group| {
-            let offer =
-                |format: &GroupFormat| Offer { cost: if by_bits { format.bits } else { format.seconds }, loss: format.kl };
+            let offer = |format: &GroupFormat| Offer {
+                cost: if by_bits { format.bits } else { format.seconds },
+                loss: format.kl,
+            };
             group.formats.iter().map(offer).collect()
         };
         let picks = frontier(&groups.iter().map(offers).collect::<Vec<_>>());

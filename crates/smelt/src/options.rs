@@ -64,6 +64,8 @@ pub struct PrecisionOptions {
     pub linears: Option<Format>,
     /// Of the head.
     pub head: Option<Format>,
+    /// Of keys and values in their cache; that of the weights by default.
+    pub kv: Option<DType>,
     /// A table that changes the format of some.
     pub map: Option<PrecisionMap>,
 }
