@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use passes::quantize::Format;
 use plan::DType;
 
 /// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
@@ -33,8 +34,30 @@ pub struct CompileOptions {
     pub bisect_limit: Option<usize>,
     /// Rules that join the passes.
     pub rewrites: Vec<RewriteFile>,
+    /// Number formats of linears.
+    pub precision: PrecisionOptions,
     /// Timings of kernels that decide which are used; without, heuristics do.
     pub timing: Option<TimingOptions>,
+}
+
+/// Number formats of linears; those that nothing names keep the numbers they have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PrecisionOptions {
+    /// Of all but the head.
+    pub linears: Option<Format>,
+    /// Of the head.
+    pub head: Option<Format>,
+    /// A table that changes the format of some.
+    pub map: Option<PrecisionMap>,
+}
+
+/// A table of linears and their formats.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PrecisionMap {
+    /// Where it was.
+    pub path: PathBuf,
+    /// The table.
+    pub text: String,
 }
 
 /// A file of rewriting rules, `pattern => replacement`.

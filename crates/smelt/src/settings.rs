@@ -73,6 +73,8 @@ impl Settings {
             ("target", self.target.to_string()),
             ("weights", weights.to_owned()),
         ];
+        let precision = [("precision", options.precision.linears), ("lm_head_precision", options.precision.head)];
+        config.extend(precision.into_iter().filter_map(|(key, format)| Some((key, format?.to_string()))));
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
         config.sort_unstable();
         config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

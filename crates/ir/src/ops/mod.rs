@@ -12,6 +12,7 @@ mod gather;
 mod linear;
 mod map;
 mod norm;
+pub mod quantize;
 mod rope;
 
 pub use argmax::Argmax;
@@ -20,12 +21,13 @@ pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
 pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
-pub use fused_linear::{Epilogue, Epilogues, FusedLinear, LinearParts, Prologue};
+pub use fused_linear::{Epilogue, Epilogues, FusedLinear, LinearParts, Prologue, Scaled, Scales};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use linear::Linear;
 pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
+pub use quantize::{Dequantize, Quantize, QuantizeBlocks};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
 use crate::{DeclaredOp, OpInfo};
@@ -50,6 +52,7 @@ impl OpSet {
             Cast,
             Clamp,
             Concat,
+            Dequantize,
             Embedding,
             FusedLinear,
             GatherRows,
@@ -60,6 +63,8 @@ impl OpSet {
             Mul,
             Offset,
             PagedAttention,
+            Quantize,
+            QuantizeBlocks,
             Relu,
             RmsNorm,
             Rope,
