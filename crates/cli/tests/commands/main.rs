@@ -1,5 +1,6 @@
 //! The program as a user meets it: what it prints where, its files, its exit codes.
 
+mod calibrate;
 mod sandbox;
 mod views;
 

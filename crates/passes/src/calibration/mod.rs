@@ -3,6 +3,7 @@
 
 mod clip;
 mod histogram;
+mod observers;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::fmt;
 
 pub use clip::{ClipMethod, Codes};
 pub use histogram::{BINS, Histogram};
+pub use observers::{InsertObservers, Observed, observed};
 pub use stats::TensorStats;
 
 /// Version of the text's fields.
