@@ -32,6 +32,7 @@ struct Cli {
 enum Command {
     Compile(commands::compile::Compile),
     Build(commands::build::Build),
+    Calibrate(commands::calibrate::Calibrate),
     Generate(commands::generate::Generate),
     Bench(commands::bench::Bench),
     Eval(commands::eval::Eval),
@@ -55,6 +56,7 @@ pub fn run(driver: Driver) -> ExitCode {
         None => Err(Failure::usage("expected a command, such as `smelt generate models/demo --prompt \"…\"`")),
         Some(Command::Compile(command)) => command.run(&driver),
         Some(Command::Build(command)) => command.run(&driver),
+        Some(Command::Calibrate(command)) => command.run(&driver),
         Some(Command::Generate(command)) => command.run(&driver),
         Some(Command::Bench(command)) => command.run(&driver),
         Some(Command::Eval(command)) => command.run(&driver),

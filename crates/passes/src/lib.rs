@@ -1,6 +1,7 @@
 //! Passes over graphs: what a pass is, the passes of smelt, the pipeline they form, and the manager that runs it.
 //! Does no I/O and knows no kernel.
 
+pub mod calibration;
 mod cleanup;
 mod fusion;
 mod list;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::calibration::InsertObservers;
 use crate::quantize::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseLinearAdd,
@@ -47,6 +48,7 @@ impl PassList {
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
             GatherRowsEarly: "gather_rows moves up through what works row by row",
+            InsertObservers: "what linears read and the KV cache keeps becomes outputs, for calibration",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",
             QuantizeFp8: "linears over E4M3 codes, scaled by output and by token",
             QuantizeFp8Block: "linears over E4M3 codes, scaled by 128 x 128 weights and 128 activations",

@@ -23,6 +23,8 @@ pub trait Progress {
     fn phase(&mut self, name: &str);
     /// Bytes of weights written, of all.
     fn weights(&mut self, written: u64, total: u64);
+    /// Equal pieces of work done, of all.
+    fn items(&mut self, _: u64, _: u64) {}
     /// Something that the user may not expect.
     fn note(&mut self, _: &str) {}
 }
@@ -323,7 +325,7 @@ pub(crate) fn resolve(target: Target, checkpoint: &Checkpoint, options: &Compile
     Settings::resolve(target, options, checkpoint.config(), checkpoint.dtype(), sampled_ids)
 }
 
-fn model(checkpoint: &Checkpoint) -> plan::Model {
+pub(crate) fn model(checkpoint: &Checkpoint) -> plan::Model {
     let config = checkpoint.config();
     plan::Model {
         architecture: config.architecture.clone(),

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod calibrate;
 pub mod compile;
 pub mod completions;
 pub mod debug;

@@ -5,8 +5,8 @@ use plan::DType;
 use super::norm::{check_heads, normalize};
 use super::rope::{check_rope, rotate};
 use crate::{
-    Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, Slot, TensorType, Tokens, Type, TypeError,
-    Value, expect_dtype, expect_rank, expect_same, op, type_error,
+    Graph, HostTensor, KvState, Op, OpClass, OpId, Patch, PatchValue, Semantics, Slot, TensorType, Tokens, Type,
+    TypeError, Value, expect_dtype, expect_rank, expect_same, op, type_error,
 };
 
 op! {
@@ -88,7 +88,7 @@ pub struct KvAccess {
 
 impl KvAccess {
     /// What an op touches, given the types of its operands; `None` for ops without state.
-    pub fn of(op: &crate::Op, operands: &[&Type]) -> Option<KvAccess> {
+    pub fn of(op: &Op, operands: &[&Type]) -> Option<KvAccess> {
         if let Some(op) = op.cast::<AppendKv>() {
             let width = operands[0].tensor().ok()?.width()?;
             return Some(KvAccess { group: op.group, layer: op.layer, width, heads: None });
@@ -105,6 +105,21 @@ impl KvAccess {
         }
         let op = op.cast::<RopeAppendKv>()?;
         Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim))
+    }
+
+    /// The same op on another layer; `None` for ops without state.
+    pub fn moved(op: &Op, group: u32, layer: u32) -> Option<Op> {
+        if let Some(op) = op.cast::<AppendKv>() {
+            return Some(Op::new(AppendKv { group, layer, ..op.clone() }));
+        }
+        if let Some(op) = op.cast::<PagedAttention>() {
+            return Some(Op::new(PagedAttention { group, layer, ..op.clone() }));
+        }
+        if let Some(op) = op.cast::<RopeAttention>() {
+            return Some(Op::new(RopeAttention { group, layer, ..op.clone() }));
+        }
+        let op = op.cast::<RopeAppendKv>()?;
+        Some(Op::new(RopeAppendKv { group, layer, ..op.clone() }))
     }
 }
 
