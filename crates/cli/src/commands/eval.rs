@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use smelt::eval::{self, Passage, Score, WindowOptions, Windows};
-use smelt::{Driver, Error, Llm, LoadOptions, RunOptions};
+use smelt::{Driver, Error, Llm, LoadOptions, Progress, RunOptions};
 
 use super::compile::with_repro;
 use super::generate::{plan_in, warn_of_options};
@@ -79,6 +79,14 @@ struct Report {
 
 impl Eval {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let mut progress = Stderr::new(self.json);
+        let report = self.measure(driver, &mut progress);
+        progress.finish();
+        let report = report?;
+        if self.json { print_json(&report) } else { print(&report.table()) }
+    }
+
+    fn measure(&self, driver: &Driver, progress: &mut Stderr) -> Result<Report, Failure> {
         let windows = WindowOptions::from(self.windows);
         let text = read_text(&self.text)?;
         let model = plan_in(&self.model);
@@ -89,15 +97,13 @@ impl Eval {
             cache: None,
             run: RunOptions { threads: self.threads, ..RunOptions::default() },
         };
-        let mut progress = Stderr::new(self.json);
-        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, &mut progress);
-        progress.finish();
+        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, progress);
         let mut llm = llm.map_err(|error| with_repro(error, None))?;
+        progress.phase("score the text");
         let passage = Passage::new(&llm, &text)?;
         let windows = windows.resolve(&llm, &passage)?;
         let score = eval::score(&mut llm, &passage, windows, &mut |_, _, _| {})?;
-        let report = Report { score, windows };
-        if self.json { print_json(&report) } else { print(&report.table()) }
+        Ok(Report { score, windows })
     }
 }
 
