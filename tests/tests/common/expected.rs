@@ -3,7 +3,7 @@
 use safetensors::SafeTensors;
 
 /// The oracle checkpoints.
-pub const ORACLES: [&str; 3] = ["llama-mha", "llama-gqa-tied-llama3-rope", "llama-bias-wide-heads"];
+pub const ORACLES: [&str; 4] = ["llama-mha", "llama-gqa-tied-llama3-rope", "llama-bias-wide-heads", "starcoder2-gqa"];
 
 /// What transformers made of a checkpoint.
 pub struct Expected {

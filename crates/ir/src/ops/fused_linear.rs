@@ -1,11 +1,15 @@
 //! A linear with what stands before and behind it: the op that linear fusions make, and that falls apart again where a
 //! target has no kernel for all of it.
 
-use plan::DType;
+use std::fmt;
 
+use plan::{DType, Formula};
+
+use super::layer_norm::layer_norm;
 use super::linear::{add_bias, product};
+use super::map::evaluate;
 use super::norm::rms_norm;
-use super::{Add, Linear, RmsNorm, Swiglu, gated};
+use super::{Add, LayerNorm, Linear, Map, Pointwise, RmsNorm, Swiglu, gated};
 use crate::{
     AttrValue, Attribute, Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, TensorType, Type,
     TypeError, Value, expect_rank, expect_same, op, type_error,
@@ -13,28 +17,54 @@ use crate::{
 
 op! {
     /// `x`, normed where `before` says so, times `weight^T`, and then what `behind` lists, in f32 without rounding in
-    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. The further operands are those of
-    /// `before` and `behind`, in order: the gain of `rms_norm`, the bias, the residual. The result has the dtype of `x`,
-    /// or `to`.
+    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. Beside `bias`, `swiglu` and `add`, functions
+    /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. The further operands are those of `before` and
+    /// `behind`, in order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the bias, the residual. The result has
+    /// the dtype of `x`, or `to`.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
         before: Option<Prologue>, behind: Epilogues, to: Option<DType>
     }
 }
 
-/// What happens to `x` before the product.
+/// What happens to `x` before the product: `rms_norm(eps, to)` or `layer_norm(eps, to)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Prologue {
-    /// `rms_norm(eps, to)`: takes a gain, and rounds to `to`.
-    RmsNorm {
-        /// Added to the mean square.
-        eps: f32,
-        /// The dtype in which the product reads it.
-        to: DType,
-    },
+pub struct Prologue {
+    /// Which norm.
+    pub norm: Norm,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// The dtype in which the product reads it.
+    pub to: DType,
+}
+
+/// A norm before a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// `rms_norm`: takes a gain.
+    Rms,
+    /// `layer_norm`: takes a gain and a bias.
+    Layer,
+}
+
+impl Norm {
+    /// The name in text: that of the op.
+    pub fn name(self) -> &'static str {
+        match self {
+            Norm::Rms => "rms_norm",
+            Norm::Layer => "layer_norm",
+        }
+    }
+
+    fn operands(self) -> usize {
+        match self {
+            Norm::Rms => 1,
+            Norm::Layer => 2,
+        }
+    }
 }
 
 /// What happens to the product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
     /// Takes a bias `[N]`, and adds it to each row.
     Bias,
@@ -42,63 +72,68 @@ pub enum Epilogue {
     Swiglu,
     /// Takes a residual of the result's type, and adds it.
     Add,
+    /// A function of each element.
+    Apply(Pointwise),
 }
 
 impl Epilogue {
-    /// All of them.
-    pub const ALL: [Epilogue; 3] = [Epilogue::Bias, Epilogue::Swiglu, Epilogue::Add];
+    fn takes_operand(self) -> bool {
+        matches!(self, Epilogue::Bias | Epilogue::Add)
+    }
 
-    /// The name in text.
-    pub fn name(self) -> &'static str {
+    fn to_value(self) -> AttrValue {
+        let word = |name: &str| AttrValue::Word(name.to_owned());
         match self {
-            Epilogue::Bias => "bias",
-            Epilogue::Swiglu => "swiglu",
-            Epilogue::Add => "add",
+            Epilogue::Bias => word("bias"),
+            Epilogue::Swiglu => word("swiglu"),
+            Epilogue::Add => word("add"),
+            Epilogue::Apply(function) => function.to_value(),
         }
     }
 
-    fn takes_operand(self) -> bool {
-        self != Epilogue::Swiglu
+    fn from_value(value: &AttrValue) -> Option<Epilogue> {
+        let words = [Epilogue::Bias, Epilogue::Swiglu, Epilogue::Add];
+        let word = words.into_iter().find(|epilogue| epilogue.to_value() == *value);
+        word.or_else(|| Pointwise::from_value(value).map(Epilogue::Apply))
+    }
+}
+
+impl fmt::Display for Epilogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_value().fmt(f)
     }
 }
 
 /// What happens to the product, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epilogues(pub Vec<Epilogue>);
 
 impl Attribute for Prologue {
-    const EXPECTED: &'static str = "`rms_norm(EPS, DTYPE)`";
+    const EXPECTED: &'static str = "`rms_norm(EPS, DTYPE)` or `layer_norm(EPS, DTYPE)`";
 
     fn to_value(&self) -> AttrValue {
-        let Prologue::RmsNorm { eps, to } = self;
-        AttrValue::Call("rms_norm".to_owned(), vec![eps.to_value(), to.to_value()])
+        AttrValue::Call(self.norm.name().to_owned(), vec![self.eps.to_value(), self.to.to_value()])
     }
 
     fn from_value(value: &AttrValue) -> Option<Prologue> {
-        match value {
-            AttrValue::Call(name, args) if name == "rms_norm" => match args.as_slice() {
-                [eps, to] => Some(Prologue::RmsNorm { eps: f32::from_value(eps)?, to: DType::from_value(to)? }),
-                _ => None,
-            },
-            _ => None,
-        }
+        let AttrValue::Call(name, args) = value else { return None };
+        let norm = [Norm::Rms, Norm::Layer].into_iter().find(|norm| norm.name() == name)?;
+        let [eps, to] = args.as_slice() else { return None };
+        Some(Prologue { norm, eps: f32::from_value(eps)?, to: DType::from_value(to)? })
     }
 }
 
 impl Attribute for Epilogues {
-    const EXPECTED: &'static str = "a list of `bias`, `swiglu` and `add`";
+    const EXPECTED: &'static str =
+        "a list of `bias`, `swiglu`, `add`, and functions of elements such as `gelu_tanh` or `scale(0.5)`";
 
     fn to_value(&self) -> AttrValue {
-        AttrValue::List(self.0.iter().map(|epilogue| AttrValue::Word(epilogue.name().to_owned())).collect())
+        AttrValue::List(self.0.iter().map(|epilogue| epilogue.to_value()).collect())
     }
 
     fn from_value(value: &AttrValue) -> Option<Epilogues> {
         let AttrValue::List(items) = value else { return None };
-        let item = |item: &AttrValue| match item {
-            AttrValue::Word(word) => Epilogue::ALL.into_iter().find(|epilogue| epilogue.name() == word),
-            _ => None,
-        };
-        items.iter().map(item).collect::<Option<Vec<Epilogue>>>().map(Epilogues)
+        items.iter().map(Epilogue::from_value).collect::<Option<Vec<Epilogue>>>().map(Epilogues)
     }
 
     fn absent() -> Option<Epilogues> {
@@ -112,8 +147,8 @@ impl Attribute for Epilogues {
 
 /// The operands behind the weight.
 struct More<T> {
-    /// That of the prologue.
-    gain: Option<T>,
+    /// Those of the prologue.
+    before: Vec<T>,
     /// The epilogues, with theirs.
     behind: Vec<(Epilogue, Option<T>)>,
 }
@@ -122,15 +157,14 @@ impl FusedLinear {
     /// The operands behind the weight; `None` where their number is another.
     fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
-        let gain = match self.before {
-            Some(_) => Some(more.next()?),
-            None => None,
-        };
+        let wanted = self.before.map_or(0, |before| before.norm.operands());
+        let before: Vec<T> = more.by_ref().take(wanted).collect();
+        (before.len() == wanted).then_some(())?;
         let mut behind = Vec::new();
         for epilogue in &self.behind.0 {
             behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
-        more.next().is_none().then_some(More { gain, behind })
+        more.next().is_none().then_some(More { before, behind })
     }
 }
 
@@ -142,16 +176,20 @@ impl Semantics for FusedLinear {
             return type_error("expected something that `linear` does not do, before or behind");
         }
         let expected = 2
-            + usize::from(self.before.is_some())
+            + self.before.map_or(0, |before| before.norm.operands())
             + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count();
         let found = operands.len();
-        let Some(More { gain, behind }) = self.more(operands) else {
+        let Some(More { before, behind }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
-        if let (Some(Prologue::RmsNorm { to, .. }), Some(gain)) = (self.before, gain) {
-            let normed = (to != x.dtype).then_some(to);
-            RmsNorm { eps: 0.0, to: normed }.infer(&[operands[0], gain])?;
+        if let Some(Prologue { norm, eps, to }) = self.before {
+            let to = (to != x.dtype).then_some(to);
+            let operands = [&operands[..1], &before].concat();
+            match norm {
+                Norm::Rms => RmsNorm { eps, to }.infer(&operands)?,
+                Norm::Layer => LayerNorm { eps, to }.infer(&operands)?,
+            };
         }
         let product = Linear { to: None }.infer(&operands[..2])?;
         let mut ty = product[0].tensor()?.clone().rounded(self.to)?;
@@ -162,9 +200,12 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { gain, behind } = self.more(operands).ok_or("operands of another number")?;
-        let normed = match (self.before, gain) {
-            (Some(Prologue::RmsNorm { eps, to }), Some(gain)) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+        let More { before, behind } = self.more(operands).ok_or("operands of another number")?;
+        let normed = match (self.before, before.as_slice()) {
+            (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+            (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
+                Some(layer_norm(operands[0], more, eps).rounded(to))
+            }
             _ => None,
         };
         let product = product(normed.as_ref().unwrap_or(operands[0]), operands[1]);
@@ -174,9 +215,13 @@ impl Semantics for FusedLinear {
     fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
         let mut parts = LinearParts::of(graph, id)?;
         let mut patch = Patch::new();
-        if let Some((Prologue::RmsNorm { eps, to }, gain)) = parts.before.take() {
+        if let Some((Prologue { norm, eps, to }, more)) = parts.before.take() {
             let to = (graph.tensor(parts.x)?.dtype != to).then_some(to);
-            let normed = patch.add(graph, RmsNorm { eps, to }, &[parts.x.into(), gain.into()]);
+            let operands: Vec<PatchValue> = [parts.x].into_iter().chain(more).map(PatchValue::from).collect();
+            let normed = match norm {
+                Norm::Rms => patch.add(graph, RmsNorm { eps, to }, &operands),
+                Norm::Layer => patch.add(graph, LayerNorm { eps, to }, &operands),
+            };
             let linear = parts.add(graph, &mut patch, normed)?;
             patch.replace(graph.result(id), linear);
             return Some(patch);
@@ -186,6 +231,9 @@ impl Semantics for FusedLinear {
         let last = match (epilogue, operand) {
             (Epilogue::Add, Some(residual)) => patch.add(graph, Add {}, &[residual.into(), linear]),
             (Epilogue::Swiglu, _) => patch.add(graph, Swiglu {}, &[linear]),
+            (Epilogue::Apply(function), _) => {
+                patch.add(graph, Map { f: Pointwise::formula(&[function], parts.result)? }, &[linear])
+            }
             // a bias that is the last of all is `linear`'s; behind anything else it has no op of its own
             _ => return None,
         };
@@ -211,7 +259,8 @@ impl Epilogue {
                 Ok(ty)
             }
             (Epilogue::Swiglu, _) => Ok(Swiglu {}.infer(&[&ty.into()])?[0].tensor()?.clone()),
-            (_, None) => type_error(format!("expected an operand for `{}`", self.name())),
+            (Epilogue::Apply(_), _) => Ok(ty),
+            (_, None) => type_error(format!("expected an operand for `{self}`")),
         }
     }
 
@@ -220,16 +269,31 @@ impl Epilogue {
             (Epilogue::Bias, Some(bias)) => add_bias(&value, bias),
             (Epilogue::Add, Some(residual)) => value.zip(residual, |a, b| a + b),
             (Epilogue::Swiglu, _) => gated::swiglu(&value).pop().unwrap_or(value),
+            (Epilogue::Apply(function), _) => match Pointwise::formula(&[function], DType::F32) {
+                Some(formula) => evaluate(&formula, &[&value]).pop().unwrap_or(value),
+                None => value,
+            },
             (_, None) => value,
         }
     }
 }
 
+/// What stands behind a product: a bias, functions of elements, a residual, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Behind {
+    /// The bias.
+    pub bias: Option<Value>,
+    /// The functions: a formula of one element, in f32.
+    pub formula: Option<Formula>,
+    /// The residual.
+    pub residual: Option<Value>,
+}
+
 /// A `linear` or `fused_linear` taken apart: what rules change and kernels look at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearParts {
-    /// What happens to `x` before, and its gain.
-    pub before: Option<(Prologue, Value)>,
+    /// What happens to `x` before, with its operands.
+    pub before: Option<(Prologue, Vec<Value>)>,
     /// The activations.
     pub x: Value,
     /// The weight.
@@ -251,8 +315,8 @@ impl LinearParts {
             return Some(LinearParts { before: None, x, weight, behind, result });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { gain, behind } = fused.more(&operands)?;
-        Some(LinearParts { before: fused.before.zip(gain), x, weight, behind, result })
+        let More { before, behind } = fused.more(&operands)?;
+        Some(LinearParts { before: fused.before.map(|prologue| (prologue, before)), x, weight, behind, result })
     }
 
     /// The epilogues, in order.
@@ -265,10 +329,26 @@ impl LinearParts {
         self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
     }
 
+    /// What stands behind as kernels do it in one go; `None` where it is something else, or in another order.
+    pub fn in_order(&self) -> Option<Behind> {
+        let mut behind = self.behind.iter().peekable();
+        let bias = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
+        let mut functions = Vec::new();
+        while let Some((Epilogue::Apply(function), _)) = behind.peek() {
+            functions.push(*function);
+            behind.next();
+        }
+        let residual = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
+        let formula = Pointwise::formula(&functions, DType::F32);
+        // a formula of more functions than one may have is none
+        let whole = behind.next().is_none() && formula.is_some() != functions.is_empty();
+        whole.then_some(Behind { bias, formula, residual })
+    }
+
     /// The dtype in which the product reads `x`.
     pub fn product_dtype(&self, graph: &Graph) -> Option<DType> {
         match self.before {
-            Some((Prologue::RmsNorm { to, .. }, _)) => Some(to),
+            Some((Prologue { to, .. }, _)) => Some(to),
             None => Some(graph.tensor(self.x)?.dtype),
         }
     }
@@ -278,13 +358,13 @@ impl LinearParts {
         let x_dtype = patch.tensor(graph, x)?.dtype;
         let to = (x_dtype != self.result).then_some(self.result);
         let mut operands = vec![x, self.weight.into()];
-        operands.extend(self.before.map(|(_, gain)| PatchValue::from(gain)));
+        operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
         operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
         let behind = self.epilogues();
-        Some(match (self.before, behind.as_slice()) {
+        let before = self.before.as_ref().map(|(prologue, _)| *prologue);
+        Some(match (before, behind.as_slice()) {
             (None, [] | [Epilogue::Bias]) => patch.add(graph, Linear { to }, &operands),
-            (before, _) => {
-                let before = before.map(|(prologue, _)| prologue);
+            _ => {
                 patch.add(graph, FusedLinear { before, behind: Epilogues(behind), to }, &operands)
             }
         })

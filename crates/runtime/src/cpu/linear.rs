@@ -6,11 +6,14 @@
 
 use super::simd::{Element, LANES, Lanes, dispatch, with_element};
 use super::{Args, CpuKernel, Tensor};
-use plan::DType;
+use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
-/// `x @ weight^T + bias + residual`. Inputs x, weight, perhaps bias, and perhaps residual, where `behind` is `add`; a task
-/// takes `columns_per_task` columns of all rows.
-pub(super) struct Linear;
+/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, perhaps bias, and perhaps residual, where `behind` is `add`;
+/// `f` is a formula of one element, where there is one. A task takes `columns_per_task` columns of all rows.
+#[derive(Default)]
+pub(super) struct Linear {
+    formula: Option<Formula>,
+}
 
 impl Linear {
     /// The residual, which stands last, and the bias.
@@ -32,6 +35,15 @@ const ROW_TILE: usize = 32;
 impl CpuKernel for Linear {
     fn name(&self) -> &'static str {
         "linear"
+    }
+
+    fn configured(&self, kernel: &Kernel) -> Result<Option<Box<dyn CpuKernel>>, String> {
+        let Some(Scalar::Text(text)) = kernel.param("f") else { return Ok(None) };
+        let formula: Formula = text.parse()?;
+        match (formula.inputs(), formula.stores()) {
+            (1, [store]) if store.dtype == DType::F32 => Ok(Some(Box::new(Linear { formula: Some(formula) }))),
+            _ => Err(format!("expected a formula of one element that stores an f32, found {text}")),
+        }
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
@@ -66,7 +78,25 @@ impl CpuKernel for Linear {
             Some(bias) => bias.widened(first..last)?,
             None => vec![0.0; last - first],
         };
-        with_element!(args.inputs[1].dtype(), E => slice::<E>(args, first, last, &bias, residual))
+        let behind = Behind { formula: self.formula.as_ref(), residual };
+        with_element!(args.inputs[1].dtype(), E => slice::<E>(args, first, last, &bias, &behind))
+    }
+}
+
+/// What happens to a product with its bias.
+struct Behind<'a> {
+    formula: Option<&'a Formula>,
+    residual: Option<&'a Tensor>,
+}
+
+/// Replaces each value by what a formula makes of it, a block at a time.
+fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
+    for block in values.chunks_mut(BLOCK) {
+        let x = &*block;
+        formula.compute(&[x], x.len(), registers);
+        let mut result = [0.0; BLOCK];
+        result[..x.len()].copy_from_slice(formula.result(0, &[x], x.len(), registers));
+        block.copy_from_slice(&result[..block.len()]);
     }
 }
 
@@ -76,9 +106,10 @@ fn slice<E: Element>(
     first: usize,
     last: usize,
     bias: &[f32],
-    residual: Option<&Tensor>,
+    behind: &Behind<'_>,
 ) -> Result<(), String> {
-    let residual = residual.map(Tensor::floats).transpose()?;
+    let residual = behind.residual.map(Tensor::floats).transpose()?;
+    let mut formula = behind.formula.map(|formula| (formula, Registers::of(formula)));
     let (x, out) = (args.inputs[0].floats()?, &args.outputs[0]);
     let width = args.inputs[0].width();
     let columns = out.width();
@@ -90,6 +121,9 @@ fn slice<E: Element>(
     for start in (0..rows).step_by(ROW_TILE) {
         let count = ROW_TILE.min(rows - start);
         multiply(&job, start, count, &mut results);
+        if let Some((formula, registers)) = &mut formula {
+            apply(formula, &mut results[..count * (last - first)], registers);
+        }
         for (index, results) in results.chunks_exact(last - first).take(count).enumerate() {
             let at = (start + index) * columns;
             // SAFETY: columns `first..last` are this task's.
