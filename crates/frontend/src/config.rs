@@ -199,7 +199,11 @@ fn read_activation(config: Object<'_>, report: &mut Report) -> Option<Activation
     let found = Activation::NAMES.iter().find(|(known, _)| *known == name);
     if found.is_none() {
         let known = Activation::NAMES.map(|(known, _)| known);
-        report.unsupported(config.found("hidden_act", &name.into(), format_args!("expected one of {}", listed(&known))));
+        report.unsupported(config.found(
+            "hidden_act",
+            &name.into(),
+            format_args!("expected one of {}", listed(&known)),
+        ));
     }
     found.map(|(_, activation)| *activation)
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise, FuseLinearActivation, FuseLinearAdd,
-    FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly,
-    MergeLinears, Pass, RemoveDeadOps, Simplify,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention,
+    FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.

@@ -75,9 +75,15 @@ fn starcoder2_says_what_it_does_not_do() {
         }
     };
     let window = refused("sliding_window", json!(4096));
-    assert!(window.ends_with("`sliding_window` is 4096, which changes the mathematics: expected null or false"), "{window}");
+    assert!(
+        window.ends_with("`sliding_window` is 4096, which changes the mathematics: expected null or false"),
+        "{window}"
+    );
     let norm = refused("norm_type", json!("rms_norm"));
-    assert!(norm.ends_with("`norm_type` is \"rms_norm\", which changes the mathematics: expected \"layer_norm\""), "{norm}");
+    assert!(
+        norm.ends_with("`norm_type` is \"rms_norm\", which changes the mathematics: expected \"layer_norm\""),
+        "{norm}"
+    );
     let bias = refused("use_bias", json!("yes"));
     assert_eq!(bias.lines().count(), 1, "{bias}");
     for (key, value) in [
@@ -168,7 +174,11 @@ fn stop_ids_come_from_the_generation_config_first() {
 #[test]
 fn what_changes_the_mathematics_is_refused_by_name() {
     let cases = [
-        ("architectures", json!(["GPT2LMHeadModel"]), "expected a list with one of `LlamaForCausalLM`, `Starcoder2ForCausalLM`"),
+        (
+            "architectures",
+            json!(["GPT2LMHeadModel"]),
+            "expected a list with one of `LlamaForCausalLM`, `Starcoder2ForCausalLM`",
+        ),
         ("model_type", json!("mistral"), "expected \"llama\""),
         ("hidden_act", json!("quick_gelu"), "expected one of `silu`, `swish`, `gelu`, `gelu_pytorch_tanh`"),
         ("torch_dtype", json!("float64"), "expected \"float32\", \"float16\" or \"bfloat16\""),

@@ -226,14 +226,18 @@ impl Semantics for FusedLinear {
             patch.replace(graph.result(id), linear);
             return Some(patch);
         }
+        let functions = parts.pop_functions();
+        if let Some(f) = Pointwise::formula(&functions, parts.result) {
+            let linear = parts.add(graph, &mut patch, parts.x.into())?;
+            let region = patch.add(graph, Map { f }, &[linear]);
+            patch.replace(graph.result(id), region);
+            return Some(patch);
+        }
         let (epilogue, operand) = parts.behind.pop()?;
         let linear = parts.add(graph, &mut patch, parts.x.into())?;
         let last = match (epilogue, operand) {
             (Epilogue::Add, Some(residual)) => patch.add(graph, Add {}, &[residual.into(), linear]),
             (Epilogue::Swiglu, _) => patch.add(graph, Swiglu {}, &[linear]),
-            (Epilogue::Apply(function), _) => {
-                patch.add(graph, Map { f: Pointwise::formula(&[function], parts.result)? }, &[linear])
-            }
             // a bias that is the last of all is `linear`'s; behind anything else it has no op of its own
             _ => return None,
         };
@@ -329,6 +333,19 @@ impl LinearParts {
         self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
     }
 
+    /// Takes away the functions that stand last: together they are one region.
+    fn pop_functions(&mut self) -> Vec<Pointwise> {
+        let mut functions = Vec::new();
+        while let Some((Epilogue::Apply(function), _)) = self.behind.last() {
+            if functions.len() == Formula::MAX_STEPS {
+                break;
+            }
+            functions.insert(0, *function);
+            self.behind.pop();
+        }
+        functions
+    }
+
     /// What stands behind as kernels do it in one go; `None` where it is something else, or in another order.
     pub fn in_order(&self) -> Option<Behind> {
         let mut behind = self.behind.iter().peekable();
@@ -364,9 +381,7 @@ impl LinearParts {
         let before = self.before.as_ref().map(|(prologue, _)| *prologue);
         Some(match (before, behind.as_slice()) {
             (None, [] | [Epilogue::Bias]) => patch.add(graph, Linear { to }, &operands),
-            _ => {
-                patch.add(graph, FusedLinear { before, behind: Epilogues(behind), to }, &operands)
-            }
+            _ => patch.add(graph, FusedLinear { before, behind: Epilogues(behind), to }, &operands),
         })
     }
 }

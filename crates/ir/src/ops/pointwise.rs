@@ -19,7 +19,8 @@ pub struct Pointwise {
 impl Pointwise {
     /// What an op of this formula does, where it is one function of one operand and numbers.
     pub fn of(formula: &Formula) -> Option<Pointwise> {
-        let ([Apply { function, args }], [Store { value: Term::Step(0), .. }]) = (formula.steps(), formula.stores()) else {
+        let ([Apply { function, args }], [Store { value: Term::Step(0), .. }]) = (formula.steps(), formula.stores())
+        else {
             return None;
         };
         let (Term::Input(0), args) = args.split_first()? else { return None };

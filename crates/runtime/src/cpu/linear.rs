@@ -101,13 +101,7 @@ fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
 }
 
 /// Computes columns `first..last` of all rows.
-fn slice<E: Element>(
-    args: &Args,
-    first: usize,
-    last: usize,
-    bias: &[f32],
-    behind: &Behind<'_>,
-) -> Result<(), String> {
+fn slice<E: Element>(args: &Args, first: usize, last: usize, bias: &[f32], behind: &Behind<'_>) -> Result<(), String> {
     let residual = behind.residual.map(Tensor::floats).transpose()?;
     let mut formula = behind.formula.map(|formula| (formula, Registers::of(formula)));
     let (x, out) = (args.inputs[0].floats()?, &args.outputs[0]);
