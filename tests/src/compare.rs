@@ -35,6 +35,8 @@ fn rounding(dtype: DType) -> f32 {
         DType::F16 => 4e-3,
         // 8 bits: 5 halves of a unit of 2^-7
         DType::BF16 => 2e-2,
+        // a code beside a rounding boundary may fall to either side: some such among the terms of a sum
+        DType::I8 | DType::F8E4M3 | DType::I4 => 3e-2,
     }
 }
 
@@ -44,7 +46,8 @@ fn coarsest(graph: &Graph) -> DType {
     let results = graph.ops().flat_map(|id| graph.results(id)).filter(|value| !graph.is_constant(*value));
     let values = results.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
     let dtypes: Vec<DType> = values.chain(graph.kv().iter().map(|group| group.dtype)).collect();
-    let found = [DType::BF16, DType::F16].into_iter().find(|dtype| dtypes.contains(dtype));
+    let found =
+        [DType::F8E4M3, DType::I4, DType::I8, DType::BF16, DType::F16].into_iter().find(|dtype| dtypes.contains(dtype));
     found.unwrap_or(DType::F32)
 }
 

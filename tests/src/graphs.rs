@@ -3,9 +3,10 @@
 //! Any byte makes some graph, so that what generates bytes need know nothing of graphs, and can shorten them.
 
 use ir::ops::{
-    Add, AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Embedding, GatherRows, Gelu, GeluTanh,
-    LayerNorm, Linear, Mul, Offset, PagedAttention, Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling,
-    Scale, Sigmoid, Silu, SiluMul, Softcap, Split, Swiglu, Tanh,
+    Add, AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Dequantize, Embedding, Epilogues,
+    FusedLinear, GatherRows, Gelu, GeluTanh, LayerNorm, Linear, Mul, Offset, PagedAttention, Quantize, QuantizeBlocks,
+    Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Scaled, Sigmoid, Silu, SiluMul, Softcap,
+    Split, Swiglu, Tanh,
 };
 use ir::{DType, Graph, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{Dim, Symbol, SymbolDecl};
@@ -21,7 +22,7 @@ const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// The pieces. One more is one more line here and a function below.
-const PIECES: [fn(&mut Builder, Piece); 19] = [
+const PIECES: [fn(&mut Builder, Piece); 20] = [
     Builder::embedding,
     Builder::sum,
     Builder::norm_of_sum,
@@ -29,6 +30,7 @@ const PIECES: [fn(&mut Builder, Piece); 19] = [
     Builder::product,
     Builder::linear,
     Builder::activated_linear,
+    Builder::linear_over_codes,
     Builder::parallel_linears,
     Builder::gated,
     Builder::gated_halves,
@@ -65,7 +67,7 @@ pub fn in_f32(graph: &Graph) -> Graph {
     let widened = |line: &str| {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
-        let keeps = line.contains(" = cast ");
+        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ");
         if keeps { line } else { line.replace(", to = f32}", "}").replace(" {to = f32}", "") }
     };
     let text: Vec<String> = ir::text::print(graph).lines().map(widened).collect();
@@ -241,6 +243,35 @@ impl Builder {
             _ => self.add(Silu {}, &[scaled]),
         };
         self.values.push(active);
+    }
+
+    /// Only weights are codes: of activations that are rounded elsewhere, a code may fall to the other side.
+    fn linear_over_codes(&mut self, (_, a, b, detail): Piece) {
+        let x = self.pick(a);
+        let numbers = self.constant(FLOATS[usize::from(detail) % 3], &[WIDTH, WIDTH]);
+        let to = [DType::I8, DType::F8E4M3, DType::I4][usize::from(detail / 3) % 3];
+        let (codes, scale) = match b % 3 {
+            0 => {
+                let codes = self.add(QuantizeBlocks { to, rows: None, cols: Some(4) }, &[numbers]);
+                (codes, Value { result: 1, ..codes })
+            }
+            _ => {
+                let scale = self.constant(DType::F32, &[WIDTH, 1]);
+                (self.add(Quantize { to }, &[numbers, scale]), scale)
+            }
+        };
+        let y = if detail.is_multiple_of(2) {
+            let scaled = Scaled { weight: true, ..Scaled::default() };
+            self.add(
+                FusedLinear { before: None, scaled, behind: Epilogues::default(), to: self.to(x, b) },
+                &[x, codes, scale],
+            )
+        } else {
+            let numbers = self.add(Dequantize { to: DType::F32 }, &[codes, scale]);
+            self.add(Linear { to: self.to(x, b) }, &[x, numbers])
+        };
+        let normed = self.norm(y, detail);
+        self.values.push(normed);
     }
 
     fn parallel_linears(&mut self, (_, a, b, detail): Piece) {

@@ -42,12 +42,9 @@ impl WeightSource for SeededWeights {
         let (part, dtype) = self.part(key)?;
         for (index, cell) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
             let value = part.value(index);
-            match dtype {
-                DType::F32 => cell.copy_from_slice(&value.to_le_bytes()),
-                DType::F16 => cell.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-                DType::BF16 => cell.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-                DType::I32 => cell.copy_from_slice(&((value * 8.0) as i32).to_le_bytes()),
-            }
+            // codes that use most of their range
+            let unit = dtype.largest_code().map_or(1.0, |largest| largest / 2.0);
+            dtype.encode([if dtype == DType::I32 { value * 8.0 } else { value * unit }], cell);
         }
         Ok(())
     }

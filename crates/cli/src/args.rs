@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use smelt::{
-    CompileOptions, DType, Driver, Error, PassOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions,
-    WeightsChoice,
+    CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionMap, PrecisionOptions, RewriteFile,
+    TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 
 use crate::environment::cache_folder;
@@ -22,6 +22,16 @@ pub struct CompileArgs {
     /// Type of the weights: auto (that of the checkpoint), f32, f16 or bf16.
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
+    /// Number format of the linears, but for the head: bf16, f16 or f32, which set --dtype, or int8-weight, fp8, fp8-block
+    /// or int4.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_precision)]
+    pub precision: Option<PrecisionChoice>,
+    /// Number format of the head, which keeps its numbers by default.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    pub lm_head_precision: Option<Format>,
+    /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
+    #[arg(long, value_name = "FILE")]
+    pub precision_map: Option<PathBuf>,
     /// Sequences that run at the same time [default: 8].
     #[arg(long, value_name = "N")]
     pub max_batch_size: Option<u32>,
@@ -121,6 +131,29 @@ pub enum Weights {
 }
 
 impl CompileArgs {
+    /// The type of numbers, which two options may name.
+    fn dtype(&self) -> Result<Option<DType>, Error> {
+        match (self.dtype.0, self.precision) {
+            (Some(dtype), Some(PrecisionChoice::Numbers(other))) if dtype != other => {
+                Err(Error::Usage(format!("--dtype {dtype} and --precision {other} contradict each other")))
+            }
+            (None, Some(PrecisionChoice::Numbers(dtype))) | (Some(dtype), _) => Ok(Some(dtype)),
+            (None, _) => Ok(None),
+        }
+    }
+
+    fn precision(&self) -> Result<PrecisionOptions, Error> {
+        let map = self.precision_map.as_ref().map(|path| match std::fs::read_to_string(path) {
+            Ok(text) => Ok(PrecisionMap { path: path.clone(), text }),
+            Err(error) => Err(Error::Io { path: path.clone(), error }),
+        });
+        let linears = match self.precision {
+            Some(PrecisionChoice::Codes(format)) => Some(format),
+            Some(PrecisionChoice::Numbers(_)) | None => None,
+        };
+        Ok(PrecisionOptions { linears, head: self.lm_head_precision, map: map.transpose()? })
+    }
+
     /// What the library is asked for.
     pub fn options(&self) -> Result<CompileOptions, Failure> {
         Ok(CompileOptions {
@@ -128,12 +161,14 @@ impl CompileArgs {
                 "auto" => TargetChoice::Auto,
                 name => TargetChoice::Named(name.to_owned()),
             },
-            dtype: self.dtype.0,
+            dtype: self.dtype()?,
+            precision: self.precision()?,
             max_batch_size: self.max_batch_size,
             max_input_len: self.max_input_len,
             max_output_len: self.max_output_len,
             max_seq_len: self.max_seq_len,
             max_num_tokens: self.max_num_tokens,
+            max_logit_rows: None,
             kv_cache_bytes: self.kv_cache,
             workspace_bytes: self.workspace_size,
             weights: match self.weights {
@@ -154,6 +189,27 @@ impl CompileArgs {
             }),
         })
     }
+}
+
+/// A number format of linears, or a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// Numbers of a type.
+    Numbers(DType),
+    /// Codes.
+    Codes(Format),
+}
+
+/// The name of a type or of a format.
+pub fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
+    match parse_dtype(text) {
+        Ok(DTypeChoice(Some(dtype))) => Ok(PrecisionChoice::Numbers(dtype)),
+        _ => text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, or bf16, f16, f32")),
+    }
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    text.parse()
 }
 
 /// `auto`, our names, and those of TensorRT-LLM and PyTorch.

@@ -34,6 +34,7 @@ enum Command {
     Build(commands::build::Build),
     Generate(commands::generate::Generate),
     Bench(commands::bench::Bench),
+    Eval(commands::eval::Eval),
     Inspect(commands::inspect::Inspect),
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
@@ -54,6 +55,7 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Build(command)) => command.run(&driver),
         Some(Command::Generate(command)) => command.run(&driver),
         Some(Command::Bench(command)) => command.run(&driver),
+        Some(Command::Eval(command)) => command.run(&driver),
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),

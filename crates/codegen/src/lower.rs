@@ -258,14 +258,13 @@ impl Lowering {
         let dtype = recipe.dtype();
         let recipe = match (layout, &shape[..]) {
             (Layout::RowMajor, _) => recipe,
-            (_, [rows, cols]) if dtype.bytes() == 2 => {
+            (Layout::Tiled | Layout::TiledHalves, [rows, cols]) if dtype.bytes() == 2 => {
                 Recipe::tiled(recipe, *rows, *cols, layout == Layout::TiledHalves)
                     .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?
             }
+            (Layout::Packed, [_, cols]) if dtype == DType::I4 && cols % 2 == 0 => Recipe::Packed(Box::new(recipe)),
             _ => {
-                return Err(CodegenError::Graph(format!(
-                    "weight `{name}` is no matrix of 16-bit elements to be tiled"
-                )));
+                return Err(CodegenError::Graph(format!("weight `{name}` cannot have the layout {}", layout.name())));
             }
         };
         self.weight_index.insert((value, layout), self.weights.len() as u32);

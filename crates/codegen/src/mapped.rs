@@ -6,7 +6,7 @@ use std::ops::Range;
 use ir::{Formula, WeightSource};
 use plan::{BLOCK, DType, Registers};
 
-use crate::recipe::{Recipe, encode};
+use crate::Recipe;
 
 /// One result of a formula over recipes.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +52,7 @@ impl Mapped {
             let blocks: Vec<&[f32]> = blocks.collect();
             self.formula.compute(&blocks, len, &mut registers);
             let values = self.formula.result(self.result, &blocks, len, &registers);
-            encode(values.iter().copied(), self.dtype(), &mut out[first * bytes..(first + len) * bytes]);
+            self.dtype().encode(values.iter().copied(), &mut out[first * bytes..(first + len) * bytes]);
             at += len as u64;
         }
         Ok(())

@@ -1,13 +1,17 @@
 //! How a weight of the plan comes from tensors of the checkpoint. Evaluated a range at a time, in parallel, while the
 //! plan is written: no tensor is ever whole in memory.
 
-use std::ops::Range;
+mod coded;
 
-use ir::ops::{Cast, Concat, Constant};
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use ir::ops::{Cast, Concat, Constant, Dequantize, Quantize, QuantizeBlocks};
 use ir::{EvalError, Graph, HostData, HostTensor, Value, WeightSource, constant_value};
 use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart, Tiles};
 use rayon::prelude::*;
 
+pub use self::coded::{BlockScales, Coded};
 use crate::mapped::Mapped;
 
 /// An element-wise recipe: element `i` of the weight depends on few elements of the checkpoint.
@@ -28,8 +32,14 @@ pub enum Recipe {
     Concat(Vec<Recipe>),
     /// A formula of other recipes, element by element.
     Mapped(Box<Mapped>),
+    /// Codes of numbers, or numbers of codes.
+    Coded(Box<Coded>),
+    /// The scales of codes.
+    BlockScales(Box<BlockScales>),
     /// A value that was computed by the interpreter: frequencies, and whatever else is small and constant.
     Value(HostTensor, DType),
+    /// 4-bit codes in the order of [`Layout::Packed`](plan::Layout::Packed).
+    Packed(Box<Recipe>),
     /// A matrix of 16-bit elements in the order of [`Layout::Tiled`](plan::Layout::Tiled).
     Tiled {
         /// The matrix, row-major.
@@ -73,6 +83,9 @@ impl Recipe {
             let (result, width) = (value.result as usize, ty.width().unwrap_or(1));
             return Ok(Recipe::Mapped(Box::new(Mapped { formula, result, parts, width, elements })));
         }
+        if let Some(coded) = Recipe::coded(graph, value, weights)? {
+            return Ok(coded);
+        }
         if elements > MAX_VALUE_ELEMENTS {
             return Err(error(&format!(
                 "is a constant of {elements} elements; what the interpreter computes when the plan is written may have \
@@ -80,6 +93,53 @@ impl Recipe {
             )));
         }
         Ok(Recipe::Value(constant_value(graph, value, weights)?, ty.dtype))
+    }
+
+    /// The recipe of what `quantize`, `quantize_blocks` and `dequantize` make of a matrix of constants.
+    fn coded(graph: &Graph, value: Value, weights: &dyn WeightSource) -> Result<Option<Recipe>, EvalError> {
+        let operands = graph.operands(value.op);
+        let shape = |value: Value| {
+            let shape = graph.tensor(value).and_then(ir::TensorType::const_shape);
+            shape.and_then(|shape| <[u64; 2]>::try_from(shape).ok())
+        };
+        let Some(shape_of_matrix) = operands.first().copied().and_then(shape) else { return Ok(None) };
+        if let Some((_, quantize)) = graph.producer::<QuantizeBlocks>(value) {
+            let (rows, cols) = quantize.block();
+            let block = [rows, cols.unwrap_or(shape_of_matrix[1])];
+            let matrix = Recipe::of(graph, operands[0], weights)?;
+            let (shape, codes) = (shape_of_matrix, quantize.to);
+            let scales = BlockScales { matrix: matrix.clone(), shape, block, codes, known: OnceLock::new() };
+            let scale_shape = scales.scale_shape();
+            let scales = Recipe::BlockScales(Box::new(scales));
+            let coded = Coded { matrix, shape, scales, scale_shape, zero: None, to: codes };
+            return Ok(Some(if value.result == 0 { Recipe::Coded(Box::new(coded)) } else { coded.scales }));
+        }
+        let quantize = graph.producer::<Quantize>(value).map(|(_, quantize)| quantize.to);
+        let dequantize = graph.producer::<Dequantize>(value).map(|(_, dequantize)| dequantize.to);
+        let scale_shape = operands.get(1).copied().and_then(shape);
+        let Some((to, scale_shape)) = quantize.or(dequantize).zip(scale_shape) else { return Ok(None) };
+        let zero = operands.get(2).map(|zero| Recipe::of(graph, *zero, weights)).transpose()?;
+        let [matrix, scales] = [operands[0], operands[1]].map(|operand| Recipe::of(graph, operand, weights));
+        let (matrix, scales) = (matrix?, scales?);
+        Ok(Some(Recipe::Coded(Box::new(Coded { matrix, shape: shape_of_matrix, scales, scale_shape, zero, to }))))
+    }
+
+    /// Computes what ranges of the weight need of all of it.
+    fn prepare(&self, weights: &dyn WeightSource) -> Result<(), String> {
+        match self {
+            Recipe::Cast(inner, _) | Recipe::Packed(inner) | Recipe::Tiled { inner, .. } => inner.prepare(weights),
+            Recipe::Concat(parts) => parts.iter().try_for_each(|part| part.prepare(weights)),
+            Recipe::Mapped(mapped) => mapped.parts.iter().try_for_each(|part| part.prepare(weights)),
+            Recipe::Coded(coded) => {
+                coded.matrix.prepare(weights)?;
+                coded.scales.prepare(weights)
+            }
+            Recipe::BlockScales(scales) => {
+                scales.matrix.prepare(weights)?;
+                scales.prepare(weights)
+            }
+            Recipe::Tensor { .. } | Recipe::Value(..) => Ok(()),
+        }
     }
 
     /// A matrix of 16-bit elements in tiles; `None` where their padded number overflows.
@@ -90,21 +150,26 @@ impl Recipe {
     /// Type of an element.
     pub fn dtype(&self) -> DType {
         match self {
-            Recipe::Tiled { inner, .. } => inner.dtype(),
+            Recipe::Tiled { inner, .. } | Recipe::Packed(inner) => inner.dtype(),
             Recipe::Tensor { dtype, .. } | Recipe::Cast(_, dtype) | Recipe::Value(_, dtype) => *dtype,
             Recipe::Concat(parts) => parts.first().map_or(DType::F32, Recipe::dtype),
             Recipe::Mapped(mapped) => mapped.dtype(),
+            Recipe::Coded(coded) => coded.to,
+            Recipe::BlockScales(_) => DType::F32,
         }
     }
 
-    /// Number of elements, padding included.
+    /// Number of elements, padding included; of packed codes, bytes.
     pub fn elements(&self) -> u64 {
         match self {
             Recipe::Tiled { tiles, .. } => tiles.strips * tiles.units * Tiles::UNIT,
+            Recipe::Packed(inner) => inner.elements() / 2,
             Recipe::Tensor { elements, .. } => *elements,
             Recipe::Cast(inner, _) => inner.elements(),
             Recipe::Concat(parts) => parts.iter().map(Recipe::elements).sum(),
             Recipe::Mapped(mapped) => mapped.elements,
+            Recipe::Coded(coded) => coded.shape.iter().product(),
+            Recipe::BlockScales(scales) => scales.scale_shape().iter().product(),
             Recipe::Value(value, _) => value.shape.iter().product::<usize>() as u64,
         }
     }
@@ -121,8 +186,8 @@ impl Recipe {
                 let parts: Option<Vec<_>> = parts.iter().map(|part| part.random(weights)).collect();
                 parts.map(|parts| parts.concat())
             }
-            Recipe::Tiled { inner, .. } => inner.random(weights),
-            Recipe::Mapped(_) | Recipe::Value(..) => None,
+            Recipe::Tiled { inner, .. } | Recipe::Packed(inner) => inner.random(weights),
+            Recipe::Mapped(_) | Recipe::Coded(_) | Recipe::BlockScales(_) | Recipe::Value(..) => None,
         }
     }
 
@@ -138,6 +203,11 @@ impl Recipe {
                 Ok(())
             }
             Recipe::Mapped(mapped) => mapped.read(weights, range, out),
+            Recipe::Coded(coded) => coded.read(weights, range, out),
+            Recipe::BlockScales(scales) => {
+                DType::F32.encode(scales.floats(weights, range)?, out);
+                Ok(())
+            }
             Recipe::Concat(parts) => {
                 let bytes = self.dtype().bytes();
                 let mut start = 0;
@@ -156,10 +226,17 @@ impl Recipe {
                 let matrix = Matrix { inner, rows: *rows, cols: *cols, halves: *halves };
                 matrix.read_units(weights, *tiles, range, out)
             }
+            Recipe::Packed(inner) => {
+                let mut codes = vec![0; 2 * out.len()];
+                inner.read(weights, 2 * range.start..2 * range.end, &mut codes)?;
+                let pairs = codes.as_chunks::<2>().0.iter();
+                out.iter_mut().zip(pairs).for_each(|(byte, [first, second])| *byte = first & 0xf | second << 4);
+                Ok(())
+            }
             Recipe::Value(value, dtype) => {
                 let range = range.start as usize..range.end as usize;
                 match &value.data {
-                    HostData::F32(values) => encode(values[range].iter().copied(), *dtype, out),
+                    HostData::F32(values) => dtype.encode(values[range].iter().copied(), out),
                     HostData::I32(values) => {
                         let cells = out.chunks_exact_mut(4).zip(&values[range]);
                         cells.for_each(|(cell, value)| cell.copy_from_slice(&value.to_le_bytes()));
@@ -172,17 +249,14 @@ impl Recipe {
 
     /// Computes a range of elements, widened to f32.
     pub(crate) fn floats(&self, weights: &dyn WeightSource, range: Range<u64>) -> Result<Vec<f32>, String> {
-        let elements = range.end - range.start;
-        let (mut source, mut wide) =
-            (vec![0; (elements * self.dtype().bytes()) as usize], vec![0; 4 * elements as usize]);
+        let mut source = vec![0; ((range.end - range.start) * self.dtype().bytes()) as usize];
         self.read(weights, range, &mut source)?;
-        convert(&source, self.dtype(), &mut wide, DType::F32);
-        let words = wide.chunks_exact(4);
-        Ok(words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+        Ok(self.dtype().decode(&source))
     }
 
     /// Appends the whole weight to a plan, a chunk at a time, each computed by all threads.
     pub fn write(&self, weights: &dyn WeightSource, writer: &mut PlanWriter) -> Result<(), WriteError> {
+        self.prepare(weights).map_err(WriteError::Weights)?;
         let bytes = self.dtype().bytes();
         let per_chunk = CHUNK_BYTES as u64 / bytes;
         // small enough to spread over threads, large enough to copy at full speed
@@ -275,29 +349,8 @@ pub enum WriteError {
 }
 
 fn convert(source: &[u8], from: DType, out: &mut [u8], to: DType) {
-    let pairs = || source.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    let words = || source.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
     match from {
-        DType::F32 => encode(words().map(f32::from_bits), to, out),
-        DType::F16 => encode(pairs().map(|bits| half::f16::from_bits(bits).to_f32()), to, out),
-        DType::BF16 => encode(pairs().map(|bits| half::bf16::from_bits(bits).to_f32()), to, out),
         DType::I32 => out.copy_from_slice(source),
-    }
-}
-
-pub(crate) fn encode(values: impl Iterator<Item = f32>, dtype: DType, out: &mut [u8]) {
-    match dtype {
-        DType::F32 | DType::I32 => {
-            let cells = out.chunks_exact_mut(4).zip(values);
-            cells.for_each(|(cell, value)| cell.copy_from_slice(&value.to_le_bytes()));
-        }
-        DType::F16 => {
-            let cells = out.chunks_exact_mut(2).zip(values);
-            cells.for_each(|(cell, value)| cell.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()));
-        }
-        DType::BF16 => {
-            let cells = out.chunks_exact_mut(2).zip(values);
-            cells.for_each(|(cell, value)| cell.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()));
-        }
+        _ => to.encode(from.decode(source), out),
     }
 }

@@ -235,12 +235,7 @@ impl WeightSource for Checkpoint {
 
 fn write_random(part: &RandomPart, dtype: DType, elements: Range<u64>, out: &mut [u8]) {
     for (index, out) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
-        let value = part.value(index);
-        match dtype {
-            DType::F16 => out.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-            DType::BF16 => out.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-            DType::F32 | DType::I32 => out.copy_from_slice(&value.to_le_bytes()),
-        }
+        dtype.encode([part.value(index)], out);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use plan::DType;
 
-/// A tensor in host memory. Floating-point dtypes are held as f32 values that the dtype can represent.
+/// A tensor in host memory. Floating-point numbers and codes are held as f32 values that the dtype can represent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
     /// Sizes, outermost first.
@@ -14,7 +14,7 @@ pub struct HostTensor {
 /// Elements of a [`HostTensor`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum HostData {
-    /// Of a floating-point dtype.
+    /// Of a floating-point dtype, or of codes.
     F32(Vec<f32>),
     /// Of dtype `i32`.
     I32(Vec<i32>),

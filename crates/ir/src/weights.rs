@@ -36,12 +36,10 @@ pub fn read_tensor(source: &dyn WeightSource, key: &str, ty: &TensorType) -> Res
     let mut bytes = vec![0; (elements * ty.dtype.bytes()) as usize];
     source.read(key, 0..elements, &mut bytes)?;
     let shape: Vec<usize> = shape.into_iter().map(|size| size as usize).collect();
-    let pairs = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    let words = || bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
     Ok(match ty.dtype {
-        DType::F32 => HostTensor::f32(shape, words().map(f32::from_bits).collect()),
-        DType::F16 => HostTensor::f32(shape, pairs().map(|bits| half::f16::from_bits(bits).to_f32()).collect()),
-        DType::BF16 => HostTensor::f32(shape, pairs().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()),
-        DType::I32 => HostTensor::i32(shape, words().map(|bits| bits as i32).collect()),
+        DType::I32 => {
+            HostTensor::i32(shape, bytes.as_chunks().0.iter().map(|cell| i32::from_le_bytes(*cell)).collect())
+        }
+        dtype => HostTensor::f32(shape, dtype.decode(&bytes)),
     })
 }

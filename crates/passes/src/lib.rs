@@ -7,6 +7,7 @@ mod list;
 mod manager;
 mod pass;
 pub mod pipeline;
+pub mod quantize;
 pub mod rules;
 
 pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};

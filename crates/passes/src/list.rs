@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::quantize::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
     FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention,
@@ -25,7 +26,7 @@ pub struct PassList {
 
 macro_rules! declare_passes {
     ($($pass:ident: $summary:literal),* $(,)?) => {
-        PassList { passes: vec![$(PassInfo { pass: Arc::new($pass), summary: $summary }),*] }
+        PassList { passes: vec![$(PassInfo { pass: Arc::new($pass::default()), summary: $summary }),*] }
     };
 }
 
@@ -49,6 +50,10 @@ impl PassList {
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
             GatherRowsEarly: "gather_rows moves up through what works row by row",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",
+            QuantizeFp8: "linears over E4M3 codes, scaled by output and by token",
+            QuantizeFp8Block: "linears over E4M3 codes, scaled by 128 x 128 weights and 128 activations",
+            QuantizeInt4: "linears over 4-bit weights in groups of 128, rounded to the nearest",
+            QuantizeInt8Weight: "linears over 8-bit weights, scaled by output",
             RemoveDeadOps: "removes ops whose results nothing uses",
             Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",
         ]

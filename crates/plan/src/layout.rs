@@ -13,6 +13,8 @@ pub enum Layout {
     /// The same, of a matrix of two halves: each strip has eight rows of the first half, then the same eight of the
     /// second, so that one thread meets a gate and its product. The number of rows is a multiple of 16.
     TiledHalves,
+    /// 4-bit codes one row behind the other, two in a byte, the first in its lower half. Rows have an even width.
+    Packed,
 }
 
 impl Layout {
@@ -22,6 +24,7 @@ impl Layout {
             Layout::RowMajor => "row_major",
             Layout::Tiled => "tiled",
             Layout::TiledHalves => "tiled_halves",
+            Layout::Packed => "packed",
         }
     }
 }

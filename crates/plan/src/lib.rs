@@ -7,6 +7,7 @@ mod cubin;
 mod dim;
 mod dtype;
 mod dump;
+pub mod e4m3;
 mod executor;
 mod file;
 mod formula;

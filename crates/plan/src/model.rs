@@ -86,6 +86,8 @@ impl Weight {
     pub fn bytes(&self) -> Option<u64> {
         let elements = match (self.layout, &self.shape[..]) {
             (Layout::RowMajor, _) => self.elements(),
+            (Layout::Packed, [_, cols]) if self.dtype == DType::I4 && cols % 2 == 0 => Some(self.elements()? / 2),
+            (Layout::Packed, _) => None,
             (Layout::TiledHalves, [rows, _]) if rows % Tiles::ROWS != 0 => None,
             (_, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
             _ => None,

@@ -11,6 +11,7 @@ use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassRepor
 use plan::Plan;
 use serde::Serialize;
 
+use crate::precision;
 use crate::settings::Settings;
 use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
@@ -212,7 +213,9 @@ impl Driver {
             Some(dumps) => &mut **dumps,
             None => &mut nobody,
         };
-        let passes = manager.run(&driver.pipeline(), &mut graph, &context, observer);
+        let assignment = precision::assignment(&graph, &options.precision)?;
+        let pipeline = precision::quantizing(driver.pipeline(), &assignment);
+        let passes = manager.run(&pipeline, &mut graph, &context, observer);
         let passes = passes.map_err(|failure| driver.pass_failed(failure))?;
 
         progress.phase("choose kernels");
@@ -288,9 +291,11 @@ impl Driver {
 /// Fingerprints of all files that a plan is made from, sorted by name.
 fn inputs(checkpoint: &Checkpoint, options: &CompileOptions) -> Vec<plan::Input> {
     let mut inputs = checkpoint.inputs();
-    inputs.extend(options.rewrites.iter().map(|file| {
-        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (bytes, hash) = (file.text.len() as u64, *blake3::hash(file.text.as_bytes()).as_bytes());
+    let rules = options.rewrites.iter().map(|file| (&file.path, &file.text));
+    let map = options.precision.map.iter().map(|map| (&map.path, &map.text));
+    inputs.extend(rules.chain(map).map(|(path, text)| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (bytes, hash) = (text.len() as u64, *blake3::hash(text.as_bytes()).as_bytes());
         plan::Input { name, bytes, hash }
     }));
     inputs.sort_by(|a, b| a.name.cmp(&b.name));

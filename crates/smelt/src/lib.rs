@@ -19,9 +19,11 @@ mod cache;
 mod compile;
 mod driver;
 mod error;
+pub mod eval;
 mod llm;
 mod options;
 mod parts;
+mod precision;
 mod settings;
 mod timing;
 mod timing_cache;
@@ -34,8 +36,11 @@ pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
-pub use options::{CompileOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice};
+pub use options::{
+    CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
+};
 pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
+pub use passes::quantize::Format;
 pub use passes::{PassOptions, Slot};
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use passes::quantize::Format;
 use plan::DType;
 
 /// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
@@ -21,6 +22,8 @@ pub struct CompileOptions {
     pub max_seq_len: Option<u32>,
     /// Packed tokens of a step.
     pub max_num_tokens: Option<u32>,
+    /// Rows of a step whose logits are computed.
+    pub max_logit_rows: Option<u32>,
     /// Bytes of the KV cache.
     pub kv_cache_bytes: Option<u64>,
     /// Bytes that the arena may have.
@@ -33,8 +36,30 @@ pub struct CompileOptions {
     pub bisect_limit: Option<usize>,
     /// Rules that join the passes.
     pub rewrites: Vec<RewriteFile>,
+    /// Number formats of linears.
+    pub precision: PrecisionOptions,
     /// Timings of kernels that decide which are used; without, heuristics do.
     pub timing: Option<TimingOptions>,
+}
+
+/// Number formats of linears; those that nothing names keep the numbers they have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PrecisionOptions {
+    /// Of all but the head.
+    pub linears: Option<Format>,
+    /// Of the head.
+    pub head: Option<Format>,
+    /// A table that changes the format of some.
+    pub map: Option<PrecisionMap>,
+}
+
+/// A table of linears and their formats.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PrecisionMap {
+    /// Where it was.
+    pub path: PathBuf,
+    /// The table.
+    pub text: String,
 }
 
 /// A file of rewriting rules, `pattern => replacement`.

@@ -73,7 +73,10 @@ impl Settings {
             ("target", self.target.to_string()),
             ("weights", weights.to_owned()),
         ];
+        let precision = [("precision", options.precision.linears), ("lm_head_precision", options.precision.head)];
+        config.extend(precision.into_iter().filter_map(|(key, format)| Some((key, format?.to_string()))));
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
+        config.extend(options.max_logit_rows.map(|_| ("max_logit_rows", limits.max_logit_rows.to_string())));
         config.sort_unstable();
         config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
@@ -124,7 +127,7 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
         max_input_len: options.max_input_len.unwrap_or(max_seq_len),
         max_seq_len,
         max_num_tokens,
-        max_logit_rows: max_num_tokens.min(DEFAULT_LOGIT_ROWS.max(max_batch_size)),
+        max_logit_rows: max_num_tokens.min(options.max_logit_rows.unwrap_or(DEFAULT_LOGIT_ROWS).max(max_batch_size)),
     })
 }
 

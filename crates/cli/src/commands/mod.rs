@@ -5,6 +5,7 @@ pub mod build;
 pub mod compile;
 pub mod completions;
 pub mod doctor;
+pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod list;

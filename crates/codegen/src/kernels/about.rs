@@ -10,6 +10,8 @@ macro_rules! kernels {
 
 const CPU: &[(&str, About)] = kernels! { "crates/runtime/src/cpu/":
     linear: linear|fused_linear, "linear.rs";
+    quantize: quantize, "scales.rs";
+    quantize_blocks: quantize_blocks, "scales.rs";
     paged_attention: paged_attention, "attention.rs";
     rope_append_kv: rope_append_kv, "rope.rs";
     add_rms_norm: add_rms_norm, "norm.rs";

@@ -4,11 +4,11 @@
 //! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
 
 use ir::ops::{
-    AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Embedding, GatherRows, LayerNorm, LinearParts, PagedAttention, RmsNorm,
-    Rope, RopeAppendKv, Split, Swiglu,
+    AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Embedding, GatherRows, LayerNorm, LinearParts, PagedAttention,
+    Quantize, QuantizeBlocks, RmsNorm, Rope, RopeAppendKv, Scaled, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
-use plan::{DType, Dim};
+use plan::{DType, Dim, Layout};
 
 use super::distinct;
 use crate::kernels::about::about;
@@ -57,6 +57,8 @@ pub(crate) fn catalog() -> Catalog {
     let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CpuKernel { name, call, candidates: None }) };
     Catalog::new(vec![
         Box::new(CpuKernel { name: "linear", call: linear, candidates: Some(linear_candidates) }),
+        kernel("quantize", quantize),
+        kernel("quantize_blocks", quantize_blocks),
         kernel("paged_attention", paged_attention),
         kernel("rope_append_kv", rope_append_kv),
         kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
@@ -77,7 +79,7 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// Results, and operands that are not constant, are f32; ids and positions are i32. Rows of a table come out in its
+/// Results, and operands that are not constant, are f32, or codes of a byte; ids and positions are i32. Rows of a table come out in its
 /// dtype, also those gathered from them, and the region behind them widens them.
 fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
     let gathers = graph.cast::<GatherRows>(op).is_some();
@@ -86,7 +88,7 @@ fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
     let looks_up = gathers || graph.cast::<Embedding>(op).is_some();
     for value in operands.chain(graph.results(op).filter(|_| !looks_up)) {
         let dtype = graph.tensor(value).map_or(DType::F32, |ty| ty.dtype);
-        if dtype != DType::F32 && dtype != DType::I32 {
+        if !matches!(dtype, DType::F32 | DType::I32 | DType::I8 | DType::F8E4M3) {
             let name = graph.value_name(value);
             return Err(Refusal::Because(format!("`%{name}` is {dtype}, CPU kernels take f32 values")));
         }
@@ -152,15 +154,48 @@ fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Ref
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
         return Err(Refusal::Because("the weight has a symbolic size".to_owned()));
     };
+    let packed = weight.dtype == DType::I4;
+    if packed && width % 2 != 0 {
+        return Err(Refusal::because("4-bit codes are packed by pairs, and its rows have an odd width"));
+    }
     // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
-    let per_task = (task_bytes / (width * weight.dtype.bytes()).max(1) / 24).max(1) * 24;
+    let line = if packed { width / 2 } else { width * weight.dtype.bytes() };
+    let per_task = (task_bytes / line.max(1) / 24).max(1) * 24;
     let per_task = per_task.min(columns.next_multiple_of(24));
     let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
+    let call = if packed { call.layout(1, Layout::Packed) } else { call };
+    let scaled = parts.scales.scaled();
+    let call = if scaled == Scaled::default() { call } else { call.text("scaled", words(scaled)) };
     let call = if behind.residual.is_some() { call.text("behind", "add") } else { call };
     Ok(match behind.formula {
         Some(formula) => call.text("f", formula.to_string()),
         None => call,
     })
+}
+
+/// The operands that are codes, as a parameter of a kernel.
+fn words(scaled: Scaled) -> String {
+    let words = [("x", scaled.x), ("weight", scaled.weight), ("zero", scaled.zero)];
+    words.iter().filter(|word| word.1).map(|word| word.0).collect::<Vec<_>>().join(", ")
+}
+
+fn quantize(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    match graph.operands(op).len() {
+        2 => rows_of::<Quantize>(graph, op),
+        _ => {
+            Err(attr::<Quantize>(graph, op)
+                .map_or_else(|other| other, |_| Refusal::because("makes no codes with a zero")))
+        }
+    }
+}
+
+fn quantize_blocks(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
+    let quantize = attr::<QuantizeBlocks>(graph, op)?;
+    if quantize.block().0 != 1 {
+        return Err(Refusal::because("takes rows one by one"));
+    }
+    let call = rows(graph, op)?;
+    Ok(quantize.cols.map_or(call.clone(), |cols| call.int("cols", cols)))
 }
 
 fn paged_attention(graph: &Graph, op: OpId) -> Result<Call, Refusal> {

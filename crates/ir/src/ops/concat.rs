@@ -23,8 +23,8 @@ impl Semantics for Concat {
         if first.shape.is_empty() {
             return type_error("expected at least one dimension, found a scalar");
         }
-        if !first.dtype.is_float() {
-            return type_error(format!("expected floating-point tensors, found {first}"));
+        if !first.dtype.is_float() && !first.dtype.is_code() {
+            return type_error(format!("expected tensors of floating-point numbers or codes, found {first}"));
         }
         let mut rows = Dim::from(0);
         for part in operands {

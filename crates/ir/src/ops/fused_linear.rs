@@ -9,7 +9,8 @@ use super::layer_norm::layer_norm;
 use super::linear::{add_bias, product};
 use super::map::evaluate;
 use super::norm::rms_norm;
-use super::{Add, LayerNorm, Linear, Map, Pointwise, RmsNorm, Swiglu, gated};
+use super::quantize::{check_scales, dequantize, expect_codes};
+use super::{Add, Dequantize, LayerNorm, Linear, Map, Pointwise, RmsNorm, Swiglu, gated};
 use crate::{
     AttrValue, Attribute, Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, TensorType, Type,
     TypeError, Value, expect_rank, expect_same, op, type_error,
@@ -18,11 +19,12 @@ use crate::{
 op! {
     /// `x`, normed where `before` says so, times `weight^T`, and then what `behind` lists, in f32 without rounding in
     /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. Beside `bias`, `swiglu` and `add`, functions
-    /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. The further operands are those of `before` and
-    /// `behind`, in order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the bias, the residual. The result has
-    /// the dtype of `x`, or `to`.
+    /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. What `scaled` lists are codes, which mean
+    /// `(code - zero) * scale`, as in `dequantize`. The further operands are those of `before`, `scaled` and `behind`, in
+    /// order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the scales of `x` and `weight`, the zeros of the
+    /// weight; the bias, the residual. The result has the dtype of `x`, or `to`.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
-        before: Option<Prologue>, behind: Epilogues, to: Option<DType>
+        before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>
     }
 }
 
@@ -61,6 +63,17 @@ impl Norm {
             Norm::Layer => 2,
         }
     }
+}
+
+/// Which operands of the product are codes: `x`, `weight`, and whether the latter's have a `zero`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scaled {
+    /// The activations.
+    pub x: bool,
+    /// The weight.
+    pub weight: bool,
+    /// The weight's codes have a zero each scale.
+    pub zero: bool,
 }
 
 /// What happens to the product.
@@ -145,10 +158,71 @@ impl Attribute for Epilogues {
     }
 }
 
+impl Attribute for Scaled {
+    const EXPECTED: &'static str = "a list of `x`, `weight` and `zero`";
+
+    fn to_value(&self) -> AttrValue {
+        let words = [("x", self.x), ("weight", self.weight), ("zero", self.zero)];
+        AttrValue::List(words.iter().filter(|word| word.1).map(|word| AttrValue::Word(word.0.to_owned())).collect())
+    }
+
+    fn from_value(value: &AttrValue) -> Option<Scaled> {
+        let AttrValue::List(items) = value else { return None };
+        let mut scaled = Scaled::default();
+        for item in items {
+            match item {
+                AttrValue::Word(word) if word == "x" => scaled.x = true,
+                AttrValue::Word(word) if word == "weight" => scaled.weight = true,
+                AttrValue::Word(word) if word == "zero" => scaled.zero = true,
+                _ => return None,
+            }
+        }
+        Some(scaled)
+    }
+
+    fn absent() -> Option<Scaled> {
+        Some(Scaled::default())
+    }
+
+    fn is_absent(&self) -> bool {
+        *self == Scaled::default()
+    }
+}
+
+/// What codes of a product mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scales<T> {
+    /// The scales of the activations, where those are codes.
+    pub x: Option<T>,
+    /// The scales of the weight, where that is one of codes.
+    pub weight: Option<T>,
+    /// Zeros of the weight's codes.
+    pub zero: Option<T>,
+}
+
+impl<T> Default for Scales<T> {
+    fn default() -> Scales<T> {
+        Scales { x: None, weight: None, zero: None }
+    }
+}
+
+impl<T: Copy> Scales<T> {
+    /// Which of them there are.
+    pub fn scaled(&self) -> Scaled {
+        Scaled { x: self.x.is_some(), weight: self.weight.is_some(), zero: self.zero.is_some() }
+    }
+
+    /// Those that there are, in the order of operands.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
+        [self.x, self.weight, self.zero].into_iter().flatten()
+    }
+}
+
 /// The operands behind the weight.
 struct More<T> {
     /// Those of the prologue.
     before: Vec<T>,
+    scales: Scales<T>,
     /// The epilogues, with theirs.
     behind: Vec<(Epilogue, Option<T>)>,
 }
@@ -160,11 +234,16 @@ impl FusedLinear {
         let wanted = self.before.map_or(0, |before| before.norm.operands());
         let before: Vec<T> = more.by_ref().take(wanted).collect();
         (before.len() == wanted).then_some(())?;
+        let mut scales = Scales::default();
+        let places = [&mut scales.x, &mut scales.weight, &mut scales.zero];
+        for (place, taken) in places.into_iter().zip([self.scaled.x, self.scaled.weight, self.scaled.zero]) {
+            *place = if taken { Some(more.next()?) } else { None };
+        }
         let mut behind = Vec::new();
         for epilogue in &self.behind.0 {
             behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
-        more.next().is_none().then_some(More { before, behind })
+        more.next().is_none().then_some(More { before, scales, behind })
     }
 }
 
@@ -172,14 +251,16 @@ impl Semantics for FusedLinear {
     const CLASS: OpClass = OpClass::Matmul;
 
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-        if self.before.is_none() && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
+        let plain = self.before.is_none() && self.scaled == Scaled::default();
+        if plain && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
             return type_error("expected something that `linear` does not do, before or behind");
         }
         let expected = 2
             + self.before.map_or(0, |before| before.norm.operands())
+            + [self.scaled.x, self.scaled.weight, self.scaled.zero].into_iter().filter(|taken| *taken).count()
             + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count();
         let found = operands.len();
-        let Some(More { before, behind }) = self.more(operands) else {
+        let Some(More { before, scales, behind }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
@@ -191,8 +272,7 @@ impl Semantics for FusedLinear {
                 Norm::Layer => LayerNorm { eps, to }.infer(&operands)?,
             };
         }
-        let product = Linear { to: None }.infer(&operands[..2])?;
-        let mut ty = product[0].tensor()?.clone().rounded(self.to)?;
+        let mut ty = self.product(operands[0].tensor()?, operands[1].tensor()?, scales)?;
         for (epilogue, operand) in behind {
             ty = epilogue.infer(ty, operand)?;
         }
@@ -200,7 +280,7 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { before, behind } = self.more(operands).ok_or("operands of another number")?;
+        let More { before, scales, behind } = self.more(operands).ok_or("operands of another number")?;
         let normed = match (self.before, before.as_slice()) {
             (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
             (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
@@ -208,7 +288,13 @@ impl Semantics for FusedLinear {
             }
             _ => None,
         };
-        let product = product(normed.as_ref().unwrap_or(operands[0]), operands[1]);
+        let x = scales.x.map(|scale| dequantize(&[operands[0], scale]));
+        let weight = scales.weight.map(|scale| match scales.zero {
+            Some(zero) => dequantize(&[operands[1], scale, zero]),
+            None => dequantize(&[operands[1], scale]),
+        });
+        let x = x.as_ref().or(normed.as_ref()).unwrap_or(operands[0]);
+        let product = product(x, weight.as_ref().unwrap_or(operands[1]));
         Ok(vec![behind.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand))])
     }
 
@@ -223,6 +309,11 @@ impl Semantics for FusedLinear {
                 Norm::Layer => patch.add(graph, LayerNorm { eps, to }, &operands),
             };
             let linear = parts.add(graph, &mut patch, normed)?;
+            patch.replace(graph.result(id), linear);
+            return Some(patch);
+        }
+        if matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]) {
+            let linear = parts.widened(graph, &mut patch)?;
             patch.replace(graph.result(id), linear);
             return Some(patch);
         }
@@ -243,6 +334,32 @@ impl Semantics for FusedLinear {
         };
         patch.replace(graph.result(id), last);
         Some(patch)
+    }
+}
+
+impl FusedLinear {
+    /// The type of the product, of operands that may be codes.
+    fn product(&self, x: &TensorType, weight: &TensorType, scales: Scales<&Type>) -> Result<TensorType, TypeError> {
+        let zero = scales.zero.map(|zero| zero.tensor()).transpose()?;
+        let mut types = Vec::new();
+        for (ty, scale, zero) in [(x, scales.x, None), (weight, scales.weight, zero)] {
+            types.push(match scale {
+                Some(scale) => {
+                    expect_codes("what is scaled", ty.dtype)?;
+                    check_scales(ty, scale.tensor()?, zero)?;
+                    Type::from(TensorType { dtype: DType::F32, ..ty.clone() })
+                }
+                None => ty.clone().into(),
+            });
+        }
+        if scales.zero.is_some() && scales.weight.is_none() {
+            return type_error("expected scales with the zeros of the weight");
+        }
+        if scales.x.is_some() && (self.before.is_some() || self.to.is_none()) {
+            return type_error("expected `to`, and nothing before the product, where x is codes");
+        }
+        let product = Linear { to: None }.infer(&[&types[0], &types[1]])?;
+        TensorType { dtype: x.dtype, ..product[0].tensor()?.clone() }.rounded(self.to)
     }
 }
 
@@ -302,6 +419,8 @@ pub struct LinearParts {
     pub x: Value,
     /// The weight.
     pub weight: Value,
+    /// What codes among them mean.
+    pub scales: Scales<Value>,
     /// What happens behind, with its operands.
     pub behind: Vec<(Epilogue, Option<Value>)>,
     /// The dtype of the result.
@@ -316,11 +435,12 @@ impl LinearParts {
         let result = graph.tensor(graph.result(id))?.dtype;
         if graph.cast::<Linear>(id).is_some() {
             let behind = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
-            return Some(LinearParts { before: None, x, weight, behind, result });
+            return Some(LinearParts { before: None, x, weight, scales: Scales::default(), behind, result });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { before, behind } = fused.more(&operands)?;
-        Some(LinearParts { before: fused.before.map(|prologue| (prologue, before)), x, weight, behind, result })
+        let More { before, scales, behind } = fused.more(&operands)?;
+        let before = fused.before.map(|prologue| (prologue, before));
+        Some(LinearParts { before, x, weight, scales, behind, result })
     }
 
     /// The epilogues, in order.
@@ -370,18 +490,36 @@ impl LinearParts {
         }
     }
 
+    /// Adds the linear over what its codes mean, in f32, to a patch.
+    fn widened(&self, graph: &Graph, patch: &mut Patch) -> Option<PatchValue> {
+        let mut meaning = |codes: Value, scales: &[Option<Value>]| match scales {
+            [None, ..] => PatchValue::from(codes),
+            scales => {
+                let operands = std::iter::once(codes).chain(scales.iter().copied().flatten());
+                patch.add(graph, Dequantize { to: DType::F32 }, &operands.map(PatchValue::from).collect::<Vec<_>>())
+            }
+        };
+        let x = meaning(self.x, &[self.scales.x]);
+        let weight = meaning(self.weight, &[self.scales.weight, self.scales.zero]);
+        let to = (patch.tensor(graph, x)?.dtype != self.result).then_some(self.result);
+        let bias = self.operand(Epilogue::Bias).map(PatchValue::from);
+        Some(patch.add(graph, Linear { to }, &[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>()))
+    }
+
     /// Adds the op that does all parts to a patch, over an `x` that may be new: a `linear` where that is enough.
     pub fn add(&self, graph: &Graph, patch: &mut Patch, x: PatchValue) -> Option<PatchValue> {
         let x_dtype = patch.tensor(graph, x)?.dtype;
         let to = (x_dtype != self.result).then_some(self.result);
         let mut operands = vec![x, self.weight.into()];
         operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
+        operands.extend(self.scales.iter().map(PatchValue::from));
         operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
-        let behind = self.epilogues();
+        let (behind, scaled) = (self.epilogues(), self.scales.scaled());
+        let plain = self.before.is_none() && scaled == Scaled::default();
+        if plain && matches!(behind.as_slice(), [] | [Epilogue::Bias]) {
+            return Some(patch.add(graph, Linear { to }, &operands));
+        }
         let before = self.before.as_ref().map(|(prologue, _)| *prologue);
-        Some(match (before, behind.as_slice()) {
-            (None, [] | [Epilogue::Bias]) => patch.add(graph, Linear { to }, &operands),
-            _ => patch.add(graph, FusedLinear { before, behind: Epilogues(behind), to }, &operands),
-        })
+        Some(patch.add(graph, FusedLinear { before, scaled, behind: Epilogues(behind), to }, &operands))
     }
 }

@@ -14,6 +14,7 @@ mod linear;
 mod map;
 mod norm;
 mod pointwise;
+pub mod quantize;
 mod rope;
 
 pub use argmax::Argmax;
@@ -22,7 +23,7 @@ pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
 pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
-pub use fused_linear::{Behind, Epilogue, Epilogues, FusedLinear, LinearParts, Norm, Prologue};
+pub use fused_linear::{Behind, Epilogue, Epilogues, FusedLinear, LinearParts, Norm, Prologue, Scaled, Scales};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use layer_norm::{AddLayerNorm, LayerNorm};
@@ -30,6 +31,7 @@ pub use linear::Linear;
 pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
 pub use pointwise::Pointwise;
+pub use quantize::{Dequantize, Quantize, QuantizeBlocks};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
 use crate::{DeclaredOp, OpInfo};
@@ -55,6 +57,7 @@ impl OpSet {
             Cast,
             Clamp,
             Concat,
+            Dequantize,
             Embedding,
             FusedLinear,
             GatherRows,
@@ -66,6 +69,8 @@ impl OpSet {
             Mul,
             Offset,
             PagedAttention,
+            Quantize,
+            QuantizeBlocks,
             Relu,
             RmsNorm,
             Rope,

@@ -234,8 +234,8 @@ impl Parser<'_> {
         self.punct(":")?;
         let at = self.at();
         let dtype = self.dtype()?;
-        if !dtype.is_float() {
-            return self.fail(at, format!("expected a floating-point dtype, found {dtype}"));
+        if !dtype.is_float() && !matches!(dtype, plan::DType::I8 | plan::DType::F8E4M3) {
+            return self.fail(at, format!("expected a floating-point dtype, i8 or f8e4m3, found {dtype}"));
         }
         let at = self.at();
         self.punct("{")?;

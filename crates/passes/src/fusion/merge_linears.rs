@@ -1,62 +1,92 @@
 //! One large matrix product instead of several small ones: q/k/v, gate/up.
 
-use ir::ops::{Concat, Linear, Split};
+use ir::ops::{Concat, Epilogue, LinearParts, Scales, Split};
 use ir::{Graph, OpId, Patch, PatchValue, Value};
 
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
     /// `linear(x, a), linear(x, b), … → split(linear(x, concat(a, b, …)))`, where the weights are constants of one
-    /// dtype, the results have one, and all or none have a bias. In program order, so that q, k, v come out packed in that order.
+    /// dtype, with scales where they are codes, the results have one, and all or none have a bias. In program order, so that q, k, v come out packed in that order.
     pub struct MergeLinears(Numerics::Exact) { merge_linears }
 }
 
 fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
-    let linear = graph.cast::<Linear>(id)?;
-    let first = graph.operands(id);
-    let siblings = siblings(graph, id, &first);
-    (siblings.len() > 1 && siblings[0] == id).then_some(())?;
-    let sizes = siblings.iter().map(|linear| u32::try_from(graph.tensor(graph.result(*linear))?.width()?).ok());
+    let siblings = siblings(graph, id)?;
+    let sizes = siblings.iter().map(|(linear, _)| u32::try_from(graph.tensor(graph.result(*linear))?.width()?).ok());
     let sizes: Vec<u32> = sizes.collect::<Option<_>>()?;
-    let name = joined_name(siblings.iter().map(|linear| graph.value_name(graph.result(*linear))));
+    let name = joined_name(siblings.iter().map(|(linear, _)| graph.value_name(graph.result(*linear))));
 
     let mut patch = Patch::new();
-    let mut operands: Vec<PatchValue> = vec![first[0].into()];
-    for (operand, suffix) in (1..first.len()).zip(["weight", "bias"]) {
-        let parts = siblings.iter().flat_map(|linear| parts(graph, graph.operands(*linear)[operand]));
-        let parts: Vec<PatchValue> = parts.map(PatchValue::from).collect();
-        operands.push(patch.add(graph, Concat {}, &parts));
+    let mut joined = |suffix: &str, of: &dyn Fn(&LinearParts) -> Option<Value>| {
+        let values: Vec<Value> = siblings.iter().filter_map(|(_, linear)| of(linear)).collect();
+        if values.is_empty() {
+            return None;
+        }
+        let values: Vec<PatchValue> =
+            values.into_iter().flat_map(|value| parts(graph, value)).map(Into::into).collect();
+        let value = patch.add(graph, Concat {}, &values);
         patch.name(format!("{name}.{suffix}"));
-    }
-    let merged = patch.add(graph, linear.clone(), &operands);
+        Some(value)
+    };
+    let weight = joined("weight", &|linear| Some(linear.weight))?;
+    let scale = joined("scale", &|linear| linear.scales.weight);
+    let zero = joined("zero", &|linear| linear.scales.zero);
+    let bias = joined("bias", &|linear| linear.operand(Epilogue::Bias));
+    let x = siblings[0].1.x;
+    let operands = [Some(x.into()), Some(weight), siblings[0].1.scales.x.map(PatchValue::from), scale, zero, bias];
+    let merged = patch.add_op(graph, graph.op(id).clone(), &operands.into_iter().flatten().collect::<Vec<_>>());
     patch.name(name);
     let split = patch.add(graph, Split { sizes }, &[merged]);
-    for (linear, part) in siblings.iter().zip(0..) {
+    for ((linear, _), part) in siblings.iter().zip(0..) {
         patch.replace(graph.result(*linear), split.result(part));
     }
     Some(patch)
 }
 
-/// The linears over the same `x` that can be merged with this one, itself included.
-fn siblings(graph: &Graph, id: OpId, first: &[Value]) -> Vec<OpId> {
-    let mergeable = |linear: OpId| {
-        let operands = graph.operands(linear);
-        graph.cast::<Linear>(linear).is_some_and(|linear| graph.cast(id) == Some(linear))
-            && operands.len() == first.len()
-            && operands[0] == first[0]
-            && operands.iter().zip(first).skip(1).all(|(a, b)| {
-                let dtypes = graph.tensor(*a).zip(graph.tensor(*b));
-                graph.is_constant(*a) && dtypes.is_some_and(|(a, b)| a.dtype == b.dtype)
-            })
+/// The linears over the same `x` that can be merged with this one, which is the first of them.
+fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
+    let first = alone(graph, id)?;
+    let same_type = |a: &Value, b: &Value| {
+        let types = graph.tensor(*a).zip(graph.tensor(*b));
+        graph.is_constant(*a) && types.is_some_and(|(a, b)| a.dtype == b.dtype && a.shape.get(1) == b.shape.get(1))
     };
-    if !mergeable(id) {
-        return Vec::new();
-    }
-    let mut users: Vec<OpId> = graph.uses(first[0]).into_iter().map(|user| user.op).collect();
+    let mergeable = |linear: &LinearParts| {
+        let (theirs, own) = (constants(linear), constants(&first));
+        linear.x == first.x
+            && theirs.len() == own.len()
+            && linear.scales.x == first.scales.x
+            && theirs.iter().zip(&own).all(|(a, b)| same_type(a, b))
+    };
+    let mut users: Vec<OpId> = graph.uses(first.x).into_iter().map(|user| user.op).collect();
     users.dedup();
-    users.retain(|user| mergeable(*user));
     users.sort_by_key(|user| graph.place(*user));
-    users
+    let siblings = users.into_iter().filter(|user| graph.op(*user) == graph.op(id));
+    let siblings = siblings.filter_map(|user| Some((user, alone(graph, user)?)));
+    let siblings: Vec<_> = siblings.filter(|(_, linear)| mergeable(linear)).collect();
+    (siblings.len() > 1 && siblings[0].0 == id).then_some(siblings)
+}
+
+/// The parts of a linear that nothing but a bias is fused with, and whose scales can be joined by rows.
+fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
+    let parts = LinearParts::of(graph, id)?;
+    let alone = parts.before.is_none() && matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]);
+    let rows = |value: Value| graph.tensor(value)?.shape.first()?.as_const();
+    let by_rows = match parts.scales.weight {
+        None => true,
+        Some(scale) => {
+            let (rows, scales) = (rows(parts.weight)?, rows(scale)?);
+            // one scale for all rows is another in the sum; blocks of rows must end where the weight does
+            scales > 1 && rows % scales == 0
+        }
+    };
+    (alone && by_rows).then_some(parts)
+}
+
+/// What is joined: all but the activations and their scales.
+fn constants(linear: &LinearParts) -> Vec<Value> {
+    let Scales { weight, zero, .. } = linear.scales;
+    [Some(linear.weight), weight, zero, linear.operand(Epilogue::Bias)].into_iter().flatten().collect()
 }
 
 /// What a weight is joined from, itself where it is not: joins of joins are not canonical.

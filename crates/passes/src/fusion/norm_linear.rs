@@ -7,7 +7,8 @@ use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
     /// `linear(rms_norm(x, gain), w) → fused_linear(x, w, gain) {before = rms_norm(eps, dtype)}`; not where the norm has
-    /// other users. The same of `layer_norm(x, gain, bias)`; one without a bias stays apart. A target whose kernels gain nothing by it, as for many rows, takes it apart again.
+    /// other users. The same of `layer_norm(x, gain, bias)`; one without a bias stays apart. A target whose kernels gain
+    /// nothing by it, as for many rows, takes it apart again.
     pub struct FuseNormLinear(Numerics::Exact) { norm_linear }
 }
 

@@ -96,7 +96,7 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts(self.data.cast::<E>(), self.len()) }
     }
 
-    /// Elements of a floating-point tensor, widened to f32.
+    /// Elements of a tensor of floating-point numbers or codes, widened to f32.
     pub fn widened(&self, range: std::ops::Range<usize>) -> Result<Vec<f32>, String> {
         let outside = || format!("elements {range:?} of a tensor of {}", self.len());
         // SAFETY: `new` promised validity, each arm has the right type.
@@ -112,6 +112,7 @@ impl Tensor {
                     Ok(values.iter().map(|value| value.to_f32()).collect())
                 }
                 DType::I32 => Err("expected a floating-point tensor, found i32".to_owned()),
+                dtype => Ok(dtype.decode(self.elements::<u8>().get(range.clone()).ok_or_else(outside)?)),
             }
         }
     }

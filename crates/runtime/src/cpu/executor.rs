@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plan::{
-    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Plan, PlanError, PlanFile,
-    PortData, Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
+    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Layout, Plan, PlanError,
+    PlanFile, PortData, Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
 };
 use rayon::prelude::*;
 
@@ -215,7 +215,11 @@ impl CpuSession {
 
     fn weight(&mut self, plan: &Plan, index: usize) -> Tensor {
         let weight = &plan.weights[index];
-        let shape: Vec<usize> = weight.shape.iter().map(|size| *size as usize).collect();
+        let mut shape: Vec<usize> = weight.shape.iter().map(|size| *size as usize).collect();
+        if let (Layout::Packed, Some(width)) = (weight.layout, shape.last_mut()) {
+            // an element is a byte, of two codes
+            *width /= 2;
+        }
         let data = match (&weight.data, &mut self.weights[index]) {
             (WeightData::Stored { offset }, _) => {
                 self.file.stored(*offset, weight.bytes().unwrap_or(0)).as_ptr().cast_mut()

@@ -2,30 +2,65 @@
 //!
 //! Both operands are contiguous along K, so lanes run along K and every result has its own eight sums. A tile holds
 //! R rows of x against C rows of weights in registers; which tile computes a result changes nothing in how it is
-//! summed. One row streams eight rows of weights at once, four rows use each weight four times.
+//! summed. One row streams eight rows of weights at once, four rows use each weight four times. Where operands are
+//! codes, the sums of the columns that share a scale are multiplied by it before they join the others.
 
-use super::simd::{Element, LANES, Lanes, dispatch, with_element};
+use super::scales::{Scaling, unpack};
+use super::simd::{E4m3, Element, LANES, Lanes, dispatch, with_element};
 use super::{Args, CpuKernel, Tensor};
 use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
-/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, perhaps bias, and perhaps residual, where `behind` is `add`;
-/// `f` is a formula of one element, where there is one. A task takes `columns_per_task` columns of all rows.
+/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `scaled` lists, perhaps bias, and perhaps
+/// residual, where `behind` is `add`; `f` is a formula of one element, where there is one. A task takes
+/// `columns_per_task` columns of all rows.
 #[derive(Default)]
 pub(super) struct Linear {
     formula: Option<Formula>,
 }
 
-impl Linear {
-    /// The residual, which stands last, and the bias.
-    fn behind(args: &Args) -> Result<(Option<&Tensor>, Option<&Tensor>), String> {
-        let more = args.inputs.get(2..).unwrap_or_default();
-        match (args.text("behind"), more) {
-            (None, []) => Ok((None, None)),
-            (None, [bias]) => Ok((None, Some(bias))),
-            (Some("add"), [residual]) => Ok((Some(residual), None)),
-            (Some("add"), [bias, residual]) => Ok((Some(residual), Some(bias))),
-            (behind, _) => Err(format!("{} inputs behind the weight, and {behind:?}", more.len())),
-        }
+/// The inputs of a product by what they are, and the formula behind it.
+struct Operands<'a> {
+    x: &'a Tensor,
+    weight: &'a Tensor,
+    x_scale: Option<&'a Tensor>,
+    weight_scale: Option<&'a Tensor>,
+    zero: Option<&'a Tensor>,
+    bias: Option<&'a Tensor>,
+    formula: Option<&'a Formula>,
+    residual: Option<&'a Tensor>,
+}
+
+impl<'a> Operands<'a> {
+    fn of(args: &'a Args) -> Result<Operands<'a>, String> {
+        let scaled = args.text("scaled").unwrap_or_default();
+        let has = |word: &str| scaled.split(", ").any(|found| found == word);
+        let mut inputs = args.inputs.iter();
+        let mut next = |wanted: bool| match wanted {
+            true => inputs.next().map(Some).ok_or("too few inputs"),
+            false => Ok(None),
+        };
+        let [x, weight, x_scale, weight_scale, zero] =
+            [next(true)?, next(true)?, next(has("x"))?, next(has("weight"))?, next(has("zero"))?];
+        let (bias, residual) = match (args.text("behind"), inputs.as_slice()) {
+            (None, []) => (None, None),
+            (None, [bias]) => (Some(bias), None),
+            (Some("add"), [residual]) => (None, Some(residual)),
+            (Some("add"), [bias, residual]) => (Some(bias), Some(residual)),
+            (behind, more) => return Err(format!("{} inputs behind the product, and {behind:?}", more.len())),
+        };
+        let (Some(x), Some(weight)) = (x, weight) else { return Err("too few inputs".to_owned()) };
+        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, formula: None, residual })
+    }
+
+    /// Columns of the weight: those of packed codes lie two in a byte.
+    fn width(&self) -> usize {
+        if self.weight.dtype() == DType::I4 { 2 * self.weight.width() } else { self.weight.width() }
+    }
+
+    fn scaling(&self, columns: std::ops::Range<usize>) -> Result<Scaling, String> {
+        let x = (self.x.row_count(), self.x_scale);
+        let weight = (self.weight.row_count(), self.weight_scale, self.zero);
+        Scaling::of(x, weight, self.width(), columns)
     }
 }
 
@@ -49,18 +84,26 @@ impl CpuKernel for Linear {
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(args.inputs.len().max(2), 1)?;
         args.int("columns_per_task")?;
-        let (residual, bias) = Linear::behind(args)?;
-        let (x, weight) = (&args.inputs[0], &args.inputs[1]);
-        let &[rows, width] = x.shape() else { return Err("expected x of rank 2".to_owned()) };
-        let &[columns, weight_width] = weight.shape() else { return Err("expected weight of rank 2".to_owned()) };
-        x.expect(DType::F32)?;
-        if width != weight_width || !weight.dtype().is_float() {
-            return Err(format!("x is {width} wide, the weight {weight_width}"));
+        let operands = Operands::of(args)?;
+        let &[rows, width] = operands.x.shape() else { return Err("expected x of rank 2".to_owned()) };
+        let &[columns, _] = operands.weight.shape() else { return Err("expected weight of rank 2".to_owned()) };
+        if width != operands.width() {
+            return Err(format!("x is {width} wide, the weight {}", operands.width()));
         }
-        if bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
+        let (x, weight) = (operands.x.dtype(), operands.weight.dtype());
+        let scaled_codes = matches!(x, DType::I8 | DType::F8E4M3) && operands.x_scale.is_some();
+        if x != DType::F32 && !scaled_codes {
+            return Err(format!("expected x of f32, or of codes with scales, found {x}"));
+        }
+        let scaled_codes = weight.is_code() && operands.weight_scale.is_some();
+        if !weight.is_float() && !scaled_codes {
+            return Err(format!("expected a weight of numbers, or of codes with scales, found {weight}"));
+        }
+        if operands.bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
             return Err(format!("expected a bias of {columns} elements"));
         }
-        residual.map_or(Ok(()), |residual| residual.expect_shape(DType::F32, &[rows, columns]))?;
+        operands.scaling(0..columns)?;
+        operands.residual.map_or(Ok(()), |residual| residual.expect_shape(DType::F32, &[rows, columns]))?;
         args.outputs[0].expect_shape(DType::F32, &[rows, columns])
     }
 
@@ -70,23 +113,39 @@ impl CpuKernel for Linear {
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let per_task = args.int("columns_per_task")?;
-        let columns = args.inputs[1].shape()[0];
+        let operands = Operands { formula: self.formula.as_ref(), ..Operands::of(args)? };
+        let (columns, width) = (operands.weight.row_count(), operands.width());
         let first = task.saturating_mul(per_task).min(columns);
         let last = (first + per_task).min(columns);
-        let (residual, bias) = Linear::behind(args)?;
-        let bias = match bias {
-            Some(bias) => bias.widened(first..last)?,
-            None => vec![0.0; last - first],
-        };
-        let behind = Behind { formula: self.formula.as_ref(), residual };
-        with_element!(args.inputs[1].dtype(), E => slice::<E>(args, first, last, &bias, &behind))
+        let out = &args.outputs[0];
+        if operands.weight.dtype() == DType::I4 {
+            // SAFETY: an element of packed codes is a byte.
+            let packed = unsafe { &operands.weight.elements::<u8>()[first * width / 2..last * width / 2] };
+            return slice(&operands, &unpack(packed), first..last, out);
+        }
+        with_element!(operands.weight.dtype(), E => {
+            // SAFETY: `with_element` chose the type of the dtype.
+            let weight = unsafe { &operands.weight.elements::<E>()[first * width..last * width] };
+            slice(&operands, weight, first..last, out)
+        })
     }
 }
 
-/// What happens to a product with its bias.
-struct Behind<'a> {
-    formula: Option<&'a Formula>,
-    residual: Option<&'a Tensor>,
+/// Computes these columns of all rows, for activations of any type.
+fn slice<W: Element>(
+    operands: &Operands<'_>,
+    weight: &[W],
+    columns: std::ops::Range<usize>,
+    out: &Tensor,
+) -> Result<(), String> {
+    // SAFETY: `check` allows these three dtypes, each of which has its type here.
+    unsafe {
+        match operands.x.dtype() {
+            DType::I8 => slice_of(operands, operands.x.elements::<i8>(), weight, columns, out),
+            DType::F8E4M3 => slice_of(operands, operands.x.elements::<E4m3>(), weight, columns, out),
+            _ => slice_of(operands, operands.x.floats()?, weight, columns, out),
+        }
+    }
 }
 
 /// Replaces each value by what a formula makes of it, a block at a time.
@@ -100,32 +159,42 @@ fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
     }
 }
 
-/// Computes columns `first..last` of all rows.
-fn slice<E: Element>(args: &Args, first: usize, last: usize, bias: &[f32], behind: &Behind<'_>) -> Result<(), String> {
-    let residual = behind.residual.map(Tensor::floats).transpose()?;
-    let mut formula = behind.formula.map(|formula| (formula, Registers::of(formula)));
-    let (x, out) = (args.inputs[0].floats()?, &args.outputs[0]);
-    let width = args.inputs[0].width();
-    let columns = out.width();
-    // SAFETY: `with_element` chose the type of the dtype.
-    let weight = unsafe { &args.inputs[1].elements::<E>()[first * width..last * width] };
-    let job = Job { x, weight, bias, width };
-    let rows = args.inputs[0].row_count();
-    let mut results = vec![0.0; ROW_TILE.min(rows) * (last - first)];
+fn slice_of<X: Element, W: Element>(
+    operands: &Operands<'_>,
+    x: &[X],
+    weight: &[W],
+    columns: std::ops::Range<usize>,
+    out: &Tensor,
+) -> Result<(), String> {
+    let residual = operands.residual.map(Tensor::floats).transpose()?;
+    let mut formula = operands.formula.map(|formula| (formula, Registers::of(formula)));
+    let bias = match operands.bias {
+        Some(bias) => bias.widened(columns.clone())?,
+        None => vec![0.0; columns.len()],
+    };
+    let scaling = operands.scaling(columns.clone())?;
+    let job = Job { x, weight, bias: &bias, width: operands.width(), scaling: &scaling };
+    let (rows, total) = (operands.x.row_count(), out.width());
+    let mut results = vec![0.0; ROW_TILE.min(rows) * columns.len()];
     for start in (0..rows).step_by(ROW_TILE) {
         let count = ROW_TILE.min(rows - start);
-        multiply(&job, start, count, &mut results);
-        if let Some((formula, registers)) = &mut formula {
-            apply(formula, &mut results[..count * (last - first)], registers);
+        if scaling.has_zeros() {
+            multiply_with_zeros(&job, start, count, &mut results);
+        } else {
+            multiply(&job, start, count, &mut results);
         }
-        for (index, results) in results.chunks_exact(last - first).take(count).enumerate() {
-            let at = (start + index) * columns;
-            // SAFETY: columns `first..last` are this task's.
-            let out = unsafe { out.write::<f32>(at + first..at + last)? };
+        if let Some((formula, registers)) = &mut formula {
+            apply(formula, &mut results[..count * columns.len()], registers);
+        }
+        for (index, results) in results.chunks_exact(columns.len()).take(count).enumerate() {
+            let at = (start + index) * total;
+            let range = at + columns.start..at + columns.end;
+            // SAFETY: these columns are this task's.
+            let out = unsafe { out.write::<f32>(range.clone())? };
             match residual {
                 None => out.copy_from_slice(results),
                 Some(residual) => {
-                    let terms = residual[at + first..at + last].iter().zip(results.iter());
+                    let terms = residual[range].iter().zip(results.iter());
                     out.iter_mut().zip(terms).for_each(|(out, (residual, result))| *out = residual + result);
                 }
             }
@@ -135,33 +204,49 @@ fn slice<E: Element>(args: &Args, first: usize, last: usize, bias: &[f32], behin
 }
 
 /// Some columns of a product.
-struct Job<'a, E> {
-    x: &'a [f32],
+struct Job<'a, X, W> {
+    x: &'a [X],
     /// Rows of these columns only.
-    weight: &'a [E],
+    weight: &'a [W],
     bias: &'a [f32],
     width: usize,
+    scaling: &'a Scaling,
 }
 
 dispatch!(
     /// Rows `start..start + count` of x times all weights of the job, into `results` `[count, columns]`.
-    fn multiply<E: Element>(job: &Job<'_, E>, start: usize, count: usize, results: &mut [f32]) -> () = multiply_body
+    fn multiply<X: Element, W: Element>(job: &Job<'_, X, W>, start: usize, count: usize, results: &mut [f32]) -> () =
+        multiply_body, false
+);
+dispatch!(
+    /// The same of weights that have zeros.
+    fn multiply_with_zeros<X: Element, W: Element>(
+        job: &Job<'_, X, W>,
+        start: usize,
+        count: usize,
+        results: &mut [f32],
+    ) -> () = multiply_body, true
 );
 
 #[inline(always)]
-fn multiply_body<L: Lanes, E: Element>(job: &Job<'_, E>, start: usize, count: usize, results: &mut [f32]) {
+fn multiply_body<L: Lanes, X: Element, W: Element, const ZEROS: bool>(
+    job: &Job<'_, X, W>,
+    start: usize,
+    count: usize,
+    results: &mut [f32],
+) {
     match count {
-        1 => columns::<L, E, 1, 8>(job, start, 0..1, results),
-        2 => columns::<L, E, 2, 4>(job, start, 0..2, results),
-        3 => columns::<L, E, 3, 4>(job, start, 0..3, results),
-        _ => columns::<L, E, 4, 3>(job, start, 0..count, results),
+        1 => columns::<L, X, W, ZEROS, 1, 8>(job, start, 0..1, results),
+        2 => columns::<L, X, W, ZEROS, 2, 4>(job, start, 0..2, results),
+        3 => columns::<L, X, W, ZEROS, 3, 4>(job, start, 0..3, results),
+        _ => columns::<L, X, W, ZEROS, 4, 3>(job, start, 0..count, results),
     }
 }
 
 /// All columns, C at a time, of rows `start + range`, R at a time; rows that are left over one at a time.
 #[inline(always)]
-fn columns<L: Lanes, E: Element, const R: usize, const C: usize>(
-    job: &Job<'_, E>,
+fn columns<L: Lanes, X: Element, W: Element, const ZEROS: bool, const R: usize, const C: usize>(
+    job: &Job<'_, X, W>,
     start: usize,
     range: std::ops::Range<usize>,
     results: &mut [f32],
@@ -174,10 +259,10 @@ fn columns<L: Lanes, E: Element, const R: usize, const C: usize>(
         while row < range.end {
             let tall = range.end - row >= R;
             match (tall, wide) {
-                (true, true) => tile::<L, E, R, C>(job, start, row, column, results),
-                (true, false) => tile::<L, E, R, 1>(job, start, row, column, results),
-                (false, true) => tile::<L, E, 1, C>(job, start, row, column, results),
-                (false, false) => tile::<L, E, 1, 1>(job, start, row, column, results),
+                (true, true) => tile::<L, X, W, ZEROS, R, C>(job, start, row, column, results),
+                (true, false) => tile::<L, X, W, ZEROS, R, 1>(job, start, row, column, results),
+                (false, true) => tile::<L, X, W, ZEROS, 1, C>(job, start, row, column, results),
+                (false, false) => tile::<L, X, W, ZEROS, 1, 1>(job, start, row, column, results),
             }
             row += if tall { R } else { 1 };
         }
@@ -187,35 +272,54 @@ fn columns<L: Lanes, E: Element, const R: usize, const C: usize>(
 
 /// R rows times C columns, summed in registers.
 #[inline(always)]
-fn tile<L: Lanes, E: Element, const R: usize, const C: usize>(
-    job: &Job<'_, E>,
+fn tile<L: Lanes, X: Element, W: Element, const ZEROS: bool, const R: usize, const C: usize>(
+    job: &Job<'_, X, W>,
     start: usize,
     row: usize,
     column: usize,
     results: &mut [f32],
 ) {
-    let width = job.width;
-    let x: [&[f32]; R] = std::array::from_fn(|r| &job.x[(start + row + r) * width..][..width]);
-    let w: [&[E]; C] = std::array::from_fn(|c| &job.weight[(column + c) * width..][..width]);
-    let mut sums = [[L::splat(0.0); C]; R];
+    let (width, scaling) = (job.width, job.scaling);
+    let x: [&[X]; R] = std::array::from_fn(|r| &job.x[(start + row + r) * width..][..width]);
+    let w: [&[W]; C] = std::array::from_fn(|c| &job.weight[(column + c) * width..][..width]);
+    let mut totals = [[L::splat(0.0); C]; R];
     let whole = width - width % LANES;
-    for k in (0..whole).step_by(LANES) {
-        // SAFETY: `k + LANES <= width`, the length of every row.
-        let weights: [L; C] = std::array::from_fn(|c| unsafe { L::load(w[c].as_ptr().add(k)) });
+    // groups of a power of two that is less than the lanes are summed one by one below
+    let lanes_fit = scaling.group >= LANES;
+    let group = if lanes_fit { scaling.group } else { whole.max(1) };
+    for (index, first) in (0..if lanes_fit { whole } else { 0 }).step_by(group).enumerate() {
+        let mut sums = [[L::splat(0.0); C]; R];
+        let zeros: [L; C] =
+            std::array::from_fn(|c| L::splat(if ZEROS { -scaling.zero(column + c, index) } else { 0.0 }));
+        for k in (first..(first + group).min(whole)).step_by(LANES) {
+            // SAFETY: `k + LANES <= width`, the length of every row.
+            let mut weights: [L; C] = std::array::from_fn(|c| unsafe { L::load(w[c].as_ptr().add(k)) });
+            if ZEROS {
+                weights = std::array::from_fn(|c| zeros[c].add_product(weights[c], L::splat(1.0)));
+            }
+            for r in 0..R {
+                // SAFETY: as above.
+                let values = unsafe { L::load(x[r].as_ptr().add(k)) };
+                for c in 0..C {
+                    sums[r][c] = sums[r][c].add_product(values, weights[c]);
+                }
+            }
+        }
         for r in 0..R {
-            // SAFETY: as above.
-            let values = unsafe { L::load(x[r].as_ptr().add(k)) };
             for c in 0..C {
-                sums[r][c] = sums[r][c].add_product(values, weights[c]);
+                let scale = scaling.scale(start + row + r, column + c, index);
+                totals[r][c] = totals[r][c].add_product(sums[r][c], L::splat(scale));
             }
         }
     }
     let columns = job.bias.len();
     for r in 0..R {
         for c in 0..C {
-            let mut sum = sums[r][c].sum();
-            for k in whole..width {
-                sum += x[r][k] * w[c][k].widen();
+            let mut sum = totals[r][c].sum();
+            for k in if lanes_fit { whole } else { 0 }..width {
+                let index = k / scaling.group;
+                let weight = w[c][k].widen() - if ZEROS { scaling.zero(column + c, index) } else { 0.0 };
+                sum += x[r][k].widen() * weight * scaling.scale(start + row + r, column + c, index);
             }
             results[(row + r) * columns + column + c] = sum + job.bias[column + c];
         }

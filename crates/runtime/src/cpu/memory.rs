@@ -41,18 +41,8 @@ impl Memory {
             const PIECE: usize = 1 << 20;
             bytes.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| {
                 let first = (index * PIECE / width) as u64;
-                match dtype {
-                    DType::F32 | DType::I32 => fill(piece, |i| part.value(first + i).to_le_bytes()),
-                    DType::F16 => fill(piece, |i| half::f16::from_f32(part.value(first + i)).to_le_bytes()),
-                    DType::BF16 => fill(piece, |i| half::bf16::from_f32(part.value(first + i)).to_le_bytes()),
-                }
+                dtype.encode((first..).map(|index| part.value(index)), piece);
             });
         }
     }
-}
-
-/// Fills cells of N bytes by their index.
-fn fill<const N: usize>(bytes: &mut [u8], value: impl Fn(u64) -> [u8; N]) {
-    let (cells, _) = bytes.as_chunks_mut::<N>();
-    cells.iter_mut().zip(0..).for_each(|(cell, index)| *cell = value(index));
 }

@@ -12,6 +12,7 @@ mod memory;
 mod norm;
 mod rope;
 mod rows;
+mod scales;
 mod simd;
 
 pub use args::{Args, KvLayer, Tensor};
@@ -47,6 +48,8 @@ pub trait CpuKernel: Send + Sync {
 pub(crate) fn kernels() -> Vec<Box<dyn CpuKernel>> {
     vec![
         Box::new(linear::Linear::default()),
+        Box::new(scales::Quantize),
+        Box::new(scales::QuantizeBlocks),
         Box::new(attention::PagedAttention),
         Box::new(rope::RopeAppendKv),
         Box::new(rope::AppendKv),

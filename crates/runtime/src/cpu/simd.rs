@@ -2,6 +2,7 @@
 //! eight interleaved sums, added up in one fixed order, whatever the number of rows or threads.
 
 use half::{bf16, f16};
+use plan::{DType, e4m3};
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 8;
@@ -138,6 +139,59 @@ impl Element for f16 {
     }
 }
 
+impl Element for i8 {
+    #[inline(always)]
+    fn narrow(value: f32) -> i8 {
+        DType::I8.round(value) as i8
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_avx2(at: *const i8) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::*;
+        // SAFETY: promised by the caller.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))) }
+    }
+}
+
+/// A floating-point code of [`DType::F8E4M3`].
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct E4m3(pub u8);
+
+impl Element for E4m3 {
+    #[inline(always)]
+    fn narrow(value: f32) -> E4m3 {
+        E4m3(e4m3::encode(value))
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        e4m3::decode(self.0)
+    }
+
+    /// NaN comes out as 480: weights have none, and activations that are NaN had made their scale NaN.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_avx2(at: *const E4m3) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::*;
+        // SAFETY: promised by the caller.
+        unsafe {
+            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()));
+            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(codes, _mm256_set1_epi32(0x80)));
+            let magnitude = _mm256_slli_epi32::<20>(_mm256_and_si256(codes, _mm256_set1_epi32(0x7f)));
+            let bits = _mm256_castsi256_ps(_mm256_or_si256(sign, magnitude));
+            // the exponent's bias is larger by 120
+            _mm256_mul_ps(bits, _mm256_set1_ps(f32::from_bits((127 + 120) << 23)))
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx2::Avx2;
 
@@ -207,29 +261,33 @@ pub fn instruction_set() -> &'static str {
 /// Runs a function generic over [`Lanes`] with the best that the CPU has.
 ///
 /// `dispatch!(fn name<E: Element>(a: A, b: B) -> R = body)` defines `name`, where `body` is a function
-/// `body<L: Lanes, E: Element>(a, b)` marked `#[inline(always)]`.
+/// `body<L: Lanes, E: Element>(a, b)` marked `#[inline(always)]`. Constants of the body stand behind it: `= body, true`.
 macro_rules! dispatch {
-    ($(#[$meta:meta])* fn $name:ident<E: Element>($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $body:ident) => {
+    (
+        $(#[$meta:meta])*
+        fn $name:ident<$($element:ident: Element),+>($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty =
+            $body:ident $(, $constant:literal)*
+    ) => {
         $(#[$meta])*
-        fn $name<E: Element>($($arg: $ty),*) -> $ret {
+        fn $name<$($element: Element),+>($($arg: $ty),*) -> $ret {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
-                fn with_avx2<E: Element>($($arg: $ty),*) -> $ret {
-                    $body::<$crate::cpu::simd::Avx2, E>($($arg),*)
+                fn with_avx2<$($element: Element),+>($($arg: $ty),*) -> $ret {
+                    $body::<$crate::cpu::simd::Avx2, $($element),+ $(, $constant)*>($($arg),*)
                 }
                 if $crate::cpu::simd::has_avx2() {
                     // SAFETY: the features were found.
-                    return unsafe { with_avx2::<E>($($arg),*) };
+                    return unsafe { with_avx2::<$($element),+>($($arg),*) };
                 }
             }
-            $body::<$crate::cpu::simd::Portable, E>($($arg),*)
+            $body::<$crate::cpu::simd::Portable, $($element),+ $(, $constant)*>($($arg),*)
         }
     };
 }
 pub(super) use dispatch;
 
-/// Runs `$body` with `$element` as the type of a tensor's floating-point dtype.
+/// Runs `$body` with `$element` as the type of a tensor's dtype.
 macro_rules! with_element {
     ($dtype:expr, $element:ident => $body:expr) => {
         match $dtype {
@@ -245,7 +303,15 @@ macro_rules! with_element {
                 type $element = half::bf16;
                 $body
             }
-            plan::DType::I32 => Err("expected a floating-point tensor, found i32".to_owned()),
+            plan::DType::I8 => {
+                type $element = i8;
+                $body
+            }
+            plan::DType::F8E4M3 => {
+                type $element = $crate::cpu::simd::E4m3;
+                $body
+            }
+            other => Err(format!("expected numbers or codes of a byte, found {other}")),
         }
     };
 }
@@ -276,5 +342,9 @@ mod tests {
         assert_eq!(row_sum(&narrow), row_sum_body::<Portable, bf16>(&narrow));
         let narrow: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
         assert_eq!(row_sum(&narrow), row_sum_body::<Portable, f16>(&narrow));
+        let codes: Vec<i8> = (0..=u8::MAX).map(|code| code as i8).collect();
+        assert_eq!(row_sum(&codes), row_sum_body::<Portable, i8>(&codes));
+        let codes: Vec<E4m3> = (0..=u8::MAX).filter(|code| code & 0x7f != 0x7f).map(E4m3).collect();
+        assert_eq!(row_sum(&codes[..248]), row_sum_body::<Portable, E4m3>(&codes[..248]));
     }
 }

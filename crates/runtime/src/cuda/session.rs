@@ -357,17 +357,7 @@ impl Session for CudaSession {
         // SAFETY: the buffer has that many bytes; the copy is waited for.
         let copied = unsafe { self.stream.download(&mut raw, address) };
         copied.and_then(|()| self.stream.synchronize()).map_err(|reason| self.failure(program, step.0, reason))?;
-        Ok(PortData::F32(widen(&raw, buffer.dtype)))
-    }
-}
-
-/// Little-endian elements as f32.
-fn widen(raw: &[u8], dtype: DType) -> Vec<f32> {
-    let pairs = || raw.as_chunks::<2>().0.iter().copied();
-    match dtype {
-        DType::F32 | DType::I32 => raw.as_chunks::<4>().0.iter().map(|cell| f32::from_le_bytes(*cell)).collect(),
-        DType::F16 => pairs().map(|cell| half::f16::from_le_bytes(cell).to_f32()).collect(),
-        DType::BF16 => pairs().map(|cell| half::bf16::from_le_bytes(cell).to_f32()).collect(),
+        Ok(PortData::F32(buffer.dtype.decode(&raw)))
     }
 }
 

@@ -175,6 +175,9 @@ pub fn c_type(dtype: DType) -> &'static str {
         DType::F16 => "smelt::f16",
         DType::BF16 => "smelt::bf16",
         DType::I32 => "smelt::i32",
+        DType::I8 => "smelt::i8",
+        DType::F8E4M3 => "smelt::f8e4m3",
+        DType::I4 => "smelt::i4",
     }
 }
 

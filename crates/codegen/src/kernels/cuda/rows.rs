@@ -57,6 +57,7 @@ pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
         Layout::RowMajor => 0,
         Layout::Tiled => 1,
         Layout::TiledHalves => 2,
+        Layout::Packed => 3,
     };
     let ty = c_type(dtype);
     let unit = format!(

@@ -1,0 +1,128 @@
+//! Weights as codes times scales, of any size: scales are computed first, whole, and the codes a range at a time.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use ir::WeightSource;
+use ir::ops::quantize::{block, scale_of};
+use plan::DType;
+use rayon::prelude::*;
+
+use crate::Recipe;
+
+/// A matrix whose elements are computed from those of another and the scales that belong to them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Coded {
+    /// Numbers where codes are wanted, codes where numbers are.
+    pub matrix: Recipe,
+    /// Rows and columns.
+    pub shape: [u64; 2],
+    /// The scales.
+    pub scales: Recipe,
+    /// Their rows and columns.
+    pub scale_shape: [u64; 2],
+    /// A zero for each scale, where codes have one.
+    pub zero: Option<Recipe>,
+    /// Type of an element.
+    pub to: DType,
+}
+
+impl Coded {
+    /// Computes a range of elements as little-endian bytes.
+    pub fn read(&self, weights: &dyn WeightSource, range: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        let values = self.matrix.floats(weights, range.clone())?;
+        let [rows, cols] = self.blocks()?;
+        let (cols_of_matrix, width) = (self.shape[1], self.scale_shape[1]);
+        // all scales of the rows that the range touches
+        let first = range.start / cols_of_matrix / rows;
+        let last = (range.end - 1) / cols_of_matrix / rows + 1;
+        let scales = self.scales.floats(weights, first * width..last * width)?;
+        let zeros = self.zero.as_ref().map(|zero| zero.floats(weights, first * width..last * width)).transpose()?;
+        let largest = self.to.largest_code();
+        let mut at = range.start;
+        let mut values_left = &values[..];
+        let mut results = Vec::with_capacity(values.len());
+        while at < range.end {
+            let (row, col) = (at / cols_of_matrix, at % cols_of_matrix);
+            let len = (cols - col % cols).min(cols_of_matrix - col).min(range.end - at);
+            let index = ((row / rows - first) * width + col / cols) as usize;
+            let (scale, zero) = (scales[index], zeros.as_ref().map(|zeros| zeros[index]));
+            let (block, rest) = values_left.split_at(len as usize);
+            let reciprocal = 1.0 / scale;
+            results.extend(block.iter().map(|value| match (largest, zero) {
+                (None, zero) => (value - zero.unwrap_or(0.0)) * scale,
+                (Some(_), Some(zero)) => (value * reciprocal).round_ties_even() + zero,
+                (Some(largest), None) => (value * reciprocal).clamp(-largest, largest),
+            }));
+            (values_left, at) = (rest, at + len);
+        }
+        self.to.encode(results, out);
+        Ok(())
+    }
+
+    /// Rows and columns that share a scale.
+    fn blocks(&self) -> Result<[u64; 2], String> {
+        let of = |axis: usize| block(self.shape[axis], self.scale_shape[axis]).ok_or("scales that do not fit a matrix");
+        Ok([of(0)?, of(1)?])
+    }
+}
+
+/// The scales of a matrix's blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockScales {
+    /// The numbers.
+    pub matrix: Recipe,
+    /// Rows and columns.
+    pub shape: [u64; 2],
+    /// Rows and columns of a block.
+    pub block: [u64; 2],
+    /// Type of the codes that they scale.
+    pub codes: DType,
+    /// The scales, once they are computed.
+    pub known: OnceLock<Vec<f32>>,
+}
+
+impl BlockScales {
+    /// Rows and columns of the scales.
+    pub fn scale_shape(&self) -> [u64; 2] {
+        [0, 1].map(|axis| self.shape[axis].div_ceil(self.block[axis]))
+    }
+
+    /// Computes all of them, on all threads.
+    pub fn prepare(&self, weights: &dyn WeightSource) -> Result<(), String> {
+        if self.known.get().is_none() {
+            let lines = (0..self.scale_shape()[0]).into_par_iter().map(|line| self.line(weights, line));
+            // another thread may have been faster, with the same scales
+            let _ = self.known.set(lines.collect::<Result<Vec<_>, _>>()?.concat());
+        }
+        Ok(())
+    }
+
+    /// Computes a range of scales.
+    pub fn floats(&self, weights: &dyn WeightSource, range: Range<u64>) -> Result<Vec<f32>, String> {
+        if let Some(known) = self.known.get() {
+            return Ok(known[range.start as usize..range.end as usize].to_vec());
+        }
+        let width = self.scale_shape()[1];
+        let mut scales = Vec::new();
+        let first = range.start / width;
+        for line in first..range.end.div_ceil(width) {
+            scales.extend(self.line(weights, line)?);
+        }
+        let start = (range.start - first * width) as usize;
+        Ok(scales[start..start + (range.end - range.start) as usize].to_vec())
+    }
+
+    /// The scales of the blocks beside each other.
+    fn line(&self, weights: &dyn WeightSource, line: u64) -> Result<Vec<f32>, String> {
+        let ([rows, cols], [block_rows, block_cols]) = (self.shape, self.block);
+        let mut largest = vec![0.0f32; self.scale_shape()[1] as usize];
+        for row in line * block_rows..((line + 1) * block_rows).min(rows) {
+            let values = self.matrix.floats(weights, row * cols..(row + 1) * cols)?;
+            for (largest, values) in largest.iter_mut().zip(values.chunks(block_cols as usize)) {
+                *largest = values.iter().fold(*largest, |a, b| if b.abs() > a || b.is_nan() { b.abs() } else { a });
+            }
+        }
+        Ok(largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect())
+    }
+}

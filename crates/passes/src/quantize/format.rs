@@ -1,0 +1,58 @@
+//! The number formats of linears.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How a linear's operands are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// 8-bit weights, a scale each output.
+    Int8Weight,
+    /// E4M3 on both sides, scales by output and by token.
+    Fp8,
+    /// E4M3 on both sides, scales by 128 x 128 weights and by 128 activations. (DeepSeek-V3, arXiv 2412.19437.)
+    Fp8Block,
+    /// 4-bit weights in groups of 128, rounded to the nearest.
+    Int4,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 4] = [Format::Int8Weight, Format::Fp8, Format::Fp8Block, Format::Int4];
+
+    /// The name on command lines and in maps.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Int8Weight => "int8-weight",
+            Format::Fp8 => "fp8",
+            Format::Fp8Block => "fp8-block",
+            Format::Int4 => "int4",
+        }
+    }
+
+    /// Bits of a weight, scales included, where rows are `width` wide.
+    pub fn weight_bits(self, width: u64) -> f64 {
+        let per_row = 32.0 / width.max(1) as f64;
+        match self {
+            Format::Int8Weight | Format::Fp8 => 8.0 + per_row,
+            Format::Fp8Block => 8.0 + 32.0 / (128.0 * 128.0),
+            Format::Int4 => 4.0 + 32.0 / 128.0,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Format, String> {
+        let names = || Format::ALL.map(Format::name).join(", ");
+        let found = Format::ALL.into_iter().find(|format| format.name() == text);
+        found.ok_or_else(|| format!("unknown format `{text}`, expected one of {}", names()))
+    }
+}

@@ -1,0 +1,102 @@
+//! Quantization: linears over codes of 8 and 4 bits, one format a file.
+
+mod assignment;
+mod format;
+mod formats;
+
+use std::collections::BTreeSet;
+
+use ir::ops::{Epilogue, Epilogues, FusedLinear, Linear, LinearParts, Scaled};
+use ir::{Graph, OpId, Patch, PatchValue, Rule, Value, rewrite};
+
+use crate::{Changed, PassError};
+
+pub use assignment::{Assignment, LinearInfo, linears};
+pub use format::Format;
+pub use formats::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
+
+/// Which linears a pass quantizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// All, but for those whose results leave the graph: of a language model, the head.
+    #[default]
+    Inner,
+    /// Those with these results.
+    Named(BTreeSet<String>),
+}
+
+impl Layers {
+    /// Whether a linear is one of them. Its weight must be a constant matrix.
+    pub fn contain(&self, graph: &Graph, id: OpId) -> bool {
+        let result = graph.result(id);
+        let is_linear = graph.cast::<Linear>(id).is_some()
+            && graph.operands(id).get(1).is_some_and(|weight| graph.is_constant(*weight));
+        is_linear
+            && match self {
+                Layers::Inner => !graph.outputs().iter().any(|output| output.value == result),
+                Layers::Named(names) => names.contains(graph.value_name(result)),
+            }
+    }
+}
+
+/// Codes and what they mean, while a patch is built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Codes {
+    pub codes: PatchValue,
+    pub scale: PatchValue,
+    pub zero: Option<PatchValue>,
+}
+
+impl Codes {
+    /// The two results of `quantize_blocks`.
+    pub fn of(blocks: PatchValue) -> Codes {
+        Codes { codes: blocks, scale: blocks.result(1), zero: None }
+    }
+}
+
+/// Applies a rule to each linear of `layers` once.
+pub(crate) fn each_linear(
+    graph: &mut Graph,
+    layers: &Layers,
+    name: &'static str,
+    rule: &dyn Fn(&Graph, OpId) -> Option<Patch>,
+) -> Result<Changed, PassError> {
+    let apply = |graph: &Graph, id: OpId| if layers.contain(graph, id) { rule(graph, id) } else { None };
+    Ok((rewrite(graph, &[Rule { name, apply: &apply }])? > 0).into())
+}
+
+/// Puts a linear over codes in the place of one over numbers. Without codes of `x`, that stays as it is.
+pub(crate) fn over_codes(
+    graph: &Graph,
+    id: OpId,
+    patch: &mut Patch,
+    x: Option<Codes>,
+    weight: Codes,
+) -> Option<PatchValue> {
+    let parts = LinearParts::of(graph, id)?;
+    let scaled = Scaled { x: x.is_some(), weight: true, zero: weight.zero.is_some() };
+    let bias = parts.operand(Epilogue::Bias);
+    let behind = Epilogues(bias.iter().map(|_| Epilogue::Bias).collect());
+    let to = match x {
+        Some(_) => Some(parts.result),
+        None => (graph.tensor(parts.x)?.dtype != parts.result).then_some(parts.result),
+    };
+    let operands = [
+        Some(x.map_or(parts.x.into(), |x| x.codes)),
+        Some(weight.codes),
+        x.map(|x| x.scale),
+        Some(weight.scale),
+        weight.zero,
+        bias.map(Into::into),
+    ];
+    let operands: Vec<PatchValue> = operands.into_iter().flatten().collect();
+    let fused = patch.add(graph, FusedLinear { before: None, scaled, behind, to }, &operands);
+    patch.replace(graph.result(id), fused);
+    Some(fused)
+}
+
+/// Activations and weight of a linear.
+pub(crate) fn operands(graph: &Graph, id: OpId) -> Option<[Value; 2]> {
+    let parts = LinearParts::of(graph, id)?;
+    Some([parts.x, parts.weight])
+}
