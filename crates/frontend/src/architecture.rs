@@ -1,5 +1,7 @@
 //! The table of architectures. A decoder-only model that the builder can spell is one more row.
 
+use crate::{Activation, Mlp, Norm};
+
 /// What sets one architecture apart from another.
 #[derive(Debug)]
 pub(crate) struct Architecture {
@@ -7,14 +9,32 @@ pub(crate) struct Architecture {
     pub name: &'static str,
     /// `model_type`: transformers picks the class by it, so another one means another model.
     pub model_type: &'static str,
+    /// The norms.
+    pub norm: Norm,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// Names of keys that others call otherwise.
+    pub spelling: Spelling,
+    /// Keys that may say what is so anyway, and the word for that.
+    pub given: &'static [(&'static str, &'static str)],
     /// What a missing key means.
     pub defaults: Defaults,
     /// Whether the projection behind attention has a bias where those before it have one.
     pub output_bias: bool,
     /// Whether the heads of queries and keys are normed before their rotation.
     pub qk_norm: bool,
-    /// Keys of `config.json` that are read beside those that all read; others are judged by [`crate::keys`].
+    /// Keys of `config.json` that are read beside those that all read and those of the spelling; others are judged by
+    /// [`crate::keys`].
     keys: &'static [&'static str],
+}
+
+/// Keys that mean the same under several names. One key may stand for several things; a bias without one is as the
+/// defaults say.
+#[derive(Debug)]
+pub(crate) struct Spelling {
+    pub norm_eps: &'static str,
+    pub attention_bias: Option<&'static str>,
+    pub mlp_bias: Option<&'static str>,
 }
 
 /// The defaults of the transformers configuration class.
@@ -29,8 +49,9 @@ pub(crate) struct Defaults {
     pub kv_heads: Option<u32>,
     /// A share of the hidden size, where there is none.
     pub head_dim: Option<u32>,
+    pub activation: Activation,
     pub max_position_embeddings: u32,
-    pub rms_norm_eps: f64,
+    pub norm_eps: f64,
     pub rope_theta: f64,
     pub attention_bias: bool,
     pub mlp_bias: bool,
@@ -50,8 +71,9 @@ const LLAMA: Defaults = Defaults {
     heads: 32,
     kv_heads: None,
     head_dim: None,
+    activation: Activation::Silu,
     max_position_embeddings: 2048,
-    rms_norm_eps: 1e-6,
+    norm_eps: 1e-6,
     rope_theta: 10000.0,
     attention_bias: false,
     mlp_bias: false,
@@ -73,18 +95,29 @@ const QWEN2: Defaults = Defaults {
     ..LLAMA
 };
 
-static ARCHITECTURES: [Architecture; 4] = [
+const GATED: Mlp = Mlp::Gated { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
+const NO_BIASES: Spelling = Spelling { norm_eps: "rms_norm_eps", attention_bias: None, mlp_bias: None };
+
+static ARCHITECTURES: [Architecture; 5] = [
     Architecture {
         name: "LlamaForCausalLM",
         model_type: "llama",
+        norm: Norm::Rms,
+        mlp: GATED,
+        spelling: Spelling { attention_bias: Some("attention_bias"), mlp_bias: Some("mlp_bias"), ..NO_BIASES },
+        given: &[],
         defaults: LLAMA,
         output_bias: true,
         qk_norm: false,
-        keys: &["attention_bias", "mlp_bias"],
+        keys: &[],
     },
     Architecture {
         name: "MistralForCausalLM",
         model_type: "mistral",
+        norm: Norm::Rms,
+        mlp: GATED,
+        spelling: NO_BIASES,
+        given: &[],
         // transformers 5.24, MistralConfig
         defaults: Defaults {
             intermediate_size: 14336,
@@ -100,6 +133,10 @@ static ARCHITECTURES: [Architecture; 4] = [
     Architecture {
         name: "Qwen2ForCausalLM",
         model_type: "qwen2",
+        norm: Norm::Rms,
+        mlp: GATED,
+        spelling: NO_BIASES,
+        given: &[],
         defaults: QWEN2,
         output_bias: false,
         qk_norm: false,
@@ -109,11 +146,45 @@ static ARCHITECTURES: [Architecture; 4] = [
     Architecture {
         name: "Qwen3ForCausalLM",
         model_type: "qwen3",
+        norm: Norm::Rms,
+        mlp: GATED,
+        spelling: Spelling { attention_bias: Some("attention_bias"), ..NO_BIASES },
+        given: &[],
         // transformers 5.24, Qwen3Config
         defaults: Defaults { head_dim: Some(128), attention_bias: false, ..QWEN2 },
         output_bias: true,
         qk_norm: true,
-        keys: &["attention_bias", "sliding_window"],
+        keys: &["sliding_window"],
+    },
+    Architecture {
+        name: "Starcoder2ForCausalLM",
+        model_type: "starcoder2",
+        norm: Norm::Layer,
+        mlp: Mlp::Plain { up: "mlp.c_fc", down: "mlp.c_proj" },
+        spelling: Spelling { norm_eps: "norm_epsilon", attention_bias: Some("use_bias"), mlp_bias: Some("use_bias") },
+        // as the files of the first versions have it
+        given: &[("norm_type", "layer_norm"), ("mlp_type", "default")],
+        // transformers 5.24, Starcoder2Config
+        defaults: Defaults {
+            vocab_size: 49152,
+            hidden_size: 3072,
+            intermediate_size: 12288,
+            layers: 30,
+            heads: 24,
+            kv_heads: Some(2),
+            activation: Activation::GeluTanh,
+            max_position_embeddings: 4096,
+            norm_eps: 1e-5,
+            attention_bias: true,
+            mlp_bias: true,
+            tie_word_embeddings: true,
+            bos: Some(50256),
+            eos: Some(50256),
+            ..LLAMA
+        },
+        output_bias: true,
+        qk_norm: false,
+        keys: &[],
     },
 ];
 
@@ -130,7 +201,6 @@ const KEYS: &[&str] = &[
     "head_dim",
     "hidden_act",
     "max_position_embeddings",
-    "rms_norm_eps",
     "rope_theta",
     "rope_scaling",
     "rope_parameters",
@@ -146,7 +216,9 @@ const KEYS: &[&str] = &[
 impl Architecture {
     /// Whether a key of `config.json` is read.
     pub fn reads(&self, key: &str) -> bool {
-        KEYS.contains(&key) || self.keys.contains(&key)
+        let Spelling { norm_eps, attention_bias, mlp_bias } = self.spelling;
+        let spelled = [Some(norm_eps), attention_bias, mlp_bias];
+        KEYS.contains(&key) || self.keys.contains(&key) || spelled.contains(&Some(key))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::architecture::{self, Architecture};
 use crate::json::Object;
 use crate::report::{Report, listed};
 use crate::rope::{self, Rope, RopeContext};
-use crate::{keys, model_tensors};
+use crate::{Activation, Mlp, Norm, keys, model_tensors};
 
 /// A decoder-only model, but for its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +30,14 @@ pub struct ModelConfig {
     pub kv_heads: u32,
     /// Elements of a head.
     pub head_dim: u32,
-    /// What is added to the mean square in norms.
-    pub rms_norm_eps: f32,
+    /// The norms.
+    pub norm: Norm,
+    /// What is added to the mean square, or to the variance, in norms.
+    pub norm_eps: f32,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// The activation in the MLP.
+    pub activation: Activation,
     /// The rotary embedding.
     pub rope: Rope,
     /// Whether the projections of attention have biases.
@@ -79,11 +85,12 @@ impl ModelConfig {
         let max_position_embeddings = positions.unwrap_or(defaults.max_position_embeddings);
         let context =
             RopeContext { default_theta: defaults.rope_theta, head_dim: heads.head_dim, max_position_embeddings };
-        read_activation(config, report);
         read_window(config, defaults.sliding_window, max_position_embeddings, report);
-        let bias = |key: &str, default: bool, report: &mut Report| {
-            let read = architecture.reads(key).then(|| config.flag(key, report)).flatten();
-            read.unwrap_or(default)
+        let spelling = &architecture.spelling;
+        let attention_bias = spelling.attention_bias.and_then(|key| config.flag(key, report));
+        let mlp_bias = match spelling.mlp_bias == spelling.attention_bias {
+            true => attention_bias,
+            false => spelling.mlp_bias.and_then(|key| config.flag(key, report)),
         };
         let intermediate = config.size("intermediate_size", 1..=MAX_WIDTH, report);
         let tie = config.flag("tie_word_embeddings", report);
@@ -97,12 +104,15 @@ impl ModelConfig {
             heads: heads.heads,
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,
-            rms_norm_eps: read_eps(config, report).unwrap_or(defaults.rms_norm_eps) as f32,
+            norm: architecture.norm,
+            norm_eps: read_eps(config, spelling.norm_eps, report).unwrap_or(defaults.norm_eps) as f32,
+            mlp: architecture.mlp,
+            activation: read_activation(config, report).unwrap_or(defaults.activation),
             rope: rope::read(config, context, report),
-            attention_bias: bias("attention_bias", defaults.attention_bias, report),
+            attention_bias: attention_bias.unwrap_or(defaults.attention_bias),
             output_bias: architecture.output_bias,
             qk_norm: architecture.qk_norm,
-            mlp_bias: bias("mlp_bias", defaults.mlp_bias, report),
+            mlp_bias: mlp_bias.unwrap_or(defaults.mlp_bias),
             tie_word_embeddings: tie.unwrap_or(defaults.tie_word_embeddings),
             max_position_embeddings,
             dtype: read_dtype(config, report),
@@ -191,12 +201,18 @@ impl Heads {
     }
 }
 
-fn read_activation(config: Object<'_>, report: &mut Report) {
-    // transformers knows the same function by both names.
-    const ACCEPTED: [&str; 2] = ["silu", "swish"];
-    if let Some(name) = config.text("hidden_act", report).filter(|name| !ACCEPTED.contains(name)) {
-        report.unsupported(config.found("hidden_act", &name.into(), "expected \"silu\" or \"swish\""));
+fn read_activation(config: Object<'_>, report: &mut Report) -> Option<Activation> {
+    let name = config.text("hidden_act", report)?;
+    let found = Activation::NAMES.iter().find(|(known, _)| *known == name);
+    if found.is_none() {
+        let known = Activation::NAMES.map(|(known, _)| known);
+        report.unsupported(config.found(
+            "hidden_act",
+            &name.into(),
+            format_args!("expected one of {}", listed(&known)),
+        ));
     }
+    found.map(|(_, activation)| *activation)
 }
 
 /// A window as long as the model's positions hides nothing; a shorter one would.
@@ -217,9 +233,9 @@ fn read_window(config: Object<'_>, default: Option<u32>, positions: u32, report:
     }
 }
 
-fn read_eps(config: Object<'_>, report: &mut Report) -> Option<f64> {
+fn read_eps(config: Object<'_>, key: &str, report: &mut Report) -> Option<f64> {
     let convert = |value: &Value| value.as_f64().filter(|eps| (0.0..=1.0).contains(eps));
-    config.expect("rms_norm_eps", "a number from 0 to 1", convert, report)
+    config.expect(key, "a number from 0 to 1", convert, report)
 }
 
 /// `dtype` wins over `torch_dtype`, its older name.

@@ -1,4 +1,4 @@
-//! Normalization over the last axis.
+//! Root-mean-square normalization over the last axis.
 
 use plan::DType;
 
@@ -19,7 +19,7 @@ op! {
     pub struct AddRmsNorm = "add_rms_norm" (a, b, weight) { eps: f32, to: Option<DType> }
 }
 
-fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
+pub(super) fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
     expect_rank("weight", weight, 1)?;
     match x.shape.last() {
         Some(width) => expect_same("the widths of x and weight", width, &weight.shape[0])?,
