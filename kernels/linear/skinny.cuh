@@ -1,9 +1,12 @@
 // y = x @ w^T and what stands before and behind it, for few rows: the weights stream from memory straight into
 // registers, once.
 //
-//   x [rows][kK] of T (bf16 or f16); with kNormRows > 0 of X, normed first: T(x * rsqrt(mean(x^2) + kEps) * gain [kK])
-//   y [rows][kN] of Y; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
-//   bias [kN] of T, gain of G, residual as y; each is nullptr (written in the unit) or added in float before rounding
+//   x [rows][kK] of T (bf16 or f16); with kNormRows > 0 of X, normed first: T(x * rsqrt(mean(x^2) + kEps) * gain [kK]),
+//     with kCentred T((x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * gain + shift [kK])
+//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
+//     kN / 2 + n
+//   gain, shift of G, bias [kN] of T, residual as y; each is nullptr (written in the unit) where it is not there. Bias
+//     and residual are added in float, before and behind F
 //   w    of T, tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //        bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
@@ -20,14 +23,16 @@
 #include "common/body.cuh"
 #include "common/silu.cuh"
 #include "common/types.cuh"
-#include "norm/rms_norm.cuh"
+#include "linear/behind.cuh"
+#include "norm/row.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mma.cuh"
 
 namespace smelt {
 
 template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth,
-          bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f>
+          bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f, bool kCentred = false,
+          class F = Same>
 struct LinearSkinny {
   static_assert(sizeof(T) == 2, "bf16 or f16");
   static_assert(kNormRows <= kRows && (kNormRows > 0 || sizeof(X) == sizeof(T)), "x is T unless it is normed");
@@ -61,12 +66,13 @@ struct LinearSkinny {
 
   using Weights = uint4[kStrips][2][2];  // [..][h][atom]
   using Chunks = uint4[2][kRows / 8];    // [h][..]
-  using Norm = NormRow<X, T, G, kK, kEps, kThreads>;
+  using Norm = NormRow<X, T, G, kK, kEps, kThreads, kCentred>;
 
   Y* y;
   const X* x;
   const T* w;
   const G* gain;
+  const G* shift;
   const T* bias;
   const Y* residual;
   int rows;
@@ -151,17 +157,15 @@ struct LinearSkinny {
       if (kRounds > 0 || has(i)) load(held[i], tile, i);
     next[0] += kHeld * kWarps * 2048;
     next[1] += kHeld * kWarps * 2048;
-    if constexpr (kNormRows > 0) norm.stream(gain);
+    if constexpr (kNormRows > 0) norm.stream(gain, shift);
   }
 
   // Norms all rows into shared memory.
   __device__ __forceinline__ void norm_rows() {
 #pragma unroll 1
     for (int row = 0; row < rows; ++row)
-      norm.norm(normed() + row * kNormPitch, gain, [&](int column, float (&held)[Norm::kWidth]) {
-        const auto values = *reinterpret_cast<const typename Norm::Values*>(x + (i64(row) * kK + column));
-#pragma unroll
-        for (int i = 0; i < Norm::kWidth; ++i) held[i] = to_float(values[i]);
+      norm.norm(normed() + row * kNormPitch, gain, shift, [&](int column, float (&held)[Norm::kWidth]) {
+        Norm::read(x + (i64(row) * kK + column), held);
       }, [](int, const float (&)[Norm::kWidth]) {});
     __syncthreads();
   }
@@ -201,7 +205,7 @@ struct LinearSkinny {
         const int gate = column / 8 * 16 + column % 8;
         value = silu(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
       } else {
-        value = total(partial, row, column, bias, n);
+        value = apply<F>(total(partial, row, column, bias, n));
       }
       if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
       y[i64(row) * kOutN + n] = from_float<Y>(value);

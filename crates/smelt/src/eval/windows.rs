@@ -66,7 +66,10 @@ impl WindowOptions {
             return usage(format!("a context of {context} tokens: the plan takes sequences of at most {longest}"));
         }
         if context <= lead {
-            return usage(format!("a context of {context} tokens leaves none to score, expected at least {}", lead + 1));
+            return usage(format!(
+                "a context of {context} tokens leaves none to score, expected at least {}",
+                lead + 1
+            ));
         }
         match self.stride {
             Some(stride) if stride == 0 || stride > context => {

@@ -1,11 +1,12 @@
 //! `kernels/linear`: streaming for few rows, wgmma for many, plain loops for everything else.
 
-use ir::ops::{Epilogue, Linear, LinearParts, Prologue};
+use ir::ops::{Epilogue, Linear, LinearParts, Norm, Prologue};
 use ir::{Graph, Value};
-use plan::{Dim, Layout, TensorMap};
+use plan::{Dim, Formula, Layout, TensorMap};
 
 use super::body::{Body, c_float, c_type};
-use super::{SHARED_BYTES, dim, is, is_16_bit};
+use super::map::functor;
+use super::{SHARED_BYTES, dim, is, is_16_bit, norm};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
@@ -75,12 +76,12 @@ fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
         return Err(Refusal::because("the weight is no constant that could be packed"));
     }
     match parts.epilogues().as_slice() {
-        [] | [Epilogue::Bias] | [Epilogue::Add] | [Epilogue::Bias, Epilogue::Add] => Ok(()),
         [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] if n % 16 == 0 => Ok(()),
         [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] => {
             Err(Refusal::because(format!("halves of {n} outputs are no whole strips of 8")))
         }
-        _ => Err(Refusal::because("does a bias, and then either a gate or a residual")),
+        _ if parts.in_order().is_some() => Ok(()),
+        _ => Err(Refusal::because("does a bias, and then either a gate, or functions of elements and a residual")),
     }
 }
 
@@ -108,17 +109,23 @@ impl Shape {
     fn call(&self, site: &Site<'_>, mut body: Body, more: &[Option<Value>]) -> Result<Call, Refusal> {
         let absent = more.iter().enumerate().filter(|(_, operand)| operand.is_none());
         body.absent = absent.map(|(place, _)| 2 + place).collect();
+        body.preamble = self.formula().map_or_else(String::new, |formula| functor(&formula));
         let mut call = body.scalar("rows", self.rows.clone()).call(site)?;
         call = call.int("n", self.n as i64).int("k", self.k as i64);
-        if self.parts.before.is_some() {
-            call = call.text("before", "rms_norm");
+        if let Some((prologue, _)) = &self.parts.before {
+            call = call.text("before", prologue.norm.name());
         }
-        let behind: Vec<&str> = self.parts.epilogues().into_iter().map(Epilogue::name).collect();
+        let behind: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
         Ok(if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) })
     }
 
     fn bias(&self) -> Option<Value> {
         self.parts.operand(Epilogue::Bias)
+    }
+
+    /// The functions behind the product.
+    fn formula(&self) -> Option<Formula> {
+        self.parts.in_order()?.formula
     }
 
     fn residual(&self) -> Option<Value> {
@@ -142,27 +149,34 @@ pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Ca
     let mut more = String::new();
     // partial sums of each warp, padded so that they lie in different banks
     let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
-    let gated = shape.gated();
-    if gated || shape.parts.before.is_some() {
+    let (gated, formula) = (shape.gated(), shape.formula());
+    if gated || formula.is_some() || shape.parts.before.is_some() {
         more.push_str(&format!(", {gated}"));
     }
-    let gain = match shape.parts.before {
-        None => None,
-        Some((Prologue::RmsNorm { eps, .. }, gain)) => {
+    let [gain, shift] = match &shape.parts.before {
+        None => [None; 2],
+        Some((Prologue { norm, eps, .. }, operands)) => {
             if bound > NORM_ROWS {
                 return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
             }
-            if !site.graph.is_constant(gain) {
-                return Err(Refusal::because(
-                    "the gain is computed in the step, and it is read before that is waited for",
-                ));
+            let gain = norm::gain(site, operands)?;
+            let types = [site.tensor(shape.parts.x)?.dtype, gain].map(c_type).join(", ");
+            more.push_str(&format!(", {types}, {bound}, {}", c_float(*eps)));
+            if *norm == Norm::Layer {
+                more.push_str(", true");
             }
-            let types = [site.tensor(shape.parts.x)?.dtype, site.tensor(gain)?.dtype].map(c_type).join(", ");
-            more.push_str(&format!(", {types}, {bound}, {}", c_float(eps)));
             shared_bytes += bound * (k + 32) * 2;
-            Some(gain)
+            [operands.first().copied(), operands.get(1).copied()]
         }
     };
+    if formula.is_some() {
+        let product = c_type(shape.parts.product_dtype(site.graph).unwrap_or(shape.parts.result));
+        more.push_str(&match &shape.parts.before {
+            None => format!(", {product}, {product}, 0, 0.0f, false, Formula"),
+            Some((Prologue { norm: Norm::Rms, .. }, _)) => ", false, Formula".to_owned(),
+            Some((Prologue { norm: Norm::Layer, .. }, _)) => ", Formula".to_owned(),
+        });
+    }
     if shared_bytes > SHARED_BYTES.into() {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
@@ -172,7 +186,7 @@ pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Ca
     let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
-    let call = shape.call(site, body, &[gain, shape.bias(), shape.residual()])?.layout(1, layout);
+    let call = shape.call(site, body, &[gain, shift, shape.bias(), shape.residual()])?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
@@ -236,8 +250,12 @@ pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
     let Shape { n, k, .. } = shape;
-    let gated = if shape.gated() { ", true" } else { "" };
-    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{gated}>", shape.types(site));
+    let more = match (shape.gated(), shape.formula()) {
+        (true, _) => ", true",
+        (false, Some(_)) => ", false, Formula",
+        (false, None) => "",
+    };
+    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{more}>", shape.types(site));
     let grid = shape.rows.ceil_div(rows) * n.div_ceil(cols).into();
     let threads = 2 * rows as u32 + 32;
     let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, grid);
