@@ -68,7 +68,12 @@ fn formats() -> impl Iterator<Item = PrecisionOptions> {
 fn mixture() -> PrecisionOptions {
     let text = "layers.*.attn.* int8-weight\nlayers.0.mlp.down fp8\nlayers.1.* none".to_owned();
     let map = PrecisionMap { path: "map".into(), text };
-    PrecisionOptions { linears: Some(Format::Int4), head: Some(Format::Int8Weight), map: Some(map) }
+    PrecisionOptions {
+        linears: Some(Format::Int4),
+        head: Some(Format::Int8Weight),
+        map: Some(map),
+        ..PrecisionOptions::default()
+    }
 }
 
 #[test]
