@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::cubin;
 use crate::{
-    Arg, Buffer, DType, Dim, Launch, Layout, Plan, Program, Step, SymbolValues, TensorMap, Tiles, WEIGHT_ALIGN, WeightData,
-    full_step, upper_bounds,
+    Arg, Buffer, DType, Dim, Launch, Layout, Plan, Program, Step, SymbolValues, TensorMap, Tiles, WEIGHT_ALIGN,
+    WeightData, full_step, upper_bounds,
 };
 
 /// Sizes above this are refused: they cannot be meant, and they keep later sums from overflowing.
