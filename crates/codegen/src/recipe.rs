@@ -176,7 +176,8 @@ impl Recipe {
         }
     }
 
-    /// The random parts, where all of the recipe is random and rounding to its dtype is the only rounding.
+    /// The random parts, where all of the recipe is random and rounding to its dtype is the only rounding. Random
+    /// numbers are not quantized: their codes and scales are told to be like those that they would have.
     pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
         match self {
             Recipe::Tensor { key, .. } => weights.random(key).map(|part| vec![part]),
@@ -189,7 +190,9 @@ impl Recipe {
                 parts.map(|parts| parts.concat())
             }
             Recipe::Tiled { inner, .. } | Recipe::Packed(inner) => inner.random(weights),
-            Recipe::Mapped(_) | Recipe::Coded(_) | Recipe::BlockScales(_) | Recipe::Value(..) => None,
+            Recipe::Coded(coded) => coded.random(weights),
+            Recipe::BlockScales(scales) => scales.random(weights),
+            Recipe::Mapped(_) | Recipe::Value(..) => None,
         }
     }
 
