@@ -9,7 +9,7 @@ template <class S, int kRows, int kCols, int kWidth> struct Scales {
   using Type = S;
   static constexpr bool kScaled = true;
   static constexpr bool kGrouped = kCols != 0;  // a row has several
-  static constexpr int kShared = kCols;
+  static constexpr int kShared = kCols, kSharedRows = kRows;
   static constexpr int kPerRow = kCols == 0 ? 1 : ceil_div(kWidth, kCols);
 
   // Where those of a row begin.
@@ -33,7 +33,7 @@ template <class S, int kRows, int kCols, int kWidth> struct Scales {
 struct Unscaled {
   using Type = float;
   static constexpr bool kScaled = false, kGrouped = false;
-  static constexpr int kShared = 0;
+  static constexpr int kShared = 0, kSharedRows = 0;
 
   static __device__ __forceinline__ int line(int) { return 0; }
   static __device__ __forceinline__ int column(int) { return 0; }

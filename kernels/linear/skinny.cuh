@@ -1,9 +1,12 @@
 // y = x @ w^T and what stands before and behind it, for few rows: the weights stream from memory straight into
 // registers, once.
 //
-//   x [rows][kK] of T (bf16 or f16); with kNormRows > 0 of X, normed first: T(x * rsqrt(mean(x^2) + kEps) * gain [kK])
-//   y [rows][kN] of Y; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
-//   bias [kN] of B, gain of G, residual as y; each is nullptr (written in the unit) or added in float before rounding
+//   x [rows][kK] of T (bf16 or f16); with kNormRows > 0 of X, normed first: T(x * rsqrt(mean(x^2) + kEps) * gain [kK]),
+//     with kCentred T((x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * gain + shift [kK])
+//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
+//     kN / 2 + n
+//   gain, shift of G, bias [kN] of B, residual as y; each is nullptr (written in the unit) where it is not there. Bias
+//     and residual are added in float, before and behind F
 //   w    of W, tiled as in common/tiled.cuh (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the
 //        second): [ceil(kN / 16)][units of 16 outputs x 128 bytes of k]. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
@@ -28,7 +31,8 @@
 #include "common/silu.cuh"
 #include "common/tiled.cuh"
 #include "common/widen.cuh"
-#include "norm/rms_norm.cuh"
+#include "linear/behind.cuh"
+#include "norm/row.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mma.cuh"
 
@@ -39,8 +43,9 @@ template <bool kFirst, class A, class B> struct Either { using Type = A; };
 template <class A, class B> struct Either<false, A, B> { using Type = B; };
 
 template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth,
-          bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f,
-          class B = T, class W = T, class WScales = Unscaled, bool kZero = false, class XScales = Unscaled>
+          bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f, bool kCentred = false,
+          class F = Same, class B = T, class W = T, class WScales = Unscaled, bool kZero = false,
+          class XScales = Unscaled>
 struct LinearSkinny {
   static constexpr bool kCodes = WScales::kScaled, kXCodes = XScales::kScaled;
   using XT = typename Either<kXCodes, X, T>::Type;  // as products read x
@@ -99,12 +104,13 @@ struct LinearSkinny {
     uint4 x[2 / kParts][kRows / 8][kXLoads];
     typename XScales::Type scale[kRows / 8][2];
   };
-  using Norm = NormRow<X, T, G, kK, kEps, kThreads>;
+  using Norm = NormRow<X, T, G, kK, kEps, kThreads, kCentred>;
 
   Y* y;
   const X* x;
   const W* w;
   const G* gain;
+  const G* shift;
   const typename XScales::Type* x_scale;
   const typename WScales::Type* w_scale;
   const i8* w_zero;
@@ -321,17 +327,15 @@ struct LinearSkinny {
 #pragma unroll
         for (int atom = 0; atom < 2; ++atom) row_scale[s][atom] = w_scale[lines[s][atom]];
     }
-    if constexpr (kNormRows > 0) norm.stream(gain);
+    if constexpr (kNormRows > 0) norm.stream(gain, shift);
   }
 
   // Norms all rows into shared memory.
   __device__ __forceinline__ void norm_rows() {
 #pragma unroll 1
     for (int row = 0; row < rows; ++row)
-      norm.norm(normed() + row * kNormPitch, gain, [&](int column, float (&held)[Norm::kWidth]) {
-        const auto values = *reinterpret_cast<const typename Norm::Values*>(x + (i64(row) * kK + column));
-#pragma unroll
-        for (int i = 0; i < Norm::kWidth; ++i) held[i] = to_float(values[i]);
+      norm.norm(normed() + row * kNormPitch, gain, shift, [&](int column, float (&held)[Norm::kWidth]) {
+        Norm::read(x + (i64(row) * kK + column), held);
       }, [](int, const float (&)[Norm::kWidth]) {});
     __syncthreads();
   }
@@ -371,7 +375,7 @@ struct LinearSkinny {
         const int gate = column / 8 * 16 + column % 8;
         value = silu(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
       } else {
-        value = total(partial, row, column, bias, n);
+        value = apply<F>(total(partial, row, column, bias, n));
       }
       if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
       y[i64(row) * kOutN + n] = from_float<Y>(value);

@@ -1,8 +1,9 @@
 // y = x @ w^T and what stands behind it, for many rows: the copy engine fills a ring in shared memory, warpgroups
 // multiply from it.
 //
-//   y [rows][kN] of Y; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
-//   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float before rounding
+//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
+//     kN / 2 + n
+//   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float, before and behind F
 //   x [rows][kK] and w of T (bf16, f16), read through their maps alone
 //   w     tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
 //         bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
@@ -17,6 +18,7 @@
 #include "common/body.cuh"
 #include "common/silu.cuh"
 #include "common/types.cuh"
+#include "linear/behind.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mbarrier.cuh"
@@ -25,7 +27,8 @@
 
 namespace smelt {
 
-template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int kStages, bool kSwiglu = false>
+template <class T, class Y, int kN, int kK, int kBlockRows, int kBlockCols, int kStages, bool kSwiglu = false,
+          class F = Same>
 struct LinearWgmma {
   static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
   static_assert(sizeof(T) == 2 && (sizeof(Y) == 2 || sizeof(Y) == 4), "bf16 or f16, to that or float");
@@ -166,6 +169,7 @@ struct LinearWgmma {
       const float* d = sums + 4 * p + 2 * half;
       y = {d[0], d[1]};
       add_bias(n, y[0], y[1]);
+      y = {apply<F>(y[0]), apply<F>(y[1])};
     }
     if (residual != nullptr && to < rows) {
       const Y* place = residual + (i64(to) * kOutN + n);

@@ -4,7 +4,7 @@
 mod common;
 mod gpu_shapes;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use codegen::cuda::find;
 use common::expected::ORACLES;
@@ -114,24 +114,49 @@ fn odd_shapes_build() {
     }
 }
 
-/// What a token of one sequence costs in launches, with the configurations of the kernels left out.
-#[test]
-fn a_layer_of_an_8b_decode_step_has_five_launches() {
-    let config = folder().join("../bench/configs/llama-3.1-8b");
+/// What a layer of a token of one sequence costs in launches, with the configurations of the kernels left out.
+fn launches(config: &Path, layer: u32, driver: &Driver) -> Vec<String> {
     let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
     let mut dumps = Dumps::default();
-    Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    driver.compile(config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
     let decode = dumps.kernels.split("// ").find(|program| program.starts_with("decode@1")).unwrap();
-    let launches = decode.lines().filter(|line| line.starts_with("%layers.17.") && line.contains(" grid "));
-    let launches: Vec<&str> = launches.filter_map(|line| line.split(" {").next()).collect();
+    let layer = format!("%layers.{layer}.");
+    let launches = decode.lines().filter(|line| line.starts_with(&layer) && line.contains(" grid "));
+    launches.filter_map(|line| Some(line.split(" {").next()?.to_owned())).collect()
+}
+
+/// Three layers as wide as those of Starcoder2 3B. The units are built where there is a compiler: norms that would spill
+/// registers would fall off.
+#[test]
+fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
+    let scratch = tempfile::tempdir().unwrap();
+    let config = scratch.path().join("config.json");
+    std::fs::write(&config, r#"{"architectures": ["Starcoder2ForCausalLM"], "num_hidden_layers": 3}"#).unwrap();
     assert_eq!(
-        launches,
+        launches(&config, 0, &driver(cache()).unwrap_or_default()),
         [
-            "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
-            "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
-            "%layers.17.attn.sum = fused_linear : linear_skinny",
-            "%layers.17.mlp.gated = fused_linear : linear_skinny",
-            "%layers.17.mlp.sum = fused_linear : linear_skinny",
+            "%layers.0.attn.q_k_v = fused_linear : linear_skinny",
+            "%layers.0.attn.mixed = rope_attention : rope_attention_decode",
+            "%layers.0.attn.sum = fused_linear : linear_skinny",
+            "%layers.0.mlp.gelu_tanh = fused_linear : linear_skinny",
+            "%layers.0.mlp.sum = fused_linear : linear_skinny",
         ]
     );
+}
+
+#[test]
+fn a_layer_of_an_8b_decode_step_has_five_launches() {
+    for model in ["llama-3.1-8b", "qwen3-8b"] {
+        assert_eq!(
+            launches(&folder().join("../bench/configs").join(model), 17, &Driver::new()),
+            [
+                "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
+                "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
+                "%layers.17.attn.sum = fused_linear : linear_skinny",
+                "%layers.17.mlp.gated = fused_linear : linear_skinny",
+                "%layers.17.mlp.sum = fused_linear : linear_skinny",
+            ],
+            "{model}"
+        );
+    }
 }

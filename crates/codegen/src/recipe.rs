@@ -118,7 +118,8 @@ impl Recipe {
         }
         let quantize = graph.producer::<Quantize>(value).map(|(_, quantize)| quantize.to);
         let dequantize = graph.producer::<Dequantize>(value).map(|(_, dequantize)| dequantize.to);
-        let Some((to, scale_shape)) = quantize.or(dequantize).zip(shape(operands[1])) else { return Ok(None) };
+        let scale_shape = operands.get(1).copied().and_then(shape);
+        let Some((to, scale_shape)) = quantize.or(dequantize).zip(scale_shape) else { return Ok(None) };
         let zero = operands.get(2).map(|zero| Recipe::of(graph, *zero, weights)).transpose()?;
         let [matrix, scales] = [operands[0], operands[1]].map(|operand| Recipe::of(graph, operand, weights));
         let (matrix, scales) = (matrix?, scales?);

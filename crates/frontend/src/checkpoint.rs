@@ -183,6 +183,17 @@ impl Checkpoint {
         inputs
     }
 
+    /// What tells the model from others, in hexadecimal: a hash of its configuration and the headers of its weights.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        let of_model =
+            |input: &plan::Input| input.name == self.texts.config.name() || input.name.ends_with(".safetensors");
+        for input in self.inputs().iter().filter(|input| of_model(input)) {
+            hash.update(&input.hash);
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
     /// Paths of all files, for the key of a cache.
     pub fn sources(&self) -> Vec<PathBuf> {
         let shards = self.tensors().into_iter().flat_map(Tensors::shards);

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use ir::ops::{
-    Add, AppendKv, Argmax, Cast, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope, RopeFrequencies,
-    Silu,
+    Add, AppendKv, Argmax, Cast, Embedding, GatherRows, Gelu, GeluTanh, LayerNorm, Linear, Mul, PagedAttention, Relu,
+    RmsNorm, Rope, RopeFrequencies, Silu,
 };
 use ir::{Graph, GraphError, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{DType, Dim, Symbol, SymbolDecl};
 
 use crate::model_tensors::{EMBEDDING, HEAD, LAST_NORM, layer_prefix};
-use crate::{ImportOptions, ModelConfig};
+use crate::{Activation, ImportOptions, Mlp, ModelConfig, Norm};
 
 /// The KV group of all layers.
 const GROUP: u32 = 0;
@@ -107,6 +107,8 @@ impl Builder<'_> {
         let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"), wide)?;
         let v = self.linear(&name("attn.v"), normed, &module("self_attn.v_proj"), wide)?;
         let to = self.narrowed();
+        let q = self.head_norm(&name("attn.q_norm"), q, &module("self_attn.q_norm"))?;
+        let k = self.head_norm(&name("attn.k_norm"), k, &module("self_attn.k_norm"))?;
         let q = self.op(&name("attn.q_rope"), Rope { head_dim, to }, &[q, positions, frequencies])?;
         let k = self.op(&name("attn.k_rope"), Rope { head_dim, to: None }, &[k, positions, frequencies])?;
         let append = AppendKv { group: GROUP, layer };
@@ -123,17 +125,52 @@ impl Builder<'_> {
         let name = |name: &str| format!("layers.{layer}.{name}");
 
         let normed = self.norm(&name("post_norm"), x, &module("post_attention_layernorm"))?;
-        let gate = self.linear(&name("mlp.gate"), normed, &module("mlp.gate_proj"), None)?;
-        let gate = self.op(&name("mlp.silu"), Silu {}, &[gate])?;
-        let up = self.linear(&name("mlp.up"), normed, &module("mlp.up_proj"), None)?;
-        let gated = self.op(&name("mlp.gated"), Mul {}, &[gate, up])?;
-        let down = self.linear(&name("mlp.down"), gated, &module("mlp.down_proj"), self.widened())?;
+        let activated = name(&format!("mlp.{}", self.config.activation.op_name()));
+        let (inner, down) = match self.config.mlp {
+            Mlp::Gated { gate, up, down } => {
+                let gate = self.linear(&name("mlp.gate"), normed, &module(gate), None)?;
+                let gate = self.activation(&activated, gate)?;
+                let up = self.linear(&name("mlp.up"), normed, &module(up), None)?;
+                (self.op(&name("mlp.gated"), Mul {}, &[gate, up])?, down)
+            }
+            Mlp::Plain { up, down } => {
+                let up = self.linear(&name("mlp.up"), normed, &module(up), None)?;
+                (self.activation(&activated, up)?, down)
+            }
+        };
+        let down = self.linear(&name("mlp.down"), inner, &module(down), self.widened())?;
         self.op(&name("mlp.sum"), Add {}, &[x, down])
     }
 
+    fn activation(&mut self, name: &str, x: Value) -> Result<Value, GraphError> {
+        match self.config.activation {
+            Activation::Silu => self.op(name, Silu {}, &[x]),
+            Activation::Gelu => self.op(name, Gelu {}, &[x]),
+            Activation::GeluTanh => self.op(name, GeluTanh {}, &[x]),
+            Activation::Relu => self.op(name, Relu {}, &[x]),
+        }
+    }
+
     fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        let (eps, to) = (self.config.norm_eps, self.narrowed());
         let gain = self.weight(&format!("{module}.weight"))?;
-        self.op(name, RmsNorm { eps: self.config.rms_norm_eps, to: self.narrowed() }, &[x, gain])
+        match self.config.norm {
+            Norm::Rms => self.op(name, RmsNorm { eps, head_dim: None, to }, &[x, gain]),
+            Norm::Layer => {
+                let bias = self.weight(&format!("{module}.bias"))?;
+                self.op(name, LayerNorm { eps, to }, &[x, gain, bias])
+            }
+        }
+    }
+
+    /// The norm of each head, in models that have one.
+    fn head_norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        if !self.config.qk_norm {
+            return Ok(x);
+        }
+        let gain = self.weight(&format!("{module}.weight"))?;
+        let norm = RmsNorm { eps: self.config.norm_eps, head_dim: Some(self.config.head_dim), to: None };
+        self.op(name, norm, &[x, gain])
     }
 
     /// What a linear's result is rounded to where sums go on with it: nothing, where it has their dtype anyway.

@@ -23,6 +23,7 @@ const HARMLESS: &[&str] = &[
     "dropout",
     "early_stopping",
     "embd_pdrop",
+    "embedding_dropout",
     "encoder_no_repeat_ngram_size",
     "encoder_repetition_penalty",
     "exponential_decay_length_penalty",
@@ -62,6 +63,7 @@ const HARMLESS: &[&str] = &[
     "remove_invalid_values",
     "repetition_penalty",
     "resid_pdrop",
+    "residual_dropout",
     "return_dict",
     "return_dict_in_generate",
     "router_aux_loss_coef",
@@ -190,12 +192,19 @@ const QUANTIZATION: [&str; 4] = ["quantization_config", "compression_config", "q
 /// Judges every key that the architecture does not read.
 pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mut Report) {
     for (key, value) in config.entries() {
-        if architecture.keys.contains(&key) || HARMLESS.contains(&key) || key.starts_with('_') {
+        if architecture.reads(key) || HARMLESS.contains(&key) || key.starts_with('_') {
             continue;
         }
         if QUANTIZATION.contains(&key) {
             if !is_off(value) {
                 report.unsupported(quantized(config, key, value));
+            }
+            continue;
+        }
+        if let Some((_, word)) = architecture.given.iter().find(|(name, _)| *name == key) {
+            if value.as_str().is_some_and(|value| value != *word) {
+                let rest = format_args!("which changes the mathematics: expected \"{word}\"");
+                report.unsupported(config.found(key, value, rest));
             }
             continue;
         }

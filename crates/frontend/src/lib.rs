@@ -2,6 +2,7 @@
 //! pass and no kernel; a decoder-only model is a row of the architecture table, not code.
 
 mod architecture;
+mod blocks;
 mod checkpoint;
 mod config;
 mod decoder;
@@ -15,6 +16,7 @@ mod tensors;
 mod weight_files;
 
 pub use architecture::architectures;
+pub use blocks::{Activation, Mlp, Norm};
 pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
 pub use options::ImportOptions;

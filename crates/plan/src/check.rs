@@ -44,7 +44,8 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
     for (index, group) in plan.kv.iter().enumerate() {
         let sizes = [group.layers, group.kv_heads, group.head_dim, group.block_tokens, group.blocks];
         let product = sizes.iter().try_fold(8u64, |bytes, size| bytes.checked_mul(u64::from(*size)));
-        if sizes.contains(&0) || product.is_none_or(|bytes| bytes > MAX_BYTES) || !group.dtype.is_float() {
+        let storable = group.dtype.is_float() || matches!(group.dtype, DType::I8 | DType::F8E4M3);
+        if sizes.contains(&0) || product.is_none_or(|bytes| bytes > MAX_BYTES) || !storable {
             problems.push(format!("KV group {index} has an impossible size or dtype"));
         }
     }

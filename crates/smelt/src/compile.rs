@@ -15,7 +15,7 @@ use crate::precision;
 use crate::settings::Settings;
 use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
-use crate::{CompileOptions, Driver, Error, WeightsChoice};
+use crate::{CompileOptions, Driver, Error, GateReport, WeightsChoice};
 
 /// Told how a compilation gets on.
 pub trait Progress {
@@ -23,6 +23,8 @@ pub trait Progress {
     fn phase(&mut self, name: &str);
     /// Bytes of weights written, of all.
     fn weights(&mut self, written: u64, total: u64);
+    /// Equal pieces of work done, of all.
+    fn items(&mut self, _: u64, _: u64) {}
     /// Something that the user may not expect.
     fn note(&mut self, _: &str) {}
 }
@@ -69,6 +71,8 @@ pub struct CompileReport {
     pub passes: Vec<PassTime>,
     /// The whole compilation.
     pub total_ms: f64,
+    /// What a gate measured; nothing without one.
+    pub gate: Option<GateReport>,
     /// What the importer noticed but did not mind, timings that are missing, kernels that are slow for want of better
     /// ones.
     pub warnings: Vec<String>,
@@ -310,7 +314,7 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, E
     })
 }
 
-fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
+pub(crate) fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
     // An embedding table may be padded past its tokenizer: ids without a text are never sampled.
     let files = checkpoint.files();
     let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
@@ -321,7 +325,7 @@ fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) ->
     Settings::resolve(target, options, checkpoint.config(), checkpoint.dtype(), sampled_ids)
 }
 
-fn model(checkpoint: &Checkpoint) -> plan::Model {
+pub(crate) fn model(checkpoint: &Checkpoint) -> plan::Model {
     let config = checkpoint.config();
     plan::Model {
         architecture: config.architecture.clone(),
@@ -349,6 +353,7 @@ fn report(plan: &Plan, passes: &[PassReport], warnings: Vec<String>) -> CompileR
         kernels: plan.kernels.len(),
         passes: passes.iter().map(PassTime::from).collect(),
         total_ms: 0.0,
+        gate: None,
         warnings,
     }
 }

@@ -3,7 +3,15 @@
 use safetensors::SafeTensors;
 
 /// The oracle checkpoints.
-pub const ORACLES: [&str; 3] = ["llama-mha", "llama-gqa-tied-llama3-rope", "llama-bias-wide-heads"];
+pub const ORACLES: [&str; 7] = [
+    "llama-mha",
+    "llama-gqa-tied-llama3-rope",
+    "llama-bias-wide-heads",
+    "mistral-gqa",
+    "qwen2-biases",
+    "qwen3-gqa",
+    "starcoder2-gqa",
+];
 
 /// What transformers made of a checkpoint.
 pub struct Expected {

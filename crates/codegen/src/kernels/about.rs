@@ -16,6 +16,8 @@ const CPU: &[(&str, About)] = kernels! { "crates/runtime/src/cpu/":
     rope_append_kv: rope_append_kv, "rope.rs";
     add_rms_norm: add_rms_norm, "norm.rs";
     rms_norm: rms_norm, "norm.rs";
+    add_layer_norm: add_layer_norm, "norm.rs";
+    layer_norm: layer_norm, "norm.rs";
     swiglu: swiglu, "rows.rs";
     embedding: embedding, "rows.rs";
     gather_rows: gather_rows, "rows.rs";
@@ -40,6 +42,8 @@ const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     rope: rope, "rope/rope.cuh";
     add_rms_norm: add_rms_norm, "norm/rms_norm.cuh";
     rms_norm: rms_norm, "norm/rms_norm.cuh";
+    add_layer_norm: add_layer_norm, "norm/layer_norm.cuh";
+    layer_norm: layer_norm, "norm/layer_norm.cuh";
     swiglu: swiglu, "rows/elementwise.cuh";
     map: map|add|cast|clamp|gelu|gelu_tanh|mul|offset|relu|scale|sigmoid|silu|silu_mul|softcap|tanh, "rows/map.cuh";
     split: split, "rows/split.cuh";

@@ -52,10 +52,11 @@ fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
         graph.is_constant(*a) && types.is_some_and(|(a, b)| a.dtype == b.dtype && a.shape.get(1) == b.shape.get(1))
     };
     let mergeable = |linear: &LinearParts| {
-        let theirs = constants(linear);
+        let (theirs, own) = (constants(linear), constants(&first));
         linear.x == first.x
+            && theirs.len() == own.len()
             && linear.scales.x == first.scales.x
-            && theirs.iter().zip(constants(&first)).all(|(a, b)| same_type(a, &b))
+            && theirs.iter().zip(&own).all(|(a, b)| same_type(a, b))
     };
     let mut users: Vec<OpId> = graph.uses(first.x).into_iter().map(|user| user.op).collect();
     users.dedup();

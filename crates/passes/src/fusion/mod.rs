@@ -1,7 +1,9 @@
 //! Fusions: several ops become one that reads and writes memory once.
 
+mod add_layer_norm;
 mod add_rms_norm;
 mod elementwise;
+mod linear_activation;
 mod linear_add;
 mod linear_swiglu;
 mod merge_linears;
@@ -11,8 +13,10 @@ mod rope_attention;
 mod silu_mul;
 mod swiglu;
 
+pub use add_layer_norm::FuseAddLayerNorm;
 pub use add_rms_norm::FuseAddRmsNorm;
 pub use elementwise::FuseElementwise;
+pub use linear_activation::FuseLinearActivation;
 pub use linear_add::FuseLinearAdd;
 pub use linear_swiglu::FuseLinearSwiglu;
 pub use merge_linears::MergeLinears;

@@ -6,9 +6,10 @@ mod skinny;
 
 use ir::ops::{Epilogue, LinearParts};
 use ir::{Graph, Value};
-use plan::{DType, Dim, Layout, TensorMap};
+use plan::{DType, Dim, Formula, Layout, TensorMap};
 
 use super::body::{Body, c_type};
+use super::map::functor;
 use super::{dim, is_16_bit};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
@@ -20,6 +21,7 @@ pub(super) use skinny::{skinny, skinny_candidates};
 const WIDE: u64 = 16384;
 /// Multiprocessors that a product should keep busy: those of an H100 or H200.
 const MULTIPROCESSORS: u64 = 132;
+
 /// A linear, `[rows, k]` by `[n, k]`, and what stands before and behind it.
 struct Shape {
     parts: LinearParts,
@@ -75,12 +77,12 @@ fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
         return Err(Refusal::because("the weight is no constant that could be packed"));
     }
     match parts.epilogues().as_slice() {
-        [] | [Epilogue::Bias] | [Epilogue::Add] | [Epilogue::Bias, Epilogue::Add] => Ok(()),
         [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] if n % 16 == 0 => Ok(()),
         [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] => {
             Err(Refusal::because(format!("halves of {n} outputs are no whole strips of 8")))
         }
-        _ => Err(Refusal::because("does a bias, and then either a gate or a residual")),
+        _ if parts.in_order().is_some() => Ok(()),
+        _ => Err(Refusal::because("does a bias, and then either a gate, or functions of elements and a residual")),
     }
 }
 
@@ -119,17 +121,23 @@ impl Shape {
     fn call(&self, site: &Site<'_>, mut body: Body, more: &[Option<Value>]) -> Result<Call, Refusal> {
         let absent = more.iter().enumerate().filter(|(_, operand)| operand.is_none());
         body.absent = absent.map(|(place, _)| 2 + place).collect();
+        body.preamble = self.formula().map_or_else(String::new, |formula| functor(&formula));
         let mut call = body.scalar("rows", self.rows.clone()).call(site)?;
         call = call.int("n", self.n as i64).int("k", self.k as i64);
-        if self.parts.before.is_some() {
-            call = call.text("before", "rms_norm");
+        if let Some((prologue, _)) = &self.parts.before {
+            call = call.text("before", prologue.norm.name());
         }
-        let behind: Vec<&str> = self.parts.epilogues().into_iter().map(Epilogue::name).collect();
+        let behind: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
         Ok(if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) })
     }
 
     fn bias(&self) -> Option<Value> {
         self.parts.operand(Epilogue::Bias)
+    }
+
+    /// The functions behind the product.
+    fn formula(&self) -> Option<Formula> {
+        self.parts.in_order()?.formula
     }
 
     fn residual(&self) -> Option<Value> {
@@ -152,8 +160,12 @@ pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
     let Shape { n, k, .. } = shape;
-    let gated = if shape.gated() { ", true" } else { "" };
-    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{gated}>", shape.types(site));
+    let more = match (shape.gated(), shape.formula()) {
+        (true, _) => ", true",
+        (false, Some(_)) => ", false, Formula",
+        (false, None) => "",
+    };
+    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{more}>", shape.types(site));
     let grid = shape.rows.ceil_div(rows) * n.div_ceil(cols).into();
     let threads = 2 * rows as u32 + 32;
     let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, grid);

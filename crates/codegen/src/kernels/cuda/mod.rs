@@ -73,6 +73,8 @@ pub(crate) fn catalog() -> Catalog {
         kernel("rope", rope::rope),
         kernel("add_rms_norm", norm::add_rms_norm),
         kernel("rms_norm", norm::rms_norm),
+        kernel("add_layer_norm", norm::add_layer_norm),
+        kernel("layer_norm", norm::layer_norm),
         kernel("swiglu", rows::swiglu),
         kernel("map", map::map),
         kernel("split", rows::split),

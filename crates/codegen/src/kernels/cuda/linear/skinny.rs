@@ -1,6 +1,6 @@
 //! `kernels/linear/skinny.cuh`: weights, or codes of them, stream past few rows.
 
-use ir::ops::Prologue;
+use ir::ops::{Norm, Prologue};
 use plan::DType;
 
 use super::codes::Codes;
@@ -37,33 +37,35 @@ pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Ca
     let Shape { n, k, .. } = shape;
     // partial sums of each warp, padded so that they lie in different banks
     let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
-    let (product, gated) = (shape.product_type(site), shape.gated());
-    let mut more = if gated { ", true".to_owned() } else { String::new() };
-    let mut before = format!("{}, {product}, 0, 0.0f", if codes.x.is_some() { c_type(codes.x_dtype) } else { product });
-    let gain = match shape.parts.before {
-        None => None,
-        Some((Prologue::RmsNorm { eps, .. }, gain)) => {
+    let product = shape.product_type(site);
+    let mut types = Arguments {
+        gated: shape.gated(),
+        x: if codes.x.is_some() { c_type(codes.x_dtype) } else { product },
+        gain: product,
+        normed: 0,
+        eps: 0.0,
+        centred: false,
+        formula: shape.formula().is_some(),
+        codes: codes.coded.then(|| codes.arguments(k)),
+        bias: product,
+    };
+    if let Some(bias) = shape.bias() {
+        types.bias = c_type(site.tensor(bias)?.dtype);
+    }
+    let [gain, shift] = match &shape.parts.before {
+        None => [None; 2],
+        Some((Prologue { norm, eps, .. }, operands)) => {
             if bound > NORM_ROWS {
                 return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
             }
-            if !site.graph.is_constant(gain) {
-                return Err(Refusal::because(
-                    "the gain is computed in the step, and it is read before that is waited for",
-                ));
-            }
-            let types = [site.tensor(shape.parts.x)?.dtype, site.tensor(gain)?.dtype].map(c_type).join(", ");
-            before = format!("{types}, {bound}, {}", c_float(eps));
+            let x = c_type(site.tensor(shape.parts.x)?.dtype);
+            let gain = c_type(norm::gain(site, operands)?);
+            types = Arguments { x, gain, normed: bound, eps: *eps, centred: *norm == Norm::Layer, ..types };
             shared_bytes += bound * (k + 32) * 2;
-            Some(gain)
+            [operands.first().copied(), operands.get(1).copied()]
         }
     };
-    if gain.is_some() || codes.coded {
-        more = format!(", {gated}, {before}");
-    }
-    if codes.coded {
-        let bias = shape.bias().map(|bias| site.tensor(bias)).transpose()?.map_or(product, |bias| c_type(bias.dtype));
-        more.push_str(&format!(", {bias}, {}", codes.arguments(k)));
-    }
+    let more = types.text(product);
     if shared_bytes > SHARED_BYTES.into() {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
@@ -74,9 +76,41 @@ pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Ca
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
     let [x_scale, weight_scale, zero] = shape.scales();
-    let more = [gain, x_scale, weight_scale, zero, shape.bias(), shape.residual()];
-    let call = shape.call(site, body, &more)?.layout(1, layout);
+    let operands = [gain, shift, x_scale, weight_scale, zero, shape.bias(), shape.residual()];
+    let call = shape.call(site, body, &operands)?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
+}
+
+/// The template arguments behind the configuration, which say what is not the default.
+struct Arguments {
+    gated: bool,
+    x: &'static str,
+    gain: &'static str,
+    /// Rows that are normed.
+    normed: u64,
+    eps: f32,
+    centred: bool,
+    formula: bool,
+    /// Those of codes.
+    codes: Option<String>,
+    bias: &'static str,
+}
+
+impl Arguments {
+    /// As many as are needed, where products are of type `product`.
+    fn text(&self, product: &str) -> String {
+        let Arguments { gated, x, gain, normed, centred, bias, .. } = self;
+        let list = [
+            (*gated, format!("{gated}")),
+            (*normed > 0, format!("{x}, {gain}, {normed}, {}", c_float(self.eps))),
+            (*centred, format!("{centred}")),
+            (self.formula, if self.formula { "Formula" } else { "smelt::Same" }.to_owned()),
+            (self.codes.is_some() || *bias != product, format!("{bias}")),
+            (self.codes.is_some(), self.codes.clone().unwrap_or_default()),
+        ];
+        let last = list.iter().rposition(|(told, _)| *told).map_or(0, |last| last + 1);
+        list.into_iter().take(last).map(|(_, argument)| format!(", {argument}")).collect()
+    }
 }
 
 pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
