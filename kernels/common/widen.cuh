@@ -2,6 +2,7 @@
 #pragma once
 #include "common/types.cuh"
 #include "ptx/half2.cuh"
+#include "ptx/lop3.cuh"
 
 namespace smelt {
 
@@ -36,7 +37,8 @@ template <class T> struct Widen<i8, T> {
     for (int i = 0; i < kPairs; ++i) {
       const u32 spread = __byte_perm(word, 0, i == 0 ? 0x4140 : 0x4342);  // {0, code, 0, code}
       // the lower seven bits, less the sign bit with its weight of 128
-      out[i] = ptx::sub_rn_x2<T>((spread & 0x007f007f) | kUnits2<T>, (spread & 0x00800080) | kUnits2<T>);
+      out[i] = ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x007f007f>(spread, kUnits2<T>),
+                                 ptx::lop3_and_or<0x00800080>(spread, kUnits2<T>));
     }
   }
 };
@@ -47,7 +49,7 @@ template <class T> struct Widen<i4, T> {
   static __device__ __forceinline__ void pairs(u32 (&out)[kPairs], u32 word) {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i)  // stored with 8 added
-      out[i] = ptx::sub_rn_x2<T>(((word >> (4 * i)) & 0x000f000f) | kUnits2<T>, kUnits2<T> + 0x00080008);
+      out[i] = ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x000f000f>(word >> (4 * i), kUnits2<T>), kUnits2<T> + 0x00080008);
   }
 };
 

@@ -88,7 +88,7 @@ struct LinearSkinny {
       (16 + (WScales::kGrouped ? 2 * kGroups : 0) + (kZero ? 2 * kGroups : 0)) * kStrips * kHeld;
   static constexpr int kOfX = kAhead * (kXLoads * 2 / kParts * kRows / 2 + (XScales::kGrouped ? kRows / 4 : 0));
   static constexpr int kOfSums = (kGrouped ? 2 : 1) * kStrips * kRows / 2;
-  static constexpr int kOfWidening = !kCodes ? 0 : kNormRows > 0 ? 16 : 8;
+  static constexpr int kOfWidening = !kCodes ? 0 : (kXCodes ? 8 : 16) + (kCols == kUnitCols<i4> ? 8 : 0);
   static constexpr int kRegisters = round_up(kOfWeights + kOfX + 2 * kRows + kOfSums + kOfWidening + 12, 8);
   static constexpr int kFit = 65536 / (kThreads * kRegisters);
   static constexpr int kBlocks = kFit < 1 ? 1 : kFit > 16 ? 16 : kFit;

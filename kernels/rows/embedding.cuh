@@ -27,7 +27,7 @@ __device__ __forceinline__ void copy_row(T* out, const T* table, int index, int 
 }
 
 template <class T, int kCols, bool kTiled> struct Embedding {
-  static_assert(!kTiled || kUnitCols<T> * sizeof(T) == 128 && sizeof(T) <= 2, "tiles hold elements of 16 or 8 bits");
+  static_assert(!kTiled || sizeof(T) == 2, "tables in tiles hold 16-bit elements");
   static constexpr int kThreads = 256;
 
   T* out;

@@ -159,3 +159,53 @@ impl BlockScales {
         Ok(largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One tensor, random.
+    struct Random(RandomPart);
+
+    impl WeightSource for Random {
+        fn read(&self, _: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+            DType::F32.encode(elements.map(|index| self.0.value(index)), out);
+            Ok(())
+        }
+
+        fn random(&self, _: &str) -> Option<RandomPart> {
+            Some(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn random_codes_are_like_those_of_random_numbers() {
+        let shape = [64, 512];
+        let elements = shape.iter().product();
+        let source = Random(RandomPart::named("w", elements, 0.0, 0.02));
+        let matrix = Recipe::Tensor { key: "w".to_owned(), dtype: DType::F32, elements };
+        for (codes, block) in [(DType::I8, [1, 512]), (DType::F8E4M3, [32, 128]), (DType::I4, [1, 128])] {
+            let known = OnceLock::new();
+            let scales = BlockScales { matrix: matrix.clone(), shape, block, codes, known };
+            let scale_shape = scales.scale_shape();
+            let parts = scales.random(&source).unwrap();
+            assert_eq!(parts.iter().map(|part| part.elements).sum::<u64>(), scale_shape.iter().product::<u64>());
+            let real = scales.floats(&source, 0..1).unwrap()[0];
+            // the extremes of a block are somewhat within those of all numbers
+            let made = parts[0].value(0);
+            assert!(made >= real && made < 1.6 * real, "{codes}: {made} for {real}");
+            let coded = Coded {
+                matrix: matrix.clone(),
+                shape,
+                scales: Recipe::BlockScales(Box::new(scales)),
+                scale_shape,
+                zero: None,
+                to: codes,
+            };
+            let parts = coded.random(&source).unwrap();
+            let largest = (0..elements).map(|index| codes.round(parts[0].value(index)).abs()).fold(0.0, f32::max);
+            let most = codes.largest_code().unwrap();
+            assert!(parts.len() == 1 && largest > 0.8 * most && largest <= most, "{codes}: {largest} of {most}");
+        }
+    }
+}

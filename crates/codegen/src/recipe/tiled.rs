@@ -66,3 +66,51 @@ impl Matrix<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ir::{HostTensor, NoWeights};
+
+    use super::*;
+
+    /// The code at a place of a matrix, read from its tiles.
+    fn code_at(tiles: Tiles, bytes: &[u8], dtype: DType, row: u64, col: u64) -> i8 {
+        let (strip, unit, chunk) = (row / 16, col / tiles.cols, col % tiles.cols / tiles.chunk_cols());
+        let chunk = (strip * tiles.units + unit) * Tiles::UNIT_BYTES + Tiles::chunk_at(row % 16, chunk);
+        let chunk = &bytes[chunk as usize..][..16];
+        let col = (col % tiles.chunk_cols()) as usize;
+        if dtype != DType::I4 {
+            return chunk[col] as i8;
+        }
+        let word = u32::from_le_bytes(chunk.as_chunks().0[col / 8]);
+        (word >> (16 * (col % 2) + 4 * (col % 8 / 2)) & 0xf) as i8 - 8
+    }
+
+    #[test]
+    fn codes_of_all_widths_come_back() {
+        // whole units and remainders of both axes
+        for (dtype, rows, cols) in
+            [(DType::I8, 32, 130), (DType::I4, 32, 300), (DType::I4, 16, 7), (DType::I8, 16, 128)]
+        {
+            for halves in [false, true] {
+                let code = |row: u64, col: u64| ((row * 7 + col * 3) % 15) as i8 - 7;
+                let values = (0..rows * cols).map(|at| f32::from(code(at / cols, at % cols))).collect();
+                let value = HostTensor::f32([rows as usize, cols as usize], values);
+                let recipe = Recipe::tiled(Recipe::Value(value, dtype), rows, cols, halves).unwrap();
+                let mut bytes = vec![0; recipe.elements() as usize];
+                recipe.read(&NoWeights, 0..recipe.elements(), &mut bytes).unwrap();
+                let tiles = Tiles::of(dtype, rows, cols).unwrap();
+                assert_eq!(bytes.len() as u64, tiles.bytes());
+                for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+                    let place = if halves { Tiles::place_of_half_row(row, rows) } else { row };
+                    let found = code_at(tiles, &bytes, dtype, place, col);
+                    assert_eq!(found, code(row, col), "{dtype} {rows}x{cols}, {halves}: {row}, {col}");
+                }
+                // and padding is codes of zero
+                for col in cols..tiles.units * tiles.cols {
+                    assert_eq!(code_at(tiles, &bytes, dtype, 0, col), 0, "{dtype}: {col}");
+                }
+            }
+        }
+    }
+}

@@ -34,8 +34,7 @@ pub(super) fn embedding(site: &Site<'_>) -> Result<Call, Refusal> {
     is::<Embedding>(site)?;
     let (cols, tokens) = (width(site)?, row_count(site)?);
     let layout = linear::layout_of(site.graph, site.operand(1)?);
-    // rows of 4-bit codes are no rows of elements
-    let tiled = layout == Layout::Tiled && site.operand_type(1)?.dtype != DType::I4;
+    let tiled = layout == Layout::Tiled;
     let instance = format!("Embedding<{}, {cols}, {tiled}>", c_type(site.result_type()?.dtype));
     let body = Body::new("embedding", "rows/embedding.cuh", instance, THREADS, tokens.clone());
     let call = body.scalar("tokens", tokens).scalar("vocab", dim(site, 1, 0)?).call(site)?;

@@ -120,13 +120,13 @@ pub(super) fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Ref
     if !(width * x_bytes).is_multiple_of(Tiles::CHUNK_BYTES) {
         return Err(Refusal::because(format!("rows of {width} activations are no whole 16-byte chunks")));
     }
-    let groups = [codes.x, codes.weight].into_iter().flatten().map(|sharing| sharing.cols);
-    if let Some(group) = groups.into_iter().find(|cols| !cols.is_multiple_of(unit / 2)) {
+    let mut groups = [codes.x, codes.weight].into_iter().flatten().map(|sharing| sharing.cols);
+    if let Some(group) = groups.find(|cols| !cols.is_multiple_of(unit / 2)) {
         let half = unit / 2;
         return Err(Refusal::because(format!("takes scales of groups of {half} columns and multiples, not {group}")));
     }
-    let constants = [parts.scales.weight, parts.scales.zero].into_iter().flatten();
-    if constants.into_iter().any(|value| !graph.is_constant(value)) {
+    let mut constants = [parts.scales.weight, parts.scales.zero].into_iter().flatten();
+    if constants.any(|value| !graph.is_constant(value)) {
         return Err(Refusal::because("the scales of the weight are computed in the step"));
     }
     match parts.operand(Epilogue::Bias).and_then(|bias| graph.tensor(bias)) {

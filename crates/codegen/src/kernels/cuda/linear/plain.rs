@@ -29,7 +29,7 @@ fn order(site: &Site<'_>, shape: &Shape) -> Layout {
     }
 }
 
-pub(in super::super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(in crate::kernels::cuda) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = plain_shape(site)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     if bound > FEW_ROWS {
@@ -44,7 +44,7 @@ pub(in super::super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
     call(site, Body::new("linear_plain_few", "linear/plain.cuh", instance, 256, grid), &shape, layout)
 }
 
-pub(in super::super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(in crate::kernels::cuda) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = plain_shape(site)?;
     let layout = order(site, &shape);
     let instance = instance(site, "LinearPlain", &shape, layout)?;

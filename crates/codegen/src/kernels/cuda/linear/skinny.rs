@@ -5,8 +5,8 @@ use plan::DType;
 
 use super::codes::Codes;
 use super::{MULTIPROCESSORS, WIDE, check_tiled, shape};
-use crate::kernels::cuda::SHARED_BYTES;
 use crate::kernels::cuda::body::{Body, c_float, c_type};
+use crate::kernels::cuda::{SHARED_BYTES, norm};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
@@ -18,7 +18,7 @@ const WIDE_ROWS: u64 = 16;
 /// them in each block.
 const NORM_ROWS: u64 = 1;
 
-pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
+pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let layout = check_tiled(site, &shape)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
@@ -101,11 +101,11 @@ impl Arguments {
     fn text(&self, product: &str) -> String {
         let Arguments { gated, x, gain, normed, centred, bias, .. } = self;
         let list = [
-            (*gated, format!("{gated}")),
+            (*gated, gated.to_string()),
             (*normed > 0, format!("{x}, {gain}, {normed}, {}", c_float(self.eps))),
-            (*centred, format!("{centred}")),
+            (*centred, centred.to_string()),
             (self.formula, if self.formula { "Formula" } else { "smelt::Same" }.to_owned()),
-            (self.codes.is_some() || *bias != product, format!("{bias}")),
+            (self.codes.is_some() || *bias != product, (*bias).to_owned()),
             (self.codes.is_some(), self.codes.clone().unwrap_or_default()),
         ];
         let last = list.iter().rposition(|(told, _)| *told).map_or(0, |last| last + 1);
@@ -113,7 +113,7 @@ impl Arguments {
     }
 }
 
-pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     let shape = shape(site)?;
     let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let others = SkinnyConfig::others(shape.n, rows).into_iter();
@@ -122,7 +122,7 @@ pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
 
 /// How few rows are spread over warps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SkinnyConfig {
+pub(in crate::kernels::cuda) struct SkinnyConfig {
     /// Warps of a block, which share the columns of its strips.
     warps: u64,
     /// Strips of 16 outputs of a block.
@@ -157,10 +157,10 @@ impl SkinnyConfig {
         let (warps, strips, depth) = match rows {
             0..=8 if codes.zero => (8, 1, 1),
             0..=8 if codes.x.is_some_and(|x| x.cols > 0) => (8, 1, 3),
-            0..=8 if even && many => (8, 2, if of_4_bits { 1 } else { 2 }),
-            0..=8 if strips > 2 * MULTIPROCESSORS => (8, 1, 2),
-            0..=8 if even && strips > 200 && k < 8192 => (8, 2, if of_4_bits { 2 } else { 4 }),
-            0..=8 => (8, 1, 3),
+            0..=8 if even && many && codes.x.is_none() => (8, 2, if of_4_bits { 1 } else { 2 }),
+            0..=8 if strips > 2 * MULTIPROCESSORS && !many => (8, 1, 2),
+            0..=8 if even && strips > 200 && k < 8192 && codes.x.is_none() => (8, 2, if of_4_bits { 2 } else { 4 }),
+            0..=8 => (8, 1, if of_4_bits { 2 } else { 3 }),
             _ if even => (8, 2, 1),
             _ => (8, 1, 1),
         };
@@ -191,5 +191,20 @@ mod tests {
         let skinny = |rows| shapes.map(|(n, k)| SkinnyConfig::of(n, k, rows)).map(|c| (c.warps, c.strips, c.depth));
         assert_eq!(skinny(8), [(8, 1, 2), (8, 2, 4), (8, 2, 4), (8, 1, 4), (8, 2, 4)]);
         assert_eq!(skinny(16), [(16, 2, 1), (16, 2, 1), (8, 2, 1), (16, 2, 1), (8, 2, 1)]);
+    }
+
+    #[test]
+    fn codes_of_4_bits_have_half_as_many_units_under_way() {
+        let codes = |weight_dtype| Codes {
+            coded: true,
+            x_dtype: DType::BF16,
+            x: None,
+            weight_dtype,
+            weight: None,
+            zero: false,
+        };
+        let depth = |dtype, n, k| SkinnyConfig::of_codes(n, k, 8, &codes(dtype)).depth;
+        assert_eq!([depth(DType::I8, 28672, 4096), depth(DType::I4, 28672, 4096)], [2, 1]);
+        assert_eq!([depth(DType::I8, 4096, 4096), depth(DType::I4, 4096, 4096)], [4, 2]);
     }
 }
