@@ -44,11 +44,11 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, beh
     let result = if behind.ends_with("add") { "f32" } else { dtype };
     let size = |name: &str, size: Option<u64>| size.map_or_else(String::new, |size| format!(", {name} = {size}"));
     let shape = format!("[{}, {}]", n.div_ceil(rows.unwrap_or(1)), k.div_ceil(cols.unwrap_or(k)));
+    let widening = if dtype == "f32" { "silu %narrow" } else { "cast %narrow {to = f32}" };
     let mut lines = vec![
         format!("%table = constant @\"table\" : {dtype}[32, {k}]"),
         format!("%narrow = embedding %tokens, %table : {dtype}[T, {k}]"),
-        format!("%wide = cast %narrow {{to = f32}} : f32[T, {k}]")
-            .replace("cast", if dtype == "f32" { "silu" } else { "cast" }),
+        format!("%wide = {widening} : f32[T, {k}]"),
         format!("%gain = constant @\"gain\" : {dtype}[{k}]"),
         format!("%shift = constant @\"shift.bias\" : {dtype}[{k}]"),
         format!("%bias = constant @\"w.bias\" : {dtype}[{n}]"),
