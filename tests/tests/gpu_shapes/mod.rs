@@ -3,6 +3,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+mod codes_few;
+
 use tests::Case;
 
 const FLOATS: [&str; 3] = ["bf16", "f16", "f32"];
@@ -27,7 +29,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Those that take next to no time.
 pub fn small_cases() -> Vec<Case> {
-    [linears(), fused_linears(), rows(), attention(), sampling(), tables()].concat()
+    [linears(), fused_linears(), codes_few::cases(), rows(), attention(), sampling(), tables()].concat()
 }
 
 /// A step of `t` tokens of `b` sequences; the last step decodes `b`.

@@ -173,10 +173,12 @@ impl<'a> Bench<'a> {
 
     /// A random weight; returns its index.
     fn weight(&mut self, name: String, dtype: DType, shape: Vec<u64>, layout: Layout) -> Result<u32, String> {
-        if !dtype.is_float() {
-            return Err(format!("`{name}` is a constant of dtype {dtype}, which is not random"));
-        }
-        let part = RandomPart::named(&name, shape.iter().product(), 0.0, 0.02);
+        let std = match dtype.largest_code() {
+            Some(largest) => largest / RandomPart::BOUND,
+            None if dtype.is_float() => 0.02,
+            None => return Err(format!("`{name}` is a constant of dtype {dtype}, which is not random")),
+        };
+        let part = RandomPart::named(&name, shape.iter().product(), 0.0, std);
         self.weights.push(Weight { name, dtype, shape, layout, data: WeightData::Random(vec![part]) });
         Ok(self.weights.len() as u32 - 1)
     }
