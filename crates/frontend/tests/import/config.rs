@@ -231,7 +231,7 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         (
             "architectures",
             json!(["GPT2LMHeadModel"]),
-            "expected a list with one of `LlamaForCausalLM`, `Starcoder2ForCausalLM`",
+            "expected a list with one of `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `Starcoder2ForCausalLM`",
         ),
         ("model_type", json!("mistral"), "expected \"llama\""),
         ("hidden_act", json!("quick_gelu"), "expected one of `silu`, `swish`, `gelu`, `gelu_pytorch_tanh`"),
