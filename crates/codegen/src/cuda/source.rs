@@ -18,6 +18,7 @@ kernel_files![
     "attention/prefill.cuh",
     "common/body.cuh",
     "common/cache.cuh",
+    "common/codes.cuh",
     "common/reduce.cuh",
     "common/scalar.cuh",
     "common/scales.cuh",
@@ -51,6 +52,7 @@ kernel_files![
     "rows/embedding.cuh",
     "rows/fill_random.cuh",
     "rows/map.cuh",
+    "rows/quantize.cuh",
     "rows/split.cuh",
     "sampling/argmax.cuh",
 ];

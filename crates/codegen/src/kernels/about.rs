@@ -42,6 +42,9 @@ const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     rope: rope, "rope/rope.cuh";
     add_rms_norm: add_rms_norm, "norm/rms_norm.cuh";
     rms_norm: rms_norm, "norm/rms_norm.cuh";
+    rms_norm_quantize: rms_norm_quantize, "rows/quantize.cuh";
+    quantize_blocks: quantize_blocks, "rows/quantize.cuh";
+    quantize: quantize, "rows/quantize.cuh";
     add_layer_norm: add_layer_norm, "norm/layer_norm.cuh";
     layer_norm: layer_norm, "norm/layer_norm.cuh";
     swiglu: swiglu, "rows/elementwise.cuh";

@@ -6,6 +6,7 @@ mod body;
 mod linear;
 mod map;
 mod norm;
+mod quantize;
 mod rope;
 mod rows;
 mod sampling;
@@ -73,6 +74,9 @@ pub(crate) fn catalog() -> Catalog {
         kernel("rope", rope::rope),
         kernel("add_rms_norm", norm::add_rms_norm),
         kernel("rms_norm", norm::rms_norm),
+        kernel("rms_norm_quantize", quantize::rms_norm_quantize),
+        kernel("quantize_blocks", quantize::quantize_blocks),
+        kernel("quantize", quantize::quantize),
         kernel("add_layer_norm", norm::add_layer_norm),
         kernel("layer_norm", norm::layer_norm),
         kernel("swiglu", rows::swiglu),
