@@ -31,6 +31,8 @@ const CPU: &[(&str, About)] = kernels! { "crates/runtime/src/cpu/":
 const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     linear_skinny: linear|fused_linear, "linear/skinny.cuh";
     linear_wgmma: linear|fused_linear, "linear/wgmma.cuh";
+    linear_wgmma_codes: fused_linear, "linear/wgmma_codes.cuh";
+    linear_wgmma_weights: fused_linear, "linear/wgmma_weights.cuh";
     linear_plain_few: linear|fused_linear, "linear/plain.cuh";
     linear_plain: linear|fused_linear, "linear/plain.cuh";
     rope_attention_decode: rope_attention, "attention/decode.cuh";

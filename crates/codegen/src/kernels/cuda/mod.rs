@@ -63,6 +63,8 @@ pub(crate) fn catalog() -> Catalog {
     Catalog::new(vec![
         tuned("linear_skinny", |site| linear::skinny(site, None), linear::skinny_candidates),
         tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
+        tuned("linear_wgmma_codes", |site| linear::wgmma_codes(site, None), linear::wgmma_codes_candidates),
+        tuned("linear_wgmma_weights", |site| linear::wgmma_weights(site, None), linear::wgmma_weights_candidates),
         kernel("linear_plain_few", linear::plain_few),
         kernel("linear_plain", linear::plain),
         tuned("rope_attention_decode", |site| attention::rope_decode(site, None), attention::rope_decode_candidates),
