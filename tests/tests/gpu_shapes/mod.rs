@@ -3,6 +3,7 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+mod codes;
 mod codes_few;
 
 use tests::Case;
@@ -24,7 +25,7 @@ fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    [small_cases(), large_linears()].concat()
+    [small_cases(), large_linears(), codes::cases()].concat()
 }
 
 /// Those that take next to no time.

@@ -3,19 +3,23 @@
 mod codes;
 mod plain;
 mod skinny;
+mod wgmma;
 
 use ir::ops::{Epilogue, LinearParts};
 use ir::{Graph, Value};
-use plan::{DType, Dim, Formula, Layout, TensorMap};
+use plan::{DType, Dim, Formula, Layout};
 
 use super::body::{Body, c_type};
 use super::map::functor;
 use super::{dim, is_16_bit};
-use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
 pub(super) use plain::{plain, plain_few};
 pub(super) use skinny::{skinny, skinny_candidates};
+pub(super) use wgmma::{
+    codes as wgmma_codes, codes_candidates as wgmma_codes_candidates, numbers as wgmma,
+    numbers_candidates as wgmma_candidates, weights as wgmma_weights, weights_candidates as wgmma_weights_candidates,
+};
 
 /// A weight with as many outputs keeps the chip busy in wide blocks, too.
 const WIDE: u64 = 16384;
@@ -142,93 +146,5 @@ impl Shape {
 
     fn residual(&self) -> Option<Value> {
         self.parts.operand(Epilogue::Add)
-    }
-}
-
-pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
-    let shape = shape(site)?;
-    let layout = check_tiled(site, &shape)?;
-    if shape.parts.scales.iter().next().is_some() {
-        return Err(Refusal::because("takes no codes"));
-    }
-    if shape.parts.before.is_some() {
-        return Err(Refusal::because("the copy engine brings its activations, and norms nothing"));
-    }
-    if site.graph.inputs().contains(&shape.parts.x) {
-        return Err(Refusal::because("its activations are an input of the program, which has no fixed address"));
-    }
-    let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
-    let Shape { n, k, .. } = shape;
-    let more = match (shape.gated(), shape.formula()) {
-        (true, _) => ", true",
-        (false, Some(_)) => ", false, Formula",
-        (false, None) => "",
-    };
-    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{more}>", shape.types(site));
-    let grid = shape.rows.ceil_div(rows) * n.div_ceil(cols).into();
-    let threads = 2 * rows as u32 + 32;
-    let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, grid);
-    body.says_blocks = true;
-    // a ring of tiles of activations and weights, and two barriers for each
-    body.shared_bytes = (stages * 128 * (rows + cols) + 16 * stages) as u32;
-    let map = |input, rows: u64| TensorMap { input, box_rows: rows as u32, box_cols: 64 };
-    body.maps = vec![map(0, rows), map(1, cols)];
-    let call = shape.call(site, body, &[shape.bias(), shape.residual()])?.layout(1, layout);
-    Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
-}
-
-pub(super) fn wgmma_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    let bound = site.program.bound(&shape(site)?.rows).unwrap_or(u64::MAX);
-    let others = WgmmaConfig::others(bound).into_iter();
-    distinct(wgmma(site, None), others.map(|config| wgmma(site, Some(config))))
-}
-
-/// The block of outputs of the wgmma kernel, and the depth of its ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WgmmaConfig {
-    rows: u64,
-    cols: u64,
-    stages: u64,
-}
-
-impl WgmmaConfig {
-    /// What was fastest on an H200 (`bench/weight-layout.json`). Up to 64 rows weights stream, and a deep ring counts.
-    /// Beyond, blocks run in waves over the chip: the fewest columns in all waves win, with a price on narrow blocks.
-    fn of(n: u64, bound: u64) -> WgmmaConfig {
-        if bound <= 64 {
-            let (cols, stages) = if n >= WIDE { (128, 8) } else { (64, 12) };
-            return WgmmaConfig { rows: 64, cols, stages };
-        }
-        let rows = 128;
-        let waves = |cols: u64| (bound.div_ceil(rows) * n.div_ceil(cols)).div_ceil(MULTIPROCESSORS);
-        // columns of a block, what a column costs in percent, stages
-        let blocks = [(256, 100, 4), (192, 102, 4), (128, 106, 5), (64, 135, 8), (32, 300, 8)];
-        let best = blocks.into_iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
-        let (cols, _, stages) = best.unwrap_or(blocks[0]);
-        WgmmaConfig { rows, cols, stages }
-    }
-
-    /// Each width that registers hold, in a ring as deep as shared memory has room for, and a shallower one.
-    fn others(bound: u64) -> Vec<WgmmaConfig> {
-        let all: &[(u64, u64, u64)] = match bound {
-            0..=64 => &[(64, 32, 16), (64, 64, 8), (64, 64, 12), (64, 128, 6), (64, 128, 8)],
-            _ => &[(128, 256, 4), (128, 192, 4), (128, 192, 5), (128, 128, 5), (128, 128, 6), (128, 64, 8)],
-        };
-        all.iter().map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages }).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn configurations_are_those_that_were_fastest() {
-        // the linears of Llama-3.1-8B
-        let shapes = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)];
-        let wgmma = |bound| shapes.map(|(n, _)| WgmmaConfig::of(n, bound)).map(|c| (c.rows, c.cols, c.stages));
-        assert_eq!(wgmma(512), [(128, 192, 4), (128, 128, 5), (128, 128, 5), (128, 128, 5), (128, 256, 4)]);
-        assert_eq!(wgmma(32)[2], (64, 128, 8));
     }
 }

@@ -13,7 +13,7 @@ use crate::kernels::cuda::is_16_bit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sharing {
     /// Rows of the matrix; 0 for all.
-    rows: u64,
+    pub rows: u64,
     /// Columns; 0 for all.
     pub cols: u64,
     /// Type of a scale.
@@ -33,7 +33,7 @@ impl Sharing {
     }
 
     /// As `kernels/common/scales.cuh` names it, of a matrix of this width.
-    fn argument(sharing: Option<Sharing>, width: u64) -> String {
+    pub fn argument(sharing: Option<Sharing>, width: u64) -> String {
         match sharing {
             Some(Sharing { rows, cols, dtype }) => {
                 format!("smelt::Scales<{}, {rows}, {cols}, {width}>", c_type(dtype))

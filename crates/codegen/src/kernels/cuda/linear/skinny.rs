@@ -4,7 +4,7 @@ use ir::ops::{Norm, Prologue};
 use plan::DType;
 
 use super::codes::Codes;
-use super::{MULTIPROCESSORS, WIDE, check_tiled, shape};
+use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, shape};
 use crate::kernels::cuda::body::{Body, c_float, c_type};
 use crate::kernels::cuda::{SHARED_BYTES, norm};
 use crate::kernels::distinct;
