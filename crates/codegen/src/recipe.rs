@@ -259,8 +259,17 @@ impl Recipe {
         Ok(self.dtype().decode(&source))
     }
 
-    /// Appends the whole weight to a plan, a chunk at a time, each computed by all threads.
+    /// Appends the whole weight to a plan.
     pub fn write(&self, weights: &dyn WeightSource, writer: &mut PlanWriter) -> Result<(), WriteError> {
+        self.chunks(weights, &mut |chunk| Ok(writer.append(chunk)?))
+    }
+
+    /// Hands out the whole weight, a chunk at a time, each computed by all threads.
+    pub fn chunks(
+        &self,
+        weights: &dyn WeightSource,
+        each: &mut dyn FnMut(&mut [u8]) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
         self.prepare(weights).map_err(WriteError::Weights)?;
         let bytes = self.dtype().bytes();
         let per_chunk = CHUNK_BYTES as u64 / bytes;
@@ -276,7 +285,7 @@ impl Recipe {
                 let from = start + index as u64 * per_piece;
                 self.read(weights, from..from + piece.len() as u64 / bytes, piece).map_err(WriteError::Weights)
             })?;
-            writer.append(chunk)?;
+            each(chunk)?;
             start = end;
         }
         Ok(())
