@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ir::{Graph, HostData};
+use ir::{Graph, HostData, HostTensor};
 use plan::{Bindings, Executor, InputData, Plan, PlanFile, PortData, ProgramKind};
 
 use crate::inputs::symbol_value;
@@ -19,8 +19,7 @@ pub fn execute(
     let mut outputs = Vec::new();
     for (index, step) in scenario.steps.iter().enumerate() {
         let error = |error: plan::ExecError| format!("{}, step {index}: {error}", executor.target());
-        let inputs =
-            step.inputs.iter().map(|(name, tensor)| (name.as_str(), InputData::Values(tensor.ints()))).collect();
+        let inputs = step.inputs.iter().map(|(name, tensor)| (name.as_str(), input(tensor))).collect();
         let bindings = Bindings { symbols: step.symbols.clone(), inputs };
         let id = session.submit(program(file.plan(), step)?, &bindings).map_err(error)?;
         let mut step_outputs = StepOutputs::new();
@@ -33,6 +32,14 @@ pub fn execute(
         outputs.push(step_outputs);
     }
     Ok(outputs)
+}
+
+/// The values of an input as an executor takes them.
+fn input(tensor: &HostTensor) -> InputData<'_> {
+    match &tensor.data {
+        HostData::I32(values) => InputData::Values(values),
+        HostData::F32(values) => InputData::Floats(values),
+    }
 }
 
 /// The program of a plan that runs a step.

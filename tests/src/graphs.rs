@@ -22,7 +22,7 @@ const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// The pieces. One more is one more line here and a function below.
-const PIECES: [fn(&mut Builder, Piece); 20] = [
+const PIECES: [fn(&mut Builder, Piece); 21] = [
     Builder::embedding,
     Builder::sum,
     Builder::norm_of_sum,
@@ -31,6 +31,7 @@ const PIECES: [fn(&mut Builder, Piece); 20] = [
     Builder::linear,
     Builder::activated_linear,
     Builder::linear_over_codes,
+    Builder::codes_of_a_norm,
     Builder::parallel_linears,
     Builder::gated,
     Builder::gated_halves,
@@ -67,7 +68,7 @@ pub fn in_f32(graph: &Graph) -> Graph {
     let widened = |line: &str| {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
-        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ");
+        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("scaled = [x");
         if keeps { line } else { line.replace(", to = f32}", "}").replace(" {to = f32}", "") }
     };
     let text: Vec<String> = ir::text::print(graph).lines().map(widened).collect();
@@ -174,7 +175,13 @@ impl Builder {
     /// Values of a deep graph stay finite when products and sums are normalized.
     fn norm(&mut self, x: Value, detail: u8) -> Value {
         let gain = self.constant(DType::F16, &[WIDTH]);
-        self.add(RmsNorm { eps: 1e-5, to: self.to(x, detail) }, &[x, gain])
+        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, gain])
+    }
+
+    /// The norm of each head, as queries and keys have it.
+    fn head_norm(&mut self, x: Value) -> Value {
+        let gain = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, gain])
     }
 
     fn embedding(&mut self, (_, _, _, detail): Piece) {
@@ -243,6 +250,22 @@ impl Builder {
             _ => self.add(Silu {}, &[scaled]),
         };
         self.values.push(active);
+    }
+
+    /// Codes on both sides, of rows of a table: of values that are rounded elsewhere, a code may fall to the other side.
+    fn codes_of_a_norm(&mut self, (_, a, b, detail): Piece) {
+        self.embedding((0, 0, 0, detail));
+        let Some(x) = self.values.pop() else { return };
+        let normed = self.norm(x, b);
+        let blocks = QuantizeBlocks { to: DType::I8, rows: None, cols: a.is_multiple_of(2).then_some(4) };
+        let codes = self.add(blocks.clone(), &[normed]);
+        let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
+        let weight = self.add(blocks, &[numbers]);
+        let scales = [codes, weight].map(|codes| Value { result: 1, ..codes });
+        let scaled = Scaled { x: true, weight: true, zero: false };
+        let product = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)) };
+        let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
+        self.values.push(y);
     }
 
     /// Only weights are codes: of activations that are rounded elsewhere, a code may fall to the other side.
@@ -420,6 +443,7 @@ impl Builder {
         let [q, k, v] = [WIDTH, kv_width, kv_width].map(|width| self.project(x, width, self.to(x, b), detail));
         let step = ["positions", "query_starts", "block_table"].map(|name| self.input(name));
         let frequencies = self.frequencies(b);
+        let [q, k] = if detail.is_multiple_of(3) { [q, k].map(|x| self.head_norm(x)) } else { [q, k] };
         let q = self.add(Rope { head_dim: HEAD_DIM, to: self.to(q, detail / 2) }, &[q, step[0], frequencies]);
         let frequencies = self.frequencies(if detail.is_multiple_of(5) { b / 2 } else { b });
         let k = self.add(Rope { head_dim: HEAD_DIM, to: None }, &[k, step[0], frequencies]);
@@ -437,8 +461,11 @@ impl Builder {
         let frequencies = self.frequencies(b);
         let to = self.to(qkv, detail / 2);
         if detail.is_multiple_of(2) {
-            let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, to };
-            let q = self.add(fused, &[qkv, positions, starts, table, frequencies]);
+            let norm_eps = detail.is_multiple_of(3).then_some(1e-5);
+            let gains = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
+            let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, norm_eps, to };
+            let operands = [qkv, positions, starts, table, frequencies].into_iter().chain(gains.into_iter().flatten());
+            let q = self.add(fused, &operands.collect::<Vec<_>>());
             return self.attend(q, Value { result: 1, ..q }, (group, layer));
         }
         let kv_width = kv_heads * HEAD_DIM;

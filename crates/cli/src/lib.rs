@@ -32,13 +32,17 @@ struct Cli {
 enum Command {
     Compile(commands::compile::Compile),
     Build(commands::build::Build),
+    Calibrate(commands::calibrate::Calibrate),
     Generate(commands::generate::Generate),
     Bench(commands::bench::Bench),
     Eval(commands::eval::Eval),
     Inspect(commands::inspect::Inspect),
+    Quantize(commands::quantize::Quantize),
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
     Opt(commands::opt::Opt),
+    #[command(subcommand)]
+    Debug(commands::debug::Debug),
     Doctor(commands::doctor::Doctor),
     Completions(commands::completions::Completions),
 }
@@ -53,12 +57,15 @@ pub fn run(driver: Driver) -> ExitCode {
         None => Err(Failure::usage("expected a command, such as `smelt generate models/demo --prompt \"…\"`")),
         Some(Command::Compile(command)) => command.run(&driver),
         Some(Command::Build(command)) => command.run(&driver),
+        Some(Command::Calibrate(command)) => command.run(&driver),
         Some(Command::Generate(command)) => command.run(&driver),
         Some(Command::Bench(command)) => command.run(&driver),
         Some(Command::Eval(command)) => command.run(&driver),
         Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Quantize(command)) => command.run(&driver),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),
+        Some(Command::Debug(command)) => command.run(&driver),
         Some(Command::Doctor(command)) => command.run(&driver),
         Some(Command::Completions(command)) => command.run::<Cli>(),
     };

@@ -62,6 +62,20 @@ impl Progress for Stderr {
         }
     }
 
+    fn items(&mut self, done: u64, total: u64) {
+        let Some(bar) = &self.bar else { return };
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+            if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {percent} %, {eta} left") {
+                bar.set_style(style);
+            }
+            // what an earlier run has done says nothing of this one's speed
+            bar.set_position(done);
+            bar.reset_eta();
+        }
+        bar.set_position(done);
+    }
+
     fn weights(&mut self, written: u64, total: u64) {
         let Some(bar) = &self.bar else { return };
         if bar.length() != Some(total) {

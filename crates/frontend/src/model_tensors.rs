@@ -5,9 +5,9 @@ use plan::RandomPart;
 use crate::{Mlp, ModelConfig, Norm};
 
 /// Module of the embedding table.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens";
+pub const EMBEDDING: &str = "model.embed_tokens";
 /// Module of the language-model head.
-pub(crate) const HEAD: &str = "lm_head";
+pub const HEAD: &str = "lm_head";
 /// Module of the last norm.
 pub(crate) const LAST_NORM: &str = "model.norm";
 
@@ -44,6 +44,7 @@ pub(crate) fn model_tensors(config: &ModelConfig) -> Vec<ModelTensor> {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+    let output_bias = attention_bias && config.output_bias;
     let mut list = List(Vec::new());
     list.linear(EMBEDDING, [config.vocab_size, hidden], false);
     for layer in 0..config.layers {
@@ -52,7 +53,11 @@ pub(crate) fn model_tensors(config: &ModelConfig) -> Vec<ModelTensor> {
         list.linear(&module("self_attn.q_proj"), [q, hidden], attention_bias);
         list.linear(&module("self_attn.k_proj"), [kv, hidden], attention_bias);
         list.linear(&module("self_attn.v_proj"), [kv, hidden], attention_bias);
-        list.linear(&module("self_attn.o_proj"), [hidden, q], attention_bias);
+        if config.qk_norm {
+            list.norm(&module("self_attn.q_norm"), config.head_dim, Norm::Rms);
+            list.norm(&module("self_attn.k_norm"), config.head_dim, Norm::Rms);
+        }
+        list.linear(&module("self_attn.o_proj"), [hidden, q], output_bias);
         list.norm(&module("post_attention_layernorm"), hidden, config.norm);
         let (gate, up, down) = match config.mlp {
             Mlp::Gated { gate, up, down } => (Some(gate), up, down),

@@ -3,6 +3,7 @@
 
 mod attr;
 mod dag;
+mod extract;
 mod graph;
 mod host;
 mod interpreter;
@@ -17,6 +18,7 @@ mod weights;
 
 pub use attr::{AttrReader, AttrValue, Attribute, read_attr};
 pub use dag::{OpId, Use, Value};
+pub use extract::extract;
 pub use graph::{Graph, GraphError, Output};
 pub use host::{HostData, HostTensor};
 pub use interpreter::{Environment, EvalError, constant_value, evaluate};

@@ -1,6 +1,7 @@
 //! Passes over graphs: what a pass is, the passes of smelt, the pipeline they form, and the manager that runs it.
 //! Does no I/O and knows no kernel.
 
+pub mod calibration;
 mod cleanup;
 mod fusion;
 mod list;
@@ -13,7 +14,7 @@ pub mod rules;
 pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
 pub use fusion::{
     FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise, FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu,
-    FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
+    FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
 };
 /// Named by `rewrite_pass!`, whose callers may lack this crate.
 #[doc(hidden)]

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::calibration::InsertObservers;
 use crate::quantize::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
-    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention,
-    FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -44,11 +45,13 @@ impl PassList {
             FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
             FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the gate behind the product",
             FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product, and layer_norm alike",
+            FuseNormQuantize: "quantize_blocks(rms_norm(x, gain)) becomes rms_norm_quantize(x, gain)",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
             GatherRowsEarly: "gather_rows moves up through what works row by row",
+            InsertObservers: "what linears read and the KV cache keeps becomes outputs, for calibration",
             MergeLinears: "linears over one x become one linear with joined weights, and a split",
             QuantizeFp8: "linears over E4M3 codes, scaled by output and by token",
             QuantizeFp8Block: "linears over E4M3 codes, scaled by 128 x 128 weights and 128 activations",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{PlanFile, Program, SymbolValues};
+use crate::{DType, PlanFile, Program, SymbolValues};
 
 /// A device that can run plans.
 pub trait Executor {
@@ -60,12 +60,24 @@ pub fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), St
 }
 
 /// What an input port holds in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InputData<'a> {
-    /// These values, row-major.
+    /// These values, row-major, for a port of dtype `i32`.
     Values(&'a [i32]),
+    /// These values, row-major, for a port of dtype `f32`.
+    Floats(&'a [f32]),
     /// What the step before wrote to this output port: on a device, it need not have finished.
     Previous(&'a str),
+}
+
+impl InputData<'_> {
+    /// The dtype of the ports that it is for.
+    pub fn dtype(&self) -> DType {
+        match self {
+            InputData::Values(_) | InputData::Previous(_) => DType::I32,
+            InputData::Floats(_) => DType::F32,
+        }
+    }
 }
 
 /// The contents of an output port, row-major. Floating-point ports are widened.

@@ -1,7 +1,7 @@
 //! What compiles and runs, with a user's own passes, ops and kernels inside.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use codegen::cuda::Compiler;
@@ -69,6 +69,12 @@ impl Driver {
     pub fn unit_cache(mut self, folder: PathBuf) -> Driver {
         self.unit_cache = Some(folder);
         self
+    }
+
+    /// This driver, with this folder for compiled CUDA C where it has none.
+    pub(crate) fn with_unit_cache(&self, folder: &Path) -> Driver {
+        let folder = self.unit_cache.clone().unwrap_or_else(|| folder.to_owned());
+        self.clone().unit_cache(folder)
     }
 
     /// The same driver with a pass at the end of a slot of the pipeline.

@@ -4,13 +4,18 @@
 //! one). Each token is scored once, behind what its window has in front of it; the first token of a text is not, where
 //! nothing stands in front of it.
 
+mod comparison;
+mod layers;
 mod passage;
 mod windows;
 
 use engine::{GenerationParams, Request, RequestId};
+use plan::PortData;
 use rayon::prelude::*;
 use serde::Serialize;
 
+pub use comparison::{Comparison, ValueError, compare};
+pub use layers::{LayerError, compare_layers};
 pub use passage::Passage;
 use windows::Window;
 pub use windows::{WindowOptions, Windows};
@@ -44,8 +49,15 @@ pub fn score(
             tokens += 1;
         }
     }
-    let nll = sum / tokens as f64;
-    Ok(Score { perplexity: nll.exp(), nll, tokens })
+    Ok(Score::new(sum, tokens))
+}
+
+impl Score {
+    /// From the sum over some tokens.
+    fn new(sum: f64, tokens: usize) -> Score {
+        let nll = sum / tokens as f64;
+        Score { perplexity: nll.exp(), nll, tokens }
+    }
 }
 
 /// Logits of some positions in a row, and the tokens that follow them in the text.
@@ -73,6 +85,21 @@ impl Rows {
             None => Ok(found),
         }
     }
+}
+
+/// The KL divergence of rows of logits from expected ones, in nats, over all positions.
+pub fn divergence(expected: &Rows, found: &Rows) -> f64 {
+    let vocab = expected.logits.len() / expected.targets.len();
+    let rows = expected.logits.par_chunks_exact(vocab).zip(found.logits.par_chunks_exact(vocab));
+    let divergence = |(p, q): (&[f32], &[f32])| {
+        let (p_sum, q_sum) = (log_sum_exp(p), log_sum_exp(q));
+        let terms = p.iter().zip(q).map(|(p, q)| {
+            let (p, q) = (f64::from(*p) - p_sum, f64::from(*q) - q_sum);
+            p.exp() * (p - q)
+        });
+        terms.sum::<f64>()
+    };
+    rows.map(divergence).sum()
 }
 
 /// `ln(sum(exp(row)))`.
@@ -138,6 +165,11 @@ impl<'a> Scoring<'a> {
                 return Ok(Some(Rows { position, targets, logits }));
             }
         }
+    }
+
+    /// Another output of the step that the latest rows came from.
+    fn output(&mut self, port: &str) -> Result<PortData, Error> {
+        Ok(self.llm.engine.output(port)?)
     }
 
     /// Gives a window to the engine, without its last token, which is only foretold.

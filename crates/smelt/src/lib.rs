@@ -16,11 +16,15 @@
 //! and kernels of one's own plugged in.
 
 mod cache;
+mod calibrate;
 mod compile;
 mod driver;
 mod error;
 pub mod eval;
+mod export;
+mod gate;
 mod llm;
+mod mixed;
 mod options;
 mod parts;
 mod precision;
@@ -30,16 +34,24 @@ mod timing_cache;
 mod workspace;
 
 pub use cache::PlanCache;
+pub use calibrate::{
+    ActivationFile, CalibrateOptions, CalibrateReport, Dataset, activations_path, check_calibration,
+    merge_calibrations, read_calibration,
+};
 pub use codegen::{Target, cuda};
 pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
 pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
+pub use export::QuantizeReport;
+pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
+pub use mixed::{Goal, Group, GroupFormat, Mixed, MixedOptions, Point};
 pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
+pub use passes::calibration::{Calibration, ClipMethod, Codes, Histogram, TensorStats};
 pub use passes::quantize::Format;
 pub use passes::{PassOptions, Slot};
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};

@@ -41,7 +41,7 @@ impl Settings {
         let import = ImportOptions {
             weights: dtype,
             activations: target.activations(dtype),
-            kv: dtype,
+            kv: options.precision.kv.unwrap_or(dtype),
             block_tokens: target.block_tokens(),
             max_num_tokens: limits.max_num_tokens,
             max_batch_size: limits.max_batch_size,

@@ -30,8 +30,10 @@ impl Build {
         let options = self.compile.options()?;
         make_folder(&self.output_dir)?;
         let output = self.output_dir.join("model.plan");
-        let report =
-            compile(&self.cache.driver(driver), &self.model_dir, Some(&output), &options, &EmitArgs::default())?;
+        let driver = self.cache.driver(driver);
+        let report = compile(&EmitArgs::default(), |dumps, progress| {
+            driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)
+        })?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }

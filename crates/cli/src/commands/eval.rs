@@ -1,11 +1,11 @@
 //! `smelt eval`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use smelt::eval::{self, Passage, Score, WindowOptions, Windows};
-use smelt::{Driver, Llm, LoadOptions, RunOptions};
+use smelt::{Driver, Error, Llm, LoadOptions, Progress, RunOptions};
 
 use super::compile::with_repro;
 use super::generate::{plan_in, warn_of_options};
@@ -59,6 +59,15 @@ impl From<WindowArgs> for WindowOptions {
     }
 }
 
+/// Reads a text, before anything is compiled for it.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
+        Ok(text) => Ok(text),
+        Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),
+    }
+}
+
 /// What was measured.
 #[derive(Serialize)]
 struct Report {
@@ -70,7 +79,16 @@ struct Report {
 
 impl Eval {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let mut progress = Stderr::new(self.json);
+        let report = self.measure(driver, &mut progress);
+        progress.finish();
+        let report = report?;
+        if self.json { print_json(&report) } else { print(&report.table()) }
+    }
+
+    fn measure(&self, driver: &Driver, progress: &mut Stderr) -> Result<Report, Failure> {
         let windows = WindowOptions::from(self.windows);
+        let text = read_text(&self.text)?;
         let model = plan_in(&self.model);
         let compile = self.compile.options()?;
         warn_of_options(&model, &compile);
@@ -79,15 +97,13 @@ impl Eval {
             cache: None,
             run: RunOptions { threads: self.threads, ..RunOptions::default() },
         };
-        let mut progress = Stderr::new(self.json);
-        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, &mut progress);
-        progress.finish();
+        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, progress);
         let mut llm = llm.map_err(|error| with_repro(error, None))?;
-        let passage = Passage::read(&llm, &self.text)?;
+        progress.phase("score the text");
+        let passage = Passage::new(&llm, &text)?;
         let windows = windows.resolve(&llm, &passage)?;
         let score = eval::score(&mut llm, &passage, windows, &mut |_, _, _| {})?;
-        let report = Report { score, windows };
-        if self.json { print_json(&report) } else { print(&report.table()) }
+        Ok(Report { score, windows })
     }
 }
 

@@ -1,10 +1,11 @@
 //! `smelt inspect`
 
 mod arena;
+mod calibration;
 mod diff;
 mod dot;
-mod figures;
-mod html;
+pub(super) mod figures;
+pub(super) mod html;
 mod page;
 mod source;
 mod summary;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use smelt::plans::Machine;
-use smelt::{Error, Plan, PlanFile, Program};
+use smelt::{Error, Plan, PlanFile, Program, read_calibration};
 
 use super::memory;
 use crate::failure::Failure;
@@ -30,18 +31,18 @@ use view::View;
 /// Context of predictions, where none is named.
 const CONTEXT: u32 = 1024;
 
-/// Shows what a plan holds.
+/// Shows what a plan holds, or a calibration.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["memory", "html", "diff", "dot"]))]
 pub struct Inspect {
-    /// The plan.
-    #[arg(value_name = "FILE.plan")]
+    /// The plan, or the calibration.
+    #[arg(value_name = "FILE.plan|CALIBRATION.json")]
     plan: PathBuf,
     /// Shows what lives in the arena when: the fullest step of a program, and every buffer of it.
     #[arg(long)]
     memory: bool,
     /// Writes a page for a browser: where the time should go, launches by layer with their kernels and costs, memory,
-    /// and the CUDA C.
+    /// and the CUDA C. Of a calibration: histograms with their clips.
     #[arg(long, value_name = "OUT.html")]
     html: Option<PathBuf>,
     /// Shows what differs in another plan. The exit code is 0 either way.
@@ -72,6 +73,9 @@ fn parse_machine(name: &str) -> Result<Machine, String> {
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
+        if self.plan.extension().is_some_and(|extension| extension == "json") {
+            return self.calibration();
+        }
         let file = open(&self.plan)?;
         if self.memory {
             let memory = memory::Memory::of(file.plan(), self.program.as_deref())?;
@@ -95,11 +99,23 @@ impl Inspect {
         if self.json { print_json(&summary) } else { print(&summary.table()) }
     }
 
+    fn calibration(&self) -> Result<(), Failure> {
+        if self.memory || self.dot || self.diff.is_some() || self.program.is_some() {
+            return Err(Failure::usage("a calibration is shown as a table, or with --html or --json"));
+        }
+        let calibration = read_calibration(&self.plan)?;
+        let report = calibration::Report::of(&calibration);
+        match &self.html {
+            Some(path) => write_html(path, &report.page()),
+            None if self.json => print_json(&report),
+            None => print(&report.table()),
+        }
+    }
+
     fn write_page(&self, file: &PlanFile, path: &Path) -> Result<(), Failure> {
         let plan = file.plan();
         let page = page::page(&Subject { plan, views: self.views(plan)?, context: self.context(plan)? });
-        write_file(path, page.as_bytes())?;
-        print(&format!("{} ({})\n", path.display(), bytes(page.len() as u64)))
+        write_html(path, &page)
     }
 
     /// The programs that were asked for, on the machine that was.
@@ -122,6 +138,11 @@ impl Inspect {
             context => Ok(context.unwrap_or(CONTEXT.min(most))),
         }
     }
+}
+
+fn write_html(path: &Path, page: &str) -> Result<(), Failure> {
+    write_file(path, page.as_bytes())?;
+    print(&format!("{} ({})\n", path.display(), bytes(page.len() as u64)))
 }
 
 /// Opens a plan and reads all of it once, so that what is shown is what was written.

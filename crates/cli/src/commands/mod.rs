@@ -2,13 +2,17 @@
 
 pub mod bench;
 pub mod build;
+pub mod calibrate;
 pub mod compile;
 pub mod completions;
+pub mod debug;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod list;
 mod memory;
+mod mixed;
 pub mod opt;
 pub mod plan;
+pub mod quantize;

@@ -208,5 +208,9 @@ fn paged_attention(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
 fn rope_append_kv(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     let rope = attr::<RopeAppendKv>(graph, op)?;
     let call = Call::grid(tokens(graph, op)?.ceil_div(ROWS)).int("heads", rope.heads);
+    let call = match rope.norm_eps {
+        Some(eps) => call.float("norm_eps", eps),
+        None => call,
+    };
     Ok(call.kv(rope.group, rope.layer, true))
 }

@@ -40,6 +40,8 @@ fn missing_keys_mean_the_defaults_of_transformers() {
         activation: Activation::Silu,
         rope: Rope { theta: 10000.0, scaling: RopeScaling::Default, dim: 128 },
         attention_bias: false,
+        output_bias: true,
+        qk_norm: false,
         mlp_bias: false,
         tie_word_embeddings: false,
         max_position_embeddings: 2048,
@@ -50,6 +52,58 @@ fn missing_keys_mean_the_defaults_of_transformers() {
     assert_eq!(config, expected);
     // Llama 2 7B has these sizes.
     assert_eq!(config.parameters(), 6_738_415_616);
+}
+
+#[test]
+fn each_architecture_has_its_own_defaults() {
+    let config = read(&json!({ "architectures": ["Qwen3ForCausalLM"] }));
+    assert_eq!((config.kv_heads, config.head_dim, config.rope.dim), (32, 128, 128));
+    assert_eq!((config.attention_bias, config.qk_norm, config.bos, config.eos), (false, true, None, vec![]));
+    // Qwen3 8B: heads of the class's size, whatever the hidden size
+    let sizes = json!({
+        "architectures": ["Qwen3ForCausalLM"], "hidden_size": 4096, "intermediate_size": 12288,
+        "num_hidden_layers": 36, "num_key_value_heads": 8, "sliding_window": null, "use_sliding_window": false
+    });
+    assert_eq!(read(&sizes).parameters(), 8_190_735_360);
+
+    let config = read(&json!({ "architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": null }));
+    assert_eq!((config.kv_heads, config.attention_bias, config.output_bias, config.qk_norm), (32, true, false, false));
+    // Qwen2.5 7B, whose window is switched off
+    let sizes = json!({
+        "architectures": ["Qwen2ForCausalLM"], "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18944,
+        "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "sliding_window": 131_072, "max_window_layers": 28, "use_sliding_window": false
+    });
+    assert_eq!(read(&sizes).parameters(), 7_615_616_512);
+
+    let config = json!({ "architectures": ["MistralForCausalLM"], "sliding_window": null, "vocab_size": 32768 });
+    assert_eq!(read(&config).kv_heads, 8);
+    // Mistral 7B v0.3
+    assert_eq!(read(&config).parameters(), 7_248_023_552);
+}
+
+#[test]
+fn windows_that_hide_tokens_are_refused() {
+    let refused = |config: &Value, expected: &str| {
+        let error = dummy(config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let mistral = |window: Value| {
+        let name = "MistralForCausalLM";
+        json!({ "architectures": [name], "max_position_embeddings": 8192, "sliding_window": window })
+    };
+    read(&mistral(Value::Null));
+    read(&mistral(json!(8192)));
+    refused(&mistral(json!(4096)), "`sliding_window` is 4096, expected null, or the 8192 positions of the model");
+    refused(&mistral(json!("none")), "`sliding_window` is \"none\", expected a whole number");
+    let missing = json!({ "architectures": ["MistralForCausalLM"] });
+    refused(&missing, "`sliding_window` is missing, which means 4096: expected null");
+    for name in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
+        let config = json!({ "architectures": [name], "use_sliding_window": true, "sliding_window": 4096 });
+        refused(&config, "`use_sliding_window` is true, which changes the mathematics");
+        let config = json!({ "architectures": [name], "layer_types": ["full_attention", "sliding_attention"] });
+        refused(&config, "`layer_types` is");
+    }
 }
 
 #[test]
@@ -177,7 +231,7 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         (
             "architectures",
             json!(["GPT2LMHeadModel"]),
-            "expected a list with one of `LlamaForCausalLM`, `Starcoder2ForCausalLM`",
+            "expected a list with one of `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `Starcoder2ForCausalLM`",
         ),
         ("model_type", json!("mistral"), "expected \"llama\""),
         ("hidden_act", json!("quick_gelu"), "expected one of `silu`, `swish`, `gelu`, `gelu_pytorch_tanh`"),
@@ -201,7 +255,11 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         ("clip_qkv", json!(8.0), "expected null or false"),
         ("alibi", json!(true), "expected null or false"),
         ("is_encoder_decoder", json!(true), "expected null or false"),
-        ("quantization_config", json!({ "quant_method": "gptq", "bits": 4 }), "weights quantized by gptq"),
+        (
+            "quantization_config",
+            json!({ "quant_method": "bitsandbytes" }),
+            "is \"bitsandbytes\", expected compressed-t",
+        ),
         ("compression_config", json!({ "bits": 4 }), "weights quantized by an unnamed method"),
     ];
     for (key, value, expected) in cases {

@@ -268,7 +268,7 @@ impl Semantics for FusedLinear {
             let to = (to != x.dtype).then_some(to);
             let operands = [&operands[..1], &before].concat();
             match norm {
-                Norm::Rms => RmsNorm { eps, to }.infer(&operands)?,
+                Norm::Rms => RmsNorm { eps, head_dim: None, to }.infer(&operands)?,
                 Norm::Layer => LayerNorm { eps, to }.infer(&operands)?,
             };
         }
@@ -305,7 +305,7 @@ impl Semantics for FusedLinear {
             let to = (graph.tensor(parts.x)?.dtype != to).then_some(to);
             let operands: Vec<PatchValue> = [parts.x].into_iter().chain(more).map(PatchValue::from).collect();
             let normed = match norm {
-                Norm::Rms => patch.add(graph, RmsNorm { eps, to }, &operands),
+                Norm::Rms => patch.add(graph, RmsNorm { eps, head_dim: None, to }, &operands),
                 Norm::Layer => patch.add(graph, LayerNorm { eps, to }, &operands),
             };
             let linear = parts.add(graph, &mut patch, normed)?;

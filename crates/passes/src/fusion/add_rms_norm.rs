@@ -11,7 +11,7 @@ rewrite_pass! {
 }
 
 fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
-    let norm = graph.cast::<RmsNorm>(id)?;
+    let norm = graph.cast::<RmsNorm>(id).filter(|norm| norm.head_dim.is_none())?;
     let [sum, weight] = graph.operands_of(id)?;
     let [a, b] = summands(graph, sum)?;
     // a weight made from the sum would come before itself

@@ -29,7 +29,8 @@ fn norm_linear(graph: &Graph, id: OpId) -> Option<Patch> {
 /// The norm that makes a value, where a product may have it before itself.
 fn norm(graph: &Graph, normed: Value) -> Option<(Norm, f32)> {
     if let Some((_, norm)) = graph.producer::<RmsNorm>(normed) {
-        return Some((Norm::Rms, norm.eps));
+        // heads are normed by themselves
+        return norm.head_dim.is_none().then_some((Norm::Rms, norm.eps));
     }
     let (id, norm) = graph.producer::<LayerNorm>(normed)?;
     (graph.operands(id).len() == 3).then_some((Norm::Layer, norm.eps))

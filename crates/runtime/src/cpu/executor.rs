@@ -107,7 +107,7 @@ fn random_weights(plan: &Plan) -> Result<Vec<Option<Memory>>, ExecError> {
         WeightData::Stored { .. } => Ok(None),
         WeightData::Random(parts) => {
             let mut memory = Memory::zeroed(weight.bytes().unwrap_or(0)).map_err(ExecError::OutOfMemory)?;
-            memory.fill_random(weight.dtype, parts);
+            memory.fill_random(weight.dtype, weight.layout, parts);
             Ok(Some(memory))
         }
     };
@@ -276,23 +276,33 @@ impl CpuSession {
         for port in &program.inputs {
             let bound = bindings.inputs.iter().find(|(name, _)| *name == port.name);
             let (name, data) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
-            let values = match data {
-                InputData::Values(values) => values,
+            let tensor = self.buffer(&program.buffers[port.buffer as usize], &bindings.symbols).map_err(fail)?;
+            tensor.expect(data.dtype()).map_err(|reason| fail(format!("input `{name}`: {reason}")))?;
+            match data {
+                InputData::Values(values) => fill(&tensor, values),
+                InputData::Floats(values) => fill(&tensor, values),
                 InputData::Previous(output) => {
                     let kept = self.integers[1].1.get(*output);
-                    &kept.ok_or_else(|| fail(format!("the step before has no integer output `{output}`")))?.clone()[..]
+                    fill(
+                        &tensor,
+                        kept.ok_or_else(|| fail(format!("the step before has no integer output `{output}`")))?,
+                    )
                 }
-            };
-            let tensor = self.buffer(&program.buffers[port.buffer as usize], &bindings.symbols).map_err(fail)?;
-            tensor.expect(DType::I32).map_err(fail)?;
-            if tensor.len() != values.len() {
-                return Err(fail(format!("input `{name}` has {} values, expected {}", values.len(), tensor.len())));
             }
-            // SAFETY: no launch is running.
-            unsafe { tensor.write::<i32>(0..values.len()) }.map_err(fail)?.copy_from_slice(values);
+            .map_err(|reason| fail(format!("input `{name}` has {reason}")))?;
         }
         Ok(())
     }
+}
+
+/// Copies values into an input whose dtype is theirs. The error says how many there are.
+fn fill<E: Copy>(tensor: &Tensor, values: &[E]) -> Result<(), String> {
+    if tensor.len() != values.len() {
+        return Err(format!("{} values, expected {}", values.len(), tensor.len()));
+    }
+    // SAFETY: no launch is running.
+    unsafe { tensor.write::<E>(0..values.len()) }?.copy_from_slice(values);
+    Ok(())
 }
 
 fn bindings_error(program: &Program, reason: String) -> ExecError {

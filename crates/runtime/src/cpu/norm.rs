@@ -1,11 +1,11 @@
-//! Norms, a few rows a task.
+//! Norms of rows or of their heads, a few rows a task.
 
 use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, LANES, Lanes, dispatch};
 use super::{Args, CpuKernel, Tensor};
 use plan::DType;
 
-/// A norm of each row. Inputs are x, or a and b of which it norms the sum; a gain; and where it subtracts the mean perhaps
+/// A norm of each row, or of each head of it where the gain is that of a head. Inputs are x, or a and b of which it norms the sum; a gain; and where it subtracts the mean perhaps
 /// a bias; parameter `eps`. Outputs are the sum, where there is one, and the norm.
 pub(super) struct Norm {
     name: &'static str,
@@ -63,11 +63,11 @@ impl CpuKernel for Norm {
         args.expect_counts(rows + 1 + usize::from(has_bias), rows)?;
         args.float("eps")?;
         let (shape, width) = (args.inputs[0].shape(), args.inputs[0].width());
-        for factor in &args.inputs[rows..] {
-            if factor.shape() != [width] || !factor.dtype().is_float() {
-                return Err(format!("expected a gain or bias of {width} elements"));
-            }
+        let size = args.inputs[rows].len();
+        if size == 0 || !width.is_multiple_of(size) {
+            return Err(format!("expected a gain for rows of {width} elements or for heads of them, found {size}"));
         }
+        args.inputs[rows..].iter().try_for_each(|factor| check_gain(factor, size))?;
         let full = args.inputs[..rows].iter().chain(&args.outputs);
         full.into_iter().try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
     }
@@ -79,7 +79,7 @@ impl CpuKernel for Norm {
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (full, factors) = args.inputs.split_at(self.rows());
         let width = full[0].width();
-        let widened = |factor: &Tensor| factor.widened(0..width);
+        let widened = |factor: &Tensor| factor.widened(0..factor.len());
         let (gain, bias) = (widened(&factors[0])?, factors.get(1).map(widened).transpose()?);
         let factors = Factors { eps: args.float("eps")?, gain, bias: bias.unwrap_or_default() };
         for row in task_rows(task, full[0].row_count()) {
@@ -94,9 +94,26 @@ impl CpuKernel for Norm {
             }
             // SAFETY: rows are divided between tasks.
             let out = unsafe { args.outputs[self.rows() - 1].write::<f32>(range)? };
-            self.normalize(x, &factors, out);
+            let heads = x.chunks_exact(factors.gain.len()).zip(out.chunks_exact_mut(factors.gain.len()));
+            heads.for_each(|(x, out)| self.normalize(x, &factors, out));
         }
         Ok(())
+    }
+}
+
+/// Whether a tensor is a gain, or a bias, of `width` elements.
+pub(super) fn check_gain(gain: &Tensor, width: usize) -> Result<(), String> {
+    match gain.shape() == [width] && gain.dtype().is_float() {
+        true => Ok(()),
+        false => Err(format!("expected a gain or bias of {width} elements")),
+    }
+}
+
+/// Norms a row or a head by its root mean square.
+pub(super) fn normalize(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+    let scale = 1.0 / (square_sum(x) / x.len() as f32 + eps).sqrt();
+    for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+        *out = x * scale * gain;
     }
 }
 

@@ -193,25 +193,22 @@ impl CudaSession {
             let bound = bindings.inputs.iter().find(|(name, _)| *name == port.name);
             let (name, data) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
             let buffer = &program.buffers[port.buffer as usize];
-            if buffer.dtype != DType::I32 {
-                return Err(fail(format!("input `{name}` is {}, expected i32", buffer.dtype)));
+            if buffer.dtype != data.dtype() {
+                return Err(fail(format!("input `{name}` is {}, expected {}", buffer.dtype, data.dtype())));
             }
             let bytes = bytes(buffer, &bindings.symbols).map_err(fail)?;
+            let start = (address - self.inputs) as usize;
+            let place = &mut self.slots[slot].inputs.part(start..start + bytes as usize);
             match data {
-                InputData::Values(values) if values.len() as u64 * 4 == bytes => {
-                    let start = (address - self.inputs) as usize;
-                    let place = &mut self.slots[slot].inputs.part(start..start + bytes as usize);
-                    let (cells, _) = place.as_chunks_mut::<4>();
-                    cells.iter_mut().zip(*values).for_each(|(cell, value)| *cell = value.to_ne_bytes());
-                    end = start + bytes as usize;
-                }
-                InputData::Values(values) => {
-                    return Err(fail(format!("input `{name}` has {} values, expected {}", values.len(), bytes / 4)));
-                }
+                InputData::Values(values) => fill(place, values.iter().map(|value| value.to_ne_bytes())),
+                InputData::Floats(values) => fill(place, values.iter().map(|value| value.to_ne_bytes())),
                 InputData::Previous(output) => {
-                    copies.push((*address, self.previous(output, bytes).map_err(fail)?, bytes))
+                    copies.push((*address, self.previous(output, bytes).map_err(fail)?, bytes));
+                    continue;
                 }
             }
+            .map_err(|reason| fail(format!("input `{name}` has {reason}")))?;
+            end = start + bytes as usize;
         }
         let sent = (|| {
             // SAFETY: the region has room for all ports; the slot is not written again before its step is done.
@@ -278,6 +275,16 @@ impl Drop for CudaSession {
         let _ = self.options.context.make_current();
         let _ = self.stream.synchronize();
     }
+}
+
+/// Copies values of four bytes into the place of an input. The error says how many there are.
+fn fill(place: &mut [u8], values: impl ExactSizeIterator<Item = [u8; 4]>) -> Result<(), String> {
+    let (cells, _) = place.as_chunks_mut::<4>();
+    if cells.len() != values.len() {
+        return Err(format!("{} values, expected {}", values.len(), cells.len()));
+    }
+    cells.iter_mut().zip(values).for_each(|(cell, value)| *cell = value);
+    Ok(())
 }
 
 fn bindings_error(program: &Program, reason: String) -> ExecError {

@@ -1,7 +1,5 @@
 //! A text as the tokens that a model is asked to foretell.
 
-use std::path::Path;
-
 use crate::{Error, Llm};
 
 /// A text as tokens.
@@ -12,15 +10,6 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// Reads a file of text with the tokenizer of a plan.
-    pub fn read(llm: &Llm, file: &Path) -> Result<Passage, Error> {
-        let text = std::fs::read_to_string(file).map_err(|error| Error::Io { path: file.to_owned(), error })?;
-        Passage::new(llm, &text).map_err(|error| match error {
-            Error::BadInput(reason) => Error::BadInput(format!("{}: {reason}", file.display())),
-            other => other,
-        })
-    }
-
     /// A text, and what the tokenizer puts in front of it.
     pub fn new(llm: &Llm, text: &str) -> Result<Passage, Error> {
         let Some(tokenizer) = &llm.tokenizer else {
@@ -39,6 +28,12 @@ impl Passage {
             1 => Err(Error::BadInput("the text is a single token, expected at least 2".to_owned())),
             _ => Ok(Passage { prefix, tokens }),
         }
+    }
+
+    /// The start of the text, of at most so many tokens.
+    pub fn start(&self, tokens: usize) -> Passage {
+        let count = tokens.clamp(2, self.tokens.len());
+        Passage { prefix: self.prefix.clone(), tokens: self.tokens[..count].to_vec() }
     }
 
     /// The text's own tokens.

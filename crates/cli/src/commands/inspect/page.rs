@@ -11,9 +11,10 @@ use super::view::{Node, Section, Share, View, kernel_label};
 use super::weights::{self, typed};
 use crate::output::bytes;
 
-const STYLE: &str = include_str!("page.css");
+/// How pages look.
+pub const STYLE: &str = include_str!("page.css");
 /// Nothing is loaded and nothing runs, whatever a plan says.
-const POLICY: &str =
+pub const POLICY: &str =
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n";
 
 /// A plan on a machine: what the page is about.

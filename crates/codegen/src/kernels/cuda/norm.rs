@@ -1,8 +1,8 @@
-//! `kernels/norm`: one block for each row.
+//! `kernels/norm`: one block for each row, or for each head of one.
 
 use ir::Value;
 use ir::ops::{AddLayerNorm, AddRmsNorm, LayerNorm, RmsNorm};
-use plan::DType;
+use plan::{DType, Dim};
 
 use super::body::{Body, c_float, c_type};
 use super::{row_count, width};
@@ -16,32 +16,40 @@ struct Norm {
     /// How many operands, and results, have the shape of x.
     rows: usize,
     eps: f32,
+    /// Where it norms heads rather than rows, their size.
+    head_dim: Option<u32>,
 }
 
 pub(super) fn rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
-    let eps = site.cast::<RmsNorm>()?.eps;
-    Norm { name: "rms_norm", file: "norm/rms_norm.cuh", ty: "RmsNorm", rows: 1, eps }.call(site, &[])
+    let RmsNorm { eps, head_dim, .. } = *site.cast::<RmsNorm>()?;
+    Norm { name: "rms_norm", file: "norm/rms_norm.cuh", ty: "RmsNorm", rows: 1, eps, head_dim }.call(site, &[])
 }
 
 pub(super) fn add_rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<AddRmsNorm>()?.eps;
-    Norm { name: "add_rms_norm", file: "norm/rms_norm.cuh", ty: "AddRmsNorm", rows: 2, eps }.call(site, &[])
+    Norm { name: "add_rms_norm", file: "norm/rms_norm.cuh", ty: "AddRmsNorm", rows: 2, eps, head_dim: None }
+        .call(site, &[])
 }
 
 pub(super) fn layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<LayerNorm>()?.eps;
-    Norm { name: "layer_norm", file: "norm/layer_norm.cuh", ty: "LayerNorm", rows: 1, eps }.call(site, &[2])
+    Norm { name: "layer_norm", file: "norm/layer_norm.cuh", ty: "LayerNorm", rows: 1, eps, head_dim: None }
+        .call(site, &[2])
 }
 
 pub(super) fn add_layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<AddLayerNorm>()?.eps;
-    Norm { name: "add_layer_norm", file: "norm/layer_norm.cuh", ty: "AddLayerNorm", rows: 2, eps }.call(site, &[3])
+    Norm { name: "add_layer_norm", file: "norm/layer_norm.cuh", ty: "AddLayerNorm", rows: 2, eps, head_dim: None }
+        .call(site, &[3])
 }
 
 impl Norm {
     /// The call, with a place for each operand that may be absent.
     fn call(&self, site: &Site<'_>, optional: &[usize]) -> Result<Call, Refusal> {
-        let (cols, rows) = (width(site)?, row_count(site)?);
+        let (width, rows) = (width(site)?, row_count(site)?);
+        let cols = self.head_dim.map_or(width, u64::from);
+        // heads of a row lie behind each other, as rows do
+        let rows = rows * Dim::from(width / cols.max(1));
         let operands = site.graph.operands(site.op);
         let gain = c_type(gain(site, operands.get(self.rows..).unwrap_or_default())?);
         let threads = threads(cols);
@@ -74,6 +82,6 @@ pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal>
 }
 
 /// A vector of eight elements for each thread, as long as a block has that many: one load, no second trip.
-fn threads(cols: u64) -> u32 {
+pub(super) fn threads(cols: u64) -> u32 {
     (cols.div_ceil(8).next_multiple_of(32) as u32).clamp(32, 1024)
 }

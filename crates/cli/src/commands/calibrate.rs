@@ -1,0 +1,133 @@
+//! `smelt calibrate`
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args};
+use smelt::{
+    CalibrateOptions, ClipMethod, Dataset, Driver, Error, RunOptions, TargetChoice, WeightsChoice, activations_path,
+    merge_calibrations,
+};
+
+use super::generate::plan_in;
+use crate::args::{CacheArgs, Weights};
+use crate::failure::Failure;
+use crate::output::{bytes, print, print_json};
+use crate::progress::Stderr;
+
+/// Looks at a model's activations on a text: statistics from which scales of quantized formats come.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").args(["text", "dataset", "merge"]).required(true))]
+pub struct Calibrate {
+    /// The folder of a checkpoint.
+    #[arg(value_name = "DIR", required_unless_present = "merge", conflicts_with = "merge")]
+    model: Option<PathBuf>,
+    /// A text, cut into samples of full length.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Samples as lines of JSON, {"text": "…"} or {"prompt": "…"}.
+    #[arg(long, value_name = "FILE.jsonl")]
+    dataset: Option<PathBuf>,
+    /// Merges calibrations of one model instead of making one, and the files with activations beside them.
+    #[arg(long, value_name = "CALIBRATION.json", num_args = 2..)]
+    merge: Vec<PathBuf>,
+    /// Where the calibration is written. A sample of the activations goes to the .safetensors file beside it.
+    #[arg(short, long, value_name = "OUT.json")]
+    output: PathBuf,
+    /// Samples, at most.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    samples: usize,
+    /// Tokens of a sample, at most.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_len: u32,
+    /// Machine that runs the model: auto, cpu or sm_90a.
+    #[arg(long, value_name = "TARGET", default_value = "auto")]
+    target: String,
+    /// How clips are chosen by default: minmax, percentile, percentile:99.9, entropy or mse. What the file holds serves
+    /// every method.
+    #[arg(long, value_name = "METHOD", default_value = "percentile")]
+    method: ClipMethod,
+    /// Tokens whose activations are kept.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    rows: usize,
+    /// Keeps the mean of x x^T of what linears read, for GPTQ: channels x channels numbers for each.
+    #[arg(long)]
+    hessian: bool,
+    /// Where weights come from. With dummy, they are seeded random values: to see time and memory of a shape.
+    #[arg(long, value_enum, default_value = "checkpoint")]
+    weights: Weights,
+    /// Threads on a CPU [default: all].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+impl Calibrate {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let Some(model) = &self.model else { return self.merge() };
+        let dataset = self.dataset()?;
+        let options = CalibrateOptions {
+            target: match self.target.as_str() {
+                "auto" => TargetChoice::Auto,
+                name => TargetChoice::Named(name.to_owned()),
+            },
+            weights: match self.weights {
+                Weights::Checkpoint => WeightsChoice::Checkpoint,
+                Weights::Dummy => WeightsChoice::Dummy,
+            },
+            samples: self.samples,
+            max_len: self.max_len,
+            method: self.method,
+            rows: self.rows,
+            hessian: self.hessian,
+            run: RunOptions { threads: self.threads, ..RunOptions::default() },
+            ..CalibrateOptions::default()
+        };
+        let mut progress = Stderr::new(self.json);
+        let driver = self.cache.driver(driver);
+        let report = driver.calibrate(&plan_in(model), &dataset, &self.output, &options, &mut progress);
+        progress.finish();
+        let report = report?;
+        if self.json {
+            return print_json(&report);
+        }
+        let sizes = [&self.output, &report.activations].map(|path| (path.display(), size(path)));
+        let [(calibration, small), (activations, large)] = &sizes;
+        print(&format!(
+            "{calibration} ({}): {} tensors over {} samples, {} tokens, on {} in {:.1} s\n{activations} ({})\n",
+            bytes(*small),
+            report.tensors,
+            report.samples,
+            report.tokens,
+            report.target,
+            report.seconds,
+            bytes(*large),
+        ))
+    }
+
+    fn merge(&self) -> Result<(), Failure> {
+        let with_activations = merge_calibrations(&self.merge, &self.output)?;
+        let out = self.output.display();
+        print(&match with_activations {
+            true => format!("{out}\n{}\n", activations_path(&self.output).display()),
+            false => format!("{out} (without activations: not all have a .safetensors file)\n"),
+        })
+    }
+
+    fn dataset(&self) -> Result<Dataset, Failure> {
+        let (path, lines) = match (&self.text, &self.dataset) {
+            (Some(path), _) => (path, false),
+            (None, Some(path)) => (path, true),
+            (None, None) => return Err(Failure::usage("expected --text FILE or --dataset FILE.jsonl")),
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        Ok(Dataset { path: path.clone(), text, lines })
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}

@@ -1,0 +1,68 @@
+//! Calibrating from the command line: files in, files out, and what is refused.
+
+use crate::MHA;
+use crate::sandbox::Sandbox;
+
+const DEMO: &str = "models/demo";
+
+#[test]
+fn a_text_becomes_a_calibration_that_is_shown() {
+    let sandbox = Sandbox::new();
+    let (text, out, page) = (sandbox.text("a.txt"), sandbox.text("a.json"), sandbox.text("a.html"));
+    std::fs::write(&text, "This function returns a `Result<T, E>` of the value that was read.").unwrap();
+    let args = ["calibrate", DEMO, "--text", &text, "-o", &out, "--max-len", "8", "--samples", "2", "--target", "cpu"];
+    let said = sandbox.ok(&args);
+    assert!(said.contains("over 2 samples, 16 tokens, on cpu"), "{said}");
+    assert!(sandbox.path("a.safetensors").is_file() && !sandbox.path("a.json.partial").exists());
+    let first = std::fs::read(&out).unwrap();
+    sandbox.ok(&args);
+    assert_eq!(std::fs::read(&out).unwrap(), first);
+
+    let table = sandbox.ok(&["inspect", &out]);
+    assert!(table.contains("percentile:99.99 by default") && table.contains("layers.5.mlp.gated"), "{table}");
+    let report = sandbox.json(&["inspect", &out, "--json"]);
+    let tensor = &report["tensors"][0];
+    assert_eq!((&tensor["name"], &tensor["channels"]), (&"layers.0.attn.k_rope".into(), &128.into()));
+    assert_eq!(tensor["clips"][0], tensor["absmax"]);
+    assert!(sandbox.ok(&["inspect", &out, "--html", &page]).contains("a.html ("));
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("layer 5") && html.contains("<svg") && !html.contains("://"), "{html}");
+    sandbox.fails(&["inspect", &out, "--memory"], 2, "a calibration is shown as a table");
+}
+
+#[test]
+fn lines_of_json_are_samples_and_files_are_merged() {
+    let sandbox = Sandbox::new();
+    let [a, b, c, lines] = ["a.json", "b.json", "c.json", "lines.jsonl"].map(|name| sandbox.text(name));
+    std::fs::write(&lines, "{\"text\": \"fn main() {}\"}\n\n{\"prompt\": \"let x = 1;\", \"n\": 1}\n").unwrap();
+    for out in [&a, &b] {
+        let report = sandbox.json(&["calibrate", DEMO, "--dataset", &lines, "-o", out, "--target", "cpu", "--json"]);
+        assert_eq!((&report["samples"], &report["target"]), (&2.into(), &"cpu".into()));
+    }
+    assert!(sandbox.ok(&["calibrate", "--merge", &a, &b, "-o", &c]).contains("c.safetensors"));
+    assert_eq!(sandbox.json(&["inspect", &c, "--json"])["samples"], 4);
+    std::fs::remove_file(sandbox.path("b.safetensors")).unwrap();
+    assert!(sandbox.ok(&["calibrate", "--merge", &a, &b, "-o", &c]).contains("without activations"));
+}
+
+#[test]
+fn what_cannot_be_calibrated_is_refused() {
+    let sandbox = Sandbox::new();
+    let [empty, text, lines, out] = ["empty.txt", "a.txt", "a.jsonl", "a.json"].map(|name| sandbox.text(name));
+    std::fs::write(&empty, "").unwrap();
+    std::fs::write(&text, "text").unwrap();
+    std::fs::write(&lines, "{\"text\": \"a\"}\n{\"words\": 1}\n").unwrap();
+    let run = |more: &[&str], code, message| {
+        sandbox.fails(&[&["calibrate"][..], more, &["-o", &out, "--target", "cpu"]].concat(), code, message);
+    };
+    run(&[DEMO, "--text", &empty], 3, "no text to calibrate with");
+    run(&[DEMO, "--dataset", &lines], 3, "line 2: expected an object with a text as `text` or `prompt`");
+    run(&[DEMO, "--text", "no-such-file"], 3, "no-such-file");
+    run(&[MHA, "--text", &text], 3, "no tokenizer.json");
+    run(&[DEMO, "--text", &text, "--max-len", "4096"], 2, "made for at most 2048");
+    run(&[DEMO, "--text", &text, "--samples", "0"], 2, "at least one sample");
+    run(&[DEMO, "--text", &text, "--method", "guess"], 2, "expected minmax, percentile");
+    run(&["--merge", &text, &text], 3, "not a calibration");
+    run(&[DEMO], 2, "--text");
+    sandbox.fails(&["inspect", &out], 3, "a.json");
+}

@@ -1,0 +1,194 @@
+//! Where to clip: from a histogram of magnitudes to the one that the largest code stands for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Histogram;
+
+/// How the clip of a tensor is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ClipMethod {
+    /// At the largest magnitude: nothing is clipped.
+    MinMax,
+    /// Where this share of the magnitudes, in percent, is not above.
+    Percentile(f64),
+    /// Where the distribution of what the codes say is nearest to that of the values, by Kullback and Leibler.
+    Entropy,
+    /// Where the mean square of what rounding and clipping change is least.
+    Mse,
+}
+
+impl Default for ClipMethod {
+    fn default() -> ClipMethod {
+        ClipMethod::Percentile(99.99)
+    }
+}
+
+impl ClipMethod {
+    /// One of each, with the usual parameters.
+    pub const ALL: [ClipMethod; 4] =
+        [ClipMethod::MinMax, ClipMethod::Percentile(99.99), ClipMethod::Entropy, ClipMethod::Mse];
+}
+
+impl fmt::Display for ClipMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClipMethod::MinMax => write!(f, "minmax"),
+            ClipMethod::Percentile(percent) => write!(f, "percentile:{percent}"),
+            ClipMethod::Entropy => write!(f, "entropy"),
+            ClipMethod::Mse => write!(f, "mse"),
+        }
+    }
+}
+
+impl FromStr for ClipMethod {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ClipMethod, String> {
+        let unknown = || format!("expected minmax, percentile, percentile:99.9, entropy or mse, found `{text}`");
+        Ok(match text {
+            "minmax" => ClipMethod::MinMax,
+            "percentile" => ClipMethod::default(),
+            "entropy" => ClipMethod::Entropy,
+            "mse" => ClipMethod::Mse,
+            _ => {
+                let percent = text.strip_prefix("percentile:").ok_or_else(unknown)?;
+                let percent: f64 = percent.parse().map_err(|_| unknown())?;
+                if !(percent > 0.0 && percent <= 100.0) {
+                    return Err(format!("expected a percentile above 0 and at most 100, found {percent}"));
+                }
+                ClipMethod::Percentile(percent)
+            }
+        })
+    }
+}
+
+/// Codes of 8 bits with a scale for the whole tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// Integers of -127..127.
+    Int8,
+    /// Floats with 4 bits of exponent and 3 of mantissa, without infinities: up to 448.
+    Fp8E4m3,
+}
+
+impl Codes {
+    /// The largest code as a number.
+    pub fn largest(self) -> f64 {
+        match self {
+            Codes::Int8 => 127.0,
+            Codes::Fp8E4m3 => 448.0,
+        }
+    }
+
+    /// The code nearest to a magnitude, ties to even; the largest one for what is above.
+    fn nearest(self, magnitude: f64) -> f64 {
+        let magnitude = magnitude.min(self.largest());
+        let step = match self {
+            Codes::Int8 => 1.0,
+            // 3 bits behind the leading one; below 2^-6 steps stay as they are
+            Codes::Fp8E4m3 => (magnitude.max(2_f64.powi(-6)).log2().floor() - 3.0).exp2(),
+        };
+        (magnitude / step).round_ties_even() * step
+    }
+
+    /// What is left of a magnitude that was written and read back.
+    fn rounded(self, magnitude: f64, clip: f64) -> f64 {
+        let scale = clip / self.largest();
+        self.nearest(magnitude / scale) * scale
+    }
+}
+
+/// Every how many bins the searches try a clip: of a range that is at least half used, 8 of 2048 are under 1 %.
+const STRIDE: usize = 8;
+/// The least clip that they try, in bins: with fewer than there are codes of a sign, a histogram cannot tell rounding.
+const LEAST: usize = 128;
+
+/// The clip for magnitudes of this histogram, the largest of which is `absmax`.
+pub(super) fn clip(histogram: &Histogram, absmax: f32, method: ClipMethod, codes: Codes) -> f32 {
+    match method {
+        ClipMethod::MinMax => absmax,
+        ClipMethod::Percentile(percent) => percentile(histogram, percent).min(f64::from(absmax)) as f32,
+        ClipMethod::Entropy => least(histogram, absmax, |bins, clip| divergence(histogram, bins, clip, codes)),
+        ClipMethod::Mse => least(histogram, absmax, |_, clip| mean_square_error(histogram, clip, codes)),
+    }
+}
+
+/// The upper edge of the first bin up to which this share of the magnitudes lies.
+fn percentile(histogram: &Histogram, percent: f64) -> f64 {
+    // every value is above the edge below its bin, so that 100 % is the last bin's
+    let wanted = (percent / 100.0 * histogram.total() as f64).ceil();
+    let mut seen = 0_u64;
+    let reached = |count: &u64| {
+        seen += count;
+        seen as f64 >= wanted
+    };
+    let bin = histogram.bins().iter().position(reached).unwrap_or(histogram.used().saturating_sub(1));
+    (bin + 1) as f64 * histogram.width()
+}
+
+/// The clip of least cost, the largest of equals; the largest magnitude is one of those tried.
+fn least(histogram: &Histogram, absmax: f32, cost: impl Fn(usize, f64) -> f64) -> f32 {
+    let used = histogram.used();
+    let mut best = (cost(used, f64::from(absmax)), f64::from(absmax));
+    let mut bins = used.saturating_sub(1);
+    while bins >= LEAST {
+        let clip = bins as f64 * histogram.width();
+        let found = cost(bins, clip);
+        if found < best.0 {
+            best = (found, clip);
+        }
+        bins = bins.saturating_sub(STRIDE);
+    }
+    best.1 as f32
+}
+
+/// The magnitude that stands for a bin.
+fn centre(histogram: &Histogram, bin: usize) -> f64 {
+    (bin as f64 + 0.5) * histogram.width()
+}
+
+/// The mean square of what codes change, each magnitude taken to be the centre of its bin.
+pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, codes: Codes) -> f64 {
+    if clip <= 0.0 {
+        return 0.0;
+    }
+    let counted = histogram.bins().iter().enumerate().filter(|(_, count)| **count > 0);
+    let sum: f64 = counted
+        .map(|(bin, count)| {
+            let magnitude = centre(histogram, bin);
+            *count as f64 * (magnitude - codes.rounded(magnitude, clip)).powi(2)
+        })
+        .sum();
+    sum / histogram.total().max(1) as f64
+}
+
+/// The divergence of what codes can say from the values, as TensorRT's calibrator measures it: the reference is the
+/// first `bins` bins with everything above in the last; against it stand the same bins without what is above, each
+/// code's count spread evenly over those of its bins that have any.
+fn divergence(histogram: &Histogram, bins: usize, clip: f64, codes: Codes) -> f64 {
+    if bins == 0 || clip <= 0.0 {
+        return 0.0;
+    }
+    let inside = &histogram.bins()[..bins];
+    let above: u64 = histogram.bins()[bins..].iter().sum();
+    let reference = |bin: usize| (inside[bin] + if bin == bins - 1 { above } else { 0 }) as f64;
+    let (total, kept) = (histogram.total() as f64, inside.iter().sum::<u64>() as f64);
+    let scale = clip / codes.largest();
+    let code = |bin: usize| codes.nearest(centre(histogram, bin) / scale);
+    let (mut divergence, mut start) = (0.0, 0);
+    while start < bins {
+        let first = code(start);
+        let end = (start + 1..bins).find(|bin| code(*bin) != first).unwrap_or(bins);
+        let group = start..end;
+        let nonzero = group.clone().filter(|bin| reference(*bin) > 0.0).count() as f64;
+        let spread = inside[group.clone()].iter().sum::<u64>() as f64 / nonzero;
+        for bin in group.filter(|bin| reference(*bin) > 0.0) {
+            let (p, q) = (reference(bin) / total, spread / kept);
+            // q is 0 where only what is above falls into the last code: then no number of codes says it
+            divergence += if q > 0.0 { p * (p / q).ln() } else { f64::INFINITY };
+        }
+        start = end;
+    }
+    divergence
+}

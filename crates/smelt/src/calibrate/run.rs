@@ -1,0 +1,272 @@
+//! Runs one layer after the other over all samples, through an executor.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
+use frontend::Checkpoint;
+use ir::Stage;
+use passes::calibration::TensorStats;
+use passes::{PassContext, PassManager, Silent};
+use plan::{Bindings, ExecError, Executor, InputData, PlanFile, PortData, Program, ProgramKind, Session, StepId};
+use rayon::prelude::*;
+
+use super::CalibrateOptions;
+use super::hessian::Hessian;
+use super::samples::Samples;
+use super::segments::{Segment, Tensor};
+use super::side::Side;
+use super::state::State;
+use crate::compile::{Progress, model};
+use crate::settings::Settings;
+use crate::{CompileOptions, Driver, Error};
+
+/// What all layers share.
+pub(super) struct Runner<'a> {
+    /// Knows passes and kernels; keeps compiled ones.
+    pub driver: Driver,
+    pub checkpoint: &'a Checkpoint,
+    pub settings: Settings,
+    pub segments: &'a [Segment],
+    pub samples: &'a Samples,
+    pub side: &'a Side,
+    pub options: &'a CalibrateOptions,
+}
+
+/// The numbers of a run: one sample a step, all rows of its logits.
+pub(super) fn settings(target: Target, checkpoint: &Checkpoint, max_len: u32) -> Result<Settings, Error> {
+    let options = CompileOptions {
+        max_batch_size: Some(1),
+        max_seq_len: Some(max_len),
+        max_num_tokens: Some(max_len),
+        ..CompileOptions::default()
+    };
+    let mut settings = Settings::resolve(target, &options, checkpoint.config(), checkpoint.dtype(), None)?;
+    settings.limits.max_logit_rows = max_len;
+    settings.import.max_logit_rows = max_len;
+    Ok(settings)
+}
+
+/// A layer on a device.
+struct Layer {
+    session: Box<dyn Session>,
+    file: Arc<PlanFile>,
+    program: usize,
+}
+
+impl Runner<'_> {
+    /// Runs the next layer over the samples that it has not seen.
+    pub fn run(&self, executor: &dyn Executor, state: &mut State, progress: &mut dyn Progress) -> Result<(), Error> {
+        let index = state.segment;
+        let segment = &self.segments[index];
+        let mut layer = self.load(segment, executor, state.folder())?;
+        let mut source = match &segment.input {
+            Some(port) => Some(Hidden::open(&state.hidden(index - 1), self.offset(state.samples, port.width))?),
+            None => None,
+        };
+        let mut sink = match &segment.output {
+            Some(port) => Some(Sink::open(&state.hidden(index), self.offset(state.samples, port.width))?),
+            None => None,
+        };
+        let mut hessians: Vec<(&Tensor, Hessian)> = Vec::new();
+        if self.options.hessian {
+            let wanted = segment.tensors.iter().filter(|tensor| tensor.by_linear);
+            hessians.extend(wanted.map(|tensor| (tensor, Hessian::new(tensor.channels))));
+        }
+        let (count, total) = (self.samples.len(), self.samples.len() * self.segments.len());
+        let mut saved = Instant::now();
+        for sample in state.samples..count {
+            progress.items((index * count + sample) as u64, total as u64);
+            let tokens = self.samples.get(sample);
+            let hidden = match (&mut source, &segment.input) {
+                (Some(source), Some(port)) => Some((port.name.as_str(), source.read(tokens.len() * port.width)?)),
+                _ => None,
+            };
+            let step = self.step(&mut layer, tokens, hidden.as_ref().map(|(name, values)| (*name, &values[..])))?;
+            let mut read = |name: &str| floats(layer.session.read(step, name)?);
+            let values = segment.tensors.iter().map(|tensor| read(&tensor.name));
+            let values = values.collect::<Result<Vec<_>, Error>>()?;
+            if let (Some(sink), Some(port)) = (&mut sink, &segment.output) {
+                sink.write(&read(&port.name)?)?;
+            }
+            let seen: Vec<TensorStats> = segment
+                .tensors
+                .par_iter()
+                .zip(&values)
+                .map(|(tensor, values)| TensorStats::of(tensor.channels, values))
+                .collect();
+            for ((tensor, values), stats) in segment.tensors.iter().zip(&values).zip(seen) {
+                self.look(sample, tensor, values, stats, state)?;
+                if let Some((_, hessian)) = hessians.iter_mut().find(|(known, _)| known.name == tensor.name) {
+                    hessian.add(values);
+                }
+            }
+            state.samples = sample + 1;
+            // sums of Hessians are too large to be written down on the way: a layer with them starts anew
+            if hessians.is_empty() && saved.elapsed() >= self.options.save_every && state.samples < count {
+                if let Some(sink) = &mut sink {
+                    sink.flush()?;
+                }
+                state.save()?;
+                saved = Instant::now();
+            }
+        }
+        if let Some(sink) = &mut sink {
+            sink.flush()?;
+        }
+        for (tensor, hessian) in hessians {
+            let mean = hessian.mean(self.samples.tokens());
+            let written = self.side.write_hessian(&mut state.activations, &tensor.name, &mean);
+            written.map_err(|error| Error::Io { path: state.folder().to_owned(), error })?;
+        }
+        state.next_segment()
+    }
+
+    /// Adds what a tensor was in a sample.
+    fn look(
+        &self,
+        sample: usize,
+        tensor: &Tensor,
+        values: &[f32],
+        stats: TensorStats,
+        state: &mut State,
+    ) -> Result<(), Error> {
+        let name = &tensor.name;
+        if stats.nan > 0 {
+            return Err(Error::BadInput(format!(
+                "`{name}`: {} of {} values are not finite in sample {sample}, counted from 0: expected weights and a \
+                 dtype with which the model computes numbers",
+                stats.nan,
+                values.len()
+            )));
+        }
+        for (place, kept) in self.samples.kept.iter().enumerate().filter(|(_, kept)| kept.sample == sample) {
+            let row = &values[kept.position * tensor.channels..(kept.position + 1) * tensor.channels];
+            let written = self.side.write_row(&mut state.activations, name, place, row);
+            written.map_err(|error| Error::Io { path: state.folder().to_owned(), error })?;
+        }
+        let channels = tensor.channels;
+        let sum = state.calibration.tensors.entry(name.clone()).or_insert_with(|| TensorStats::new(channels));
+        sum.merge(&stats).map_err(|error| Error::BadInput(format!("`{name}`: {error}")))
+    }
+
+    /// Where a sample's rows begin among those of all.
+    fn offset(&self, sample: usize, width: usize) -> u64 {
+        let tokens: usize = (0..sample).map(|sample| self.samples.get(sample).len()).sum();
+        (tokens * width * 4) as u64
+    }
+
+    /// Compiles a layer and brings it onto the device.
+    fn load(&self, segment: &Segment, executor: &dyn Executor, folder: &Path) -> Result<Layer, Error> {
+        let (settings, checkpoint) = (&self.settings, self.checkpoint);
+        let mut graph = segment.graph.clone();
+        let context = PassContext { weights: checkpoint };
+        let ran = PassManager::default().run(&self.driver.pipeline(), &mut graph, &context, &mut Silent);
+        ran.map_err(|failure| self.driver.pass_failed(failure))?;
+        let verified = ir::verify(&graph, Stage::Fused)
+            .map_err(|found| CodegenError::Graph(found.first().map_or_else(String::new, ToString::to_string)))?;
+        let spec = PlanSpec {
+            target: settings.target.name().to_owned(),
+            model: model(checkpoint),
+            limits: settings.limits.clone(),
+            kv_blocks: settings.kv_blocks,
+            files: Vec::new(),
+            config: Vec::new(),
+            inputs: Vec::new(),
+        };
+        let mut catalog = self.driver.catalog(settings.target);
+        let lowered = match settings.target.is_gpu() {
+            true => lower_and_build(verified, &mut catalog, &spec, checkpoint, &self.driver.compiler()?)?.0,
+            false => lower(verified, &catalog, spec, checkpoint)?,
+        };
+        let path = folder.join("layer.plan");
+        lowered.write(&path, checkpoint, &mut |_| {})?;
+        let file = Arc::new(PlanFile::open(&path)?);
+        let mixed = file.plan().programs.iter().position(|program| program.kind == ProgramKind::Mixed);
+        let program = mixed.ok_or_else(|| CodegenError::Graph("the layer has no program for a prompt".to_owned()))?;
+        Ok(Layer { session: executor.load(Arc::clone(&file))?, file, program })
+    }
+
+    /// Runs a layer over a sample.
+    fn step(&self, layer: &mut Layer, tokens: &[i32], hidden: Option<(&str, &[f32])>) -> Result<StepId, Error> {
+        let file = Arc::clone(&layer.file);
+        let program: &Program = &file.plan().programs[layer.program];
+        let count = tokens.len() as i32;
+        let places: Vec<i32> = (0..count).collect();
+        let blocks: Vec<i32> = (0..self.settings.kv_blocks as i32).collect();
+        let starts = [0, count];
+        let mut inputs = vec![
+            ("tokens", InputData::Values(tokens)),
+            ("positions", InputData::Values(&places)),
+            ("query_starts", InputData::Values(&starts)),
+            ("block_table", InputData::Values(&blocks)),
+            ("rows", InputData::Values(&places)),
+        ];
+        inputs.extend(hidden.map(|(name, values)| (name, InputData::Floats(values))));
+        inputs.retain(|(name, _)| program.inputs.iter().any(|port| port.name == *name));
+        let size = |name: &str| if name == "B" { 1 } else { tokens.len() as u64 };
+        let symbols = program.symbols.iter().map(|decl| (decl.symbol.clone(), size(decl.symbol.name())));
+        let bindings = Bindings { symbols: symbols.collect(), inputs };
+        Ok(layer.session.submit(layer.program, &bindings)?)
+    }
+}
+
+fn floats(data: PortData) -> Result<Vec<f32>, Error> {
+    match data {
+        PortData::F32(values) => Ok(values),
+        PortData::I32(_) => {
+            Err(ExecError::Unsupported("calibration looks at floating-point tensors".to_owned()).into())
+        }
+    }
+}
+
+/// What the layer before this one left, read in order.
+struct Hidden {
+    file: BufReader<File>,
+    path: std::path::PathBuf,
+}
+
+impl Hidden {
+    fn open(path: &Path, offset: u64) -> Result<Hidden, Error> {
+        let io = |error| Error::Io { path: path.to_owned(), error };
+        let mut file = BufReader::new(File::open(path).map_err(io)?);
+        file.seek(SeekFrom::Start(offset)).map_err(io)?;
+        Ok(Hidden { file, path: path.to_owned() })
+    }
+
+    fn read(&mut self, values: usize) -> Result<Vec<f32>, Error> {
+        let mut bytes = vec![0; values * 4];
+        self.file.read_exact(&mut bytes).map_err(|error| Error::Io { path: self.path.clone(), error })?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|cell| f32::from_le_bytes(*cell)).collect())
+    }
+}
+
+/// What the next layer goes on with.
+struct Sink {
+    file: BufWriter<File>,
+    path: std::path::PathBuf,
+}
+
+impl Sink {
+    /// Goes on at an offset; what was written behind it is written again.
+    fn open(path: &Path, offset: u64) -> Result<Sink, Error> {
+        let io = |error| Error::Io { path: path.to_owned(), error };
+        let mut file = File::options().create(true).truncate(false).write(true).open(path).map_err(io)?;
+        file.seek(SeekFrom::Start(offset)).map_err(io)?;
+        Ok(Sink { file: BufWriter::new(file), path: path.to_owned() })
+    }
+
+    fn write(&mut self, values: &[f32]) -> Result<(), Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.file.write_all(&bytes).map_err(|error| Error::Io { path: self.path.clone(), error })
+    }
+
+    /// Brings what was written to the disk.
+    fn flush(&mut self) -> Result<(), Error> {
+        let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
+        flushed.map_err(|error| Error::Io { path: self.path.clone(), error })
+    }
+}
