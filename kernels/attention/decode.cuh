@@ -3,7 +3,8 @@
 //
 // AttentionDecode takes queries that are turned, over a cache that has the token's own key. RopeAttentionDecode takes the
 // packed row of queries, keys and values as the linear before it leaves it: it turns queries and key (rope/rope.cuh),
-// stores key and value in the cache, and begins to read the cache before the row is there.
+// stores key and value in the cache, and begins to read the cache before the row is there. Where Norm says so, it norms
+// the heads of queries and keys before it turns them (norm/heads.cuh), with q_gain and k_gain [kHeadDim].
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
 // qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
@@ -22,6 +23,7 @@
 #include "attention/paged.cuh"
 #include "common/body.cuh"
 #include "common/sincos.cuh"
+#include "norm/heads.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/ex2.cuh"
 
@@ -317,7 +319,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   }
 };
 
-template <class T, class X, int kHeads, int kKvHeads, int kHeadDim, int kHalf, float kScale, int kSplits>
+template <class T, class X, int kHeads, int kKvHeads, int kHeadDim, int kHalf, float kScale, int kSplits, class Norm>
 struct RopeAttentionDecode {
   using Attention = DecodeAttention<T, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
   static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
@@ -345,6 +347,8 @@ struct RopeAttentionDecode {
   const int* query_starts;
   const int* block_table;
   const float* frequencies;
+  const typename Norm::Gain* q_gain;
+  const typename Norm::Gain* k_gain;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -369,12 +373,12 @@ struct RopeAttentionDecode {
     __syncthreads();
   }
 
-  // One element of a head, turned.
-  static __device__ __forceinline__ float turn(const X* head, int d) {
-    const float x = to_float(head[d]);
+  // Element `d` of the head at `at`, turned; `head` is its place among the scales.
+  static __device__ __forceinline__ float turn(HeadReader<Norm> read, const X* at, int head, int d) {
+    const float x = read(at[d], head, d);
     if (d >= 2 * kHalf) return x;
-    const int i = d < kHalf ? d : d - kHalf;
-    const float other = to_float(head[d < kHalf ? d + kHalf : d - kHalf]);
+    const int i = d < kHalf ? d : d - kHalf, pair = d < kHalf ? d + kHalf : d - kHalf;
+    const float other = read(at[pair], head, pair);
     const float s = turned().sines[i], c = turned().cosines[i];
     return d < kHalf ? x * c - other * s : x * c + other * s;
   }
@@ -384,21 +388,28 @@ struct RopeAttentionDecode {
     const int kv_head = attention.kv_head, position = positions[attention.token];
     const X* row = qkv + i64(attention.token) * ((kHeads + 2 * kKvHeads) * kHeadDim);
 
-    // load: turn the queries of the group, and in the last rank the key
     const X* queries = row + kv_head * kGroup * kHeadDim;
+    const X* key = row + (kHeads + kv_head) * kHeadDim;
+
+    // reduce: the norms
+    const auto head_of = [&](int head) { return head < kGroup ? queries + head * kHeadDim : key; };
+    const float* scales = head_scales<Norm, kGroup + 1, kHeadDim, kThreads>(head_of);
+
+    // load: turn the queries of the group, and in the last rank the key
+    const HeadReader<Norm> read_query = {scales, q_gain}, read_key = {scales, k_gain};
 #pragma unroll 4
     for (int e = threadIdx.x; e < kGroup * kHeadDim; e += kThreads) {
       const int head = e / kHeadDim, d = e % kHeadDim;
-      turned().queries[head][d] = from_float<T>(turn(queries + head * kHeadDim, d));
+      turned().queries[head][d] = from_float<T>(turn(read_query, queries + head * kHeadDim, head, d));
     }
     const bool last = attention.is_last();
     if (last) {
-      const X* key = row + (kHeads + kv_head) * kHeadDim;
       T* place = kv + keys_offset<kKvHeads, kHeadDim>(
           block_table[i64(attention.token) * blocks_per_sequence + position / kBlockTokens], kv_head);
       place += position % kBlockTokens * kHeadDim;
       for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
-        const T k = from_float<T>(turn(key, d)), v = from_float<T>(to_float(key[kKvHeads * kHeadDim + d]));
+        const T k = from_float<T>(turn(read_key, key, kGroup, d));
+        const T v = from_float<T>(to_float(key[kKvHeads * kHeadDim + d]));
         turned().fresh[0][d] = k, turned().fresh[1][d] = v;
         place[d] = k, place[kBlockTokens * kHeadDim + d] = v;
       }

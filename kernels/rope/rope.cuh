@@ -2,12 +2,13 @@
 //
 //   Elements i and i + kHalf of a head turn by the angle position * frequencies[i] (one float product), elements from
 //   2 * kHalf on stay. frequencies [kHalf] are float, rows that are read of T, rows that are written of Y, the cache of
-//   KV; rounded once.
+//   KV; rounded once. RopeAppendKv norms heads before they turn, where Norm says so (norm/heads.cuh).
 //   Step inputs and the layout of the cache: common/cache.cuh. Grid: one block for each token.
 #pragma once
 #include "common/body.cuh"
 #include "common/cache.cuh"
 #include "common/sincos.cuh"
+#include "norm/heads.cuh"
 
 namespace smelt {
 
@@ -21,9 +22,10 @@ __device__ __forceinline__ void store_rounded(T* to, const float (&from)[kWidth]
   *reinterpret_cast<Vec<T, kWidth>*>(to) = values;
 }
 
-// Copies vectors of kHeadDim * kHeads elements, those of each head from kFirst on, to where `place(head)` begins.
-template <int kWidth, int kHeads, int kHeadDim, int kFirst, class T, class Place>
-__device__ __forceinline__ void copy_heads(const T* row, Place place) {
+// Copies vectors of kHeadDim * kHeads elements, those of each head from kFirst on, to where `place(head)` begins, as
+// `read(x, head, element)` makes floats of them.
+template <int kWidth, int kHeads, int kHeadDim, int kFirst, class T, class Place, class Read = AsIs>
+__device__ __forceinline__ void copy_heads(const T* row, Place place, Read read = {}) {
   constexpr int kVectors = (kHeadDim - kFirst) / kWidth;  // of a head
 #pragma unroll 1
   for (int i = threadIdx.x; i < kHeads * kVectors; i += kRopeThreads) {
@@ -31,7 +33,7 @@ __device__ __forceinline__ void copy_heads(const T* row, Place place) {
     const Vec<T, kWidth> values = *reinterpret_cast<const Vec<T, kWidth>*>(row + head * kHeadDim + element);
     float held[kWidth];
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) held[j] = to_float(values[j]);
+    for (int j = 0; j < kWidth; ++j) held[j] = read(values[j], head, element + j);
     store_rounded(place(head) + element, held);
   }
 }
@@ -55,8 +57,9 @@ template <class T, int kHeadDim, int kHalf> struct Rotation {
     sine = sines, cosine = cosines;
   }
 
-  // Turns the heads of a row, each to where `place(head)` begins.
-  template <int kHeads, class Place> __device__ __forceinline__ void turn(const T* row, Place place) const {
+  // Turns the heads of a row, each to where `place(head)` begins, as `read(x, head, element)` makes floats of them.
+  template <int kHeads, class Place, class Read = AsIs>
+  __device__ __forceinline__ void turn(const T* row, Place place, Read read = {}) const {
     constexpr int kPairs = kHalf / kWidth;  // of vectors of a head
     if constexpr (kPairs > 0) {
 #pragma unroll 1
@@ -68,15 +71,16 @@ template <class T, int kHeadDim, int kHalf> struct Rotation {
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) {
           const float s = sine[element + j], c = cosine[element + j];
-          low[j] = to_float(a[j]) * c - to_float(b[j]) * s;
-          high[j] = to_float(b[j]) * c + to_float(a[j]) * s;
+          const float x = read(a[j], head, element + j), y = read(b[j], head, element + kHalf + j);
+          low[j] = x * c - y * s;
+          high[j] = y * c + x * s;
         }
         auto* to = place(head) + element;
         store_rounded(to, low);
         store_rounded(to + kHalf, high);
       }
     }
-    if constexpr (2 * kHalf < kHeadDim) copy_heads<kWidth, kHeads, kHeadDim, 2 * kHalf>(row, place);
+    if constexpr (2 * kHalf < kHeadDim) copy_heads<kWidth, kHeads, kHeadDim, 2 * kHalf>(row, place, read);
   }
 };
 
@@ -132,8 +136,9 @@ template <class T, class KV, int kKvHeads, int kHeadDim> struct AppendKv {
 };
 
 // qkv [tokens][(kHeads + 2 * kKvHeads) * kHeadDim]: queries turned into q, keys turned and values as they are into the
-// cache. Padding has queries, and stores no keys.
-template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf> struct RopeAppendKv {
+// cache. Padding has queries, and stores no keys. Where heads are normed, q_gain and k_gain are [kHeadDim].
+template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf, class Norm>
+struct RopeAppendKv {
   static constexpr int kThreads = kRopeThreads;
   static constexpr int kWidth = vector_width<T, kHeadDim>();
   using Cache = CacheLayer<KV, kKvHeads, kHeadDim>;
@@ -145,6 +150,8 @@ template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, in
   const int* query_starts;
   const int* block_table;
   const float* frequencies;
+  const typename Norm::Gain* q_gain;
+  const typename Norm::Gain* k_gain;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -162,11 +169,14 @@ template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, in
     const auto key = [&](int head) { return block + Cache::key(head, position); };
     const auto value = [&](int head) { return key(head) + Cache::kValues; };
 
+    const auto head_of = [&](int head) { return row + head * kHeadDim; };
+    const float* scales = head_scales<Norm, kHeads + kKvHeads, kHeadDim, kThreads>(head_of);
     const Rotation<T, kHeadDim, kHalf> rotation(float(position), frequencies);
     Y* queries = q + i64(tile) * (kHeads * kHeadDim);
-    rotation.template turn<kHeads>(row, [&](int head) { return queries + head * kHeadDim; });
+    const auto query = [&](int head) { return queries + head * kHeadDim; };
+    rotation.template turn<kHeads>(row, query, HeadReader<Norm>{scales, q_gain});
     if (block == nullptr) return;
-    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key);
+    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_gain});
     copy_heads<kWidth, kKvHeads, kHeadDim, 0>(row + (kHeads + kKvHeads) * kHeadDim, value);
   }
 };

@@ -3,9 +3,10 @@
 //! Any byte makes some graph, so that what generates bytes need know nothing of graphs, and can shorten them.
 
 use ir::ops::{
-    Add, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Embedding, GatherRows, Gelu, GeluTanh, Linear, Mul, Offset,
-    PagedAttention, Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Sigmoid, Silu, SiluMul,
-    Softcap, Split, Swiglu, Tanh,
+    Add, AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Dequantize, Embedding, Epilogues,
+    FusedLinear, GatherRows, Gelu, GeluTanh, LayerNorm, Linear, Mul, Offset, PagedAttention, Quantize, QuantizeBlocks,
+    Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Scaled, Sigmoid, Silu, SiluMul, Softcap,
+    Split, Swiglu, Tanh,
 };
 use ir::{DType, Graph, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{Dim, Symbol, SymbolDecl};
@@ -21,12 +22,16 @@ const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// The pieces. One more is one more line here and a function below.
-const PIECES: [fn(&mut Builder, Piece); 17] = [
+const PIECES: [fn(&mut Builder, Piece); 21] = [
     Builder::embedding,
     Builder::sum,
     Builder::norm_of_sum,
+    Builder::layer_norm,
     Builder::product,
     Builder::linear,
+    Builder::activated_linear,
+    Builder::linear_over_codes,
+    Builder::codes_of_a_norm,
     Builder::parallel_linears,
     Builder::gated,
     Builder::gated_halves,
@@ -63,7 +68,7 @@ pub fn in_f32(graph: &Graph) -> Graph {
     let widened = |line: &str| {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
-        let keeps = line.contains(" = cast ");
+        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("scaled = [x");
         if keeps { line } else { line.replace(", to = f32}", "}").replace(" {to = f32}", "") }
     };
     let text: Vec<String> = ir::text::print(graph).lines().map(widened).collect();
@@ -170,7 +175,13 @@ impl Builder {
     /// Values of a deep graph stay finite when products and sums are normalized.
     fn norm(&mut self, x: Value, detail: u8) -> Value {
         let gain = self.constant(DType::F16, &[WIDTH]);
-        self.add(RmsNorm { eps: 1e-5, to: self.to(x, detail) }, &[x, gain])
+        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, gain])
+    }
+
+    /// The norm of each head, as queries and keys have it.
+    fn head_norm(&mut self, x: Value) -> Value {
+        let gain = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, gain])
     }
 
     fn embedding(&mut self, (_, _, _, detail): Piece) {
@@ -199,6 +210,21 @@ impl Builder {
         self.values.extend([sum, normed]);
     }
 
+    /// Of a value or of a sum, with a bias and without.
+    fn layer_norm(&mut self, (_, a, b, detail): Piece) {
+        let a = self.pick(a);
+        let b = self.like(a, b);
+        let (eps, to) = (1e-5, self.to(a, detail));
+        let factors: Vec<Value> = (0..1 + detail % 2).map(|_| self.constant(DType::F16, &[WIDTH])).collect();
+        if detail.is_multiple_of(5) {
+            let sum = self.add(AddLayerNorm { eps, to }, &[&[a, b], factors.as_slice()].concat());
+            return self.values.extend([sum, Value { result: 1, ..sum }]);
+        }
+        let x = if detail.is_multiple_of(3) { a } else { self.add(Add {}, &[a, b]) };
+        let normed = self.add(LayerNorm { eps, to }, &[&[x], factors.as_slice()].concat());
+        self.values.push(normed);
+    }
+
     fn product(&mut self, (_, a, b, detail): Piece) {
         let a = self.pick(a);
         let product = self.add(Mul {}, &[a, self.like(a, b)]);
@@ -210,6 +236,65 @@ impl Builder {
         let x = self.pick(a);
         let y = self.project(x, WIDTH, self.to(x, b), detail);
         self.values.push(y);
+    }
+
+    /// An MLP without a gate, up to its activation.
+    fn activated_linear(&mut self, (_, a, b, detail): Piece) {
+        let x = self.pick(a);
+        let y = self.project(x, WIDTH, self.to(x, b), detail);
+        let scaled = if b.is_multiple_of(3) { self.add(Scale { by: 0.5 }, &[y]) } else { y };
+        let active = match detail % 4 {
+            0 => self.add(Gelu {}, &[scaled]),
+            1 => self.add(GeluTanh {}, &[scaled]),
+            2 => self.add(Relu {}, &[scaled]),
+            _ => self.add(Silu {}, &[scaled]),
+        };
+        self.values.push(active);
+    }
+
+    /// Codes on both sides, of rows of a table: of values that are rounded elsewhere, a code may fall to the other side.
+    fn codes_of_a_norm(&mut self, (_, a, b, detail): Piece) {
+        self.embedding((0, 0, 0, detail));
+        let Some(x) = self.values.pop() else { return };
+        let normed = self.norm(x, b);
+        let blocks = QuantizeBlocks { to: DType::I8, rows: None, cols: a.is_multiple_of(2).then_some(4) };
+        let codes = self.add(blocks.clone(), &[normed]);
+        let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
+        let weight = self.add(blocks, &[numbers]);
+        let scales = [codes, weight].map(|codes| Value { result: 1, ..codes });
+        let scaled = Scaled { x: true, weight: true, zero: false };
+        let product = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)) };
+        let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
+        self.values.push(y);
+    }
+
+    /// Only weights are codes: of activations that are rounded elsewhere, a code may fall to the other side.
+    fn linear_over_codes(&mut self, (_, a, b, detail): Piece) {
+        let x = self.pick(a);
+        let numbers = self.constant(FLOATS[usize::from(detail) % 3], &[WIDTH, WIDTH]);
+        let to = [DType::I8, DType::F8E4M3, DType::I4][usize::from(detail / 3) % 3];
+        let (codes, scale) = match b % 3 {
+            0 => {
+                let codes = self.add(QuantizeBlocks { to, rows: None, cols: Some(4) }, &[numbers]);
+                (codes, Value { result: 1, ..codes })
+            }
+            _ => {
+                let scale = self.constant(DType::F32, &[WIDTH, 1]);
+                (self.add(Quantize { to }, &[numbers, scale]), scale)
+            }
+        };
+        let y = if detail.is_multiple_of(2) {
+            let scaled = Scaled { weight: true, ..Scaled::default() };
+            self.add(
+                FusedLinear { before: None, scaled, behind: Epilogues::default(), to: self.to(x, b) },
+                &[x, codes, scale],
+            )
+        } else {
+            let numbers = self.add(Dequantize { to: DType::F32 }, &[codes, scale]);
+            self.add(Linear { to: self.to(x, b) }, &[x, numbers])
+        };
+        let normed = self.norm(y, detail);
+        self.values.push(normed);
     }
 
     fn parallel_linears(&mut self, (_, a, b, detail): Piece) {
@@ -358,6 +443,7 @@ impl Builder {
         let [q, k, v] = [WIDTH, kv_width, kv_width].map(|width| self.project(x, width, self.to(x, b), detail));
         let step = ["positions", "query_starts", "block_table"].map(|name| self.input(name));
         let frequencies = self.frequencies(b);
+        let [q, k] = if detail.is_multiple_of(3) { [q, k].map(|x| self.head_norm(x)) } else { [q, k] };
         let q = self.add(Rope { head_dim: HEAD_DIM, to: self.to(q, detail / 2) }, &[q, step[0], frequencies]);
         let frequencies = self.frequencies(if detail.is_multiple_of(5) { b / 2 } else { b });
         let k = self.add(Rope { head_dim: HEAD_DIM, to: None }, &[k, step[0], frequencies]);
@@ -375,8 +461,11 @@ impl Builder {
         let frequencies = self.frequencies(b);
         let to = self.to(qkv, detail / 2);
         if detail.is_multiple_of(2) {
-            let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, to };
-            let q = self.add(fused, &[qkv, positions, starts, table, frequencies]);
+            let norm_eps = detail.is_multiple_of(3).then_some(1e-5);
+            let gains = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
+            let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, norm_eps, to };
+            let operands = [qkv, positions, starts, table, frequencies].into_iter().chain(gains.into_iter().flatten());
+            let q = self.add(fused, &operands.collect::<Vec<_>>());
             return self.attend(q, Value { result: 1, ..q }, (group, layer));
         }
         let kv_width = kv_heads * HEAD_DIM;

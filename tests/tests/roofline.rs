@@ -1,13 +1,39 @@
 //! The roofline against what an H200 was measured to do: a bound is never beaten, and one that is far away bounds
-//! nothing.
+//! nothing. And the passes against the roofline, which is all there is to judge them by where there is no device.
 
-use plan::{Machine, Program, Symbol, SymbolValues, context, full_step};
+use passes::{PassList, Pipeline, pipeline};
+use plan::{Machine, Plan, Program, Symbol, SymbolValues, context, full_step};
 use smelt::{CompileOptions, Driver, Dumps, Quiet, Target, TargetChoice, WeightsChoice};
-use tests::{SeededWeights, folder, lower};
+use tests::{SeededWeights, folder, lower, model_folders, model_graph, run_passes};
 
 /// The least time of a step of a program, in seconds.
-fn step(plan: &plan::Plan, program: &Program, values: &SymbolValues) -> f64 {
-    Machine::H200.estimates(plan, program, values).unwrap().iter().map(|estimate| estimate.seconds).sum()
+fn step(plan: &Plan, program: &Program, values: &SymbolValues) -> f64 {
+    let machine = Machine::of_target(&plan.target);
+    machine.estimates(plan, program, values).unwrap().iter().map(|estimate| estimate.seconds).sum()
+}
+
+/// No program of any model is predicted to run longer than if only the passes ran that must.
+#[test]
+fn what_passes_make_is_not_predicted_to_be_slower() {
+    let passes = PassList::standard();
+    let required = passes.iter().map(|info| info.pass.clone()).filter(|pass| pass.required()).collect();
+    let pipelines = [pipeline::standard(), Pipeline::of(required)];
+    for model in model_folders().unwrap() {
+        for target in Target::ALL {
+            let graph = model_graph(&model, Some(2), target).unwrap();
+            let weights = SeededWeights::of(&graph, true);
+            let [fused, apart] = pipelines.each_ref().map(|pipeline| {
+                let (graph, _) = run_passes(pipeline, &graph, &weights).unwrap();
+                lower(&Driver::new(), &graph, target, &weights, 1).unwrap().plan
+            });
+            for (program, other) in fused.programs.iter().zip(&apart.programs) {
+                let values = full_step(program, 1024);
+                let (fused, apart) = (step(&fused, program, &values), step(&apart, other, &values));
+                let name = format!("{} of {}, {target}", program.name, model.file_name().unwrap().display());
+                assert!(fused <= apart, "{name}: {fused:e} seconds, {apart:e} without the passes");
+            }
+        }
+    }
 }
 
 #[test]

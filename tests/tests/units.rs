@@ -4,12 +4,15 @@
 mod common;
 mod gpu_shapes;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::{compile_twice, demo, oracle};
-use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
+use smelt::{
+    CompileOptions, DType, Driver, Dumps, Format, PlanFile, PrecisionOptions, Quiet, TargetChoice, WeightsChoice,
+};
 use tests::{SeededWeights, compile, device, folder};
 
 /// A driver with the NVRTC that the tests use, and a folder for units; `None` where there is no NVRTC.
@@ -114,24 +117,93 @@ fn odd_shapes_build() {
     }
 }
 
-/// What a token of one sequence costs in launches, with the configurations of the kernels left out.
-#[test]
-fn a_layer_of_an_8b_decode_step_has_five_launches() {
-    let config = folder().join("../bench/configs/llama-3.1-8b");
+/// What a layer of a token of one sequence costs in launches, with the configurations of the kernels left out.
+fn launches(config: &Path, layer: u32, driver: &Driver) -> Vec<String> {
     let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
     let mut dumps = Dumps::default();
-    Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    driver.compile(config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
     let decode = dumps.kernels.split("// ").find(|program| program.starts_with("decode@1")).unwrap();
-    let launches = decode.lines().filter(|line| line.starts_with("%layers.17.") && line.contains(" grid "));
-    let launches: Vec<&str> = launches.filter_map(|line| line.split(" {").next()).collect();
+    let layer = format!("%layers.{layer}.");
+    let launches = decode.lines().filter(|line| line.starts_with(&layer) && line.contains(" grid "));
+    launches.filter_map(|line| Some(line.split(" {").next()?.to_owned())).collect()
+}
+
+/// Three layers as wide as those of Starcoder2 3B. The units are built where there is a compiler: norms that would spill
+/// registers would fall off.
+#[test]
+fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
+    let scratch = tempfile::tempdir().unwrap();
+    let config = scratch.path().join("config.json");
+    std::fs::write(&config, r#"{"architectures": ["Starcoder2ForCausalLM"], "num_hidden_layers": 3}"#).unwrap();
     assert_eq!(
-        launches,
+        launches(&config, 0, &driver(cache()).unwrap_or_default()),
         [
-            "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
-            "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
-            "%layers.17.attn.sum = fused_linear : linear_skinny",
-            "%layers.17.mlp.gated = fused_linear : linear_skinny",
-            "%layers.17.mlp.sum = fused_linear : linear_skinny",
+            "%layers.0.attn.q_k_v = fused_linear : linear_skinny",
+            "%layers.0.attn.mixed = rope_attention : rope_attention_decode",
+            "%layers.0.attn.sum = fused_linear : linear_skinny",
+            "%layers.0.mlp.gelu_tanh = fused_linear : linear_skinny",
+            "%layers.0.mlp.sum = fused_linear : linear_skinny",
         ]
     );
+}
+
+#[test]
+fn a_layer_of_an_8b_decode_step_has_five_launches() {
+    for model in ["llama-3.1-8b", "qwen3-8b"] {
+        assert_eq!(
+            launches(&folder().join("../bench/configs").join(model), 17, &Driver::new()),
+            [
+                "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
+                "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
+                "%layers.17.attn.sum = fused_linear : linear_skinny",
+                "%layers.17.mlp.gated = fused_linear : linear_skinny",
+                "%layers.17.mlp.sum = fused_linear : linear_skinny",
+            ],
+            "{model}"
+        );
+    }
+}
+
+/// Launches of a step of 8B shape, by op.
+fn launches_by_op(format: Format, disabled: &[&str], program: &str) -> BTreeMap<String, usize> {
+    let config = folder().join("../bench/configs/llama-3.1-8b");
+    let compile = CompileOptions {
+        weights: WeightsChoice::Dummy,
+        precision: PrecisionOptions { linears: Some(format), ..PrecisionOptions::default() },
+        disabled_passes: disabled.iter().map(|name| (*name).to_owned()).collect(),
+        ..options(DType::BF16)
+    };
+    let mut dumps = Dumps::default();
+    Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    // programs that agree share a list
+    let named =
+        |list: &&str| list.lines().next().is_some_and(|line| line.split(", ").any(|name| name.starts_with(program)));
+    let list = dumps.kernels.split("// ").find(named).unwrap();
+    let mut counts = BTreeMap::new();
+    for line in list.lines().filter(|line| line.contains(" grid ")) {
+        let op = line.split(" = ").nth(1).and_then(|rest| rest.split(" : ").next()).unwrap();
+        *counts.entry(op.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+/// What codes on both sides cost in launches: one behind attention and one behind the gate of each layer, and none behind
+/// a norm, which makes them itself.
+#[test]
+fn norms_of_an_8b_step_make_codes_in_one_launch() {
+    for program in ["decode@1", "mixed@"] {
+        for format in [Format::Fp8, Format::Fp8Block] {
+            let (fused, apart) =
+                (launches_by_op(format, &[], program), launches_by_op(format, &["fuse-norm-quantize"], program));
+            let total = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
+            assert_eq!(total(&apart) - total(&fused), 2 * 32, "{program}: {fused:?}");
+            let of = |op: &str| fused.get(op).copied().unwrap_or(0);
+            let attention = of("rope_attention") + of("rope_append_kv") + of("paged_attention");
+            assert_eq!((of("rms_norm_quantize"), of("quantize_blocks")), (64, 64), "{program}");
+            assert_eq!(
+                (of("fused_linear") + of("linear"), attention),
+                (4 * 32 + 1, if program == "decode@1" { 32 } else { 64 })
+            );
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Options that several commands share, and the spellings they accept.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use smelt::{
@@ -22,13 +22,16 @@ pub struct CompileArgs {
     /// Type of the weights: auto (that of the checkpoint), f32, f16 or bf16.
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
-    /// Number format of the linears, but for the head: bf16, f16 or f32, which set --dtype, or int8-weight, fp8, fp8-block
-    /// or int4.
+    /// Number format of the linears, but for the head: bf16, f16 or f32, which set --dtype, or int8-weight, fp8,
+    /// fp8-block or int4; with mixed, `compile` chooses one for each linear.
     #[arg(long, value_name = "FORMAT", value_parser = parse_precision)]
     pub precision: Option<PrecisionChoice>,
     /// Number format of the head, which keeps its numbers by default.
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub lm_head_precision: Option<Format>,
+    /// Number format of keys and values in their cache: bf16, f16, f32, fp8 or int8 [default: the type of the weights].
+    #[arg(long, value_name = "FORMAT", value_parser = parse_kv_precision)]
+    pub kv_precision: Option<DType>,
     /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
     #[arg(long, value_name = "FILE")]
     pub precision_map: Option<PathBuf>,
@@ -143,19 +146,27 @@ impl CompileArgs {
     }
 
     fn precision(&self) -> Result<PrecisionOptions, Error> {
-        let map = self.precision_map.as_ref().map(|path| match std::fs::read_to_string(path) {
-            Ok(text) => Ok(PrecisionMap { path: path.clone(), text }),
-            Err(error) => Err(Error::Io { path: path.clone(), error }),
-        });
+        let map = self.precision_map.as_deref().map(read_map);
         let linears = match self.precision {
             Some(PrecisionChoice::Codes(format)) => Some(format),
-            Some(PrecisionChoice::Numbers(_)) | None => None,
+            Some(PrecisionChoice::Numbers(_) | PrecisionChoice::Mixed) | None => None,
         };
-        Ok(PrecisionOptions { linears, head: self.lm_head_precision, map: map.transpose()? })
+        Ok(PrecisionOptions { linears, head: self.lm_head_precision, kv: self.kv_precision, map: map.transpose()? })
     }
 
     /// What the library is asked for.
     pub fn options(&self) -> Result<CompileOptions, Failure> {
+        match self.precision {
+            Some(PrecisionChoice::Mixed) => Err(Error::Usage(
+                "`smelt compile` chooses mixed formats; give the table that it writes as --precision-map".to_owned(),
+            )
+            .into()),
+            _ => self.options_but_mixed(),
+        }
+    }
+
+    /// The same, where formats are still to be chosen.
+    pub fn options_but_mixed(&self) -> Result<CompileOptions, Failure> {
         Ok(CompileOptions {
             target: match self.target.as_str() {
                 "auto" => TargetChoice::Auto,
@@ -168,6 +179,7 @@ impl CompileArgs {
             max_output_len: self.max_output_len,
             max_seq_len: self.max_seq_len,
             max_num_tokens: self.max_num_tokens,
+            max_logit_rows: None,
             kv_cache_bytes: self.kv_cache,
             workspace_bytes: self.workspace_size,
             weights: match self.weights {
@@ -190,6 +202,14 @@ impl CompileArgs {
     }
 }
 
+/// Reads a table of linears and their formats.
+pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(PrecisionMap { path: path.to_owned(), text }),
+        Err(error) => Err(Error::Io { path: path.to_owned(), error }),
+    }
+}
+
 /// A number format of linears, or a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrecisionChoice {
@@ -197,17 +217,33 @@ pub enum PrecisionChoice {
     Numbers(DType),
     /// Codes.
     Codes(Format),
+    /// A format for each linear, chosen by what it spoils.
+    Mixed,
 }
 
 /// The name of a type or of a format.
 pub fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
     match parse_dtype(text) {
         Ok(DTypeChoice(Some(dtype))) => Ok(PrecisionChoice::Numbers(dtype)),
-        _ => text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, or bf16, f16, f32")),
+        _ if text == "mixed" => Ok(PrecisionChoice::Mixed),
+        _ => {
+            text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, mixed, bf16, f16, f32"))
+        }
     }
 }
 
-fn parse_format(text: &str) -> Result<Format, String> {
+/// What keys and values may be kept as.
+fn parse_kv_precision(text: &str) -> Result<DType, String> {
+    match (text, parse_dtype(text)) {
+        ("fp8" | "f8e4m3", _) => Ok(DType::F8E4M3),
+        ("int8" | "i8", _) => Ok(DType::I8),
+        (_, Ok(DTypeChoice(Some(dtype)))) => Ok(dtype),
+        _ => Err(format!("unknown format `{text}`, expected bf16, f16, f32, fp8 or int8")),
+    }
+}
+
+/// The name of a format.
+pub fn parse_format(text: &str) -> Result<Format, String> {
     text.parse()
 }
 

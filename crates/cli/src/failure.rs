@@ -9,7 +9,7 @@ use crate::output::print_error;
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
-     5 no device or CUDA library, 6 does not fit.\nEvery option may also be spelled with underscores.";
+     5 no device or CUDA library, 6 does not fit, 7 fails its gate.\nEvery option may also be spelled with underscores.";
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ impl From<Error> for Failure {
             ErrorKind::Unsupported => 4,
             ErrorKind::NoDevice => 5,
             ErrorKind::DoesNotFit => 6,
+            ErrorKind::Inaccurate => 7,
         };
         let help =
             (code == 1).then(|| "this should not happen: please report it with the command that shows it".to_owned());

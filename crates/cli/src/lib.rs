@@ -35,10 +35,14 @@ enum Command {
     Calibrate(commands::calibrate::Calibrate),
     Generate(commands::generate::Generate),
     Bench(commands::bench::Bench),
+    Eval(commands::eval::Eval),
     Inspect(commands::inspect::Inspect),
+    Quantize(commands::quantize::Quantize),
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
     Opt(commands::opt::Opt),
+    #[command(subcommand)]
+    Debug(commands::debug::Debug),
     Doctor(commands::doctor::Doctor),
     Completions(commands::completions::Completions),
 }
@@ -56,9 +60,12 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Calibrate(command)) => command.run(&driver),
         Some(Command::Generate(command)) => command.run(&driver),
         Some(Command::Bench(command)) => command.run(&driver),
+        Some(Command::Eval(command)) => command.run(&driver),
         Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Quantize(command)) => command.run(&driver),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),
+        Some(Command::Debug(command)) => command.run(&driver),
         Some(Command::Doctor(command)) => command.run(&driver),
         Some(Command::Completions(command)) => command.run::<Cli>(),
     };

@@ -19,6 +19,8 @@ pub struct Engine {
     running: Vec<Sequence>,
     /// The step that was submitted before the results of the one before it were read.
     ahead: Option<Flight>,
+    /// The step whose results were read last.
+    read: StepId,
     next_id: u64,
 }
 
@@ -65,7 +67,8 @@ impl Engine {
         // All groups have as many blocks, and a block number means the same place in each.
         let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
         let blocks = BlockPool::new(blocks);
-        Ok(Engine { file, session, blocks, waiting: VecDeque::new(), running: Vec::new(), ahead: None, next_id: 0 })
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Ok(Engine { file, session, blocks, waiting, running, ahead: None, read: StepId(0), next_id: 0 })
     }
 
     /// Says why the plan cannot hold a request, where it cannot.
@@ -157,6 +160,12 @@ impl Engine {
         Ok(events)
     }
 
+    /// Another output of the step behind the latest events, for plans that have more than tokens and logits. It is kept
+    /// where no step runs ahead of it: none does behind requests that want logits.
+    pub fn output(&mut self, port: &str) -> Result<PortData, EngineError> {
+        Ok(self.session.read(self.read, port)?)
+    }
+
     /// Whether the next step is known before this one's results are: the same sequences decode on, and no request waits
     /// that has a place. A sequence may end
     /// with a token that this side has not seen; the step behind it then computed a row for nobody, in blocks that
@@ -223,6 +232,7 @@ impl Engine {
 
     /// Reads what a step computed.
     fn finish(&mut self, flight: &Flight, events: &mut Vec<Event>) -> Result<(), EngineError> {
+        self.read = flight.step;
         let file = Arc::clone(&self.file);
         let plan = file.plan();
         let wrong =

@@ -7,7 +7,7 @@ use crate::architecture::{self, Architecture};
 use crate::json::Object;
 use crate::report::{Report, listed};
 use crate::rope::{self, Rope, RopeContext};
-use crate::{keys, model_tensors};
+use crate::{Activation, Mlp, Norm, keys, model_tensors};
 
 /// A decoder-only model, but for its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,12 +30,22 @@ pub struct ModelConfig {
     pub kv_heads: u32,
     /// Elements of a head.
     pub head_dim: u32,
-    /// What is added to the mean square in norms.
-    pub rms_norm_eps: f32,
+    /// The norms.
+    pub norm: Norm,
+    /// What is added to the mean square, or to the variance, in norms.
+    pub norm_eps: f32,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// The activation in the MLP.
+    pub activation: Activation,
     /// The rotary embedding.
     pub rope: Rope,
     /// Whether the projections of attention have biases.
     pub attention_bias: bool,
+    /// Whether the one behind attention has one then, too.
+    pub output_bias: bool,
+    /// Whether the heads of queries and keys are normed before their rotation.
+    pub qk_norm: bool,
     /// Whether the projections of the MLP have biases.
     pub mlp_bias: bool,
     /// Whether the embedding table is also the language-model head.
@@ -75,7 +85,13 @@ impl ModelConfig {
         let max_position_embeddings = positions.unwrap_or(defaults.max_position_embeddings);
         let context =
             RopeContext { default_theta: defaults.rope_theta, head_dim: heads.head_dim, max_position_embeddings };
-        read_activation(config, report);
+        read_window(config, defaults.sliding_window, max_position_embeddings, report);
+        let spelling = &architecture.spelling;
+        let attention_bias = spelling.attention_bias.and_then(|key| config.flag(key, report));
+        let mlp_bias = match spelling.mlp_bias == spelling.attention_bias {
+            true => attention_bias,
+            false => spelling.mlp_bias.and_then(|key| config.flag(key, report)),
+        };
         let intermediate = config.size("intermediate_size", 1..=MAX_WIDTH, report);
         let tie = config.flag("tie_word_embeddings", report);
         let config = ModelConfig {
@@ -88,10 +104,15 @@ impl ModelConfig {
             heads: heads.heads,
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,
-            rms_norm_eps: read_eps(config, report).unwrap_or(defaults.rms_norm_eps) as f32,
+            norm: architecture.norm,
+            norm_eps: read_eps(config, spelling.norm_eps, report).unwrap_or(defaults.norm_eps) as f32,
+            mlp: architecture.mlp,
+            activation: read_activation(config, report).unwrap_or(defaults.activation),
             rope: rope::read(config, context, report),
-            attention_bias: config.flag("attention_bias", report).unwrap_or(defaults.attention_bias),
-            mlp_bias: config.flag("mlp_bias", report).unwrap_or(defaults.mlp_bias),
+            attention_bias: attention_bias.unwrap_or(defaults.attention_bias),
+            output_bias: architecture.output_bias,
+            qk_norm: architecture.qk_norm,
+            mlp_bias: mlp_bias.unwrap_or(defaults.mlp_bias),
             tie_word_embeddings: tie.unwrap_or(defaults.tie_word_embeddings),
             max_position_embeddings,
             dtype: read_dtype(config, report),
@@ -138,13 +159,14 @@ impl Heads {
         let problems = report.problems();
         let hidden_size = config.size("hidden_size", 1..=MAX_WIDTH, report).unwrap_or(defaults.hidden_size);
         let heads = config.size("num_attention_heads", 1..=MAX_HEADS, report).unwrap_or(defaults.heads);
-        // `null` means the same as a missing key for these two.
-        let nullable = |key, max, report: &mut Report| {
-            config.present(key)?;
-            config.size(key, 1..=max, report)
+        // `null` means what follows from other sizes, a missing key what the class says.
+        let nullable = |key, default: Option<u32>, report: &mut Report| match config.get(key) {
+            None => default,
+            Some(Value::Null) => None,
+            Some(_) => config.size(key, 1..=MAX_HEADS, report),
         };
-        let kv_heads = nullable("num_key_value_heads", MAX_HEADS, report).unwrap_or(heads);
-        let explicit = nullable("head_dim", MAX_HEADS, report);
+        let kv_heads = nullable("num_key_value_heads", defaults.kv_heads, report).unwrap_or(heads);
+        let explicit = nullable("head_dim", defaults.head_dim, report);
         let head_dim = explicit.unwrap_or(hidden_size / heads);
         let read = Heads { hidden_size, heads, kv_heads, head_dim };
         // Sizes that could not be read have been reported; how they relate to others says nothing more.
@@ -179,17 +201,41 @@ impl Heads {
     }
 }
 
-fn read_activation(config: Object<'_>, report: &mut Report) {
-    // transformers knows the same function by both names.
-    const ACCEPTED: [&str; 2] = ["silu", "swish"];
-    if let Some(name) = config.text("hidden_act", report).filter(|name| !ACCEPTED.contains(name)) {
-        report.unsupported(config.found("hidden_act", &name.into(), "expected \"silu\" or \"swish\""));
+fn read_activation(config: Object<'_>, report: &mut Report) -> Option<Activation> {
+    let name = config.text("hidden_act", report)?;
+    let found = Activation::NAMES.iter().find(|(known, _)| *known == name);
+    if found.is_none() {
+        let known = Activation::NAMES.map(|(known, _)| known);
+        report.unsupported(config.found(
+            "hidden_act",
+            &name.into(),
+            format_args!("expected one of {}", listed(&known)),
+        ));
+    }
+    found.map(|(_, activation)| *activation)
+}
+
+/// A window as long as the model's positions hides nothing; a shorter one would.
+fn read_window(config: Object<'_>, default: Option<u32>, positions: u32, report: &mut Report) {
+    let Some(default) = default else { return };
+    const KEY: &str = "sliding_window";
+    let expected =
+        format!("expected null, or the {positions} positions of the model: shorter windows are not supported");
+    match config.get(KEY) {
+        Some(Value::Null) => {}
+        None if default >= positions => {}
+        None => report.unsupported(config.missing(KEY, format_args!("which means {default}: {expected}"))),
+        Some(value) => {
+            if config.size(KEY, 1..=MAX_POSITIONS, report).is_some_and(|window| window < positions) {
+                report.unsupported(config.found(KEY, value, expected));
+            }
+        }
     }
 }
 
-fn read_eps(config: Object<'_>, report: &mut Report) -> Option<f64> {
+fn read_eps(config: Object<'_>, key: &str, report: &mut Report) -> Option<f64> {
     let convert = |value: &Value| value.as_f64().filter(|eps| (0.0..=1.0).contains(eps));
-    config.expect("rms_norm_eps", "a number from 0 to 1", convert, report)
+    config.expect(key, "a number from 0 to 1", convert, report)
 }
 
 /// `dtype` wins over `torch_dtype`, its older name.

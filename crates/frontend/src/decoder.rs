@@ -1,16 +1,19 @@
 //! The one builder of decoder-only models: the graph as the files spell it, nothing fused.
 
+mod coded;
+
 use std::collections::BTreeMap;
 
 use ir::ops::{
-    Add, AppendKv, Argmax, Cast, Embedding, GatherRows, Linear, Mul, PagedAttention, RmsNorm, Rope, RopeFrequencies,
-    Silu,
+    Add, AppendKv, Argmax, Cast, Embedding, GatherRows, Gelu, GeluTanh, LayerNorm, Linear, Mul, PagedAttention, Relu,
+    RmsNorm, Rope, RopeFrequencies, Silu,
 };
 use ir::{Graph, GraphError, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{DType, Dim, Symbol, SymbolDecl};
 
 use crate::model_tensors::{EMBEDDING, HEAD, LAST_NORM, layer_prefix};
-use crate::{ImportOptions, ModelConfig};
+use crate::quantized::CodedLinear;
+use crate::{Activation, ImportOptions, Mlp, ModelConfig, Norm};
 
 /// The KV group of all layers.
 const GROUP: u32 = 0;
@@ -18,10 +21,11 @@ const GROUP: u32 = 0;
 /// rounded to 16 bits each time would be the largest error of a model.
 const SUMS: DType = DType::F32;
 
-/// Builds the graph over constants of these types.
+/// Builds the graph over constants of these types, of which some modules have codes.
 pub(crate) fn build(
     config: &ModelConfig,
     constants: &BTreeMap<String, TensorType>,
+    coded: &BTreeMap<String, CodedLinear>,
     options: &ImportOptions,
 ) -> Result<Graph, GraphError> {
     let kv = KvDecl {
@@ -44,7 +48,7 @@ pub(crate) fn build(
         block_table: input("block_table", vec![b, blocks]),
         rows: input("rows", vec![r]),
     };
-    Builder { graph, config, constants, options, step }.build()
+    Builder { graph, config, constants, coded, options, step }.build()
 }
 
 /// `letter` as a symbol.
@@ -66,6 +70,7 @@ struct Builder<'a> {
     graph: Graph,
     config: &'a ModelConfig,
     constants: &'a BTreeMap<String, TensorType>,
+    coded: &'a BTreeMap<String, CodedLinear>,
     options: &'a ImportOptions,
     step: Step,
 }
@@ -85,8 +90,11 @@ impl Builder<'_> {
         }
         let normed = self.norm("norm", x, LAST_NORM)?;
         let normed = self.op("norm.rows", GatherRows {}, &[normed, step.rows])?;
-        let head = if config.tie_word_embeddings { table } else { self.weight(&format!("{HEAD}.weight"))? };
-        let logits = self.op("logits", Linear { to: self.widened() }, &[normed, head])?;
+        let to = self.widened();
+        let logits = match config.tie_word_embeddings {
+            true => self.op("logits", Linear { to }, &[normed, table])?,
+            false => self.linear("logits", normed, HEAD, to)?,
+        };
         let classes = self.options.sampled_ids.map_or(config.vocab_size, |ids| ids.min(config.vocab_size));
         let next = self.op("next_tokens", Argmax { classes }, &[logits])?;
         self.graph.add_output("logits", logits);
@@ -107,6 +115,8 @@ impl Builder<'_> {
         let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"), wide)?;
         let v = self.linear(&name("attn.v"), normed, &module("self_attn.v_proj"), wide)?;
         let to = self.narrowed();
+        let q = self.head_norm(&name("attn.q_norm"), q, &module("self_attn.q_norm"))?;
+        let k = self.head_norm(&name("attn.k_norm"), k, &module("self_attn.k_norm"))?;
         let q = self.op(&name("attn.q_rope"), Rope { head_dim, to }, &[q, positions, frequencies])?;
         let k = self.op(&name("attn.k_rope"), Rope { head_dim, to: None }, &[k, positions, frequencies])?;
         let append = AppendKv { group: GROUP, layer };
@@ -123,17 +133,52 @@ impl Builder<'_> {
         let name = |name: &str| format!("layers.{layer}.{name}");
 
         let normed = self.norm(&name("post_norm"), x, &module("post_attention_layernorm"))?;
-        let gate = self.linear(&name("mlp.gate"), normed, &module("mlp.gate_proj"), None)?;
-        let gate = self.op(&name("mlp.silu"), Silu {}, &[gate])?;
-        let up = self.linear(&name("mlp.up"), normed, &module("mlp.up_proj"), None)?;
-        let gated = self.op(&name("mlp.gated"), Mul {}, &[gate, up])?;
-        let down = self.linear(&name("mlp.down"), gated, &module("mlp.down_proj"), self.widened())?;
+        let activated = name(&format!("mlp.{}", self.config.activation.op_name()));
+        let (inner, down) = match self.config.mlp {
+            Mlp::Gated { gate, up, down } => {
+                let gate = self.linear(&name("mlp.gate"), normed, &module(gate), None)?;
+                let gate = self.activation(&activated, gate)?;
+                let up = self.linear(&name("mlp.up"), normed, &module(up), None)?;
+                (self.op(&name("mlp.gated"), Mul {}, &[gate, up])?, down)
+            }
+            Mlp::Plain { up, down } => {
+                let up = self.linear(&name("mlp.up"), normed, &module(up), None)?;
+                (self.activation(&activated, up)?, down)
+            }
+        };
+        let down = self.linear(&name("mlp.down"), inner, &module(down), self.widened())?;
         self.op(&name("mlp.sum"), Add {}, &[x, down])
     }
 
+    fn activation(&mut self, name: &str, x: Value) -> Result<Value, GraphError> {
+        match self.config.activation {
+            Activation::Silu => self.op(name, Silu {}, &[x]),
+            Activation::Gelu => self.op(name, Gelu {}, &[x]),
+            Activation::GeluTanh => self.op(name, GeluTanh {}, &[x]),
+            Activation::Relu => self.op(name, Relu {}, &[x]),
+        }
+    }
+
     fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        let (eps, to) = (self.config.norm_eps, self.narrowed());
         let gain = self.weight(&format!("{module}.weight"))?;
-        self.op(name, RmsNorm { eps: self.config.rms_norm_eps, to: self.narrowed() }, &[x, gain])
+        match self.config.norm {
+            Norm::Rms => self.op(name, RmsNorm { eps, head_dim: None, to }, &[x, gain]),
+            Norm::Layer => {
+                let bias = self.weight(&format!("{module}.bias"))?;
+                self.op(name, LayerNorm { eps, to }, &[x, gain, bias])
+            }
+        }
+    }
+
+    /// The norm of each head, in models that have one.
+    fn head_norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
+        if !self.config.qk_norm {
+            return Ok(x);
+        }
+        let gain = self.weight(&format!("{module}.weight"))?;
+        let norm = RmsNorm { eps: self.config.norm_eps, head_dim: Some(self.config.head_dim), to: None };
+        self.op(name, norm, &[x, gain])
     }
 
     /// What a linear's result is rounded to where sums go on with it: nothing, where it has their dtype anyway.
@@ -148,8 +193,11 @@ impl Builder<'_> {
 
     /// The projection of a module, with a bias where the model has one.
     fn linear(&mut self, name: &str, x: Value, module: &str, to: Option<DType>) -> Result<Value, GraphError> {
-        let mut operands = vec![x, self.weight(&format!("{module}.weight"))?];
         let bias = format!("{module}.bias");
+        if let Some(coded) = self.coded.get(module) {
+            return self.coded_linear((name, to), x, coded, &bias);
+        }
+        let mut operands = vec![x, self.weight(&format!("{module}.weight"))?];
         if self.constants.contains_key(&bias) {
             operands.push(self.weight(&bias)?);
         }
@@ -158,12 +206,17 @@ impl Builder<'_> {
 
     /// A constant of the checkpoint in the dtype that weights are wanted in.
     fn weight(&mut self, key: &str) -> Result<Value, GraphError> {
+        let constant = self.constant(key)?;
+        self.cast(constant, self.options.weights)
+    }
+
+    /// A constant of the checkpoint as it is.
+    fn constant(&mut self, key: &str) -> Result<Value, GraphError> {
         let Some(ty) = self.constants.get(key) else {
             let reason = format!("the model has no tensor `{key}`");
             return Err(GraphError { mnemonic: "constant".to_owned(), reason });
         };
-        let constant = self.graph.add_constant(key, ty.clone());
-        self.cast(constant, self.options.weights)
+        Ok(self.graph.add_constant(key, ty.clone()))
     }
 
     /// The value in this dtype: itself, or a cast named after both.

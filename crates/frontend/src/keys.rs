@@ -23,6 +23,7 @@ const HARMLESS: &[&str] = &[
     "dropout",
     "early_stopping",
     "embd_pdrop",
+    "embedding_dropout",
     "encoder_no_repeat_ngram_size",
     "encoder_repetition_penalty",
     "exponential_decay_length_penalty",
@@ -62,6 +63,7 @@ const HARMLESS: &[&str] = &[
     "remove_invalid_values",
     "repetition_penalty",
     "resid_pdrop",
+    "residual_dropout",
     "return_dict",
     "return_dict_in_generate",
     "router_aux_loss_coef",
@@ -184,18 +186,28 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("vision_config", Off),
 ];
 
-/// Keys that describe quantized weights.
-const QUANTIZATION: [&str; 4] = ["quantization_config", "compression_config", "quant_config", "quantization"];
+/// Keys that describe quantized weights, as nobody writes them any more.
+const QUANTIZATION: [&str; 3] = ["compression_config", "quant_config", "quantization"];
+
+/// The key that describes quantized weights, of which [`crate::quantized`] knows more.
+pub(crate) const QUANTIZED: &str = "quantization_config";
 
 /// Judges every key that the architecture does not read.
 pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mut Report) {
     for (key, value) in config.entries() {
-        if architecture.keys.contains(&key) || HARMLESS.contains(&key) || key.starts_with('_') {
+        if architecture.reads(key) || HARMLESS.contains(&key) || key.starts_with('_') || key == QUANTIZED {
             continue;
         }
         if QUANTIZATION.contains(&key) {
             if !is_off(value) {
                 report.unsupported(quantized(config, key, value));
+            }
+            continue;
+        }
+        if let Some((_, word)) = architecture.given.iter().find(|(name, _)| *name == key) {
+            if value.as_str().is_some_and(|value| value != *word) {
+                let rest = format_args!("which changes the mathematics: expected \"{word}\"");
+                report.unsupported(config.found(key, value, rest));
             }
             continue;
         }
@@ -215,7 +227,7 @@ pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mu
 
 fn quantized(config: Object<'_>, key: &str, value: &Value) -> String {
     let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
-    let rest = format_args!("weights quantized by {method}: expected weights of f32, f16 or bf16");
+    let rest = format_args!("weights quantized by {method}: expected them under `{QUANTIZED}`");
     config.found(key, value, rest)
 }
 

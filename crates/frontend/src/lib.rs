@@ -2,6 +2,7 @@
 //! pass and no kernel; a decoder-only model is a row of the architecture table, not code.
 
 mod architecture;
+mod blocks;
 mod checkpoint;
 mod config;
 mod decoder;
@@ -9,14 +10,17 @@ mod json;
 mod keys;
 mod model_tensors;
 mod options;
+mod quantized;
 mod report;
 mod rope;
 mod tensors;
 mod weight_files;
 
 pub use architecture::architectures;
+pub use blocks::{Activation, Mlp, Norm};
 pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
+pub use model_tensors::{EMBEDDING, HEAD};
 pub use options::ImportOptions;
 pub use report::ImportError;
 pub use rope::Rope;

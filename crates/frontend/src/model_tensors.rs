@@ -2,12 +2,12 @@
 
 use plan::RandomPart;
 
-use crate::ModelConfig;
+use crate::{Mlp, ModelConfig, Norm};
 
 /// Module of the embedding table.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens";
+pub const EMBEDDING: &str = "model.embed_tokens";
 /// Module of the language-model head.
-pub(crate) const HEAD: &str = "lm_head";
+pub const HEAD: &str = "lm_head";
 /// Module of the last norm.
 pub(crate) const LAST_NORM: &str = "model.norm";
 
@@ -44,21 +44,31 @@ pub(crate) fn model_tensors(config: &ModelConfig) -> Vec<ModelTensor> {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+    let output_bias = attention_bias && config.output_bias;
     let mut list = List(Vec::new());
     list.linear(EMBEDDING, [config.vocab_size, hidden], false);
     for layer in 0..config.layers {
         let module = |name: &str| format!("{}.{name}", layer_prefix(layer));
-        list.gain(&module("input_layernorm"), hidden);
+        list.norm(&module("input_layernorm"), hidden, config.norm);
         list.linear(&module("self_attn.q_proj"), [q, hidden], attention_bias);
         list.linear(&module("self_attn.k_proj"), [kv, hidden], attention_bias);
         list.linear(&module("self_attn.v_proj"), [kv, hidden], attention_bias);
-        list.linear(&module("self_attn.o_proj"), [hidden, q], attention_bias);
-        list.gain(&module("post_attention_layernorm"), hidden);
-        list.linear(&module("mlp.gate_proj"), [intermediate, hidden], mlp_bias);
-        list.linear(&module("mlp.up_proj"), [intermediate, hidden], mlp_bias);
-        list.linear(&module("mlp.down_proj"), [hidden, intermediate], mlp_bias);
+        if config.qk_norm {
+            list.norm(&module("self_attn.q_norm"), config.head_dim, Norm::Rms);
+            list.norm(&module("self_attn.k_norm"), config.head_dim, Norm::Rms);
+        }
+        list.linear(&module("self_attn.o_proj"), [hidden, q], output_bias);
+        list.norm(&module("post_attention_layernorm"), hidden, config.norm);
+        let (gate, up, down) = match config.mlp {
+            Mlp::Gated { gate, up, down } => (Some(gate), up, down),
+            Mlp::Plain { up, down } => (None, up, down),
+        };
+        for name in gate.into_iter().chain([up]) {
+            list.linear(&module(name), [intermediate, hidden], mlp_bias);
+        }
+        list.linear(&module(down), [hidden, intermediate], mlp_bias);
     }
-    list.gain(LAST_NORM, hidden);
+    list.norm(LAST_NORM, hidden, config.norm);
     if !config.tie_word_embeddings {
         list.linear(HEAD, [config.vocab_size, hidden], false);
     }
@@ -75,8 +85,11 @@ impl List {
         }
     }
 
-    fn gain(&mut self, module: &str, size: u32) {
+    fn norm(&mut self, module: &str, size: u32, norm: Norm) {
         self.add(format!("{module}.weight"), &[size], 1.0);
+        if norm == Norm::Layer {
+            self.add(format!("{module}.bias"), &[size], 0.0);
+        }
     }
 
     fn add(&mut self, name: String, shape: &[u32], mean: f32) {

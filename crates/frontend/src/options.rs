@@ -31,7 +31,10 @@ pub struct ImportOptions {
 impl ImportOptions {
     pub(crate) fn check(&self) -> Result<(), ImportError> {
         let mut problems = Vec::new();
-        for (name, dtype) in [("weights", self.weights), ("activations", self.activations), ("kv", self.kv)] {
+        if !self.kv.is_float() && !matches!(self.kv, DType::I8 | DType::F8E4M3) {
+            problems.push(format!("the dtype of kv is {}, expected f32, f16, bf16, i8 or f8e4m3", self.kv));
+        }
+        for (name, dtype) in [("weights", self.weights), ("activations", self.activations)] {
             if !dtype.is_float() {
                 problems.push(format!("the dtype of {name} is {dtype}, expected f32, f16 or bf16"));
             }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::calibration::InsertObservers;
 use crate::quantize::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseLinearAdd,
-    FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly,
-    MergeLinears, Pass, RemoveDeadOps, Simplify,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -38,11 +38,14 @@ impl PassList {
             Canonicalize: "one spelling per meaning: drops casts, joins and splits that do nothing",
             EliminateCommonSubexpressions: "equal ops over equal operands become one",
             FoldCasts: "casts of what linears, norms and rotations compute become their rounding",
+            FuseAddLayerNorm: "layer_norm(a + b, w, bias) becomes add_layer_norm(a, b, w, bias)",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
             FuseElementwise: "ops on elements that read each other's values become one map",
+            FuseLinearActivation: "f(linear(x, w)) becomes fused_linear with the activation or scale f behind the product",
             FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
-            FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the activation behind the product",
-            FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product",
+            FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the gate behind the product",
+            FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product, and layer_norm alike",
+            FuseNormQuantize: "quantize_blocks(rms_norm(x, gain)) becomes rms_norm_quantize(x, gain)",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",

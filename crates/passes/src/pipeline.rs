@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ir::Stage;
 
 use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddRmsNorm, FuseElementwise, FuseLinearAdd,
-    FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly,
-    MergeLinears, Pass, RemoveDeadOps, Simplify,
+    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -54,14 +54,17 @@ pub fn standard() -> Pipeline {
             pass(GatherRowsEarly), // first: rows move through single ops, and fused ones have several results
             pass(MergeLinears),    // the fusions below look for the splits it makes
             pass(FuseSiluMul),
-            pass(FuseSwiglu),        // after fuse-silu-mul, whose op it matches
-            pass(FuseLinearSwiglu),  // after fuse-swiglu, whose op it matches
-            pass(FuseLinearAdd),     // before fuse-add-rms-norm: behind a linear the sum costs no launch
-            pass(FuseAddRmsNorm),    // sums of anything else
-            pass(FuseNormLinear),    // after fuse-add-rms-norm, which takes more with it
-            pass(FuseRopeAppendKv),  // after merge-linears: q, k and v must be one packed row
-            pass(FuseRopeAttention), // after fuse-rope-append-kv, whose op it matches
-            pass(FuseElementwise),   // last: takes what no fusion above has a kernel for
+            pass(FuseSwiglu),           // after fuse-silu-mul, whose op it matches
+            pass(FuseLinearSwiglu),     // after fuse-swiglu, whose op it matches
+            pass(FuseLinearActivation), // after fuse-silu-mul: an activation that gates goes with its gate
+            pass(FuseLinearAdd),        // before fuse-add-rms-norm: behind a linear the sum costs no launch
+            pass(FuseAddRmsNorm),       // sums of anything else
+            pass(FuseAddLayerNorm),     // the same
+            pass(FuseNormLinear),       // after the two above, which take more with them
+            pass(FuseNormQuantize),     // for the same reason
+            pass(FuseRopeAppendKv),     // after merge-linears: q, k and v must be one packed row
+            pass(FuseRopeAttention),    // after fuse-rope-append-kv, whose op it matches
+            pass(FuseElementwise),      // last: takes what no fusion above has a kernel for
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Fused),
             Entry::Slot(Slot::AfterFusion),

@@ -43,7 +43,8 @@ mod tests {
         for code in 0..=u8::MAX {
             let value = decode(code);
             assert!(value.is_nan() == (code & NAN == NAN), "{code:#x}");
-            assert_eq!(encode(value), code, "{value}");
+            let again = encode(value);
+            assert!(again == code || (value.is_nan() && decode(again).is_nan()), "{value}");
         }
         assert_eq!([decode(0x01), decode(0x08), decode(0x38), decode(0x7e)], [1.0 / 512.0, 1.0 / 64.0, 1.0, MAX]);
     }

@@ -1,7 +1,7 @@
 //! The roofline of a machine: what a launch takes at the least, from bytes and arithmetic alone. A bound to hold
 //! measured times against, not a simulation: occupancy, caches and waves of blocks are not in it.
 
-use crate::{Arg, Cost, Launch, Plan, Program, Step, SymbolValues};
+use crate::{Arg, Cost, DType, Launch, Plan, Program, Step, SymbolValues};
 
 /// A machine in the figures that bound a launch. Sources are named in docs/book/inspect.md.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,7 +12,7 @@ pub struct Machine {
     pub title: &'static str,
     /// Bytes that memory moves in a second.
     pub bytes_per_second: f64,
-    /// Additions and multiplications of 16-bit matrices in a second.
+    /// Additions and multiplications of 16-bit matrices in a second; of 8-bit ones, where both sides are, twice as many.
     pub flops_per_second: f64,
     /// Additions and multiplications of f32 in a second.
     pub f32_flops_per_second: f64,
@@ -114,13 +114,14 @@ impl Machine {
     }
 }
 
-/// Whether a launch multiplies 16-bit matrices: it reads such a weight, or such keys and values.
+/// Whether a launch multiplies matrices of 16 bits or fewer: it reads such a weight, or such keys and values.
 fn multiplies(plan: &Plan, launch: &Launch) -> bool {
+    let narrow = |dtype: DType| dtype != DType::F32 && dtype != DType::I32;
     launch.inputs.iter().any(|arg| match *arg {
         Arg::Weight(index) => {
-            plan.weights.get(index as usize).is_some_and(|weight| weight.dtype.bytes() == 2 && weight.shape.len() == 2)
+            plan.weights.get(index as usize).is_some_and(|weight| narrow(weight.dtype) && weight.shape.len() == 2)
         }
-        Arg::Kv { group, .. } => plan.kv.get(group as usize).is_some_and(|group| group.dtype.bytes() == 2),
+        Arg::Kv { group, .. } => plan.kv.get(group as usize).is_some_and(|group| narrow(group.dtype)),
         Arg::Buffer(_) => false,
     })
 }

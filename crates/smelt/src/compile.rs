@@ -15,7 +15,7 @@ use crate::precision;
 use crate::settings::Settings;
 use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
-use crate::{CompileOptions, Driver, Error, WeightsChoice};
+use crate::{CompileOptions, Driver, Error, GateReport, WeightsChoice};
 
 /// Told how a compilation gets on.
 pub trait Progress {
@@ -71,6 +71,8 @@ pub struct CompileReport {
     pub passes: Vec<PassTime>,
     /// The whole compilation.
     pub total_ms: f64,
+    /// What a gate measured; nothing without one.
+    pub gate: Option<GateReport>,
     /// What the importer noticed but did not mind, timings that are missing, kernels that are slow for want of better
     /// ones.
     pub warnings: Vec<String>,
@@ -306,13 +308,20 @@ fn inputs(checkpoint: &Checkpoint, options: &CompileOptions) -> Vec<plan::Input>
 
 /// Opens what the options ask for.
 pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, Error> {
-    Ok(match options.weights {
+    let checkpoint = match options.weights {
         WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
-    })
+    };
+    match checkpoint.quantized_by().filter(|_| options.precision.linears.is_some()) {
+        Some(method) => {
+            let format = "expected no number format of linears (--precision)";
+            Err(Error::Usage(format!("{}: is quantized by {method} already, {format}", dir.display())))
+        }
+        None => Ok(checkpoint),
+    }
 }
 
-fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
+pub(crate) fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {
     // An embedding table may be padded past its tokenizer: ids without a text are never sampled.
     let files = checkpoint.files();
     let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
@@ -351,6 +360,7 @@ fn report(plan: &Plan, passes: &[PassReport], warnings: Vec<String>) -> CompileR
         kernels: plan.kernels.len(),
         passes: passes.iter().map(PassTime::from).collect(),
         total_ms: 0.0,
+        gate: None,
         warnings,
     }
 }

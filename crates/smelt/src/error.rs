@@ -52,6 +52,9 @@ pub enum Error {
     /// More memory than there is, or than was allowed.
     #[error("{0}")]
     DoesNotFit(String),
+    /// A plan computes something else than was allowed.
+    #[error(transparent)]
+    Gate(Box<crate::GateFailure>),
 }
 
 /// Classes of errors: a command line has an exit code for each.
@@ -69,6 +72,8 @@ pub enum ErrorKind {
     NoDevice,
     /// Does not fit.
     DoesNotFit,
+    /// Not as accurate as was asked for.
+    Inaccurate,
 }
 
 impl Error {
@@ -92,6 +97,7 @@ impl Error {
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::NoDevice(_) => ErrorKind::NoDevice,
             Error::DoesNotFit(_) => ErrorKind::DoesNotFit,
+            Error::Gate(_) => ErrorKind::Inaccurate,
             Error::Pass(_) => ErrorKind::Internal,
             Error::Import(ImportError::BadInput(_)) => ErrorKind::BadInput,
             Error::Import(ImportError::Unsupported(_)) => ErrorKind::Unsupported,

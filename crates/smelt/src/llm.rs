@@ -15,8 +15,8 @@ use crate::{CompileOptions, Driver, Error, PlanCache, RunOptions, TargetChoice};
 /// A model, ready to generate.
 pub struct Llm {
     file: Arc<PlanFile>,
-    engine: Engine,
-    tokenizer: Option<Tokenizer>,
+    pub(crate) engine: Engine,
+    pub(crate) tokenizer: Option<Tokenizer>,
     load_ms: f64,
 }
 

@@ -22,6 +22,8 @@ pub struct CompileOptions {
     pub max_seq_len: Option<u32>,
     /// Packed tokens of a step.
     pub max_num_tokens: Option<u32>,
+    /// Rows of a step whose logits are computed.
+    pub max_logit_rows: Option<u32>,
     /// Bytes of the KV cache.
     pub kv_cache_bytes: Option<u64>,
     /// Bytes that the arena may have.
@@ -40,6 +42,21 @@ pub struct CompileOptions {
     pub timing: Option<TimingOptions>,
 }
 
+impl CompileOptions {
+    /// The same at the precision of the checkpoint, to compare with: for the same machine, with the same limits.
+    pub fn reference(&self) -> CompileOptions {
+        CompileOptions {
+            dtype: None,
+            precision: PrecisionOptions::default(),
+            // wider numbers take more, and have timings of their own
+            kv_cache_bytes: None,
+            workspace_bytes: None,
+            timing: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// Number formats of linears; those that nothing names keep the numbers they have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PrecisionOptions {
@@ -47,6 +64,8 @@ pub struct PrecisionOptions {
     pub linears: Option<Format>,
     /// Of the head.
     pub head: Option<Format>,
+    /// Of keys and values in their cache; that of the weights by default.
+    pub kv: Option<DType>,
     /// A table that changes the format of some.
     pub map: Option<PrecisionMap>,
 }

@@ -41,7 +41,7 @@ impl Settings {
         let import = ImportOptions {
             weights: dtype,
             activations: target.activations(dtype),
-            kv: dtype,
+            kv: options.precision.kv.unwrap_or(dtype),
             block_tokens: target.block_tokens(),
             max_num_tokens: limits.max_num_tokens,
             max_batch_size: limits.max_batch_size,
@@ -76,6 +76,7 @@ impl Settings {
         let precision = [("precision", options.precision.linears), ("lm_head_precision", options.precision.head)];
         config.extend(precision.into_iter().filter_map(|(key, format)| Some((key, format?.to_string()))));
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
+        config.extend(options.max_logit_rows.map(|_| ("max_logit_rows", limits.max_logit_rows.to_string())));
         config.sort_unstable();
         config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
@@ -126,7 +127,7 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
         max_input_len: options.max_input_len.unwrap_or(max_seq_len),
         max_seq_len,
         max_num_tokens,
-        max_logit_rows: max_num_tokens.min(DEFAULT_LOGIT_ROWS.max(max_batch_size)),
+        max_logit_rows: max_num_tokens.min(options.max_logit_rows.unwrap_or(DEFAULT_LOGIT_ROWS).max(max_batch_size)),
     })
 }
 

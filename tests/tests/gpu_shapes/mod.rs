@@ -3,6 +3,9 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+mod codes;
+mod codes_few;
+
 use tests::Case;
 
 const FLOATS: [&str; 3] = ["bf16", "f16", "f32"];
@@ -22,12 +25,12 @@ fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    [small_cases(), large_linears()].concat()
+    [small_cases(), large_linears(), codes::cases()].concat()
 }
 
 /// Those that take next to no time.
 pub fn small_cases() -> Vec<Case> {
-    [linears(), fused_linears(), rows(), attention(), sampling(), tables()].concat()
+    [linears(), fused_linears(), codes_few::cases(), rows(), attention(), sampling(), tables()].concat()
 }
 
 /// A step of `t` tokens of `b` sequences; the last step decodes `b`.
@@ -63,16 +66,18 @@ fn linears() -> Vec<Case> {
 
 /// A linear with a norm before it, and a bias, a gate or a residual behind: what programs for few rows do in one launch
 /// and others in several.
-fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: bool, behind: &str) -> Case {
+fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
     let gated = behind.contains("swiglu");
     let width = if gated { n / 2 } else { n };
     let list = if behind.is_empty() { String::new() } else { format!("behind = [{behind}], ") };
-    let (x, norm) = match before {
-        true => (", %gain", format!("before = rms_norm(1e-5, {dtype}), ")),
-        false => ("", String::new()),
+    let norm = if before.is_empty() { String::new() } else { format!("before = {before}(1e-5, {dtype}), ") };
+    let x = match before {
+        "" => "",
+        "layer_norm" => ", %gain, %shift",
+        _ => ", %gain",
     };
     let result = if behind.ends_with("add") { "f32" } else { dtype };
-    let x_dtype = if before { "f32" } else { dtype };
+    let x_dtype = if before.is_empty() { dtype } else { "f32" };
     let to = if result == x_dtype { String::new() } else { format!("to = {result}") };
     let attrs = format!("{norm}{list}{to}");
     let bias = if behind.contains("bias") { ", %bias" } else { "" };
@@ -81,13 +86,14 @@ fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: bool, behind: &str)
         "graph @fused<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %narrow = embedding %tokens, %table : {dtype}[T, {k}]\n  \
          %wide = cast %narrow {{to = f32}} : f32[T, {k}]\n  %gain = constant @\"gain\" : {dtype}[{k}]\n  \
+         %shift = constant @\"shift.bias\" : {dtype}[{k}]\n  \
          %residuals = constant @\"residuals\" : f32[32, {width}]\n  %r = embedding %tokens, %residuals : f32[T, {width}]\n  \
          %bias = constant @\"w.bias\" : {dtype}[{n}]\n  %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n  \
          %y = fused_linear {x_name}, %w{x}{bias}{residual} {{{attrs}}} : {result}[T, {width}]\n  return %y\n}}\n",
-        x_name = if before { "%wide" } else { "%narrow" },
+        x_name = if before.is_empty() { "%narrow" } else { "%wide" },
         attrs = attrs.trim_end_matches(", "),
     );
-    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before}, {behind}");
+    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before:?}, {behind}");
     case(name, &[("T", t), ("B", b)], text)
 }
 
@@ -97,13 +103,18 @@ fn fused_linears() -> Vec<Case> {
         for (n, k) in [(16, 64), (32, 72), (48, 200), (208, 136), (528, 520), (40, 64)] {
             for (t, b) in [(1, 1), (17, 3), (65, 4), (131, 12)] {
                 for (before, behind) in [
-                    (true, ""),
-                    (true, "bias"),
-                    (true, "swiglu"),
-                    (true, "bias, swiglu"),
-                    (false, "swiglu"),
-                    (false, "add"),
-                    (true, "bias, add"),
+                    ("rms_norm", ""),
+                    ("rms_norm", "bias"),
+                    ("rms_norm", "swiglu"),
+                    ("rms_norm", "bias, swiglu"),
+                    ("", "swiglu"),
+                    ("", "add"),
+                    ("rms_norm", "bias, add"),
+                    ("layer_norm", "bias"),
+                    ("layer_norm", "bias, gelu_tanh"),
+                    ("", "bias, gelu"),
+                    ("", "scale(0.5), add"),
+                    ("rms_norm", "bias, softcap(2.0), clamp(-1.5, 0.5), add"),
                 ] {
                     cases.push(fused_linear(dtype, [n, k, t, b], before, behind));
                 }
@@ -111,8 +122,9 @@ fn fused_linears() -> Vec<Case> {
         }
     }
     for (n, k, t, b) in [(512, 4096, 128, 2), (2048, 1024, 64, 4), (1024, 8200, 20, 1), (256, 16384, 5, 4)] {
-        cases.push(fused_linear("bf16", [n, k, t, b], true, "swiglu"));
-        cases.push(fused_linear("bf16", [n, k, t, b], true, "bias, add"));
+        cases.push(fused_linear("bf16", [n, k, t, b], "rms_norm", "swiglu"));
+        cases.push(fused_linear("bf16", [n, k, t, b], "rms_norm", "bias, add"));
+        cases.push(fused_linear("bf16", [n, k, t, b], "layer_norm", "bias, gelu_tanh"));
     }
     cases
 }
@@ -140,12 +152,16 @@ fn rows() -> Vec<Case> {
                  %gain16 = constant @\"gain16\" : bf16[{cols}]\n  \
                  %other = rms_norm %y, %gain16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
                  %sum2, %other2 = add_rms_norm %y, %x, %gain16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
+                 %shift = constant @\"shift.bias\" : {dtype}[{cols}]\n  %shift16 = constant @\"shift16.bias\" : bf16[{cols}]\n  \
+                 %centred = layer_norm %x, %gain, %shift {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
+                 %bare = layer_norm %y, %gain16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
+                 %sum3, %other3 = add_layer_norm %x, %y, %gain16, %shift16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
                  %added = add %x, %y : {dtype}[T, {cols}]\n  %product = mul %x, %y : {dtype}[T, {cols}]\n  \
                  %active = silu %x : {dtype}[T, {cols}]\n  %gated = silu_mul %x, %y : {dtype}[T, {cols}]\n  \
                  %mapped, %capped = map %x, %gain, %y {{f = [add(x0, x1), gelu(v0), softcap(v1, 2.0), clamp(x2, -0.5, 0.25), \
                  mul(v2, v3), {dtype}(v4), f16(v2)]}} : {dtype}[T, {cols}], f16[T, {cols}]\n  \
                  %narrow = cast %x {{to = f16}} : f16[T, {cols}]\n  %wide = cast %x {{to = f32}} : f32[T, {cols}]\n  \
-                 return %normed, %sum, %summed, %other, %sum2, %other2, %added, %product, %active, %gated, %mapped, \
+                 return %normed, %sum, %summed, %other, %sum2, %other2, %centred, %bare, %sum3, %other3, %added, %product, %active, %gated, %mapped, \
                  %capped, %narrow, %wide\n}}\n"
             );
             let text = match dtype {
@@ -196,7 +212,7 @@ fn attention() -> Vec<Case> {
     ];
     for dtype in FLOATS {
         for (heads, kv_heads, head_dim) in shapes {
-            for (t, b) in [(1, 1), (70, 3), (200, 5)] {
+            for (t, b, normed) in [(1, 1, false), (70, 3, false), (200, 5, false), (3, 3, true), (66, 2, true)] {
                 let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
                 let scale = f64::from(head_dim as u32).powf(-0.5) as f32;
                 // as models have it: rows in f32, rounded once behind their rotation
@@ -207,15 +223,23 @@ fn attention() -> Vec<Case> {
                     }
                     false => (String::new(), "%qkv", String::new()),
                 };
+                let (gains, operands, eps) = match normed {
+                    true => {
+                        let gain = |name| format!("  %{name} = constant @\"{name}\" : {dtype}[{head_dim}]\n");
+                        let gains = gain("q.gain") + &gain("k.gain");
+                        (gains, ", %q.gain, %k.gain", ", norm_eps = 1e-6")
+                    }
+                    false => (String::new(), "", ""),
+                };
                 let text = format!(
                     "graph @attention<T in 1..{t}, B in 1..{b}>(%tokens: i32[T], %positions: i32[T], \
                      %query_starts: i32[B + 1], %block_table: i32[B, 5]) {{\n  \
                      kv 0 : {dtype} {{layers = 2, kv_heads = {kv_heads}, head_dim = {head_dim}, block_tokens = 64}}\n  \
                      %frequencies = rope_frequencies {{dim = {half}, theta = 10000.0, scaling = default}} : f32[{quarter}]\n  \
                      %table = constant @\"table\" : {dtype}[32, {width}]\n  \
-                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n{widened}  \
-                     %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies \
-                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{to}}} : \
+                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n{widened}{gains}  \
+                     %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies{operands} \
+                     {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{eps}{to}}} : \
                      {dtype}[T, {q}], effect\n  \
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
@@ -226,7 +250,9 @@ fn attention() -> Vec<Case> {
                     quarter = head_dim / 2,
                 );
                 cases.push(case(
-                    format!("attention {dtype} {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}"),
+                    format!(
+                        "attention {dtype} {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}, normed {normed}"
+                    ),
                     &[("T", t), ("B", b)],
                     text,
                 ));

@@ -6,7 +6,7 @@ use clap::Args;
 use smelt::Driver;
 
 use super::compile::{EmitArgs, compile, table};
-use crate::args::{CacheArgs, CompileArgs, DTypeChoice, parse_dtype};
+use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
 use crate::output::{make_folder, print, print_error};
 
@@ -19,9 +19,6 @@ pub struct Build {
     /// Folder to write model.plan to.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// Type of the weights: float32, float16 or bfloat16; the same as --dtype.
-    #[arg(long, value_name = "DTYPE", value_parser = parse_dtype, conflicts_with = "dtype")]
-    precision: Option<DTypeChoice>,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -30,12 +27,13 @@ pub struct Build {
 
 impl Build {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
-        let mut options = self.compile.options()?;
-        options.dtype = self.precision.unwrap_or(self.compile.dtype).0;
+        let options = self.compile.options()?;
         make_folder(&self.output_dir)?;
         let output = self.output_dir.join("model.plan");
-        let report =
-            compile(&self.cache.driver(driver), &self.model_dir, Some(&output), &options, &EmitArgs::default())?;
+        let driver = self.cache.driver(driver);
+        let report = compile(&EmitArgs::default(), |dumps, progress| {
+            driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)
+        })?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smelt::{CompileOptions, CompileReport, Driver, Dumps, Error, PassTime, Unit, WantedPasses};
+use smelt::{CompileReport, Driver, Dumps, Error, Gate, Gated, PassTime, Progress, Unit, WantedPasses};
 
+use super::eval::read_text;
+use super::mixed::MixedArgs;
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
 use crate::output::{bytes, make_folder, print, print_error, print_json, write_file};
@@ -22,14 +24,30 @@ pub struct Compile {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    gate: GateArgs,
+    #[command(flatten)]
     emit: EmitArgs,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
     compile: CompileArgs,
+    #[command(flatten)]
+    mixed: MixedArgs,
     /// Prints the report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// How accurate the plan must be.
+#[derive(Clone, Debug, Args)]
+pub struct GateArgs {
+    /// Bounds that a plan must keep to be written, with commas: perplexity<+N% (more than at the checkpoint's own
+    /// precision), perplexity<N, kl<N (from there, in nats), top1>N% (the same most likely token).
+    #[arg(long, value_name = "BOUNDS", requires = "gate_text", conflicts_with = "dry_run")]
+    gate: Option<Gate>,
+    /// Text that --gate is measured with.
+    #[arg(long, value_name = "FILE", requires = "gate")]
+    gate_text: Option<PathBuf>,
 }
 
 /// Texts to write beside the plan.
@@ -139,8 +157,17 @@ impl EmitArgs {
 impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
-        let driver = self.cache.driver(driver);
-        let report = compile(&driver, &self.dir, output.as_deref(), &self.compile.options()?, &self.emit)?;
+        let (driver, dir) = (self.cache.driver(driver), &self.dir);
+        let options = self.mixed.options(&driver, dir, &self.compile)?;
+        let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
+            (Some(gate), Some(text), Some(output)) => {
+                let gated = Gated { driver: &driver, gate, text: &read_text(text)? };
+                compile(&self.emit, |dumps, progress| gated.compile(dir, output, &options, dumps, progress))?
+            }
+            _ => compile(&self.emit, |dumps, progress| {
+                driver.compile(dir, output.as_deref(), &options, dumps, progress)
+            })?,
+        };
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }
@@ -155,11 +182,8 @@ impl Compile {
 
 /// Compiles with progress on stderr and writes the texts that were asked for.
 pub fn compile(
-    driver: &Driver,
-    dir: &Path,
-    output: Option<&Path>,
-    options: &CompileOptions,
     emit: &EmitArgs,
+    run: impl FnOnce(Option<&mut Dumps>, &mut dyn Progress) -> Result<CompileReport, Error>,
 ) -> Result<CompileReport, Failure> {
     let mut progress = Stderr::new(false);
     if emit.wants(&[Emit::Cubin]) && emit.dump_dir.is_none() {
@@ -171,7 +195,7 @@ pub fn compile(
         ..Dumps::default()
     };
     let wanted = (!emit.emit.is_empty()).then_some(&mut dumps);
-    let report = driver.compile(dir, output, options, wanted, &mut progress);
+    let report = run(wanted, &mut progress);
     progress.finish();
     let report = report.map_err(|error| with_repro(error, emit.dump_dir.as_deref()))?;
     write_texts(emit, &dumps, &report.passes)?;
@@ -284,5 +308,6 @@ pub fn table(report: &CompileReport, output: Option<&Path>) -> String {
         ("passes", format!("{:.1} ms", report.passes.iter().map(|pass| pass.ms).sum::<f64>())),
         ("total", format!("{:.2} s", report.total_ms / 1e3)),
     ];
-    rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+    let gate = report.gate.iter().flat_map(|gate| &gate.bounds).map(|bound| ("gate", bound.to_string()));
+    rows.into_iter().chain(gate).map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }

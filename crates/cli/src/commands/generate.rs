@@ -70,12 +70,7 @@ impl Generate {
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
             run: RunOptions { threads: self.threads, blocking: self.blocking },
         };
-        if model.is_file() && options.compile != CompileOptions::default() {
-            print_error(&format!(
-                "warning: {} is compiled already, options of the compilation do nothing",
-                model.display()
-            ));
-        }
+        warn_of_options(&model, &options.compile);
         let mut progress = Stderr::new(self.json);
         let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, &mut progress);
         progress.finish();
@@ -118,6 +113,14 @@ impl Generate {
 pub fn plan_in(model: &Path) -> PathBuf {
     let plan = model.join("model.plan");
     if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() }
+}
+
+/// Says that a plan is compiled already, where options ask for something.
+pub fn warn_of_options(model: &Path, options: &CompileOptions) {
+    if model.is_file() && *options != CompileOptions::default() {
+        let line = format!("warning: {} is compiled already, options of the compilation do nothing", model.display());
+        print_error(&line);
+    }
 }
 
 /// What is printed of a token: its text, or its id where the model has no tokenizer.

@@ -4,8 +4,8 @@
 //! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
 
 use ir::ops::{
-    AddRmsNorm, AppendKv, Argmax, Embedding, Epilogue, GatherRows, LinearParts, PagedAttention, Quantize,
-    QuantizeBlocks, RmsNorm, Rope, RopeAppendKv, Scaled, Split, Swiglu,
+    AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Embedding, GatherRows, LayerNorm, LinearParts, PagedAttention,
+    Quantize, QuantizeBlocks, RmsNorm, Rope, RopeAppendKv, Scaled, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim, Layout};
@@ -63,6 +63,8 @@ pub(crate) fn catalog() -> Catalog {
         kernel("rope_append_kv", rope_append_kv),
         kernel("add_rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddRmsNorm>(graph, op)?.eps))),
         kernel("rms_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<RmsNorm>(graph, op)?.eps))),
+        kernel("add_layer_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<AddLayerNorm>(graph, op)?.eps))),
+        kernel("layer_norm", |graph, op| Ok(rows(graph, op)?.float("eps", attr::<LayerNorm>(graph, op)?.eps))),
         kernel("swiglu", rows_of::<Swiglu>),
         kernel("embedding", rows_of::<Embedding>),
         kernel("gather_rows", rows_of::<GatherRows>),
@@ -132,7 +134,7 @@ fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     Ok(Call::grid(tokens(graph, op)?).int("classes", argmax.classes))
 }
 
-/// A product with its bias and what it is added to; other neighbours are ops of their own here.
+/// A product with its bias, functions of elements, and what it is added to; other neighbours are ops of their own here.
 fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     linear_in_tasks(graph, op, LINEAR_TASK_BYTES)
 }
@@ -145,10 +147,8 @@ fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
 
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
-    let adds = match (parts.before, parts.epilogues().as_slice()) {
-        (None, [] | [Epilogue::Bias]) => false,
-        (None, [Epilogue::Add] | [Epilogue::Bias, Epilogue::Add]) => true,
-        _ => return Err(Refusal::because("does a product, its bias and a residual")),
+    let Some(behind) = parts.in_order().filter(|_| parts.before.is_none()) else {
+        return Err(Refusal::because("does a product, its bias, functions of elements and a residual"));
     };
     let weight = tensor(graph, parts.weight)?;
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
@@ -166,7 +166,11 @@ fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Ref
     let call = if packed { call.layout(1, Layout::Packed) } else { call };
     let scaled = parts.scales.scaled();
     let call = if scaled == Scaled::default() { call } else { call.text("scaled", words(scaled)) };
-    Ok(if adds { call.text("behind", "add") } else { call })
+    let call = if behind.residual.is_some() { call.text("behind", "add") } else { call };
+    Ok(match behind.formula {
+        Some(formula) => call.text("f", formula.to_string()),
+        None => call,
+    })
 }
 
 /// The operands that are codes, as a parameter of a kernel.
@@ -204,5 +208,9 @@ fn paged_attention(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
 fn rope_append_kv(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     let rope = attr::<RopeAppendKv>(graph, op)?;
     let call = Call::grid(tokens(graph, op)?.ceil_div(ROWS)).int("heads", rope.heads);
+    let call = match rope.norm_eps {
+        Some(eps) => call.float("norm_eps", eps),
+        None => call,
+    };
     Ok(call.kv(rope.group, rope.layer, true))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use frontend::{Checkpoint, ImportError, ModelConfig, Rope};
+use frontend::{Activation, Checkpoint, ImportError, Mlp, ModelConfig, Norm, Rope};
 use ir::ops::RopeScaling;
 use plan::DType;
 use serde_json::{Value, json};
@@ -34,9 +34,14 @@ fn missing_keys_mean_the_defaults_of_transformers() {
         heads: 32,
         kv_heads: 32,
         head_dim: 128,
-        rms_norm_eps: 1e-6,
+        norm: Norm::Rms,
+        norm_eps: 1e-6,
+        mlp: Mlp::Gated { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" },
+        activation: Activation::Silu,
         rope: Rope { theta: 10000.0, scaling: RopeScaling::Default, dim: 128 },
         attention_bias: false,
+        output_bias: true,
+        qk_norm: false,
         mlp_bias: false,
         tie_word_embeddings: false,
         max_position_embeddings: 2048,
@@ -47,6 +52,103 @@ fn missing_keys_mean_the_defaults_of_transformers() {
     assert_eq!(config, expected);
     // Llama 2 7B has these sizes.
     assert_eq!(config.parameters(), 6_738_415_616);
+}
+
+#[test]
+fn each_architecture_has_its_own_defaults() {
+    let config = read(&json!({ "architectures": ["Qwen3ForCausalLM"] }));
+    assert_eq!((config.kv_heads, config.head_dim, config.rope.dim), (32, 128, 128));
+    assert_eq!((config.attention_bias, config.qk_norm, config.bos, config.eos), (false, true, None, vec![]));
+    // Qwen3 8B: heads of the class's size, whatever the hidden size
+    let sizes = json!({
+        "architectures": ["Qwen3ForCausalLM"], "hidden_size": 4096, "intermediate_size": 12288,
+        "num_hidden_layers": 36, "num_key_value_heads": 8, "sliding_window": null, "use_sliding_window": false
+    });
+    assert_eq!(read(&sizes).parameters(), 8_190_735_360);
+
+    let config = read(&json!({ "architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": null }));
+    assert_eq!((config.kv_heads, config.attention_bias, config.output_bias, config.qk_norm), (32, true, false, false));
+    // Qwen2.5 7B, whose window is switched off
+    let sizes = json!({
+        "architectures": ["Qwen2ForCausalLM"], "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18944,
+        "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "sliding_window": 131_072, "max_window_layers": 28, "use_sliding_window": false
+    });
+    assert_eq!(read(&sizes).parameters(), 7_615_616_512);
+
+    let config = json!({ "architectures": ["MistralForCausalLM"], "sliding_window": null, "vocab_size": 32768 });
+    assert_eq!(read(&config).kv_heads, 8);
+    // Mistral 7B v0.3
+    assert_eq!(read(&config).parameters(), 7_248_023_552);
+}
+
+#[test]
+fn windows_that_hide_tokens_are_refused() {
+    let refused = |config: &Value, expected: &str| {
+        let error = dummy(config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let mistral = |window: Value| {
+        let name = "MistralForCausalLM";
+        json!({ "architectures": [name], "max_position_embeddings": 8192, "sliding_window": window })
+    };
+    read(&mistral(Value::Null));
+    read(&mistral(json!(8192)));
+    refused(&mistral(json!(4096)), "`sliding_window` is 4096, expected null, or the 8192 positions of the model");
+    refused(&mistral(json!("none")), "`sliding_window` is \"none\", expected a whole number");
+    let missing = json!({ "architectures": ["MistralForCausalLM"] });
+    refused(&missing, "`sliding_window` is missing, which means 4096: expected null");
+    for name in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
+        let config = json!({ "architectures": [name], "use_sliding_window": true, "sliding_window": 4096 });
+        refused(&config, "`use_sliding_window` is true, which changes the mathematics");
+        let config = json!({ "architectures": [name], "layer_types": ["full_attention", "sliding_attention"] });
+        refused(&config, "`layer_types` is");
+    }
+}
+
+#[test]
+fn starcoder2_has_defaults_of_its_own() {
+    let config = read(&json!({ "architectures": ["Starcoder2ForCausalLM"] }));
+    assert_eq!((config.norm, config.norm_eps, config.activation), (Norm::Layer, 1e-5, Activation::GeluTanh));
+    assert_eq!((config.attention_bias, config.mlp_bias, config.tie_word_embeddings), (true, true, true));
+    assert_eq!((config.heads, config.kv_heads, config.head_dim), (24, 2, 128));
+    // Starcoder2 3B has these sizes.
+    assert_eq!(config.parameters(), 3_030_371_328);
+    let config = read(&json!({ "architectures": ["Starcoder2ForCausalLM"], "use_bias": false }));
+    assert_eq!((config.attention_bias, config.mlp_bias), (false, false));
+}
+
+#[test]
+fn starcoder2_says_what_it_does_not_do() {
+    let refused = |key: &str, value: Value| {
+        let mut config = json!({ "architectures": ["Starcoder2ForCausalLM"] });
+        config[key] = value;
+        match dummy(&config) {
+            Ok(checkpoint) => checkpoint.warnings().join("; "),
+            Err(error) => error.to_string(),
+        }
+    };
+    let window = refused("sliding_window", json!(4096));
+    assert!(
+        window.ends_with("`sliding_window` is 4096, which changes the mathematics: expected null or false"),
+        "{window}"
+    );
+    let norm = refused("norm_type", json!("rms_norm"));
+    assert!(
+        norm.ends_with("`norm_type` is \"rms_norm\", which changes the mathematics: expected \"layer_norm\""),
+        "{norm}"
+    );
+    let bias = refused("use_bias", json!("yes"));
+    assert_eq!(bias.lines().count(), 1, "{bias}");
+    for (key, value) in [
+        ("sliding_window", Value::Null),
+        ("norm_type", json!("layer_norm")),
+        ("mlp_type", json!("default")),
+        ("residual_dropout", json!(0.1)),
+        ("embedding_dropout", json!(0.1)),
+    ] {
+        assert_eq!(refused(key, value), "", "{key}");
+    }
 }
 
 #[test]
@@ -126,9 +228,13 @@ fn stop_ids_come_from_the_generation_config_first() {
 #[test]
 fn what_changes_the_mathematics_is_refused_by_name() {
     let cases = [
-        ("architectures", json!(["GPT2LMHeadModel"]), "expected a list with one of `LlamaForCausalLM`"),
+        (
+            "architectures",
+            json!(["GPT2LMHeadModel"]),
+            "expected a list with one of `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `Starcoder2ForCausalLM`",
+        ),
         ("model_type", json!("mistral"), "expected \"llama\""),
-        ("hidden_act", json!("gelu"), "expected \"silu\" or \"swish\""),
+        ("hidden_act", json!("quick_gelu"), "expected one of `silu`, `swish`, `gelu`, `gelu_pytorch_tanh`"),
         ("torch_dtype", json!("float64"), "expected \"float32\", \"float16\" or \"bfloat16\""),
         ("rope_scaling", json!({ "type": "dynamic", "factor": 2.0 }), "`rope_scaling.type` is \"dynamic\", expected"),
         ("rope_scaling", json!({ "rope_type": "yarn", "factor": 2.0 }), "\"default\", \"linear\" or \"llama3\""),
@@ -149,7 +255,11 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         ("clip_qkv", json!(8.0), "expected null or false"),
         ("alibi", json!(true), "expected null or false"),
         ("is_encoder_decoder", json!(true), "expected null or false"),
-        ("quantization_config", json!({ "quant_method": "gptq", "bits": 4 }), "weights quantized by gptq"),
+        (
+            "quantization_config",
+            json!({ "quant_method": "bitsandbytes" }),
+            "is \"bitsandbytes\", expected compressed-t",
+        ),
         ("compression_config", json!({ "bits": 4 }), "weights quantized by an unnamed method"),
     ];
     for (key, value, expected) in cases {
@@ -209,7 +319,7 @@ fn an_explicit_head_dim_need_not_divide_the_width() {
 
 #[test]
 fn all_problems_are_named_at_once() {
-    let files = tiny().with("sliding_window", json!(8)).with("vocab_size", json!(0)).with("hidden_act", json!("relu"));
+    let files = tiny().with("sliding_window", json!(8)).with("vocab_size", json!(0)).with("hidden_act", json!("mish"));
     let dir = files.write();
     fs::write(dir.path().join("model.safetensors"), "short").unwrap();
     let messages = unsupported(dir.path()).join("\n");

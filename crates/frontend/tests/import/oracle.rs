@@ -70,6 +70,26 @@ fn grouped_heads_tied_embedding_llama3_rope() {
 }
 
 #[test]
+fn layer_norms_biases_and_an_mlp_without_a_gate() {
+    check("starcoder2-gqa");
+}
+
+#[test]
 fn one_kv_head_wide_heads_biases() {
     check("llama-bias-wide-heads");
+}
+
+#[test]
+fn mistral_without_a_window() {
+    check("mistral-gqa");
+}
+
+#[test]
+fn biases_before_attention_alone() {
+    check("qwen2-biases");
+}
+
+#[test]
+fn normed_queries_and_keys() {
+    check("qwen3-gqa");
 }

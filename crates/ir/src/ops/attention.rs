@@ -2,6 +2,7 @@
 
 use plan::DType;
 
+use super::norm::{check_heads, normalize};
 use super::rope::{check_rope, rotate};
 use crate::{
     Graph, HostTensor, KvState, Op, OpClass, OpId, Patch, PatchValue, Semantics, Slot, TensorType, Tokens, Type,
@@ -27,9 +28,12 @@ op! {
 op! {
     /// `rope` of the queries and keys in a packed row `[q, k, v]` and `append_kv` of the rotated keys and the values:
     /// `[T, (heads + 2 * kv_heads) * head_dim]` to the rotated queries `[T, heads * head_dim]` and the effect. The
-    /// queries have the dtype of the row, or `to`.
-    pub struct RopeAppendKv = "rope_append_kv" (qkv, positions, query_starts, block_table, frequencies) {
-        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, to: Option<DType>
+    /// queries have the dtype of the row, or `to`. With `norm_eps`, each head of the queries and keys is first normed, as
+    /// by `rms_norm` with `head_dim`; the gains `[head_dim]` of both follow.
+    pub struct RopeAppendKv = "rope_append_kv"
+        (qkv, positions, query_starts, block_table, frequencies; q_gain, k_gain)
+    {
+        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, norm_eps: Option<f32>, to: Option<DType>
     }
 }
 
@@ -37,17 +41,35 @@ op! {
     /// `rope_append_kv` of a packed row `[q, k, v]` and `paged_attention` of its queries over the cache that it leaves:
     /// `[T, (heads + 2 * kv_heads) * head_dim]` to `[T, heads * head_dim]` and the effect. The queries are rounded to
     /// `to`, which is then the result's dtype; without it the result has that of the row, and kernels may round the
-    /// queries to it.
-    pub struct RopeAttention = "rope_attention" (qkv, positions, query_starts, block_table, frequencies) {
-        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, scale: f32, to: Option<DType>
+    /// queries to it. `norm_eps` and the gains are those of `rope_append_kv`.
+    pub struct RopeAttention = "rope_attention"
+        (qkv, positions, query_starts, block_table, frequencies; q_gain, k_gain)
+    {
+        group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, scale: f32, norm_eps: Option<f32>,
+        to: Option<DType>
     }
 }
 
 impl RopeAttention {
     fn parts(&self) -> (RopeAppendKv, PagedAttention) {
-        let RopeAttention { group, layer, head_dim, heads, kv_heads, scale, to } = *self;
-        let rope = RopeAppendKv { group, layer, head_dim, heads, kv_heads, to };
+        let RopeAttention { group, layer, head_dim, heads, kv_heads, scale, norm_eps, to } = *self;
+        let rope = RopeAppendKv { group, layer, head_dim, heads, kv_heads, norm_eps, to };
         (rope, PagedAttention { group, layer, head_dim, kv_heads, scale })
+    }
+}
+
+impl RopeAppendKv {
+    /// Checks that there are two gains of heads where there is a norm, and none where there is not.
+    fn check_gains(&self, qkv: &TensorType, gains: &[&Type]) -> Result<(), TypeError> {
+        match (self.norm_eps, gains) {
+            (None, []) => Ok(()),
+            (Some(_), [q_gain, k_gain]) => {
+                expect_same("the types of q_gain and k_gain", q_gain.tensor()?, k_gain.tensor()?)?;
+                check_heads(qkv, q_gain.tensor()?, self.head_dim)
+            }
+            (None, _) => type_error("expected `norm_eps`, for there are gains"),
+            (Some(_), _) => type_error("expected the gains of queries and keys, for there is `norm_eps`"),
+        }
     }
 }
 
@@ -169,6 +191,7 @@ impl Semantics for RopeAppendKv {
         if qkv.width() != Some(heads * u64::from(self.head_dim)) {
             return type_error(format!("expected {heads} heads of {}, found {qkv}", self.head_dim));
         }
+        self.check_gains(qkv, &operands[5..])?;
         let q = qkv.with_width(u64::from(self.heads) * u64::from(self.head_dim)).rounded(self.to)?;
         Ok(vec![q.into(), Type::Effect])
     }
@@ -182,7 +205,13 @@ impl Semantics for RopeAppendKv {
         for (token, row) in qkv.rows().enumerate() {
             let mut row = row.to_vec();
             let (rotated, v) = row.split_at_mut(q_width + k_width);
-            rotated.chunks_exact_mut(head_dim).for_each(|head| rotate(head, positions[token], frequencies));
+            for (index, head) in rotated.chunks_exact_mut(head_dim).enumerate() {
+                let gain = operands.get(if index < self.heads as usize { 5 } else { 6 });
+                if let Some((eps, gain)) = self.norm_eps.zip(gain) {
+                    normalize(head, gain.floats(), eps);
+                }
+                rotate(head, positions[token], frequencies);
+            }
             let (q, k) = rotated.split_at(q_width);
             queries.extend_from_slice(q);
             if let Some(slot) = slot_of(&tokens, token, state, self.group, self.layer)? {
@@ -219,12 +248,11 @@ impl Semantics for RopeAttention {
     }
 
     fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
-        let [qkv, positions, query_starts, block_table, frequencies] = graph.operands_of(id)?;
+        let operands: Vec<PatchValue> = graph.operands(id).into_iter().map(PatchValue::from).collect();
+        let [_, positions, query_starts, block_table, ..] = *operands.as_slice() else { return None };
         let (rope, attention) = self.parts();
         let mut patch = Patch::new();
-        let step = [positions, query_starts, block_table].map(PatchValue::from);
-        let [positions, query_starts, block_table] = step;
-        let queries = patch.add(graph, rope, &[qkv.into(), positions, query_starts, block_table, frequencies.into()]);
+        let queries = patch.add(graph, rope, &operands);
         let effect = queries.result(1);
         let mixed = patch.add(graph, attention, &[queries, effect, positions, query_starts, block_table]);
         patch.replace(graph.result(id), mixed);

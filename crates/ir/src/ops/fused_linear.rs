@@ -1,12 +1,16 @@
 //! A linear with what stands before and behind it: the op that linear fusions make, and that falls apart again where a
 //! target has no kernel for all of it.
 
-use plan::DType;
+use std::fmt;
 
+use plan::{DType, Formula};
+
+use super::layer_norm::layer_norm;
 use super::linear::{add_bias, product};
+use super::map::evaluate;
 use super::norm::rms_norm;
 use super::quantize::{check_scales, dequantize, expect_codes};
-use super::{Add, Dequantize, Linear, RmsNorm, Swiglu, gated};
+use super::{Add, Dequantize, LayerNorm, Linear, Map, Pointwise, RmsNorm, Swiglu, gated};
 use crate::{
     AttrValue, Attribute, Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, TensorType, Type,
     TypeError, Value, expect_rank, expect_same, op, type_error,
@@ -14,25 +18,51 @@ use crate::{
 
 op! {
     /// `x`, normed where `before` says so, times `weight^T`, and then what `behind` lists, in f32 without rounding in
-    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. What `scaled` lists are codes, which
-    /// mean `(code - zero) * scale`, as in `dequantize`. The further operands are those of `before`, `scaled` and
-    /// `behind`, in order: the gain of `rms_norm`; the scales of `x` and `weight`, the zeros of the weight; the bias, the
-    /// residual. The result has the dtype of `x`, or `to`.
+    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. Beside `bias`, `swiglu` and `add`, functions
+    /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. What `scaled` lists are codes, which mean
+    /// `(code - zero) * scale`, as in `dequantize`. The further operands are those of `before`, `scaled` and `behind`, in
+    /// order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the scales of `x` and `weight`, the zeros of the
+    /// weight; the bias, the residual. The result has the dtype of `x`, or `to`.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
         before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>
     }
 }
 
-/// What happens to `x` before the product.
+/// What happens to `x` before the product: `rms_norm(eps, to)` or `layer_norm(eps, to)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Prologue {
-    /// `rms_norm(eps, to)`: takes a gain, and rounds to `to`.
-    RmsNorm {
-        /// Added to the mean square.
-        eps: f32,
-        /// The dtype in which the product reads it.
-        to: DType,
-    },
+pub struct Prologue {
+    /// Which norm.
+    pub norm: Norm,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// The dtype in which the product reads it.
+    pub to: DType,
+}
+
+/// A norm before a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// `rms_norm`: takes a gain.
+    Rms,
+    /// `layer_norm`: takes a gain and a bias.
+    Layer,
+}
+
+impl Norm {
+    /// The name in text: that of the op.
+    pub fn name(self) -> &'static str {
+        match self {
+            Norm::Rms => "rms_norm",
+            Norm::Layer => "layer_norm",
+        }
+    }
+
+    fn operands(self) -> usize {
+        match self {
+            Norm::Rms => 1,
+            Norm::Layer => 2,
+        }
+    }
 }
 
 /// Which operands of the product are codes: `x`, `weight`, and whether the latter's have a `zero`.
@@ -47,7 +77,7 @@ pub struct Scaled {
 }
 
 /// What happens to the product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
     /// Takes a bias `[N]`, and adds it to each row.
     Bias,
@@ -55,63 +85,68 @@ pub enum Epilogue {
     Swiglu,
     /// Takes a residual of the result's type, and adds it.
     Add,
+    /// A function of each element.
+    Apply(Pointwise),
 }
 
 impl Epilogue {
-    /// All of them.
-    pub const ALL: [Epilogue; 3] = [Epilogue::Bias, Epilogue::Swiglu, Epilogue::Add];
+    fn takes_operand(self) -> bool {
+        matches!(self, Epilogue::Bias | Epilogue::Add)
+    }
 
-    /// The name in text.
-    pub fn name(self) -> &'static str {
+    fn to_value(self) -> AttrValue {
+        let word = |name: &str| AttrValue::Word(name.to_owned());
         match self {
-            Epilogue::Bias => "bias",
-            Epilogue::Swiglu => "swiglu",
-            Epilogue::Add => "add",
+            Epilogue::Bias => word("bias"),
+            Epilogue::Swiglu => word("swiglu"),
+            Epilogue::Add => word("add"),
+            Epilogue::Apply(function) => function.to_value(),
         }
     }
 
-    fn takes_operand(self) -> bool {
-        self != Epilogue::Swiglu
+    fn from_value(value: &AttrValue) -> Option<Epilogue> {
+        let words = [Epilogue::Bias, Epilogue::Swiglu, Epilogue::Add];
+        let word = words.into_iter().find(|epilogue| epilogue.to_value() == *value);
+        word.or_else(|| Pointwise::from_value(value).map(Epilogue::Apply))
+    }
+}
+
+impl fmt::Display for Epilogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_value().fmt(f)
     }
 }
 
 /// What happens to the product, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epilogues(pub Vec<Epilogue>);
 
 impl Attribute for Prologue {
-    const EXPECTED: &'static str = "`rms_norm(EPS, DTYPE)`";
+    const EXPECTED: &'static str = "`rms_norm(EPS, DTYPE)` or `layer_norm(EPS, DTYPE)`";
 
     fn to_value(&self) -> AttrValue {
-        let Prologue::RmsNorm { eps, to } = self;
-        AttrValue::Call("rms_norm".to_owned(), vec![eps.to_value(), to.to_value()])
+        AttrValue::Call(self.norm.name().to_owned(), vec![self.eps.to_value(), self.to.to_value()])
     }
 
     fn from_value(value: &AttrValue) -> Option<Prologue> {
-        match value {
-            AttrValue::Call(name, args) if name == "rms_norm" => match args.as_slice() {
-                [eps, to] => Some(Prologue::RmsNorm { eps: f32::from_value(eps)?, to: DType::from_value(to)? }),
-                _ => None,
-            },
-            _ => None,
-        }
+        let AttrValue::Call(name, args) = value else { return None };
+        let norm = [Norm::Rms, Norm::Layer].into_iter().find(|norm| norm.name() == name)?;
+        let [eps, to] = args.as_slice() else { return None };
+        Some(Prologue { norm, eps: f32::from_value(eps)?, to: DType::from_value(to)? })
     }
 }
 
 impl Attribute for Epilogues {
-    const EXPECTED: &'static str = "a list of `bias`, `swiglu` and `add`";
+    const EXPECTED: &'static str =
+        "a list of `bias`, `swiglu`, `add`, and functions of elements such as `gelu_tanh` or `scale(0.5)`";
 
     fn to_value(&self) -> AttrValue {
-        AttrValue::List(self.0.iter().map(|epilogue| AttrValue::Word(epilogue.name().to_owned())).collect())
+        AttrValue::List(self.0.iter().map(|epilogue| epilogue.to_value()).collect())
     }
 
     fn from_value(value: &AttrValue) -> Option<Epilogues> {
         let AttrValue::List(items) = value else { return None };
-        let item = |item: &AttrValue| match item {
-            AttrValue::Word(word) => Epilogue::ALL.into_iter().find(|epilogue| epilogue.name() == word),
-            _ => None,
-        };
-        items.iter().map(item).collect::<Option<Vec<Epilogue>>>().map(Epilogues)
+        items.iter().map(Epilogue::from_value).collect::<Option<Vec<Epilogue>>>().map(Epilogues)
     }
 
     fn absent() -> Option<Epilogues> {
@@ -185,8 +220,8 @@ impl<T: Copy> Scales<T> {
 
 /// The operands behind the weight.
 struct More<T> {
-    /// That of the prologue.
-    gain: Option<T>,
+    /// Those of the prologue.
+    before: Vec<T>,
     scales: Scales<T>,
     /// The epilogues, with theirs.
     behind: Vec<(Epilogue, Option<T>)>,
@@ -196,10 +231,9 @@ impl FusedLinear {
     /// The operands behind the weight; `None` where their number is another.
     fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
-        let gain = match self.before {
-            Some(_) => Some(more.next()?),
-            None => None,
-        };
+        let wanted = self.before.map_or(0, |before| before.norm.operands());
+        let before: Vec<T> = more.by_ref().take(wanted).collect();
+        (before.len() == wanted).then_some(())?;
         let mut scales = Scales::default();
         let places = [&mut scales.x, &mut scales.weight, &mut scales.zero];
         for (place, taken) in places.into_iter().zip([self.scaled.x, self.scaled.weight, self.scaled.zero]) {
@@ -209,7 +243,7 @@ impl FusedLinear {
         for epilogue in &self.behind.0 {
             behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
-        more.next().is_none().then_some(More { gain, scales, behind })
+        more.next().is_none().then_some(More { before, scales, behind })
     }
 }
 
@@ -222,17 +256,21 @@ impl Semantics for FusedLinear {
             return type_error("expected something that `linear` does not do, before or behind");
         }
         let expected = 2
-            + usize::from(self.before.is_some())
+            + self.before.map_or(0, |before| before.norm.operands())
             + [self.scaled.x, self.scaled.weight, self.scaled.zero].into_iter().filter(|taken| *taken).count()
             + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count();
         let found = operands.len();
-        let Some(More { gain, scales, behind }) = self.more(operands) else {
+        let Some(More { before, scales, behind }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
-        if let (Some(Prologue::RmsNorm { to, .. }), Some(gain)) = (self.before, gain) {
-            let normed = (to != x.dtype).then_some(to);
-            RmsNorm { eps: 0.0, to: normed }.infer(&[operands[0], gain])?;
+        if let Some(Prologue { norm, eps, to }) = self.before {
+            let to = (to != x.dtype).then_some(to);
+            let operands = [&operands[..1], &before].concat();
+            match norm {
+                Norm::Rms => RmsNorm { eps, head_dim: None, to }.infer(&operands)?,
+                Norm::Layer => LayerNorm { eps, to }.infer(&operands)?,
+            };
         }
         let mut ty = self.product(operands[0].tensor()?, operands[1].tensor()?, scales)?;
         for (epilogue, operand) in behind {
@@ -242,9 +280,12 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { gain, scales, behind } = self.more(operands).ok_or("operands of another number")?;
-        let normed = match (self.before, gain) {
-            (Some(Prologue::RmsNorm { eps, to }), Some(gain)) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+        let More { before, scales, behind } = self.more(operands).ok_or("operands of another number")?;
+        let normed = match (self.before, before.as_slice()) {
+            (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+            (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
+                Some(layer_norm(operands[0], more, eps).rounded(to))
+            }
             _ => None,
         };
         let x = scales.x.map(|scale| dequantize(&[operands[0], scale]));
@@ -260,9 +301,13 @@ impl Semantics for FusedLinear {
     fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
         let mut parts = LinearParts::of(graph, id)?;
         let mut patch = Patch::new();
-        if let Some((Prologue::RmsNorm { eps, to }, gain)) = parts.before.take() {
+        if let Some((Prologue { norm, eps, to }, more)) = parts.before.take() {
             let to = (graph.tensor(parts.x)?.dtype != to).then_some(to);
-            let normed = patch.add(graph, RmsNorm { eps, to }, &[parts.x.into(), gain.into()]);
+            let operands: Vec<PatchValue> = [parts.x].into_iter().chain(more).map(PatchValue::from).collect();
+            let normed = match norm {
+                Norm::Rms => patch.add(graph, RmsNorm { eps, head_dim: None, to }, &operands),
+                Norm::Layer => patch.add(graph, LayerNorm { eps, to }, &operands),
+            };
             let linear = parts.add(graph, &mut patch, normed)?;
             patch.replace(graph.result(id), linear);
             return Some(patch);
@@ -270,6 +315,13 @@ impl Semantics for FusedLinear {
         if matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]) {
             let linear = parts.widened(graph, &mut patch)?;
             patch.replace(graph.result(id), linear);
+            return Some(patch);
+        }
+        let functions = parts.pop_functions();
+        if let Some(f) = Pointwise::formula(&functions, parts.result) {
+            let linear = parts.add(graph, &mut patch, parts.x.into())?;
+            let region = patch.add(graph, Map { f }, &[linear]);
+            patch.replace(graph.result(id), region);
             return Some(patch);
         }
         let (epilogue, operand) = parts.behind.pop()?;
@@ -328,7 +380,8 @@ impl Epilogue {
                 Ok(ty)
             }
             (Epilogue::Swiglu, _) => Ok(Swiglu {}.infer(&[&ty.into()])?[0].tensor()?.clone()),
-            (_, None) => type_error(format!("expected an operand for `{}`", self.name())),
+            (Epilogue::Apply(_), _) => Ok(ty),
+            (_, None) => type_error(format!("expected an operand for `{self}`")),
         }
     }
 
@@ -337,16 +390,31 @@ impl Epilogue {
             (Epilogue::Bias, Some(bias)) => add_bias(&value, bias),
             (Epilogue::Add, Some(residual)) => value.zip(residual, |a, b| a + b),
             (Epilogue::Swiglu, _) => gated::swiglu(&value).pop().unwrap_or(value),
+            (Epilogue::Apply(function), _) => match Pointwise::formula(&[function], DType::F32) {
+                Some(formula) => evaluate(&formula, &[&value]).pop().unwrap_or(value),
+                None => value,
+            },
             (_, None) => value,
         }
     }
 }
 
+/// What stands behind a product: a bias, functions of elements, a residual, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Behind {
+    /// The bias.
+    pub bias: Option<Value>,
+    /// The functions: a formula of one element, in f32.
+    pub formula: Option<Formula>,
+    /// The residual.
+    pub residual: Option<Value>,
+}
+
 /// A `linear` or `fused_linear` taken apart: what rules change and kernels look at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearParts {
-    /// What happens to `x` before, and its gain.
-    pub before: Option<(Prologue, Value)>,
+    /// What happens to `x` before, with its operands.
+    pub before: Option<(Prologue, Vec<Value>)>,
     /// The activations.
     pub x: Value,
     /// The weight.
@@ -370,8 +438,9 @@ impl LinearParts {
             return Some(LinearParts { before: None, x, weight, scales: Scales::default(), behind, result });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { gain, scales, behind } = fused.more(&operands)?;
-        Some(LinearParts { before: fused.before.zip(gain), x, weight, scales, behind, result })
+        let More { before, scales, behind } = fused.more(&operands)?;
+        let before = fused.before.map(|prologue| (prologue, before));
+        Some(LinearParts { before, x, weight, scales, behind, result })
     }
 
     /// The epilogues, in order.
@@ -384,10 +453,39 @@ impl LinearParts {
         self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
     }
 
+    /// Takes away the functions that stand last: together they are one region.
+    fn pop_functions(&mut self) -> Vec<Pointwise> {
+        let mut functions = Vec::new();
+        while let Some((Epilogue::Apply(function), _)) = self.behind.last() {
+            if functions.len() == Formula::MAX_STEPS {
+                break;
+            }
+            functions.insert(0, *function);
+            self.behind.pop();
+        }
+        functions
+    }
+
+    /// What stands behind as kernels do it in one go; `None` where it is something else, or in another order.
+    pub fn in_order(&self) -> Option<Behind> {
+        let mut behind = self.behind.iter().peekable();
+        let bias = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
+        let mut functions = Vec::new();
+        while let Some((Epilogue::Apply(function), _)) = behind.peek() {
+            functions.push(*function);
+            behind.next();
+        }
+        let residual = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
+        let formula = Pointwise::formula(&functions, DType::F32);
+        // a formula of more functions than one may have is none
+        let whole = behind.next().is_none() && formula.is_some() != functions.is_empty();
+        whole.then_some(Behind { bias, formula, residual })
+    }
+
     /// The dtype in which the product reads `x`.
     pub fn product_dtype(&self, graph: &Graph) -> Option<DType> {
         match self.before {
-            Some((Prologue::RmsNorm { to, .. }, _)) => Some(to),
+            Some((Prologue { to, .. }, _)) => Some(to),
             None => Some(graph.tensor(self.x)?.dtype),
         }
     }
@@ -413,7 +511,7 @@ impl LinearParts {
         let x_dtype = patch.tensor(graph, x)?.dtype;
         let to = (x_dtype != self.result).then_some(self.result);
         let mut operands = vec![x, self.weight.into()];
-        operands.extend(self.before.map(|(_, gain)| PatchValue::from(gain)));
+        operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
         operands.extend(self.scales.iter().map(PatchValue::from));
         operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
         let (behind, scaled) = (self.epilogues(), self.scales.scaled());
@@ -421,7 +519,7 @@ impl LinearParts {
         if plain && matches!(behind.as_slice(), [] | [Epilogue::Bias]) {
             return Some(patch.add(graph, Linear { to }, &operands));
         }
-        let before = self.before.map(|(prologue, _)| prologue);
+        let before = self.before.as_ref().map(|(prologue, _)| *prologue);
         Some(patch.add(graph, FusedLinear { before, scaled, behind: Epilogues(behind), to }, &operands))
     }
 }

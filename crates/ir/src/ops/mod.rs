@@ -9,9 +9,12 @@ mod embedding;
 mod fused_linear;
 mod gated;
 mod gather;
+mod layer_norm;
 mod linear;
 mod map;
 mod norm;
+mod norm_quantize;
+mod pointwise;
 pub mod quantize;
 mod rope;
 
@@ -21,12 +24,15 @@ pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
 pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
-pub use fused_linear::{Epilogue, Epilogues, FusedLinear, LinearParts, Prologue, Scaled, Scales};
+pub use fused_linear::{Behind, Epilogue, Epilogues, FusedLinear, LinearParts, Norm, Prologue, Scaled, Scales};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
+pub use layer_norm::{AddLayerNorm, LayerNorm};
 pub use linear::Linear;
 pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
+pub use norm_quantize::RmsNormQuantize;
+pub use pointwise::Pointwise;
 pub use quantize::{Dequantize, Quantize, QuantizeBlocks};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
@@ -46,6 +52,7 @@ impl OpSet {
         }
         list![
             Add,
+            AddLayerNorm,
             AddRmsNorm,
             AppendKv,
             Argmax,
@@ -58,6 +65,7 @@ impl OpSet {
             GatherRows,
             Gelu,
             GeluTanh,
+            LayerNorm,
             Linear,
             Map,
             Mul,
@@ -67,6 +75,7 @@ impl OpSet {
             QuantizeBlocks,
             Relu,
             RmsNorm,
+            RmsNormQuantize,
             Rope,
             RopeAppendKv,
             RopeAttention,

@@ -1,4 +1,4 @@
-//! Normalization over the last axis.
+//! Root-mean-square normalization over the last axis.
 
 use plan::DType;
 
@@ -8,9 +8,9 @@ use crate::{
 
 op! {
     /// Root-mean-square normalization over the last axis, times a gain:
-    /// `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32. The result has the dtype of `x`, or
-    /// `to`.
-    pub struct RmsNorm = "rms_norm" (x, weight) { eps: f32, to: Option<DType> }
+    /// `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32. With `head_dim`, each head of a
+    /// row is normed by itself, with one weight `[head_dim]` for all. The result has the dtype of `x`, or `to`.
+    pub struct RmsNorm = "rms_norm" (x, weight) { eps: f32, head_dim: Option<u32>, to: Option<DType> }
 }
 
 op! {
@@ -19,7 +19,7 @@ op! {
     pub struct AddRmsNorm = "add_rms_norm" (a, b, weight) { eps: f32, to: Option<DType> }
 }
 
-fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
+pub(super) fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
     expect_rank("weight", weight, 1)?;
     match x.shape.last() {
         Some(width) => expect_same("the widths of x and weight", width, &weight.shape[0])?,
@@ -31,14 +31,28 @@ fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError> {
     }
 }
 
-pub(super) fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTensor {
-    let mut values = Vec::with_capacity(x.floats().len());
-    for row in x.rows() {
-        let mean_square = row.iter().map(|value| value * value).sum::<f32>() / row.len() as f32;
-        let scale = 1.0 / (mean_square + eps).sqrt();
-        values.extend(row.iter().zip(weight.floats()).map(|(value, gain)| value * scale * gain));
+/// Checks the norm of each head of `x` by itself.
+pub(super) fn check_heads(x: &TensorType, weight: &TensorType, head_dim: u32) -> Result<(), TypeError> {
+    match x.width() {
+        Some(width) if head_dim > 0 && width % u64::from(head_dim) == 0 => {
+            check(&x.with_width(u64::from(head_dim)), weight)
+        }
+        _ => type_error(format!("expected whole heads of {head_dim}, found {x}")),
     }
+}
+
+/// Norms runs of as many elements as there are gains: rows, or their heads.
+pub(super) fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTensor {
+    let mut values = x.floats().to_vec();
+    values.chunks_exact_mut(weight.floats().len().max(1)).for_each(|run| normalize(run, weight.floats(), eps));
     HostTensor::f32(x.shape.clone(), values)
+}
+
+/// Norms a row or a head in place.
+pub(super) fn normalize(row: &mut [f32], gains: &[f32], eps: f32) {
+    let mean_square = row.iter().map(|value| value * value).sum::<f32>() / row.len() as f32;
+    let scale = 1.0 / (mean_square + eps).sqrt();
+    row.iter_mut().zip(gains).for_each(|(value, gain)| *value = *value * scale * gain);
 }
 
 impl Semantics for RmsNorm {
@@ -46,7 +60,10 @@ impl Semantics for RmsNorm {
 
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let (x, weight) = (operands[0].tensor()?, operands[1].tensor()?);
-        check(x, weight)?;
+        match self.head_dim {
+            Some(head_dim) => check_heads(x, weight, head_dim)?,
+            None => check(x, weight)?,
+        }
         Ok(vec![x.clone().rounded(self.to)?.into()])
     }
 

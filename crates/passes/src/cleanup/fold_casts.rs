@@ -1,14 +1,16 @@
 //! Casts of what an op has just computed in f32: the op rounds to the wanted dtype itself.
 
-use ir::ops::{Cast, Linear, RmsNorm, Rope};
+use ir::ops::{Cast, LayerNorm, Linear, RmsNorm, Rope};
 use ir::{DType, Graph, OpDef, OpId, Patch, PatchValue};
 
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `cast(linear(..)) {to = t} → linear(..) {to = t}`, and the same of `rms_norm` and `rope`; not where the uncast
-    /// value has other users. Exact where that was f32; else one rounding less.
-    pub struct FoldCasts(Numerics::Rounding) { cast_of_linear, cast_of_rms_norm, cast_of_rope }
+    /// `cast(linear(..)) {to = t} → linear(..) {to = t}`, and the same of `rms_norm`, `layer_norm` and `rope`; not where
+    /// the uncast value has other users. Exact where that was f32; else one rounding less.
+    pub struct FoldCasts(Numerics::Rounding) {
+        cast_of_linear, cast_of_rms_norm, cast_of_layer_norm, cast_of_rope
+    }
 }
 
 fn cast_of_linear(graph: &Graph, id: OpId) -> Option<Patch> {
@@ -17,6 +19,10 @@ fn cast_of_linear(graph: &Graph, id: OpId) -> Option<Patch> {
 
 fn cast_of_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     folded(graph, id, |norm: &RmsNorm, to| RmsNorm { to, ..*norm })
+}
+
+fn cast_of_layer_norm(graph: &Graph, id: OpId) -> Option<Patch> {
+    folded(graph, id, |norm: &LayerNorm, to| LayerNorm { to, ..*norm })
 }
 
 fn cast_of_rope(graph: &Graph, id: OpId) -> Option<Patch> {

@@ -1,6 +1,6 @@
 //! Only the rows that are sampled are computed: a gather moves up through what works row by row.
 
-use ir::ops::{GatherRows, Linear, RmsNorm, Swiglu};
+use ir::ops::{GatherRows, LayerNorm, Linear, RmsNorm, Swiglu};
 use ir::{Graph, OpClass, OpId, Patch, PatchValue, Value};
 
 use crate::{Numerics, rewrite_pass};
@@ -57,7 +57,9 @@ fn operands_by_row(graph: &Graph, id: OpId) -> Option<Vec<bool>> {
     if graph.op(id).class() == OpClass::Elementwise && graph.results(id).count() == 1 {
         return operands.into_iter().map(|operand| Some(graph.tensor(operand)?.shape.len() == 2)).collect();
     }
-    let one_by_row =
-        graph.cast::<RmsNorm>(id).is_some() || graph.cast::<Linear>(id).is_some() || graph.cast::<Swiglu>(id).is_some();
+    let one_by_row = graph.cast::<RmsNorm>(id).is_some()
+        || graph.cast::<LayerNorm>(id).is_some()
+        || graph.cast::<Linear>(id).is_some()
+        || graph.cast::<Swiglu>(id).is_some();
     one_by_row.then(|| (0..operands.len()).map(|index| index == 0).collect())
 }

@@ -1,7 +1,7 @@
 //! The residual sum and the norm that follows it.
 
 use ir::ops::{Add, AddRmsNorm, RmsNorm};
-use ir::{Graph, OpId, Patch};
+use ir::{Graph, OpId, Patch, Value};
 
 use crate::{Numerics, rewrite_pass};
 
@@ -11,12 +11,9 @@ rewrite_pass! {
 }
 
 fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
-    let norm = graph.cast::<RmsNorm>(id)?;
+    let norm = graph.cast::<RmsNorm>(id).filter(|norm| norm.head_dim.is_none())?;
     let [sum, weight] = graph.operands_of(id)?;
-    let (add, _) = graph.producer::<Add>(sum)?;
-    let [a, b] = graph.operands_of(add)?;
-    // not a row that is added to all others
-    (graph.ty(a) == graph.ty(b)).then_some(())?;
+    let [a, b] = summands(graph, sum)?;
     // a weight made from the sum would come before itself
     graph.is_constant(weight).then_some(())?;
     let mut patch = Patch::new();
@@ -24,4 +21,11 @@ fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     patch.replace(sum, fused);
     patch.replace(graph.result(id), fused.result(1));
     Some(patch)
+}
+
+/// What a value is the sum of, where neither is a row that is added to all others.
+pub(super) fn summands(graph: &Graph, sum: Value) -> Option<[Value; 2]> {
+    let (add, _) = graph.producer::<Add>(sum)?;
+    let [a, b] = graph.operands_of(add)?;
+    (graph.ty(a) == graph.ty(b)).then_some([a, b])
 }

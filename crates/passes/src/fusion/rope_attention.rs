@@ -1,7 +1,7 @@
 //! Everything between the packed q/k/v linear and the output linear.
 
 use ir::ops::{PagedAttention, RopeAppendKv, RopeAttention};
-use ir::{Graph, OpId, Patch, Value};
+use ir::{Graph, OpId, Patch, PatchValue, Value};
 
 use crate::{Numerics, rewrite_pass};
 
@@ -16,14 +16,14 @@ fn rope_attention(graph: &Graph, id: OpId) -> Option<Patch> {
     let [q, cache, positions, query_starts, block_table] = graph.operands_of(id)?;
     let (rope_id, rope) = graph.producer::<RopeAppendKv>(q).filter(|_| graph.used_once(q))?;
     (cache == Value { op: rope_id, result: 1 } && graph.used_once(cache)).then_some(())?;
-    let [qkv, own_positions, own_starts, own_table, frequencies] = graph.operands_of(rope_id)?;
-    ([own_positions, own_starts, own_table] == [positions, query_starts, block_table]).then_some(())?;
-    let RopeAppendKv { group, layer, head_dim, heads, kv_heads, to } = *rope;
+    let operands = graph.operands(rope_id);
+    (operands.get(1..4) == Some(&[positions, query_starts, block_table])).then_some(())?;
+    let RopeAppendKv { group, layer, head_dim, heads, kv_heads, norm_eps, to } = *rope;
     let same = (attention.group, attention.layer, attention.head_dim, attention.kv_heads);
     (same == (group, layer, head_dim, kv_heads)).then_some(())?;
-    let fused = RopeAttention { group, layer, head_dim, heads, kv_heads, scale: attention.scale, to };
+    let fused = RopeAttention { group, layer, head_dim, heads, kv_heads, scale: attention.scale, norm_eps, to };
     let mut patch = Patch::new();
-    let operands = [qkv, positions, query_starts, block_table, frequencies].map(Into::into);
+    let operands: Vec<PatchValue> = operands.into_iter().map(Into::into).collect();
     let fused = patch.add(graph, fused, &operands);
     patch.replace(graph.result(id), fused);
     patch.replace(cache, fused.result(1));

@@ -30,6 +30,11 @@ impl Format {
         }
     }
 
+    /// Whether activations are codes of 8 bits, too.
+    pub fn narrow_activations(self) -> bool {
+        matches!(self, Format::Fp8 | Format::Fp8Block)
+    }
+
     /// Bits of a weight, scales included, where rows are `width` wide.
     pub fn weight_bits(self, width: u64) -> f64 {
         let per_row = 32.0 / width.max(1) as f64;

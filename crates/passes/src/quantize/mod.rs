@@ -1,6 +1,7 @@
 //! Quantization: linears over codes of 8 and 4 bits, one format a file.
 
 mod assignment;
+pub mod budget;
 mod format;
 mod formats;
 

@@ -8,13 +8,17 @@
 use super::scales::{Scaling, unpack};
 use super::simd::{E4m3, Element, LANES, Lanes, dispatch, with_element};
 use super::{Args, CpuKernel, Tensor};
-use plan::DType;
+use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
-/// `x @ weight^T + bias + residual`. Inputs x, weight, the scales that `scaled` lists, perhaps bias, and perhaps
-/// residual, where `behind` is `add`; a task takes `columns_per_task` columns of all rows.
-pub(super) struct Linear;
+/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `scaled` lists, perhaps bias, and perhaps
+/// residual, where `behind` is `add`; `f` is a formula of one element, where there is one. A task takes
+/// `columns_per_task` columns of all rows.
+#[derive(Default)]
+pub(super) struct Linear {
+    formula: Option<Formula>,
+}
 
-/// The inputs of a product by what they are.
+/// The inputs of a product by what they are, and the formula behind it.
 struct Operands<'a> {
     x: &'a Tensor,
     weight: &'a Tensor,
@@ -22,6 +26,7 @@ struct Operands<'a> {
     weight_scale: Option<&'a Tensor>,
     zero: Option<&'a Tensor>,
     bias: Option<&'a Tensor>,
+    formula: Option<&'a Formula>,
     residual: Option<&'a Tensor>,
 }
 
@@ -44,7 +49,7 @@ impl<'a> Operands<'a> {
             (behind, more) => return Err(format!("{} inputs behind the product, and {behind:?}", more.len())),
         };
         let (Some(x), Some(weight)) = (x, weight) else { return Err("too few inputs".to_owned()) };
-        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, residual })
+        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, formula: None, residual })
     }
 
     /// Columns of the weight: those of packed codes lie two in a byte.
@@ -67,6 +72,15 @@ impl CpuKernel for Linear {
         "linear"
     }
 
+    fn configured(&self, kernel: &Kernel) -> Result<Option<Box<dyn CpuKernel>>, String> {
+        let Some(Scalar::Text(text)) = kernel.param("f") else { return Ok(None) };
+        let formula: Formula = text.parse()?;
+        match (formula.inputs(), formula.stores()) {
+            (1, [store]) if store.dtype == DType::F32 => Ok(Some(Box::new(Linear { formula: Some(formula) }))),
+            _ => Err(format!("expected a formula of one element that stores an f32, found {text}")),
+        }
+    }
+
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(args.inputs.len().max(2), 1)?;
         args.int("columns_per_task")?;
@@ -77,10 +91,12 @@ impl CpuKernel for Linear {
             return Err(format!("x is {width} wide, the weight {}", operands.width()));
         }
         let (x, weight) = (operands.x.dtype(), operands.weight.dtype());
-        if x != DType::F32 && !(matches!(x, DType::I8 | DType::F8E4M3) && operands.x_scale.is_some()) {
+        let scaled_codes = matches!(x, DType::I8 | DType::F8E4M3) && operands.x_scale.is_some();
+        if x != DType::F32 && !scaled_codes {
             return Err(format!("expected x of f32, or of codes with scales, found {x}"));
         }
-        if !weight.is_float() && !(weight.is_code() && operands.weight_scale.is_some()) {
+        let scaled_codes = weight.is_code() && operands.weight_scale.is_some();
+        if !weight.is_float() && !scaled_codes {
             return Err(format!("expected a weight of numbers, or of codes with scales, found {weight}"));
         }
         if operands.bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
@@ -97,7 +113,7 @@ impl CpuKernel for Linear {
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let per_task = args.int("columns_per_task")?;
-        let operands = Operands::of(args)?;
+        let operands = Operands { formula: self.formula.as_ref(), ..Operands::of(args)? };
         let (columns, width) = (operands.weight.row_count(), operands.width());
         let first = task.saturating_mul(per_task).min(columns);
         let last = (first + per_task).min(columns);
@@ -132,6 +148,17 @@ fn slice<W: Element>(
     }
 }
 
+/// Replaces each value by what a formula makes of it, a block at a time.
+fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
+    for block in values.chunks_mut(BLOCK) {
+        let x = &*block;
+        formula.compute(&[x], x.len(), registers);
+        let mut result = [0.0; BLOCK];
+        result[..x.len()].copy_from_slice(formula.result(0, &[x], x.len(), registers));
+        block.copy_from_slice(&result[..block.len()]);
+    }
+}
+
 fn slice_of<X: Element, W: Element>(
     operands: &Operands<'_>,
     x: &[X],
@@ -140,6 +167,7 @@ fn slice_of<X: Element, W: Element>(
     out: &Tensor,
 ) -> Result<(), String> {
     let residual = operands.residual.map(Tensor::floats).transpose()?;
+    let mut formula = operands.formula.map(|formula| (formula, Registers::of(formula)));
     let bias = match operands.bias {
         Some(bias) => bias.widened(columns.clone())?,
         None => vec![0.0; columns.len()],
@@ -154,6 +182,9 @@ fn slice_of<X: Element, W: Element>(
             multiply_with_zeros(&job, start, count, &mut results);
         } else {
             multiply(&job, start, count, &mut results);
+        }
+        if let Some((formula, registers)) = &mut formula {
+            apply(formula, &mut results[..count * columns.len()], registers);
         }
         for (index, results) in results.chunks_exact(columns.len()).take(count).enumerate() {
             let at = (start + index) * total;

@@ -47,15 +47,17 @@ pub trait CpuKernel: Send + Sync {
 /// The kernels of smelt.
 pub(crate) fn kernels() -> Vec<Box<dyn CpuKernel>> {
     vec![
-        Box::new(linear::Linear),
+        Box::new(linear::Linear::default()),
         Box::new(scales::Quantize),
         Box::new(scales::QuantizeBlocks),
         Box::new(attention::PagedAttention),
         Box::new(rope::RopeAppendKv),
         Box::new(rope::AppendKv),
         Box::new(rope::Rope),
-        Box::new(norm::RmsNorm),
-        Box::new(norm::AddRmsNorm),
+        Box::new(norm::RMS_NORM),
+        Box::new(norm::ADD_RMS_NORM),
+        Box::new(norm::LAYER_NORM),
+        Box::new(norm::ADD_LAYER_NORM),
         Box::new(rows::Embedding),
         Box::new(rows::GatherRows),
         Box::new(rows::Argmax),

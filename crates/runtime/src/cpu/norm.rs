@@ -1,66 +1,75 @@
-//! Root-mean-square norms, a few rows a task.
+//! Norms of rows or of their heads, a few rows a task.
 
 use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, LANES, Lanes, dispatch};
-use super::{Args, CpuKernel};
+use super::{Args, CpuKernel, Tensor};
 use plan::DType;
 
-/// Inputs x and gain, parameter `eps`.
-pub(super) struct RmsNorm;
-/// Inputs a, b and gain, parameter `eps`; outputs the sum and its norm.
-pub(super) struct AddRmsNorm;
-
-fn check_gain(args: &Args, gain: usize) -> Result<(), String> {
-    args.float("eps")?;
-    let gain = &args.inputs[gain];
-    let width = args.inputs[0].width();
-    match gain.shape() == [width] && gain.dtype().is_float() {
-        true => Ok(()),
-        false => Err(format!("expected a gain of {width} elements")),
-    }
+/// A norm of each row, or of each head of it where the gain is that of a head. Inputs are x, or a and b of which it norms the sum; a gain; and where it subtracts the mean perhaps
+/// a bias; parameter `eps`. Outputs are the sum, where there is one, and the norm.
+pub(super) struct Norm {
+    name: &'static str,
+    adds: bool,
+    centred: bool,
 }
 
-impl CpuKernel for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms_norm"
+pub(super) const RMS_NORM: Norm = Norm { name: "rms_norm", adds: false, centred: false };
+pub(super) const ADD_RMS_NORM: Norm = Norm { name: "add_rms_norm", adds: true, centred: false };
+pub(super) const LAYER_NORM: Norm = Norm { name: "layer_norm", adds: false, centred: true };
+pub(super) const ADD_LAYER_NORM: Norm = Norm { name: "add_layer_norm", adds: true, centred: true };
+
+impl Norm {
+    /// How many of the inputs, and of the outputs, have the shape of x.
+    fn rows(&self) -> usize {
+        if self.adds { 2 } else { 1 }
     }
 
-    fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(2, 1)?;
-        check_gain(args, 1)?;
-        args.inputs[0].expect(DType::F32)?;
-        args.outputs[0].expect_shape(DType::F32, args.inputs[0].shape())
-    }
-
-    fn tasks(&self, args: &Args) -> usize {
-        row_tasks(&args.inputs[0])
-    }
-
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (x, width, eps) = (args.inputs[0].floats()?, args.inputs[0].width(), args.float("eps")?);
-        let gain = args.inputs[1].widened(0..width)?;
-        for row in task_rows(task, args.inputs[0].row_count()) {
-            let range = row * width..(row + 1) * width;
-            // SAFETY: rows are divided between tasks.
-            let out = unsafe { args.outputs[0].write::<f32>(range.clone())? };
-            normalize(&x[range], &gain, eps, out);
+    fn normalize(&self, x: &[f32], factors: &Factors, out: &mut [f32]) {
+        let count = x.len() as f32;
+        let mut centred = x;
+        if self.centred {
+            let mean = sum(x) / count;
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = x - mean);
+            centred = out;
         }
-        Ok(())
+        let scale = 1.0 / (square_sum(centred) / count + factors.eps).sqrt();
+        match self.centred {
+            true => out.iter_mut().zip(&factors.gain).for_each(|(out, gain)| *out = *out * scale * gain),
+            false => {
+                let terms = x.iter().zip(&factors.gain);
+                out.iter_mut().zip(terms).for_each(|(out, (x, gain))| *out = x * scale * gain);
+            }
+        }
+        out.iter_mut().zip(&factors.bias).for_each(|(out, bias)| *out += bias);
     }
 }
 
-impl CpuKernel for AddRmsNorm {
+/// What all rows share.
+struct Factors {
+    eps: f32,
+    gain: Vec<f32>,
+    /// Empty where there is none.
+    bias: Vec<f32>,
+}
+
+impl CpuKernel for Norm {
     fn name(&self) -> &'static str {
-        "add_rms_norm"
+        self.name
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(3, 2)?;
-        check_gain(args, 2)?;
-        let shape = args.inputs[0].shape();
-        args.inputs[0].expect(DType::F32)?;
-        args.inputs[1].expect_shape(DType::F32, shape)?;
-        args.outputs.iter().try_for_each(|out| out.expect_shape(DType::F32, shape))
+        let (rows, inputs) = (self.rows(), args.inputs.len());
+        let has_bias = self.centred && inputs == rows + 2;
+        args.expect_counts(rows + 1 + usize::from(has_bias), rows)?;
+        args.float("eps")?;
+        let (shape, width) = (args.inputs[0].shape(), args.inputs[0].width());
+        let size = args.inputs[rows].len();
+        if size == 0 || !width.is_multiple_of(size) {
+            return Err(format!("expected a gain for rows of {width} elements or for heads of them, found {size}"));
+        }
+        args.inputs[rows..].iter().try_for_each(|factor| check_gain(factor, size))?;
+        let full = args.inputs[..rows].iter().chain(&args.outputs);
+        full.into_iter().try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
     }
 
     fn tasks(&self, args: &Args) -> usize {
@@ -68,25 +77,40 @@ impl CpuKernel for AddRmsNorm {
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let (a, b) = (args.inputs[0].floats()?, args.inputs[1].floats()?);
-        let (width, eps) = (args.inputs[0].width(), args.float("eps")?);
-        let gain = args.inputs[2].widened(0..width)?;
-        for row in task_rows(task, args.inputs[0].row_count()) {
+        let (full, factors) = args.inputs.split_at(self.rows());
+        let width = full[0].width();
+        let widened = |factor: &Tensor| factor.widened(0..factor.len());
+        let (gain, bias) = (widened(&factors[0])?, factors.get(1).map(widened).transpose()?);
+        let factors = Factors { eps: args.float("eps")?, gain, bias: bias.unwrap_or_default() };
+        for row in task_rows(task, full[0].row_count()) {
             let range = row * width..(row + 1) * width;
-            // SAFETY: rows are divided between tasks.
-            let sum = unsafe { args.outputs[0].write::<f32>(range.clone())? };
-            for ((sum, a), b) in sum.iter_mut().zip(&a[range.clone()]).zip(&b[range.clone()]) {
-                *sum = a + b;
+            let mut x = &full[0].floats()?[range.clone()];
+            if self.adds {
+                // SAFETY: rows are divided between tasks.
+                let sum = unsafe { args.outputs[0].write::<f32>(range.clone())? };
+                let terms = x.iter().zip(&full[1].floats()?[range.clone()]);
+                sum.iter_mut().zip(terms).for_each(|(sum, (a, b))| *sum = a + b);
+                x = sum;
             }
             // SAFETY: rows are divided between tasks.
-            let out = unsafe { args.outputs[1].write::<f32>(range)? };
-            normalize(sum, &gain, eps, out);
+            let out = unsafe { args.outputs[self.rows() - 1].write::<f32>(range)? };
+            let heads = x.chunks_exact(factors.gain.len()).zip(out.chunks_exact_mut(factors.gain.len()));
+            heads.for_each(|(x, out)| self.normalize(x, &factors, out));
         }
         Ok(())
     }
 }
 
-fn normalize(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+/// Whether a tensor is a gain, or a bias, of `width` elements.
+pub(super) fn check_gain(gain: &Tensor, width: usize) -> Result<(), String> {
+    match gain.shape() == [width] && gain.dtype().is_float() {
+        true => Ok(()),
+        false => Err(format!("expected a gain or bias of {width} elements")),
+    }
+}
+
+/// Norms a row or a head by its root mean square.
+pub(super) fn normalize(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (square_sum(x) / x.len() as f32 + eps).sqrt();
     for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
         *out = x * scale * gain;
@@ -109,4 +133,21 @@ fn square_sum_body<L: Lanes, E: Element>(x: &[E]) -> f32 {
         sums = sums.add_product(values, values);
     }
     rest.iter().fold(sums.sum(), |sum, value| sum + value.widen() * value.widen())
+}
+
+dispatch!(
+    /// The sum.
+    fn sum<E: Element>(x: &[E]) -> f32 = sum_body
+);
+
+#[inline(always)]
+fn sum_body<L: Lanes, E: Element>(x: &[E]) -> f32 {
+    let (mut sums, one) = (L::splat(0.0), L::splat(1.0));
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        // SAFETY: a chunk has eight elements.
+        sums = sums.add_product(unsafe { L::load(chunk.as_ptr()) }, one);
+    }
+    rest.iter().fold(sums.sum(), |sum, value| sum + value.widen())
 }

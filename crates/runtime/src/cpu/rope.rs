@@ -1,6 +1,7 @@
 //! Rotary embedding and writing to the KV cache, a few tokens a task.
 
 use super::attention::{StepInputs, sequence_of};
+use super::norm::{check_gain, normalize};
 use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, with_element};
 use super::{Args, CpuKernel, KvLayer, Tensor};
@@ -10,7 +11,8 @@ use plan::DType;
 pub(super) struct Rope;
 /// Inputs k, v and the step; writes the KV cache.
 pub(super) struct AppendKv;
-/// Inputs packed q, k, v, the step, and frequencies; parameter `heads`. Outputs the rotated q, writes the KV cache.
+/// Inputs packed q, k, v, the step, frequencies, and the gains of q and k where there is a parameter `norm_eps`;
+/// parameter `heads`. Outputs the rotated q, writes the KV cache.
 pub(super) struct RopeAppendKv;
 
 /// Cosines and sines of one position.
@@ -141,8 +143,13 @@ impl CpuKernel for RopeAppendKv {
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
-        args.expect_counts(5, 1)?;
+        let norms = args.inputs.len() > 5;
+        args.expect_counts(if norms { 7 } else { 5 }, 1)?;
         let (kv, qkv) = (args.kv()?, &args.inputs[0]);
+        if norms {
+            args.float("norm_eps")?;
+            args.inputs[5..].iter().try_for_each(|gain| check_gain(gain, kv.head_dim))?;
+        }
         StepInputs::check(&args.inputs[1..4], qkv.row_count())?;
         check_rotation(qkv, &args.inputs[1], &args.inputs[4], kv.head_dim)?;
         let heads = args.int("heads")?;
@@ -162,6 +169,13 @@ impl CpuKernel for RopeAppendKv {
         let (qkv, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let frequencies = args.inputs[4].floats()?;
         let (q_width, k_width) = (args.int("heads")? * kv.head_dim, kv.kv_heads * kv.head_dim);
+        let norm = match &args.inputs[5..] {
+            [q_gain, k_gain] => {
+                let gains = (q_gain.widened(0..kv.head_dim)?, k_gain.widened(0..kv.head_dim)?);
+                Some((args.float("norm_eps")?, gains.0, gains.1))
+            }
+            _ => None,
+        };
         let mut keys = vec![0.0; k_width];
         for token in task_rows(task, args.inputs[0].row_count()) {
             let (q, kv_row) = qkv[token * width..(token + 1) * width].split_at(q_width);
@@ -169,11 +183,17 @@ impl CpuKernel for RopeAppendKv {
             let rotation = Rotation::new(step.positions[token], frequencies);
             // SAFETY: rows are divided between tasks.
             let out = unsafe { args.outputs[0].write::<f32>(token * q_width..(token + 1) * q_width)? };
-            out.copy_from_slice(q);
-            keys.copy_from_slice(k);
-            out.chunks_exact_mut(kv.head_dim).chain(keys.chunks_exact_mut(kv.head_dim)).for_each(|head| {
-                rotation.apply(head);
-            });
+            let turn = |heads: &[f32], gain: Option<(f32, &[f32])>, out: &mut [f32]| {
+                for (head, out) in heads.chunks_exact(kv.head_dim).zip(out.chunks_exact_mut(kv.head_dim)) {
+                    match gain {
+                        Some((eps, gain)) => normalize(head, gain, eps, out),
+                        None => out.copy_from_slice(head),
+                    }
+                    rotation.apply(out);
+                }
+            };
+            turn(q, norm.as_ref().map(|(eps, gain, _)| (*eps, &**gain)), out);
+            turn(k, norm.as_ref().map(|(eps, _, gain)| (*eps, &**gain)), &mut keys);
             append(kv, &step, token, &keys, v)?;
         }
         Ok(())

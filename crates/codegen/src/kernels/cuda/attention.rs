@@ -6,7 +6,7 @@ use ir::ops::{PagedAttention, RopeAttention};
 use plan::{DType, Dim, ProgramKind};
 
 use super::body::{Body, c_float, c_type};
-use super::rope::frequencies;
+use super::rope::{HeadNorm, frequencies};
 use super::{dim, is_16_bit};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
@@ -137,12 +137,12 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     if heads / kv_heads > 16 {
         return Err(Refusal::because(format!("takes 16 heads of a kv head, these are {}", heads / kv_heads)));
     }
-    let half = frequencies(site, 4)?;
+    let (half, norm) = (frequencies(site, 4)?, HeadNorm::of(site, op.norm_eps)?);
     let (dtype, row, scale) = (c_type(out.dtype), c_type(qkv.dtype), c_float(scale));
     let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
     let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
-    let instance =
-        format!("RopeAttentionDecode<{dtype}, {row}, {heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}>");
+    let shape = format!("{heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}");
+    let instance = format!("RopeAttentionDecode<{dtype}, {row}, {shape}, {}>", norm.ty);
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
     let mut body = decode_body("rope_attention_decode", instance, head_dim, grid, splits);
     // behind the stages: turned queries, padded, key and value, and two tables of the turns
@@ -150,6 +150,7 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     let turned = queries + 2 * u64::from(head_dim) * 2 + 2 * half.max(1) * 4;
     body.shared_bytes += turned.next_multiple_of(16) as u32;
     body.kv = Some((group, layer, true));
+    body.absent = norm.absent;
     let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
     Ok(body.call(site)?.attending().int("splits", splits as i64))
 }

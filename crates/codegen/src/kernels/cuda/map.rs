@@ -32,7 +32,7 @@ pub(super) fn map(site: &Site<'_>) -> Result<Call, Refusal> {
 }
 
 /// The formula over one element of each operand: a line for each step.
-fn functor(formula: &Formula) -> String {
+pub(super) fn functor(formula: &Formula) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "// {formula}\nstruct Formula {{");

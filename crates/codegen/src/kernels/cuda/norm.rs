@@ -1,38 +1,87 @@
-//! `kernels/norm`: one block for each row.
+//! `kernels/norm`: one block for each row, or for each head of one.
 
-use ir::ops::{AddRmsNorm, RmsNorm};
+use ir::Value;
+use ir::ops::{AddLayerNorm, AddRmsNorm, LayerNorm, RmsNorm};
+use plan::{DType, Dim};
 
 use super::body::{Body, c_float, c_type};
 use super::{row_count, width};
 use crate::{Call, Refusal, Site};
 
+/// A body of the family.
+struct Norm {
+    name: &'static str,
+    file: &'static str,
+    ty: &'static str,
+    /// How many operands, and results, have the shape of x.
+    rows: usize,
+    eps: f32,
+    /// Where it norms heads rather than rows, their size.
+    head_dim: Option<u32>,
+}
+
 pub(super) fn rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
-    let eps = site.cast::<RmsNorm>()?.eps;
-    body(site, "rms_norm", "RmsNorm", 1, eps)
+    let RmsNorm { eps, head_dim, .. } = *site.cast::<RmsNorm>()?;
+    Norm { name: "rms_norm", file: "norm/rms_norm.cuh", ty: "RmsNorm", rows: 1, eps, head_dim }.call(site, &[])
 }
 
 pub(super) fn add_rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<AddRmsNorm>()?.eps;
-    body(site, "add_rms_norm", "AddRmsNorm", 2, eps)
+    Norm { name: "add_rms_norm", file: "norm/rms_norm.cuh", ty: "AddRmsNorm", rows: 2, eps, head_dim: None }
+        .call(site, &[])
 }
 
-fn body(site: &Site<'_>, name: &'static str, ty: &str, gain: usize, eps: f32) -> Result<Call, Refusal> {
-    let (cols, rows) = (width(site)?, row_count(site)?);
-    if !site.graph.is_constant(site.operand(gain)?) {
-        return Err(Refusal::because(
-            "its gain is computed in the step, and it reads the gain before it waits for that",
-        ));
+pub(super) fn layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
+    let eps = site.cast::<LayerNorm>()?.eps;
+    Norm { name: "layer_norm", file: "norm/layer_norm.cuh", ty: "LayerNorm", rows: 1, eps, head_dim: None }
+        .call(site, &[2])
+}
+
+pub(super) fn add_layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
+    let eps = site.cast::<AddLayerNorm>()?.eps;
+    Norm { name: "add_layer_norm", file: "norm/layer_norm.cuh", ty: "AddLayerNorm", rows: 2, eps, head_dim: None }
+        .call(site, &[3])
+}
+
+impl Norm {
+    /// The call, with a place for each operand that may be absent.
+    fn call(&self, site: &Site<'_>, optional: &[usize]) -> Result<Call, Refusal> {
+        let (width, rows) = (width(site)?, row_count(site)?);
+        let cols = self.head_dim.map_or(width, u64::from);
+        // heads of a row lie behind each other, as rows do
+        let rows = rows * Dim::from(width / cols.max(1));
+        let operands = site.graph.operands(site.op);
+        let gain = c_type(gain(site, operands.get(self.rows..).unwrap_or_default())?);
+        let threads = threads(cols);
+        let value = c_type(site.operand_type(0)?.dtype);
+        let normed = site.graph.results(site.op).last().map(|normed| site.tensor(normed)).transpose()?;
+        let normed = normed.map_or(value, |ty| c_type(ty.dtype));
+        let instance = format!("{}<{value}, {normed}, {gain}, {cols}, {}, {threads}>", self.ty, c_float(self.eps));
+        let mut body = Body::new(self.name, self.file, instance, threads, rows.clone());
+        body.absent = optional.iter().copied().filter(|place| *place >= operands.len()).collect();
+        Ok(body.scalar("rows", rows).call(site)?.int("threads", threads))
     }
-    let threads = threads(cols);
-    let (value, gain) = (c_type(site.operand_type(0)?.dtype), c_type(site.operand_type(gain)?.dtype));
-    let normed = site.graph.results(site.op).last().map(|normed| site.tensor(normed)).transpose()?;
-    let normed = normed.map_or(value, |ty| c_type(ty.dtype));
-    let instance = format!("{ty}<{value}, {normed}, {gain}, {cols}, {}, {threads}>", c_float(eps));
-    let body = Body::new(name, "norm/rms_norm.cuh", instance, threads, rows.clone());
-    Ok(body.scalar("rows", rows).call(site)?.int("threads", threads))
+}
+
+/// The dtype of a gain and, where there is one, of the bias behind it, which a norm reads before it waits for its rows.
+pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal> {
+    let mut dtypes = Vec::new();
+    for factor in factors {
+        if !site.graph.is_constant(*factor) {
+            return Err(Refusal::because(
+                "its gain or bias is computed in the step, and it reads them before it waits for that",
+            ));
+        }
+        dtypes.push(site.tensor(*factor)?.dtype);
+    }
+    match dtypes.as_slice() {
+        [gain] => Ok(*gain),
+        [gain, bias] if gain == bias => Ok(*gain),
+        _ => Err(Refusal::because("takes a gain and a bias of one type")),
+    }
 }
 
 /// A vector of eight elements for each thread, as long as a block has that many: one load, no second trip.
-fn threads(cols: u64) -> u32 {
+pub(super) fn threads(cols: u64) -> u32 {
     (cols.div_ceil(8).next_multiple_of(32) as u32).clamp(32, 1024)
 }

@@ -4,7 +4,7 @@ use ir::ops::{AppendKv, Rope, RopeAppendKv};
 use plan::DType;
 
 use super::attention::check_blocks;
-use super::body::{Body, c_type};
+use super::body::{Body, c_float, c_type};
 use super::{dim, width};
 use crate::{Call, Refusal, Site};
 
@@ -21,34 +21,57 @@ pub(super) fn append_kv(site: &Site<'_>) -> Result<Call, Refusal> {
     let append = site.cast::<AppendKv>()?;
     let (kv, k) = (check_blocks(site, append.group)?, site.operand_type(0)?);
     let instance = format!("AppendKv<{}, {}, {}, {}>", c_type(k.dtype), c_type(kv.dtype), kv.kv_heads, kv.head_dim);
-    step(site, "append_kv", instance, 4, (append.group, append.layer, true))
+    step_body(site, "append_kv", instance, 4, (append.group, append.layer, true))?.call(site)
 }
 
 pub(super) fn rope_append_kv(site: &Site<'_>) -> Result<Call, Refusal> {
     let rope = site.cast::<RopeAppendKv>()?;
     let (kv, qkv) = (check_blocks(site, rope.group)?, site.operand_type(0)?);
     let RopeAppendKv { heads, kv_heads, head_dim, .. } = rope;
-    let half = frequencies(site, 4)?;
+    let (half, norm) = (frequencies(site, 4)?, HeadNorm::of(site, rope.norm_eps)?);
     let types = [qkv.dtype, site.result_type()?.dtype, kv.dtype].map(c_type).join(", ");
-    let instance = format!("RopeAppendKv<{types}, {heads}, {kv_heads}, {head_dim}, {half}>");
-    step(site, "rope_append_kv", instance, 3, (rope.group, rope.layer, true))
+    let instance = format!("RopeAppendKv<{types}, {heads}, {kv_heads}, {head_dim}, {half}, {}>", norm.ty);
+    let mut body = step_body(site, "rope_append_kv", instance, 3, (rope.group, rope.layer, true))?;
+    body.absent = norm.absent;
+    body.call(site)
+}
+
+/// The norm of heads before their rotation, as bodies with the gains behind the frequencies take it.
+pub(super) struct HeadNorm {
+    /// The template argument.
+    pub ty: String,
+    /// The places of the gains among the inputs, where there are none.
+    pub absent: Vec<usize>,
+}
+
+impl HeadNorm {
+    /// That of an op whose sixth operand is the gain of the queries, where it norms.
+    pub fn of(site: &Site<'_>, eps: Option<f32>) -> Result<HeadNorm, Refusal> {
+        Ok(match eps {
+            Some(eps) => {
+                let gain = c_type(site.operand_type(5)?.dtype);
+                HeadNorm { ty: format!("smelt::HeadNorm<{gain}, {}>", c_float(eps)), absent: Vec::new() }
+            }
+            None => HeadNorm { ty: "smelt::NoNorm".to_owned(), absent: vec![5, 6] },
+        })
+    }
 }
 
 /// Threads of a block, which has one token.
 const THREADS: u32 = 256;
 
 /// A body that takes a block for each token and finds its sequence; `table` is the operand that is the block table.
-fn step(
+fn step_body(
     site: &Site<'_>,
     name: &'static str,
     instance: String,
     table: usize,
     kv: (u32, u32, bool),
-) -> Result<Call, Refusal> {
+) -> Result<Body, Refusal> {
     let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, table, 0)?, dim(site, table, 1)?);
     let mut body = Body::new(name, "rope/rope.cuh", instance, THREADS, tokens.clone());
     body.kv = Some(kv);
-    body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks).call(site)
+    Ok(body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks))
 }
 
 /// The number of frequencies, which are f32.

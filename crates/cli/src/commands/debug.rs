@@ -1,0 +1,97 @@
+//! `smelt debug`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use smelt::Driver;
+use smelt::eval::{Comparison, LayerError, compare_layers};
+
+use super::compile::with_repro;
+use super::eval::{WindowArgs, read_text};
+use crate::args::{CacheArgs, CompileArgs};
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+use crate::progress::Stderr;
+
+/// Finds what makes a plan compute something else than it should.
+#[derive(Debug, Subcommand)]
+pub enum Debug {
+    Precision(Precision),
+}
+
+impl Debug {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        match self {
+            Debug::Precision(command) => command.run(driver),
+        }
+    }
+}
+
+/// Shows how far each layer is from what it computes at the checkpoint's own precision.
+///
+/// Compiles the checkpoint twice, with the options and at its own precision, runs a text through both and compares the
+/// residual stream behind each half of a layer.
+#[derive(Debug, Args)]
+pub struct Precision {
+    /// Folder of the checkpoint.
+    dir: PathBuf,
+    /// The text, in UTF-8; a few thousand words tell as much as more.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Growth of the relative error, in per cent, above which a layer is named.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    bound: f64,
+    #[command(flatten)]
+    windows: WindowArgs,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    kl: f64,
+    top1: f64,
+    layers: Vec<LayerError>,
+    /// The first layer whose growth is above the bound.
+    first_above: Option<String>,
+}
+
+impl Precision {
+    fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let text = read_text(&self.text)?;
+        let (driver, options) = (self.cache.driver(driver), self.compile.options()?);
+        let mut progress = Stderr::new(self.json);
+        let found = compare_layers(&driver, &self.dir, &text, (&options, self.windows.into()), &mut progress);
+        progress.finish();
+        let found = found.map_err(|error| with_repro(error, None))?;
+        let layers = found.layers();
+        let first_above = layers.iter().find(|layer| layer.growth * 100.0 > self.bound);
+        let first_above = first_above.map(|layer| layer.layer.clone());
+        if self.json {
+            return print_json(&Report { kl: found.kl, top1: found.top1, layers, first_above });
+        }
+        let verdict = match first_above {
+            Some(layer) => format!("first above {} %: {layer}", self.bound),
+            None => format!("no layer adds more than {} %", self.bound),
+        };
+        print(&format!("{}{verdict}\n", table(&found)))
+    }
+}
+
+fn table(found: &Comparison) -> String {
+    let head = format!("{:<18} {:>10} {:>10} {:>12}\n", "behind", "error %", "growth %", "cosine");
+    let row = |layer: &LayerError| {
+        let (error, growth) = (layer.error * 100.0, layer.growth * 100.0);
+        format!("{:<18} {error:>10.4} {growth:>10.4} {:>12.8}\n", layer.layer, layer.cosine)
+    };
+    let rows = found.layers().iter().map(row).collect::<String>();
+    let last = format!("logits: kl {:.6} nats, the same most likely token at {:.2} %\n", found.kl, found.top1 * 100.0);
+    head + &rows + &last
+}

@@ -1,0 +1,118 @@
+//! `smelt eval`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use smelt::eval::{self, Passage, Score, WindowOptions, Windows};
+use smelt::{Driver, Error, Llm, LoadOptions, Progress, RunOptions};
+
+use super::compile::with_repro;
+use super::generate::{plan_in, warn_of_options};
+use crate::args::{CacheArgs, CompileArgs};
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+use crate::progress::Stderr;
+
+/// Measures how well a model foretells a text: perplexity, and the negative log-likelihood of a token in nats.
+///
+/// The text is one stream of tokens, cut into windows. What the tokenizer puts in front of a text, such as `<s>`, stands in
+/// front of each window, and counts as a part of its context. With a stride below the context, windows overlap, and each
+/// scores only the tokens that the one before it had not reached. Where the tokenizer puts nothing in front, windows
+/// overlap by a token at least, and the first token of the text is not scored.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// A plan, or the folder of a checkpoint, which is compiled for this once.
+    #[arg(value_name = "DIR|FILE.plan")]
+    model: PathBuf,
+    /// The text, in UTF-8.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    #[command(flatten)]
+    windows: WindowArgs,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// Threads on a CPU [default: all].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+/// How a text is cut.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct WindowArgs {
+    /// Tokens of a window [default: the longest sequence of the plan, at most 2048].
+    #[arg(long, value_name = "N")]
+    context: Option<u32>,
+    /// Tokens from the start of a window to that of the next [default: --context].
+    #[arg(long, value_name = "N")]
+    stride: Option<u32>,
+}
+
+impl From<WindowArgs> for WindowOptions {
+    fn from(args: WindowArgs) -> WindowOptions {
+        WindowOptions { context: args.context, stride: args.stride }
+    }
+}
+
+/// Reads a text, before anything is compiled for it.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
+        Ok(text) => Ok(text),
+        Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),
+    }
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    score: Score,
+    #[serde(flatten)]
+    windows: Windows,
+}
+
+impl Eval {
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let mut progress = Stderr::new(self.json);
+        let report = self.measure(driver, &mut progress);
+        progress.finish();
+        let report = report?;
+        if self.json { print_json(&report) } else { print(&report.table()) }
+    }
+
+    fn measure(&self, driver: &Driver, progress: &mut Stderr) -> Result<Report, Failure> {
+        let windows = WindowOptions::from(self.windows);
+        let text = read_text(&self.text)?;
+        let model = plan_in(&self.model);
+        let compile = self.compile.options()?;
+        warn_of_options(&model, &compile);
+        let options = LoadOptions {
+            compile: windows.compile_options(compile),
+            cache: None,
+            run: RunOptions { threads: self.threads, ..RunOptions::default() },
+        };
+        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, progress);
+        let mut llm = llm.map_err(|error| with_repro(error, None))?;
+        progress.phase("score the text");
+        let passage = Passage::new(&llm, &text)?;
+        let windows = windows.resolve(&llm, &passage)?;
+        let score = eval::score(&mut llm, &passage, windows, &mut |_, _, _| {})?;
+        Ok(Report { score, windows })
+    }
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let (score, windows) = (&self.score, &self.windows);
+        format!(
+            "perplexity {:.4}\nnll        {:.4} nats a token\ntokens     {}, in windows of {}, {} apart\n",
+            score.perplexity, score.nll, score.tokens, windows.context, windows.stride
+        )
+    }
+}

@@ -1,0 +1,221 @@
+//! `smelt compile --precision mixed`: what is asked of the choice, and the page that shows it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Point, PrecisionMap, RunOptions};
+
+use super::eval::read_text;
+use super::inspect::html::Html;
+use crate::args::{CompileArgs, PrecisionChoice};
+use crate::failure::Failure;
+use crate::output::{print_error, write_file};
+use crate::progress::Stderr;
+
+/// How a format is chosen for each linear.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "With --precision mixed")]
+pub struct MixedArgs {
+    /// At most so many bits a weight, scales included, on average over the linears but for the head.
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["max_perplexity_increase", "min_speedup"])]
+    target_bits: Option<f64>,
+    /// Perplexity at most this much above that of the checkpoint's own precision, such as 1%.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
+    max_perplexity_increase: Option<f64>,
+    /// Decode steps at least so many times as fast, by the roofline.
+    #[arg(long, value_name = "FACTOR")]
+    min_speedup: Option<f64>,
+    /// Sequences of the decode steps that are to be fast.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: u32,
+    /// Text that formats are measured with.
+    #[arg(long, value_name = "FILE")]
+    precision_text: Option<PathBuf>,
+    /// Tokens of the text on which each format of each group of linears is measured; all of it judges the choice.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    precision_tokens: usize,
+    /// Formats to choose from, with commas [default: all that need no calibration].
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
+    formats: Vec<Format>,
+    /// File for the table of formats, which --precision-map takes back.
+    #[arg(long, value_name = "FILE")]
+    precision_table: Option<PathBuf>,
+    /// File for a page that shows what was chosen from.
+    #[arg(long, value_name = "FILE.html")]
+    precision_html: Option<PathBuf>,
+}
+
+/// `1%`, `0.5 %`.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').map(|number| number.trim_start_matches('+').trim());
+    let percent = number.and_then(|number| number.parse::<f64>().ok()).filter(|percent| *percent >= 0.0);
+    percent.map(|percent| percent / 100.0).ok_or_else(|| format!("`{text}` is no part, expected one such as 1%"))
+}
+
+impl MixedArgs {
+    /// The options of a compilation, with the formats that were chosen.
+    pub fn options(&self, driver: &Driver, dir: &Path, compile: &CompileArgs) -> Result<CompileOptions, Failure> {
+        let goals = [
+            self.target_bits.map(Goal::Bits),
+            self.max_perplexity_increase.map(Goal::PerplexityIncrease),
+            self.min_speedup.map(Goal::Speedup),
+        ];
+        let goal = goals.into_iter().flatten().next();
+        let usage = |message: &str| Err(Error::Usage(message.to_owned()).into());
+        let (goal, text) = match (compile.precision, goal, &self.precision_text) {
+            (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text(text)?),
+            (Some(PrecisionChoice::Mixed), Some(_), None) => {
+                return usage("--precision mixed measures formats on a text, expected --precision-text FILE");
+            }
+            (Some(PrecisionChoice::Mixed), None, _) => {
+                return usage(
+                    "--precision mixed wants a goal, expected --target-bits, --max-perplexity-increase or --min-speedup",
+                );
+            }
+            (_, Some(_), _) => return usage("a goal for formats is there, expected --precision mixed with it"),
+            (_, None, _) => return compile.options(),
+        };
+        let formats = match self.formats.is_empty() {
+            true => Format::ALL.to_vec(),
+            false => self.formats.clone(),
+        };
+        let options = compile.options_but_mixed()?;
+        let (batch, tokens) = (self.batch, self.precision_tokens);
+        let search = MixedOptions { goal, batch, text, tokens, formats, run: RunOptions::default() };
+        let mut progress = Stderr::new(false);
+        let mixed = driver.choose_precision(dir, &options, &search, &mut progress);
+        progress.finish();
+        let mixed = mixed?;
+        let table = mixed.table();
+        if let Some(line) = table.lines().next() {
+            print_error(line.trim_start_matches("# "));
+        }
+        if let Some(path) = &self.precision_table {
+            write_file(path, table.as_bytes())?;
+        }
+        if let Some(path) = &self.precision_html {
+            write_file(path, page(&mixed).as_bytes())?;
+        }
+        let mut options = options;
+        let path = self.precision_table.clone().unwrap_or_else(|| PathBuf::from("precision"));
+        options.precision.map = Some(PrecisionMap { path, text: table });
+        Ok(options)
+    }
+}
+
+const STYLE: &str = include_str!("inspect/page.css");
+const POLICY: &str =
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n";
+/// The plot's size, and the space for its labels.
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 360.0;
+const MARGIN: f64 = 56.0;
+
+/// Speed against loss: the best choices, uniform formats, the choice; and a row for each group.
+fn page(mixed: &Mixed) -> String {
+    let title = "Precision of each linear";
+    let mut html = Html::default();
+    html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n").raw(POLICY);
+    html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    html.leaf("title", "", title).raw("\n<style>\n").raw(STYLE).raw("</style>\n</head>\n<body>\n<header>");
+    html.leaf("h1", "", title);
+    let increase = 100.0 * (mixed.score.perplexity / mixed.reference.perplexity - 1.0);
+    let summary = format!(
+        "{:.2} bits a weight · perplexity {:.4}, {increase:+.2} % · decode steps {:.2} times as fast by the roofline",
+        mixed.chosen.bits, mixed.score.perplexity, mixed.chosen.speedup
+    );
+    html.leaf("p", "sub", &summary).raw("</header>\n<main>\n");
+    plot(&mut html, mixed);
+    groups(&mut html, mixed);
+    html.raw("</main>\n</body>\n</html>\n");
+    html.finish()
+}
+
+fn plot(html: &mut Html, mixed: &Mixed) {
+    html.leaf("h2", "", "Speed against loss");
+    html.leaf(
+        "p",
+        "note",
+        "To the right is faster, down is nearer to the reference. The line joins the choices that no other beats in both; \
+         points on it are sums of what each group does alone.",
+    );
+    let points = || mixed.frontier.iter().chain(mixed.uniform.iter().map(|(_, point)| point));
+    let fastest = points().map(|point| point.speedup).fold(1.0, f64::max).max(1.01);
+    let largest = points().map(|point| point.kl).fold(f64::MIN_POSITIVE, f64::max);
+    let at = |point: &Point| {
+        let x = MARGIN + (point.speedup - 1.0) / (fastest - 1.0) * (WIDTH - 2.0 * MARGIN);
+        let y = HEIGHT - MARGIN - (point.kl / largest).sqrt() * (HEIGHT - 2.0 * MARGIN);
+        [format!("{x:.1}"), format!("{y:.1}")]
+    };
+    let size = format!("0 0 {WIDTH} {HEIGHT}");
+    html.tag("svg", &[("viewBox", &size), ("role", "img"), ("width", "100%")], |html| {
+        let (low, right) = (format!("{}", HEIGHT - MARGIN), format!("{}", WIDTH - MARGIN));
+        let margin = format!("{MARGIN}");
+        let axis = |html: &mut Html, from: [&str; 2], to: [&str; 2]| {
+            let [x1, y1] = from;
+            let [x2, y2] = to;
+            html.tag("line", &[("x1", x1), ("y1", y1), ("x2", x2), ("y2", y2), ("stroke", "currentColor")], |_| {});
+        };
+        axis(html, [&margin, &low], [&right, &low]);
+        axis(html, [&margin, &margin], [&margin, &low]);
+        let label = |html: &mut Html, x: f64, y: f64, anchor: &str, text: &str| {
+            let (x, y) = (format!("{x:.1}"), format!("{y:.1}"));
+            let attributes =
+                [("x", x.as_str()), ("y", &y), ("text-anchor", anchor), ("fill", "currentColor"), ("font-size", "12")];
+            html.with("text", &attributes, text);
+        };
+        label(html, MARGIN, HEIGHT - MARGIN + 18.0, "middle", "1×");
+        label(html, WIDTH - MARGIN, HEIGHT - MARGIN + 18.0, "middle", &format!("{fastest:.2}×"));
+        label(html, WIDTH / 2.0, HEIGHT - MARGIN + 34.0, "middle", "decode steps, times as fast");
+        label(html, MARGIN - 6.0, MARGIN + 4.0, "end", &format!("{largest:.1e}"));
+        label(html, MARGIN - 6.0, HEIGHT - MARGIN + 4.0, "end", "0");
+        label(html, MARGIN, MARGIN - 14.0, "start", "KL divergence in nats, by its square root");
+        let line: Vec<String> = mixed.frontier.iter().map(|point| at(point).join(",")).collect();
+        let line = line.join(" ");
+        html.tag("polyline", &[("points", &line), ("fill", "none"), ("stroke", "currentColor")], |_| {});
+        for (format, point) in &mixed.uniform {
+            let [x, y] = at(point);
+            html.tag("circle", &[("cx", &x), ("cy", &y), ("r", "4"), ("class", "c1")], |_| {});
+            let (x, y) = (x.parse().unwrap_or(0.0) - 8.0, y.parse().unwrap_or(0.0) - 8.0);
+            label(html, x, y, "end", format.name());
+        }
+        let [x, y] = at(&mixed.chosen);
+        html.tag("circle", &[("cx", &x), ("cy", &y), ("r", "6"), ("class", "c0")], |html| {
+            html.leaf("title", "", "the choice");
+        });
+        let (x, y) = (x.parse().unwrap_or(0.0) + 10.0, y.parse().unwrap_or(0.0) + 4.0);
+        label(html, x, y, "start", "chosen");
+    });
+}
+
+fn groups(html: &mut Html, mixed: &Mixed) {
+    html.leaf("h2", "", "Linears");
+    html.leaf("p", "note", "Each format's KL divergence with only these linears quantized, in nats.");
+    html.raw("<table class=\"ops\">\n<thead><tr>").leaf("th", "", "linears over the same activations");
+    html.leaf("th", "", "chosen");
+    for (format, _) in &mixed.uniform {
+        html.leaf("th", "", format.name());
+    }
+    html.raw("</tr></thead>\n<tbody>\n");
+    for (group, chosen) in mixed.groups.iter().zip(&mixed.chosen.formats) {
+        let names: Vec<&str> = group.linears.iter().map(|linear| linear.name.as_str()).collect();
+        html.raw("<tr>").leaf("th", "code", &names.join(" "));
+        html.leaf("td", "", group.formats[*chosen].format.map_or("none", Format::name));
+        for measured in &group.formats[1..] {
+            html.leaf("td", "", &format!("{:.1e}", measured.kl));
+        }
+        html.raw("</tr>\n");
+    }
+    html.raw("</tbody>\n</table>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_percents() {
+        assert_eq!((parse_percent("1%"), parse_percent("+0.5 %")), (Ok(0.01), Ok(0.005)));
+        assert!(parse_percent("0.01").is_err() && parse_percent("-1%").is_err());
+    }
+}

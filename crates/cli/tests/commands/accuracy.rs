@@ -1,0 +1,124 @@
+//! What a user is told of a plan's accuracy: perplexity, the gate, and the layer that errs.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+const DEMO: [&str; 3] = ["models/demo", "--target", "cpu"];
+
+/// The start of the demo model's held-out text.
+fn text(sandbox: &Sandbox) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/heldout.txt");
+    std::fs::write(sandbox.path("text.txt"), &std::fs::read(file).unwrap()[..600]).unwrap();
+    sandbox.text("text.txt")
+}
+
+#[test]
+fn a_text_has_the_same_perplexity_in_a_folder_and_in_a_plan() {
+    let sandbox = Sandbox::new();
+    let (text, plan) = (text(&sandbox), sandbox.text("x.plan"));
+    let eval =
+        |model: &[&str], more: &[&str]| sandbox.json(&[&["eval"], model, &["--text", &text, "--json"], more].concat());
+    let found = eval(&DEMO, &[]);
+    let figure = |report: &Value, name: &str| report[name].as_f64().unwrap();
+    assert!((figure(&found, "nll").exp() - figure(&found, "perplexity")).abs() < 1e-9);
+    assert!(figure(&found, "perplexity") < 100.0 && figure(&found, "tokens") > 100.0, "{found}");
+    assert_eq!((&found["context"], &found["stride"]), (&Value::from(2048), &Value::from(2047)));
+    assert_eq!(sandbox.files(), ["text.txt"], "its plan was for this once");
+    // steps of 7 tokens, of which 3 have logits
+    let limits = ["--max-num-tokens", "7", "--max-batch-size", "3"];
+    sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &plan], &limits].concat());
+    assert_eq!(eval(&[&plan], &[]), found);
+    let cut = eval(&DEMO, &["--context", "64", "--stride", "16"]);
+    assert_eq!((&cut["tokens"], &cut["stride"]), (&found["tokens"], &Value::from(16)));
+    assert_eq!(eval(&[&plan], &["--context", "64", "--stride", "16"]), cut);
+    let printed = sandbox.ok(&["eval", &plan, "--text", &text]);
+    assert!(printed.starts_with("perplexity ") && printed.contains("in windows of 2048"), "{printed}");
+}
+
+#[test]
+fn what_cannot_be_scored_is_refused() {
+    let sandbox = Sandbox::new();
+    let (text, plan) = (text(&sandbox), sandbox.text("x.plan"));
+    sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &plan, "--max-seq-len", "128"]].concat());
+    for (name, bytes) in [("empty.txt", &b""[..]), ("short.txt", b"a"), ("latin.txt", b"caf\xe9, caf\xe9")] {
+        std::fs::write(sandbox.path(name), bytes).unwrap();
+    }
+    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("empty.txt")], 3, "empty.txt: the file is empty");
+    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("short.txt")], 3, "a single token, expected at least 2");
+    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: stream did not contain valid");
+    sandbox.fails(&["eval", &plan, "--text", "no/such.txt"], 3, "no/such.txt: No such file");
+    sandbox.fails(&["eval", "tests/oracle/llama-mha", "--text", &text], 3, "no tokenizer.json to read the text with");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "takes sequences of at most 128");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "1"], 2, "expected at least 2");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, which is the context");
+    sandbox.fails(&["eval", "models/demo", "--text", &text, "--context", "4096"], 2, "made for at most 2048");
+}
+
+#[test]
+fn a_plan_that_passes_its_gate_is_the_plan_it_would_be_without() {
+    let sandbox = Sandbox::new();
+    let (text, plan, gated) = (text(&sandbox), sandbox.text("x.plan"), sandbox.text("y.plan"));
+    let compile = [&["compile"], &DEMO[..], &["--dtype", "f16"]].concat();
+    let report = sandbox.json(&[&compile[..], &["-o", &plan, "--json"]].concat());
+    assert_eq!(report["gate"], Value::Null);
+    let bounds = "perplexity<+1%,kl<0.02,top1>95%";
+    let gate = ["-o", &gated, "--gate", bounds, "--gate-text", &text, "--json"];
+    let report = sandbox.json(&[&compile[..], &gate].concat());
+    assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&gated).unwrap());
+    let held: Vec<&Value> = report["gate"]["bounds"].as_array().unwrap().iter().map(|bound| &bound["holds"]).collect();
+    assert_eq!(held, [true, true, true]);
+    assert!(report["gate"]["kl"].as_f64().unwrap() > 0.0, "{report}");
+    let mut files = sandbox.files();
+    files.sort();
+    assert_eq!(files, ["text.txt", "x.plan", "y.plan"]);
+}
+
+#[test]
+fn a_plan_that_fails_its_gate_is_not_written() {
+    let sandbox = Sandbox::new();
+    let (text, plan) = (text(&sandbox), sandbox.text("x.plan"));
+    std::fs::write(&plan, "what was there before").unwrap();
+    let compile = |more: &[&str]| {
+        let args =
+            [&["compile"], &DEMO[..], &["-o", &plan, "--precision", "int4", "--gate-text", &text], more].concat();
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let fails = |more: &[&str], code: i32, message: &str| {
+        let args = compile(more);
+        sandbox.fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, message);
+    };
+    let gate = ["--gate", "perplexity<+1000%,kl<0.000001"];
+    fails(&gate, 7, "kl<0.000001        fails: measured");
+    fails(&gate, 7, "perplexity<+1000%  holds: measured");
+    fails(&gate, 7, "layers.");
+    fails(&["--gate", "kl>1"], 2, "expected perplexity<+N%");
+    fails(&["--gate", "kl<1", "--dry-run"], 2, "cannot be used with");
+    fails(&[], 2, "--gate <BOUNDS>");
+    if sandbox.json(&["doctor", "--json"])["driver"].is_null() {
+        let args =
+            ["compile", "models/demo", "--target", "sm_90a", "-o", &plan, "--gate", "kl<1", "--gate-text", &text];
+        sandbox.fails(&args, 5, "a gate runs the plan");
+    }
+    assert_eq!(std::fs::read(&plan).unwrap(), b"what was there before");
+    let mut files = sandbox.files();
+    files.sort();
+    assert_eq!(files, ["text.txt", "x.plan"]);
+}
+
+#[test]
+fn the_layer_that_errs_is_named() {
+    let sandbox = Sandbox::new();
+    let (text, map) = (text(&sandbox), sandbox.text("map.txt"));
+    std::fs::write(&map, "layers.3.mlp.down int4\n").unwrap();
+    let debug = [&["debug", "precision"], &DEMO[..], &["--text", &text, "--precision-map", &map]].concat();
+    let report = sandbox.json(&[&debug[..], &["--bound", "0.1", "--json"]].concat());
+    assert_eq!(report["first_above"], "layers.3.mlp");
+    let layers = report["layers"].as_array().unwrap();
+    let errors: Vec<f64> = layers.iter().map(|layer| layer["error"].as_f64().unwrap()).collect();
+    assert!(errors.len() == 12 && errors[..7] == [0.0; 7] && errors[7] > 1e-3, "{errors:?}");
+    let printed = sandbox.ok(&[&debug[..], &["--bound", "100"]].concat());
+    assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
+}

@@ -1,0 +1,88 @@
+//! Which layer of a plan computes something else than the same layer of a reference: both are compiled with the sums of
+//! the residual stream as outputs, and run side by side.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use ir::{Graph, Value};
+use passes::{Changed, Pass, PassContext, PassError, Slot};
+use serde::Serialize;
+
+use super::{Comparison, Passage, WindowOptions, compare};
+use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, Progress, TargetChoice};
+
+/// What a layer adds to the error of the residual stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerError {
+    /// The half of a layer, such as `layers.3.mlp`.
+    pub layer: String,
+    /// Relative error of the residual stream behind it.
+    pub error: f64,
+    /// Cosine of the angle between the residual streams behind it.
+    pub cosine: f64,
+    /// By how much the relative error is larger than in front of it.
+    pub growth: f64,
+}
+
+impl Comparison {
+    /// The layers, in order, of plans whose outputs have the sums behind them.
+    pub fn layers(&self) -> Vec<LayerError> {
+        let mut before = 0.0;
+        let layer = |value: &super::ValueError| {
+            let growth = value.error - std::mem::replace(&mut before, value.error);
+            let layer = value.name.strip_suffix(SUM).unwrap_or(&value.name).to_owned();
+            LayerError { layer, error: value.error, cosine: value.cosine, growth }
+        };
+        self.values.iter().filter(|value| is_sum(&value.name)).map(layer).collect()
+    }
+}
+
+/// Compiles a checkpoint twice, with the options and with their reference, and compares layer by layer over a text.
+pub fn compare_layers(
+    driver: &Driver,
+    dir: &Path,
+    text: &str,
+    (options, windows): (&CompileOptions, WindowOptions),
+    progress: &mut dyn Progress,
+) -> Result<Comparison, Error> {
+    let driver = driver.clone().pass(Slot::AfterImport, MarkSums);
+    let target = driver.target(&options.target, progress)?.name().to_owned();
+    let options = CompileOptions { target: TargetChoice::Named(target), ..windows.compile_options(options.clone()) };
+    let mut load = |compile: CompileOptions| {
+        let options = LoadOptions { compile, ..LoadOptions::default() };
+        Llm::load_with(&driver, dir, &options, progress)
+    };
+    let mut reference = load(options.reference())?;
+    let mut plan = load(options)?;
+    let passage = Passage::new(&plan, text)?;
+    let windows = windows.resolve(&plan, &passage)?;
+    progress.phase("compare layers");
+    compare(&mut reference, &mut plan, &passage, windows)
+}
+
+/// How the sums of the residual stream are called: `layers.3.mlp.sum`.
+const SUM: &str = ".sum";
+
+fn is_sum(name: &str) -> bool {
+    name.starts_with("layers.") && name.ends_with(SUM)
+}
+
+/// Makes an output of each sum of the residual stream.
+#[derive(Clone, Copy, Debug)]
+struct MarkSums;
+
+impl Pass for MarkSums {
+    fn name(&self) -> Cow<'static, str> {
+        "mark-sums".into()
+    }
+
+    fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<Changed, PassError> {
+        let values: Vec<Value> = graph.ops().flat_map(|id| graph.results(id)).collect();
+        let named = values.into_iter().map(|value| (graph.value_name(value).to_owned(), value));
+        let sums: Vec<(String, Value)> = named.filter(|(name, _)| is_sum(name)).collect();
+        for (name, value) in &sums {
+            graph.add_output(name, *value);
+        }
+        Ok((!sums.is_empty()).into())
+    }
+}

@@ -1,0 +1,389 @@
+//! Chooses a number format for each linear: measures what each format of each group of linears does to the logits, and
+//! picks what costs least for what it spoils.
+//!
+//! A group is the linears over the same activations. Its loss in a format is the mean KL divergence of the logits with
+//! only that group quantized, from those of the reference; losses of groups add up, near enough to pick by them, and what
+//! is picked is measured whole.
+
+use std::path::{Path, PathBuf};
+
+use passes::quantize::budget::{Offer, Pick, frontier, within_cost};
+use passes::quantize::{Assignment, Format, LinearInfo, linears};
+use plan::{Cost, Machine, ProgramKind, full_step};
+
+use crate::compile::open;
+use crate::eval::{self, Passage, Rows, Score, Scoring, WindowOptions, Windows};
+use crate::{
+    CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Quiet, RunOptions,
+};
+
+/// What a choice must reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// At most this many bits a weight, scales included, on average over the linears but for the head.
+    Bits(f64),
+    /// Perplexity at most this part above the reference's: 0.01 for one percent.
+    PerplexityIncrease(f64),
+    /// Decode steps at least so many times as fast, by the roofline.
+    Speedup(f64),
+}
+
+/// How formats are chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixedOptions {
+    /// What must be reached.
+    pub goal: Goal,
+    /// Sequences of the decode steps that are to be fast.
+    pub batch: u32,
+    /// The text that losses are measured on.
+    pub text: String,
+    /// Tokens of it that each format of each group is measured on; the whole text judges what is picked.
+    pub tokens: usize,
+    /// Formats to choose from.
+    pub formats: Vec<Format>,
+    /// How plans are run.
+    pub run: RunOptions,
+}
+
+/// A format of a group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupFormat {
+    /// The format; none where numbers stay.
+    pub format: Option<Format>,
+    /// Mean KL divergence of the logits from the reference, in nats.
+    pub kl: f64,
+    /// Bits of all weights of the group.
+    pub bits: f64,
+    /// What the group takes of a decode step at the least.
+    pub seconds: f64,
+}
+
+/// Linears that share a format.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// The linears.
+    pub linears: Vec<LinearInfo>,
+    /// The formats that it may have.
+    pub formats: Vec<GroupFormat>,
+}
+
+/// A format for every group, and what that means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The index of each group's format.
+    pub formats: Vec<usize>,
+    /// Losses of the groups, added up.
+    pub kl: f64,
+    /// Bits of a weight.
+    pub bits: f64,
+    /// How many times as fast as the reference a decode step is.
+    pub speedup: f64,
+}
+
+/// What was chosen, and from what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mixed {
+    /// The groups.
+    pub groups: Vec<Group>,
+    /// The best choices from the cheapest on.
+    pub frontier: Vec<Point>,
+    /// Each format for all groups.
+    pub uniform: Vec<(Format, Point)>,
+    /// The choice.
+    pub chosen: Point,
+    /// What the whole text costs the reference.
+    pub reference: Score,
+    /// What it costs the choice.
+    pub score: Score,
+}
+
+impl Mixed {
+    /// The table of formats, with the reason of each as a comment.
+    pub fn table(&self) -> String {
+        let width = self.groups.iter().flat_map(|group| &group.linears).map(|linear| linear.name.len()).max();
+        let width = width.unwrap_or(0);
+        let mut table = format!(
+            "# {:.2} bits a weight, perplexity {:.4} ({:+.2} %), decode steps {:.2} times as fast by the roofline\n",
+            self.chosen.bits,
+            self.score.perplexity,
+            100.0 * (self.score.perplexity / self.reference.perplexity - 1.0),
+            self.chosen.speedup
+        );
+        for (group, chosen) in self.groups.iter().zip(&self.chosen.formats) {
+            let name = |measured: &GroupFormat| measured.format.map_or("none", Format::name);
+            let others = group.formats.iter().enumerate().filter(|(index, _)| index != chosen);
+            let others: Vec<String> = others.map(|(_, other)| format!("{} {:.2e}", name(other), other.kl)).collect();
+            let chosen = &group.formats[*chosen];
+            for linear in &group.linears {
+                let reason = format!("kl {:.2e}; {}", chosen.kl, others.join(", "));
+                table.push_str(&format!("{:<width$}  {:<16} # {reason}\n", linear.name, name(chosen)));
+            }
+        }
+        table
+    }
+}
+
+impl Driver {
+    /// Chooses formats for the linears of a checkpoint.
+    pub fn choose_precision(
+        &self,
+        dir: &Path,
+        options: &CompileOptions,
+        mixed: &MixedOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Mixed, Error> {
+        let mut search = Search::new(self, dir, options, mixed, progress)?;
+        let mut groups = search.groups()?;
+        search.measure(&mut groups, progress)?;
+        search.choose(groups, progress)
+    }
+}
+
+struct Search<'a> {
+    driver: &'a Driver,
+    dir: &'a Path,
+    /// Those of the reference.
+    options: CompileOptions,
+    mixed: &'a MixedOptions,
+    passage: Passage,
+    windows: Windows,
+    /// Logits of the start of the text.
+    rows: Vec<Rows>,
+    reference: Score,
+    machine: Machine,
+    /// A decode step of the reference at the least.
+    step_seconds: f64,
+    /// Bits of a weight that keeps its numbers.
+    kept_bits: f64,
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        driver: &'a Driver,
+        dir: &'a Path,
+        options: &CompileOptions,
+        mixed: &'a MixedOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Search<'a>, Error> {
+        progress.phase("measure the reference");
+        let options = CompileOptions { precision: PrecisionOptions::default(), ..options.clone() };
+        let mut reference = load(driver, dir, &options, mixed)?;
+        let passage = Passage::new(&reference, &mixed.text)?;
+        let windows = WindowOptions::default().resolve(&reference, &passage)?;
+        let score = eval::score(&mut reference, &passage, windows, &mut |_, _, _| {})?;
+        let start = passage.start(mixed.tokens);
+        let mut scoring = Scoring::new(&mut reference, &start, windows);
+        let mut rows = Vec::new();
+        while let Some(next) = scoring.next_rows()? {
+            rows.push(next);
+        }
+        let kept_bits = 8.0 * options.dtype.unwrap_or(open(dir, &options)?.dtype()).bytes() as f64;
+        let machine = Machine::of_target(&reference.plan().plan().target);
+        let step_seconds = step_seconds(&reference, mixed.batch, machine);
+        Ok(Search {
+            driver,
+            dir,
+            options,
+            mixed,
+            passage,
+            windows,
+            rows,
+            reference: score,
+            machine,
+            step_seconds,
+            kept_bits,
+        })
+    }
+
+    /// The linears but for the head, by their activations.
+    fn groups(&self) -> Result<Vec<Group>, Error> {
+        let checkpoint = open(self.dir, &self.options)?;
+        let settings =
+            crate::compile::resolve(self.driver.target(&self.options.target, &mut Quiet)?, &checkpoint, &self.options)?;
+        let graph = checkpoint.graph(&settings.import)?;
+        let mut groups: Vec<Group> = Vec::new();
+        for linear in linears(&graph).into_iter().filter(|linear| !linear.head) {
+            match groups.iter_mut().find(|group| group.linears[0].input == linear.input) {
+                Some(group) => group.linears.push(linear),
+                None => groups.push(Group { linears: vec![linear], formats: Vec::new() }),
+            }
+        }
+        if groups.is_empty() {
+            return Err(Error::Unsupported("the model has no linears to choose formats for".to_owned()));
+        }
+        Ok(groups)
+    }
+
+    fn measure(&mut self, groups: &mut [Group], progress: &mut dyn Progress) -> Result<(), Error> {
+        let total = groups.len() * self.mixed.formats.len();
+        progress.phase(&format!("measure {total} formats of groups"));
+        let mut done = 0;
+        for group in groups {
+            group.formats.push(self.offer(group, None, 0.0));
+            for format in &self.mixed.formats {
+                let kl = self.divergence(&assignment(group.linears.iter(), *format))?;
+                group.formats.push(self.offer(group, Some(*format), kl));
+                done += 1;
+                progress.weights(done, total as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// A format of a group, and what it costs.
+    fn offer(&self, group: &Group, format: Option<Format>, kl: f64) -> GroupFormat {
+        let (mut bits, mut seconds) = (0.0, 0.0);
+        for LinearInfo { outputs, inputs, .. } in &group.linears {
+            let weights = (outputs * inputs) as f64;
+            let each = format.map_or(self.kept_bits, |format| format.weight_bits(*inputs));
+            // 8-bit products on both sides run at twice the rate
+            let halved = if format.is_some_and(Format::narrow_activations) { 2 } else { 1 };
+            let flops = 2 * u64::from(self.mixed.batch) * outputs * inputs / halved;
+            let cost = Cost { flops, read: (weights * each / 8.0) as u64, written: 0 };
+            seconds += self.machine.estimate(cost, true).seconds - self.machine.launch_seconds;
+            bits += weights * each;
+        }
+        GroupFormat { format, kl, bits, seconds }
+    }
+
+    fn choose(&mut self, groups: Vec<Group>, progress: &mut dyn Progress) -> Result<Mixed, Error> {
+        let by_bits = matches!(self.mixed.goal, Goal::Bits(_));
+        let offers = |group: &Group| {
+            let offer = |format: &GroupFormat| Offer {
+                cost: if by_bits { format.bits } else { format.seconds },
+                loss: format.kl,
+            };
+            group.formats.iter().map(offer).collect()
+        };
+        let picks = frontier(&groups.iter().map(offers).collect::<Vec<_>>());
+        let weights: u64 = groups.iter().flat_map(|group| &group.linears).map(|l| l.outputs * l.inputs).sum();
+        let kept: f64 = groups.iter().map(|group| group.formats[0].seconds).sum();
+        progress.phase("judge the choice");
+        let (pick, score) = match self.mixed.goal {
+            Goal::Bits(bits) => {
+                let pick = within_cost(&picks, bits * weights as f64)
+                    .ok_or_else(|| unreachable_goal(&picks, &groups, weights))?;
+                (pick, self.score(&groups, pick)?)
+            }
+            Goal::Speedup(speedup) => {
+                let budget = kept - self.step_seconds * (1.0 - 1.0 / speedup);
+                let pick = within_cost(&picks, budget).ok_or_else(|| {
+                    let fastest = self.point(&groups, picks[0].offers.clone());
+                    Error::Usage(format!(
+                        "--min-speedup {speedup}: by the roofline, decode steps get at most {:.2} times as fast, since \
+                         all else stays as it is",
+                        fastest.speedup
+                    ))
+                })?;
+                (pick, self.score(&groups, pick)?)
+            }
+            Goal::PerplexityIncrease(part) => self.within_perplexity(&groups, &picks, part)?,
+        };
+        let uniform = self.mixed.formats.iter().enumerate();
+        let uniform =
+            uniform.map(|(index, format)| (*format, self.point(&groups, vec![index + 1; groups.len()]))).collect();
+        let points = picks.iter().map(|pick| self.point(&groups, pick.offers.clone())).collect();
+        let chosen = self.point(&groups, pick.offers.clone());
+        Ok(Mixed { frontier: points, uniform, chosen, reference: self.reference, score, groups })
+    }
+
+    /// The cheapest pick whose measured perplexity is near enough to the reference: a search by halves, since what loses
+    /// more by its parts loses more as a whole but for noise.
+    fn within_perplexity<'p>(
+        &mut self,
+        groups: &[Group],
+        picks: &'p [Pick],
+        part: f64,
+    ) -> Result<(&'p Pick, Score), Error> {
+        let limit = self.reference.perplexity * (1.0 + part);
+        let (mut low, mut high) = (0, picks.len() - 1);
+        // the last pick is the one without any loss
+        let mut best = (&picks[high], self.reference);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let score = self.score(groups, &picks[middle])?;
+            if score.perplexity <= limit {
+                (best, high) = ((&picks[middle], score), middle);
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(best)
+    }
+
+    fn point(&self, groups: &[Group], formats: Vec<usize>) -> Point {
+        let chosen = || groups.iter().zip(&formats).map(|(group, index)| &group.formats[*index]);
+        let weights: u64 = groups.iter().flat_map(|group| &group.linears).map(|l| l.outputs * l.inputs).sum();
+        let saved: f64 = groups.iter().map(|group| group.formats[0].seconds).sum::<f64>()
+            - chosen().map(|format| format.seconds).sum::<f64>();
+        Point {
+            kl: chosen().map(|format| format.kl).sum(),
+            bits: chosen().map(|format| format.bits).sum::<f64>() / weights as f64,
+            speedup: self.step_seconds / (self.step_seconds - saved),
+            formats,
+        }
+    }
+
+    /// What the whole text costs a pick.
+    fn score(&self, groups: &[Group], pick: &Pick) -> Result<Score, Error> {
+        let mut picked = Assignment::default();
+        for (group, index) in groups.iter().zip(&pick.offers) {
+            if let Some(format) = group.formats[*index].format {
+                picked.formats.extend(assignment(group.linears.iter(), format).formats);
+            }
+        }
+        let mut llm = self.load(&picked)?;
+        eval::score(&mut llm, &self.passage, self.windows, &mut |_, _, _| {})
+    }
+
+    /// How far the logits move from the reference's.
+    fn divergence(&self, assignment: &Assignment) -> Result<f64, Error> {
+        let mut llm = self.load(assignment)?;
+        let start = self.passage.start(self.mixed.tokens);
+        let mut scoring = Scoring::new(&mut llm, &start, self.windows);
+        let (mut sum, mut count) = (0.0, 0);
+        for expected in &self.rows {
+            let found = scoring.next_rows()?.filter(|found| found.targets == expected.targets);
+            let found = found.ok_or_else(|| Error::Unsupported("the plan takes the text in other steps".to_owned()))?;
+            sum += eval::divergence(expected, &found);
+            count += expected.targets.len();
+        }
+        Ok(sum / f64::from(count as u32))
+    }
+
+    fn load(&self, assignment: &Assignment) -> Result<Llm, Error> {
+        let lines = assignment.formats.iter().map(|(name, format)| format!("{name} {format}\n"));
+        let map = PrecisionMap { path: PathBuf::from("precision"), text: lines.collect() };
+        let precision = PrecisionOptions { map: Some(map), ..PrecisionOptions::default() };
+        load(self.driver, self.dir, &CompileOptions { precision, ..self.options.clone() }, self.mixed)
+    }
+}
+
+fn assignment<'a>(linears: impl Iterator<Item = &'a LinearInfo>, format: Format) -> Assignment {
+    Assignment { formats: linears.map(|linear| (linear.name.clone(), format)).collect() }
+}
+
+fn load(driver: &Driver, dir: &Path, options: &CompileOptions, mixed: &MixedOptions) -> Result<Llm, Error> {
+    let compile = CompileOptions {
+        max_batch_size: Some(options.max_batch_size.unwrap_or(1).max(mixed.batch)),
+        ..WindowOptions::default().compile_options(options.clone())
+    };
+    Llm::load_with(driver, dir, &LoadOptions { compile, cache: None, run: mixed.run }, &mut Quiet)
+}
+
+/// A decode step of so many sequences at the least, over contexts of 512 tokens.
+fn step_seconds(llm: &Llm, batch: u32, machine: Machine) -> f64 {
+    let plan = llm.plan().plan();
+    let sequences =
+        |program: &&plan::Program| plan::upper_bounds(&program.symbols).values().copied().max().unwrap_or(0);
+    let decode = plan.programs.iter().filter(|program| program.kind == ProgramKind::Decode);
+    let program = decode.filter(|program| sequences(program) >= u64::from(batch)).min_by_key(sequences);
+    let estimates = program.and_then(|program| machine.estimates(plan, program, &full_step(program, 512)).ok());
+    estimates.unwrap_or_default().iter().map(|estimate| estimate.seconds).sum()
+}
+
+fn unreachable_goal(picks: &[Pick], groups: &[Group], weights: u64) -> Error {
+    let bits = picks.first().map_or(0.0, |pick| pick.cost) / weights as f64;
+    let formats: Vec<&str> = groups[0].formats.iter().filter_map(|format| format.format).map(Format::name).collect();
+    Error::Usage(format!("--target-bits: {} need at least {bits:.2} bits a weight", formats.join(", ")))
+}

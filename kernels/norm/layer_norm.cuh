@@ -1,0 +1,60 @@
+// normed = (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * weight + bias over the last axis; AddLayerNorm norms
+// a + b and stores that sum, too.
+//
+//   x, a, b, sum [rows][kCols] of T; normed of N; weight, bias [kCols] of W, which no launch before writes; bias may be
+//   nullptr (written in the unit)
+//   Sums are in float, and of the unrounded a + b
+//   Grid: rows, one block of kBlock threads each.
+#pragma once
+#include "norm/row.cuh"
+
+namespace smelt {
+
+template <class T, class N, class W, int kCols, float kEps, int kBlock> struct LayerNorm {
+  using Row = NormRow<T, N, W, kCols, kEps, kBlock, true>;
+  static constexpr int kThreads = kBlock;
+
+  N* normed;
+  const T* x;
+  const W* weight;
+  const W* bias;
+  int rows;
+
+  Row row = {};
+
+  __device__ __forceinline__ void stream(int) { row.stream(weight, bias); }
+
+  __device__ __forceinline__ void tile(int tile) {
+    const i64 start = i64(tile) * kCols;
+    const auto read = [&](int column, float (&held)[Row::kWidth]) { Row::read(x + start + column, held); };
+    row.norm(normed + start, weight, bias, read, [](int, const float (&)[Row::kWidth]) {});
+  }
+};
+
+template <class T, class N, class W, int kCols, float kEps, int kBlock> struct AddLayerNorm {
+  using Row = NormRow<T, N, W, kCols, kEps, kBlock, true>;
+  static constexpr int kThreads = kBlock;
+
+  T* sum;
+  N* normed;
+  const T* a;
+  const T* b;
+  const W* weight;
+  const W* bias;
+  int rows;
+
+  Row row = {};
+
+  __device__ __forceinline__ void stream(int) { row.stream(weight, bias); }
+
+  __device__ __forceinline__ void tile(int tile) {
+    const i64 start = i64(tile) * kCols;
+    const auto read = [&](int column, float (&held)[Row::kWidth]) {
+      Row::read_sum(a + start + column, b + start + column, held);
+    };
+    const auto write = [&](int column, const float (&held)[Row::kWidth]) { Row::write(sum + start + column, held); };
+    row.norm(normed + start, weight, bias, read, write);
+  }
+};
+
+}  // namespace smelt

@@ -1,0 +1,123 @@
+// The row that a block norms: what the norms share, and the linears that norm their rows themselves.
+#pragma once
+#include "common/body.cuh"
+#include "common/reduce.cuh"
+
+namespace smelt {
+
+// In each turn a thread takes kWidth columns. kCentred: the mean is subtracted first, and there may be a bias.
+template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCentred = false> struct NormRow {
+  static_assert(kBlock % 32 == 0 && kBlock >= 32 && kBlock <= 1024, "whole warps");
+  static constexpr int kWidth = vector_width<T, kCols>();
+  static constexpr int kTurns = ceil_div(kCols, kWidth * kBlock);
+  // A short row stays in registers between the passes, with its gain and bias; a longer one is read in each.
+  static constexpr bool kKept = kTurns * kWidth <= 16;
+  static constexpr int kHeld = kKept ? kTurns : 1;
+  using Values = Vec<T, kWidth>;
+  using Gains = Vec<W, kWidth>;
+
+  float x[kHeld][kWidth];
+  Gains gain[kHeld];
+  Gains shift[kCentred ? kHeld : 1];
+
+  // Calls `visit(at, column)` for the first column of each turn, which is held at `at`.
+  template <class Visit> static __device__ __forceinline__ void each(Visit visit) {
+#pragma unroll kHeld
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int column = (turn * kBlock + int(threadIdx.x)) * kWidth;
+      if (column < kCols) visit(kKept ? turn : 0, column);
+    }
+  }
+
+  // The values at `from`, or the sums of those and others.
+  static __device__ __forceinline__ void read(const T* from, float (&held)[kWidth]) {
+    const Values values = *reinterpret_cast<const Values*>(from);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) held[i] = to_float(values[i]);
+  }
+  static __device__ __forceinline__ void read_sum(const T* a, const T* b, float (&held)[kWidth]) {
+    const Values left = *reinterpret_cast<const Values*>(a), right = *reinterpret_cast<const Values*>(b);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) held[i] = to_float(left[i]) + to_float(right[i]);
+  }
+  static __device__ __forceinline__ void write(T* to, const float (&held)[kWidth]) {
+    Values values;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(held[i]);
+    *reinterpret_cast<Values*>(to) = values;
+  }
+
+  __device__ __forceinline__ void load_gain(const W* weight, const W* bias, int at, int column) {
+    gain[at] = *reinterpret_cast<const Gains*>(weight + column);
+    if constexpr (kCentred) {
+      if (bias != nullptr) shift[at] = *reinterpret_cast<const Gains*>(bias + column);
+    }
+  }
+
+  __device__ __forceinline__ void stream(const W* weight, const W* bias) {
+    if constexpr (kKept) each([&](int at, int column) { load_gain(weight, bias, at, column); });
+  }
+
+  // What is subtracted from values, and what the rest is multiplied by.
+  struct Moments {
+    float mean;
+    float scale;
+  };
+
+  // `read(column, x)` gives the values of a turn.
+  template <class Read> __device__ __forceinline__ Moments moments(Read read) {
+    // load
+    float sum = 0.0f;
+    each([&](int at, int column) {
+      read(column, x[at]);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) sum += kCentred ? x[at][i] : x[at][i] * x[at][i];
+    });
+
+    // reduce
+    float mean = 0.0f;
+    if constexpr (kCentred) {
+      mean = block_sum<kBlock>(sum) / kCols;
+      sum = 0.0f;
+      each([&](int at, int column) {
+        if constexpr (!kKept) read(column, x[at]);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) sum += (x[at][i] - mean) * (x[at][i] - mean);
+      });
+    }
+    return {mean, rsqrtf(block_sum<kBlock>(sum) / kCols + kEps)};
+  }
+
+  // The normed values of a turn; those before the norm are in `x[at]`, too.
+  template <class Read>
+  __device__ __forceinline__ Vec<N, kWidth> normed(Moments moments, const W* weight, const W* bias, int at, int column,
+                                                   Read read) {
+    if constexpr (!kKept) read(column, x[at]), load_gain(weight, bias, at, column);
+    Vec<N, kWidth> values;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      float value = kCentred ? x[at][i] - moments.mean : x[at][i];
+      value = value * moments.scale * to_float(gain[at][i]);
+      if constexpr (kCentred) {
+        if (bias != nullptr) value += to_float(shift[at][i]);
+      }
+      values[i] = from_float<N>(value);
+    }
+    return values;
+  }
+
+  // `write(column, x)` takes what `read` gave once all is read.
+  template <class Read, class Write>
+  __device__ __forceinline__ void norm(N* to, const W* weight, const W* bias, Read read, Write write) {
+    const Moments found = moments(read);
+
+    // store
+    each([&](int at, int column) {
+      const auto values = normed(found, weight, bias, at, column, read);
+      write(column, x[at]);
+      *reinterpret_cast<Vec<N, kWidth>*>(to + column) = values;
+    });
+  }
+};
+
+}  // namespace smelt
