@@ -114,3 +114,8 @@ fn is<T: OpDef>(site: &Site<'_>) -> Result<(), Refusal> {
 fn is_16_bit(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
 }
+
+/// Whether elements are codes of a byte.
+fn is_byte_code(dtype: DType) -> bool {
+    matches!(dtype, DType::I8 | DType::F8E4M3)
+}
