@@ -93,7 +93,8 @@ fn one_sample_is_what_the_interpreter_sees() {
         let name = &output.name;
         let (found, channels) = (&calibration.tensors[name], value.width());
         let expected = TensorStats::of(channels, value.floats());
-        let near = |a: f32, b: f32| (a - b).abs() <= 1e-3 * b.abs().max(1e-2);
+        // a key or value beside a rounding boundary of the cache may fall to either side: a unit of bf16
+        let near = |a: f32, b: f32| (a - b).abs() <= 4e-3 * b.abs().max(1e-2);
         assert!(near(found.min, expected.min) && near(found.max, expected.max), "{name}");
         for (a, b) in found.channel_absmax.iter().zip(&expected.channel_absmax) {
             assert!(near(*a, *b), "{name}: {a} {b}");

@@ -1,7 +1,7 @@
 //! Options that several commands share, and the spellings they accept.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use smelt::{
@@ -154,10 +154,7 @@ impl CompileArgs {
     }
 
     fn precision(&self) -> Result<PrecisionOptions, Error> {
-        let map = self.precision_map.as_ref().map(|path| match std::fs::read_to_string(path) {
-            Ok(text) => Ok(PrecisionMap { path: path.clone(), text }),
-            Err(error) => Err(Error::Io { path: path.clone(), error }),
-        });
+        let map = self.precision_map.as_deref().map(read_map);
         let linears = match self.precision {
             Some(PrecisionChoice::Codes(format)) => Some(format),
             Some(PrecisionChoice::Numbers(_) | PrecisionChoice::Mixed) | None => None,
@@ -220,6 +217,14 @@ impl CompileArgs {
     }
 }
 
+/// Reads a table of linears and their formats.
+pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(PrecisionMap { path: path.to_owned(), text }),
+        Err(error) => Err(Error::Io { path: path.to_owned(), error }),
+    }
+}
+
 /// A number format of linears, or a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrecisionChoice {
@@ -256,7 +261,8 @@ fn parse_scales(text: &str) -> Result<ActivationScales, String> {
     text.parse()
 }
 
-fn parse_format(text: &str) -> Result<Format, String> {
+/// The name of a format.
+pub fn parse_format(text: &str) -> Result<Format, String> {
     text.parse()
 }
 

@@ -37,6 +37,7 @@ enum Command {
     Bench(commands::bench::Bench),
     Eval(commands::eval::Eval),
     Inspect(commands::inspect::Inspect),
+    Quantize(commands::quantize::Quantize),
     #[command(subcommand)]
     Plan(commands::plan::PlanCommand),
     Opt(commands::opt::Opt),
@@ -61,6 +62,7 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Bench(command)) => command.run(&driver),
         Some(Command::Eval(command)) => command.run(&driver),
         Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Quantize(command)) => command.run(&driver),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),
         Some(Command::Debug(command)) => command.run(&driver),

@@ -22,7 +22,7 @@ pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
 pub use mapped::Mapped;
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;
-pub use recipe::Recipe;
+pub use recipe::{Recipe, WriteError};
 pub use select::{Candidate, Choice, Chosen, Selection, select};
 pub use target::{Target, UnknownTarget};
 pub use tuning::{Outcome, Timed, Timings, Untimed, untimed};

@@ -10,7 +10,9 @@ use plan::{DType, RandomPart};
 use serde_json::{Map, Value};
 
 use crate::json::{self, Object};
+use crate::keys::QUANTIZED;
 use crate::model_tensors::{EMBEDDING, HEAD, ModelTensor, model_tensors};
+use crate::quantized::{self, MODELOPT, Method, Quantized};
 use crate::report::Report;
 use crate::tensors::{Tensors, check_range};
 use crate::weight_files::{self, WeightFiles};
@@ -34,6 +36,7 @@ pub struct Checkpoint {
     config: ModelConfig,
     dtype: DType,
     model: Vec<ModelTensor>,
+    quantized: Quantized,
     weights: Weights,
     texts: Texts,
     warnings: Vec<String>,
@@ -92,7 +95,7 @@ impl Texts {
             return None;
         }
         let there = |name: &&str| fs::symlink_metadata(dir.join(name)).is_ok();
-        let others = TEXT_FILES.into_iter().filter(there);
+        let others = TEXT_FILES.into_iter().chain([MODELOPT.0]).filter(there);
         let others = others.filter_map(|name| Text::read(dir.join(name), report)).collect();
         Some(Texts { config: Text::read(config, report)?, others })
     }
@@ -102,12 +105,30 @@ impl Texts {
     }
 
     /// The configuration, where it could be read; the report knows whether it is right.
-    fn parse(&self, report: &mut Report) -> Option<ModelConfig> {
+    fn parse(&self, report: &mut Report) -> Option<(ModelConfig, Option<Box<dyn Method>>)> {
         let generation = self.others.iter().find(|text| text.name() == GENERATION);
         let generation = generation.and_then(|text| Some((text, text.parse(report)?)));
         let generation = generation.as_ref().map(|(text, map)| Object::new(&text.path, map));
         let map = self.config.parse(report)?;
-        ModelConfig::read(Object::new(&self.config.path, &map), generation, report)
+        let config = Object::new(&self.config.path, &map);
+        let method = self.method(config, report);
+        Some((ModelConfig::read(config, generation, report)?, method))
+    }
+
+    /// How the weights are quantized: `config.json` says so, or a file beside it.
+    fn method(&self, config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
+        if let Some(nested) = config.nested(QUANTIZED, report) {
+            return quantized::method(nested, QUANTIZED, report);
+        }
+        let (file, key) = MODELOPT;
+        let text = self.others.iter().find(|text| text.name() == file)?;
+        let map = text.parse(report)?;
+        let object = Object::new(&text.path, &map);
+        let nested = object.nested(key, report);
+        if nested.is_none() {
+            report.bad_input(object.missing(key, "expected how modelopt quantized the weights"));
+        }
+        quantized::method(nested?, key, report)
     }
 }
 
@@ -122,7 +143,7 @@ impl Checkpoint {
         let Some(mut texts) = Texts::read(dir, &mut report) else { return Err(report.into_error()) };
         let config = texts.parse(&mut report);
         let files = weight_files::open(dir, &mut report);
-        let (Some(config), Some(WeightFiles { mut tensors, index })) = (config, files) else {
+        let (Some((config, method)), Some(WeightFiles { mut tensors, index })) = (config, files) else {
             return Err(report.into_error());
         };
         if config.tie_word_embeddings {
@@ -130,12 +151,20 @@ impl Checkpoint {
         }
         drop_frequencies(&mut tensors, &mut report);
         let model = model_tensors(&config);
-        tensors.check(&model, &mut report);
+        let mut quantized = Quantized::default();
+        if let Some(method) = method {
+            drop_what_codes_leave(&mut tensors, &model, &mut report);
+            quantized = Quantized::of(method.as_ref(), &model, &tensors, &mut report);
+        }
+        tensors.check(&quantized.expected(&model), &mut report);
+        if report.problems() == 0 {
+            quantized.look(&tensors, &mut report);
+        }
         let embedding = tensors.dtype(&format!("{EMBEDDING}.weight"));
         let dtype = config.dtype.or(embedding).unwrap_or(DType::F32);
         texts.others.extend(index.map(|bytes| Text { path: dir.join(weight_files::INDEX), bytes }));
         let weights = Weights::Stored(tensors);
-        Ok(Checkpoint { config, dtype, model, weights, texts, warnings: report.finish()? })
+        Ok(Checkpoint { config, dtype, model, quantized, weights, texts, warnings: report.finish()? })
     }
 
     /// Opens a configuration without weights: they are random, seeded by their names. `dir` is a directory, or a
@@ -147,12 +176,17 @@ impl Checkpoint {
             false => Texts::read(dir, &mut report),
         };
         let config = texts.as_ref().and_then(|texts| texts.parse(&mut report));
-        let (Some(texts), Some(config)) = (texts, config) else { return Err(report.into_error()) };
+        if let Some((_, Some(method))) = &config {
+            let (path, name) = (dir.display(), method.name());
+            report.unsupported(format!("{path}: weights quantized by {name}, expected none: dummies are numbers"));
+        }
+        let (Some(texts), Some((config, _))) = (texts, config) else { return Err(report.into_error()) };
         let warnings = report.finish()?;
         let dtype = config.dtype.unwrap_or(DType::F32);
         let model = model_tensors(&config);
         let random = model.iter().map(|tensor| (tensor.name.clone(), tensor.random())).collect();
-        Ok(Checkpoint { config, dtype, model, weights: Weights::Random(random), texts, warnings })
+        let (quantized, weights) = (Quantized::default(), Weights::Random(random));
+        Ok(Checkpoint { config, dtype, model, quantized, weights, texts, warnings })
     }
 
     /// What the model is.
@@ -164,6 +198,16 @@ impl Checkpoint {
     /// f32.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The method by which the weights were quantized, as `quant_method` names it.
+    pub fn quantized_by(&self) -> Option<&'static str> {
+        self.quantized.method
+    }
+
+    /// The text of `config.json`.
+    pub fn config_json(&self) -> &[u8] {
+        &self.texts.config.bytes
     }
 
     /// Tokenizer files and generation defaults, those that are there.
@@ -212,7 +256,9 @@ impl Checkpoint {
             let dtype = self.tensors().and_then(|tensors| tensors.dtype(&tensor.name)).unwrap_or(self.dtype);
             (tensor.name.clone(), TensorType::new(dtype, tensor.shape.iter().copied()))
         };
-        Ok(decoder::build(&self.config, &self.model.iter().map(constant).collect(), options)?)
+        let mut constants: BTreeMap<String, TensorType> = self.model.iter().map(constant).collect();
+        constants.extend(self.quantized.types.clone());
+        Ok(decoder::build(&self.config, &constants, &self.quantized.linears, options)?)
     }
 
     fn tensors(&self) -> Option<&Tensors> {
@@ -226,7 +272,10 @@ impl Checkpoint {
 impl WeightSource for Checkpoint {
     fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         match &self.weights {
-            Weights::Stored(tensors) => tensors.read(key, elements, out),
+            Weights::Stored(tensors) => match self.quantized.views.get(key) {
+                Some(view) => view.read(key, tensors, elements, out),
+                None => tensors.read(key, elements, out),
+            },
             Weights::Random(parts) => {
                 let part = parts.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
                 check_range(key, &elements, part.elements, self.dtype.bytes(), out.len())?;
@@ -269,5 +318,22 @@ fn drop_frequencies(tensors: &mut Tensors, report: &mut Report) {
     if count > 0 {
         let path = tensors.path().display();
         report.warning(format!("{path}: `*.rotary_emb.inv_freq` ({count}) are ignored: they follow from config.json"));
+    }
+}
+
+/// Scales of a quantized KV cache, and biases of zeros that some programs give to all linears.
+fn drop_what_codes_leave(tensors: &mut Tensors, model: &[ModelTensor], report: &mut Report) {
+    let path = tensors.path().display().to_string();
+    let count = tensors.forget(|name| [".k_scale", ".v_scale"].iter().any(|end| name.ends_with(end)));
+    if count > 0 {
+        report
+            .warning(format!("{path}: `*.k_scale`, `*.v_scale` ({count}) are ignored: the KV cache is not quantized"));
+    }
+    let names: Vec<String> = tensors.names().filter(|name| name.ends_with(".bias")).map(str::to_owned).collect();
+    let is_zero = |name: &str| tensors.bytes(name).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+    let unknown = |name: &String| !model.iter().any(|tensor| tensor.name == *name) && is_zero(name);
+    let empty: Vec<String> = names.into_iter().filter(unknown).collect();
+    if tensors.forget(|name| empty.iter().any(|empty| empty == name)) > 0 {
+        report.warning(format!("{path}: biases of zeros ({}) are ignored: the model has none", empty.len()));
     }
 }

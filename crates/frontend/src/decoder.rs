@@ -1,5 +1,7 @@
 //! The one builder of decoder-only models: the graph as the files spell it, nothing fused.
 
+mod coded;
+
 use std::collections::BTreeMap;
 
 use ir::ops::{
@@ -10,6 +12,7 @@ use ir::{Graph, GraphError, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{DType, Dim, Symbol, SymbolDecl};
 
 use crate::model_tensors::{EMBEDDING, HEAD, LAST_NORM, layer_prefix};
+use crate::quantized::CodedLinear;
 use crate::{Activation, ImportOptions, Mlp, ModelConfig, Norm};
 
 /// The KV group of all layers.
@@ -18,10 +21,11 @@ const GROUP: u32 = 0;
 /// rounded to 16 bits each time would be the largest error of a model.
 const SUMS: DType = DType::F32;
 
-/// Builds the graph over constants of these types.
+/// Builds the graph over constants of these types, of which some modules have codes.
 pub(crate) fn build(
     config: &ModelConfig,
     constants: &BTreeMap<String, TensorType>,
+    coded: &BTreeMap<String, CodedLinear>,
     options: &ImportOptions,
 ) -> Result<Graph, GraphError> {
     let kv = KvDecl {
@@ -44,7 +48,7 @@ pub(crate) fn build(
         block_table: input("block_table", vec![b, blocks]),
         rows: input("rows", vec![r]),
     };
-    Builder { graph, config, constants, options, step }.build()
+    Builder { graph, config, constants, coded, options, step }.build()
 }
 
 /// `letter` as a symbol.
@@ -66,6 +70,7 @@ struct Builder<'a> {
     graph: Graph,
     config: &'a ModelConfig,
     constants: &'a BTreeMap<String, TensorType>,
+    coded: &'a BTreeMap<String, CodedLinear>,
     options: &'a ImportOptions,
     step: Step,
 }
@@ -85,8 +90,11 @@ impl Builder<'_> {
         }
         let normed = self.norm("norm", x, LAST_NORM)?;
         let normed = self.op("norm.rows", GatherRows {}, &[normed, step.rows])?;
-        let head = if config.tie_word_embeddings { table } else { self.weight(&format!("{HEAD}.weight"))? };
-        let logits = self.op("logits", Linear { to: self.widened() }, &[normed, head])?;
+        let to = self.widened();
+        let logits = match config.tie_word_embeddings {
+            true => self.op("logits", Linear { to }, &[normed, table])?,
+            false => self.linear("logits", normed, HEAD, to)?,
+        };
         let classes = self.options.sampled_ids.map_or(config.vocab_size, |ids| ids.min(config.vocab_size));
         let next = self.op("next_tokens", Argmax { classes }, &[logits])?;
         self.graph.add_output("logits", logits);
@@ -185,8 +193,11 @@ impl Builder<'_> {
 
     /// The projection of a module, with a bias where the model has one.
     fn linear(&mut self, name: &str, x: Value, module: &str, to: Option<DType>) -> Result<Value, GraphError> {
-        let mut operands = vec![x, self.weight(&format!("{module}.weight"))?];
         let bias = format!("{module}.bias");
+        if let Some(coded) = self.coded.get(module) {
+            return self.coded_linear((name, to), x, coded, &bias);
+        }
+        let mut operands = vec![x, self.weight(&format!("{module}.weight"))?];
         if self.constants.contains_key(&bias) {
             operands.push(self.weight(&bias)?);
         }
@@ -195,12 +206,17 @@ impl Builder<'_> {
 
     /// A constant of the checkpoint in the dtype that weights are wanted in.
     fn weight(&mut self, key: &str) -> Result<Value, GraphError> {
+        let constant = self.constant(key)?;
+        self.cast(constant, self.options.weights)
+    }
+
+    /// A constant of the checkpoint as it is.
+    fn constant(&mut self, key: &str) -> Result<Value, GraphError> {
         let Some(ty) = self.constants.get(key) else {
             let reason = format!("the model has no tensor `{key}`");
             return Err(GraphError { mnemonic: "constant".to_owned(), reason });
         };
-        let constant = self.graph.add_constant(key, ty.clone());
-        self.cast(constant, self.options.weights)
+        Ok(self.graph.add_constant(key, ty.clone()))
     }
 
     /// The value in this dtype: itself, or a cast named after both.

@@ -186,13 +186,16 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("vision_config", Off),
 ];
 
-/// Keys that describe quantized weights.
-const QUANTIZATION: [&str; 4] = ["quantization_config", "compression_config", "quant_config", "quantization"];
+/// Keys that describe quantized weights, as nobody writes them any more.
+const QUANTIZATION: [&str; 3] = ["compression_config", "quant_config", "quantization"];
+
+/// The key that describes quantized weights, of which [`crate::quantized`] knows more.
+pub(crate) const QUANTIZED: &str = "quantization_config";
 
 /// Judges every key that the architecture does not read.
 pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mut Report) {
     for (key, value) in config.entries() {
-        if architecture.reads(key) || HARMLESS.contains(&key) || key.starts_with('_') {
+        if architecture.reads(key) || HARMLESS.contains(&key) || key.starts_with('_') || key == QUANTIZED {
             continue;
         }
         if QUANTIZATION.contains(&key) {
@@ -224,7 +227,7 @@ pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mu
 
 fn quantized(config: Object<'_>, key: &str, value: &Value) -> String {
     let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
-    let rest = format_args!("weights quantized by {method}: expected weights of f32, f16 or bf16");
+    let rest = format_args!("weights quantized by {method}: expected them under `{QUANTIZED}`");
     config.found(key, value, rest)
 }
 

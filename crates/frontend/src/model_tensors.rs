@@ -5,9 +5,9 @@ use plan::RandomPart;
 use crate::{Mlp, ModelConfig, Norm};
 
 /// Module of the embedding table.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens";
+pub const EMBEDDING: &str = "model.embed_tokens";
 /// Module of the language-model head.
-pub(crate) const HEAD: &str = "lm_head";
+pub const HEAD: &str = "lm_head";
 /// Module of the last norm.
 pub(crate) const LAST_NORM: &str = "model.norm";
 

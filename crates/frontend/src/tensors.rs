@@ -9,7 +9,6 @@ use memmap2::Mmap;
 use plan::DType;
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::model_tensors::ModelTensor;
 use crate::report::{Report, listed};
 
 /// A mapped safetensors file whose header makes sense.
@@ -109,12 +108,26 @@ fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
     }
 }
 
+/// A tensor that must be in the files.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub name: String,
+    pub shape: Vec<u64>,
+    /// Any of these.
+    pub dtypes: &'static [Dtype],
+}
+
+/// The dtypes of weights that are numbers.
+pub(crate) const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
+
 /// The same type, where the IR has it.
 fn element_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),
         Dtype::BF16 => Some(DType::BF16),
+        Dtype::I8 => Some(DType::I8),
+        Dtype::F8_E4M3 => Some(DType::F8E4M3),
         _ => None,
     }
 }
@@ -150,6 +163,21 @@ impl Tensors {
         self.tensors.get(name).and_then(|tensor| element_type(tensor.dtype))
     }
 
+    /// The sizes of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[u64]> {
+        self.tensors.get(name).map(|tensor| &tensor.shape[..])
+    }
+
+    /// All elements of a tensor of integers; none of one of anything else.
+    pub fn integers(&self, name: &str) -> Vec<i64> {
+        let (Some(tensor), Some(bytes)) = (self.tensors.get(name), self.bytes(name)) else { return Vec::new() };
+        match tensor.dtype {
+            Dtype::I64 => bytes.as_chunks().0.iter().map(|cell| i64::from_le_bytes(*cell)).collect(),
+            Dtype::I32 => bytes.as_chunks().0.iter().map(|cell| i32::from_le_bytes(*cell).into()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The bytes of a tensor.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let tensor = self.tensors.get(name)?;
@@ -161,6 +189,11 @@ impl Tensors {
         self.tensors.values().map(|tensor| tensor.bytes.len() as u64).sum()
     }
 
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Leaves out the tensors of these names.
     pub fn forget(&mut self, mut unwanted: impl FnMut(&str) -> bool) -> usize {
         let before = self.tensors.len();
@@ -169,9 +202,9 @@ impl Tensors {
     }
 
     /// Compares the tensors with those that the model must have.
-    pub fn check(&self, model: &[ModelTensor], report: &mut Report) {
+    pub fn check(&self, model: &[Expected], report: &mut Report) {
         let path = self.path.display();
-        let names: BTreeMap<&str, &ModelTensor> = model.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let names: BTreeMap<&str, &Expected> = model.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let missing: Vec<&str> =
             model.iter().map(|tensor| tensor.name.as_str()).filter(|name| !self.tensors.contains_key(*name)).collect();
         let extra: Vec<&str> =
@@ -193,7 +226,7 @@ impl Tensors {
         self.check_types(&names, report);
     }
 
-    fn check_types(&self, model: &BTreeMap<&str, &ModelTensor>, report: &mut Report) {
+    fn check_types(&self, model: &BTreeMap<&str, &Expected>, report: &mut Report) {
         const SHOWN: usize = 8;
         let mut shapes = Vec::new();
         let mut dtypes = Vec::new();
@@ -204,8 +237,9 @@ impl Tensors {
                 let (found, expected) = (&stored.shape, &tensor.shape);
                 shapes.push(format!("{path}: `{name}` has shape {found:?}, config.json makes it {expected:?}"));
             }
-            if element_type(stored.dtype).is_none() {
-                dtypes.push(format!("{path}: `{name}` has dtype {}, expected F32, F16 or BF16", stored.dtype));
+            if !tensor.dtypes.contains(&stored.dtype) {
+                let expected = alternatives(tensor.dtypes);
+                dtypes.push(format!("{path}: `{name}` has dtype {}, expected {expected}", stored.dtype));
             }
         }
         let more = |count: usize, what: &str| {
@@ -226,6 +260,15 @@ impl Tensors {
         check_range(name, &elements, count, size, out.len())?;
         out.copy_from_slice(&bytes[(elements.start * size) as usize..(elements.end * size) as usize]);
         Ok(())
+    }
+}
+
+/// `F32, F16 or BF16`.
+fn alternatives(dtypes: &[Dtype]) -> String {
+    let names: Vec<String> = dtypes.iter().map(Dtype::to_string).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => names.concat(),
     }
 }
 

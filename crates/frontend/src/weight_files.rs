@@ -52,10 +52,8 @@ pub(crate) fn foreign_files(path: &Path) -> Vec<String> {
 }
 
 /// Files beside the weights that change them.
-const CHANGES: [(&str, &str); 2] = [
-    ("adapter_config.json", "an adapter: merge it into the model, `model.merge_and_unload().save_pretrained(OUT)`"),
-    ("hf_quant_config.json", "weights quantized by modelopt: expected weights of f32, f16 or bf16"),
-];
+const CHANGES: [(&str, &str); 1] =
+    [("adapter_config.json", "an adapter: merge it into the model, `model.merge_and_unload().save_pretrained(OUT)`")];
 
 /// The weights of a checkpoint, and the bytes of the index where there is one.
 #[derive(Debug)]

@@ -313,10 +313,17 @@ pub(crate) fn text_input(path: &Path, text: &str) -> plan::Input {
 
 /// Opens what the options ask for.
 pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, Error> {
-    Ok(match options.weights {
+    let checkpoint = match options.weights {
         WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
-    })
+    };
+    match checkpoint.quantized_by().filter(|_| options.precision.linears.is_some()) {
+        Some(method) => {
+            let format = "expected no number format of linears (--precision)";
+            Err(Error::Usage(format!("{}: is quantized by {method} already, {format}", dir.display())))
+        }
+        None => Ok(checkpoint),
+    }
 }
 
 pub(crate) fn resolve(target: Target, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Settings, Error> {

@@ -21,6 +21,7 @@ mod compile;
 mod driver;
 mod error;
 pub mod eval;
+mod export;
 mod gate;
 mod llm;
 mod mixed;
@@ -42,6 +43,7 @@ pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedP
 pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams};
 pub use error::{Error, ErrorKind};
+pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
 pub use mixed::{Goal, Group, GroupFormat, Mixed, MixedOptions, Point};

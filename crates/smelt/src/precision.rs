@@ -12,6 +12,16 @@ use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
 use crate::calibrate::{ActivationFile, activations_path, check_calibration};
 use crate::{Error, PrecisionOptions};
 
+/// The format of each linear of an imported graph.
+pub(crate) fn assignment(linears: &[LinearInfo], options: &PrecisionOptions) -> Result<Assignment, Error> {
+    let mut assignment = Assignment::uniform(linears, options.linears, options.head);
+    if let Some(map) = &options.map {
+        let edited = assignment.edit(&map.text, linears);
+        edited.map_err(|reason| Error::BadInput(format!("{}: {reason}", map.path.display())))?;
+    }
+    Ok(assignment)
+}
+
 /// The passes of the formats that options ask for, each of which can run.
 pub(crate) fn passes(
     graph: &Graph,
@@ -19,11 +29,7 @@ pub(crate) fn passes(
     calibrated: Option<&Calibrated>,
 ) -> Result<Vec<Arc<dyn Pass>>, Error> {
     let linears = linears(graph);
-    let mut assignment = Assignment::uniform(&linears, options.linears, options.head);
-    if let Some(map) = &options.map {
-        let edited = assignment.edit(&map.text, &linears);
-        edited.map_err(|reason| Error::BadInput(format!("{}: {reason}", map.path.display())))?;
-    }
+    let assignment = assignment(&linears, options)?;
     let passes = assignment.passes(options.activations);
     let needs = |format: &Format| format.needs_calibration(options.activations);
     if let Some(format) = assignment.formats.values().find(|format| needs(format)) {

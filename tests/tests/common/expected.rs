@@ -1,5 +1,7 @@
 //! What transformers made of the oracle checkpoints.
 
+use std::path::Path;
+
 use safetensors::SafeTensors;
 
 /// The oracle checkpoints.
@@ -22,10 +24,17 @@ pub struct Expected {
 
 impl Expected {
     pub fn read(name: &str) -> Expected {
-        let folder = super::oracle(name);
+        Expected::of(&super::oracle(name))
+    }
+
+    /// What is expected of the checkpoint in a folder.
+    pub fn of(folder: &Path) -> Expected {
         let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let lists = |key: &str| serde_json::from_value::<Vec<Vec<u32>>>(json[key].clone()).unwrap();
+        let lists = |key: &str| {
+            let list = json.get(key).cloned().unwrap_or_else(|| serde_json::Value::Array(Vec::new()));
+            serde_json::from_value::<Vec<Vec<u32>>>(list).unwrap()
+        };
         let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let prompts = lists("prompts");

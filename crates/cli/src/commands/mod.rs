@@ -15,3 +15,4 @@ mod memory;
 mod mixed;
 pub mod opt;
 pub mod plan;
+pub mod quantize;

@@ -412,3 +412,38 @@ fn timings_decide_and_foreign_caches_are_refused() {
     std::fs::write(&cache, "{\"schema_version\": 1, \"timings\": 3}").unwrap();
     sandbox.fails(&wider, 3, "timings.json: not a timing cache");
 }
+
+#[test]
+fn a_checkpoint_is_quantized_to_another() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.text("int4");
+    let report = sandbox.json(&["quantize", MHA, "-o", &out, "--precision", "int4", "--json"]);
+    assert_eq!(
+        (&report["format"], &report["quantized"], &report["kept"]),
+        (&"pack-quantized".into(), &21.into(), &1.into())
+    );
+    assert_eq!(report["output_bytes"], std::fs::metadata(sandbox.path("int4/model.safetensors")).unwrap().len());
+    let config: Value = serde_json::from_slice(&std::fs::read(sandbox.path("int4/config.json")).unwrap()).unwrap();
+    assert_eq!(config["quantization_config"]["ignore"], serde_json::json!(["lm_head"]));
+    sandbox.ok(&["generate", &out, "--prompt-ids", "5,6,7", "--max-tokens", "2"]);
+
+    let again = sandbox.text("again");
+    sandbox.fails(&["quantize", MHA, "-o", &out, "--precision", "fp8"], 2, "exists already");
+    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "fp9"], 2, "unknown format `fp9`");
+    sandbox.fails(&["quantize", MHA, "-o", &again], 2, "nothing to quantize: expected --precision");
+    sandbox.fails(
+        &["quantize", &out, "-o", &again, "--precision", "fp8"],
+        4,
+        "is quantized by compressed-tensors already",
+    );
+    sandbox.fails(
+        &["generate", &out, "--prompt-ids", "5", "--precision", "fp8"],
+        2,
+        "is quantized by compressed-tensors",
+    );
+    sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "config.json: not found");
+    sandbox.fails(&["quantize", MHA, "-o", &sandbox.text("no/where"), "--precision", "fp8"], 3, "no/where: ");
+    let mut files = sandbox.files();
+    files.sort();
+    assert_eq!(files, ["cache", "int4"]);
+}

@@ -231,7 +231,7 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         (
             "architectures",
             json!(["GPT2LMHeadModel"]),
-            "expected a list with one of `LlamaForCausalLM`, `Starcoder2ForCausalLM`",
+            "expected a list with one of `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `Starcoder2ForCausalLM`",
         ),
         ("model_type", json!("mistral"), "expected \"llama\""),
         ("hidden_act", json!("quick_gelu"), "expected one of `silu`, `swish`, `gelu`, `gelu_pytorch_tanh`"),
@@ -255,7 +255,11 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         ("clip_qkv", json!(8.0), "expected null or false"),
         ("alibi", json!(true), "expected null or false"),
         ("is_encoder_decoder", json!(true), "expected null or false"),
-        ("quantization_config", json!({ "quant_method": "gptq", "bits": 4 }), "weights quantized by gptq"),
+        (
+            "quantization_config",
+            json!({ "quant_method": "bitsandbytes" }),
+            "is \"bitsandbytes\", expected compressed-t",
+        ),
         ("compression_config", json!({ "bits": 4 }), "weights quantized by an unnamed method"),
     ];
     for (key, value, expected) in cases {

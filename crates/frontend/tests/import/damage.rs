@@ -196,11 +196,9 @@ fn other_formats_are_refused_with_a_way_out() {
 
 #[test]
 fn files_that_change_the_weights_are_refused() {
-    for (name, what) in [("adapter_config.json", "an adapter"), ("hf_quant_config.json", "modelopt")] {
-        let dir = tiny().write();
-        fs::write(dir.path().join(name), "{}").unwrap();
-        assert_one(&unsupported(dir.path()), dir.path(), &[name, what]);
-    }
+    let dir = tiny().write();
+    fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+    assert_one(&unsupported(dir.path()), dir.path(), &["adapter_config.json", "an adapter"]);
 }
 
 #[test]

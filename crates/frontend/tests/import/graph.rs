@@ -55,7 +55,7 @@ fn impossible_options_are_refused() {
     assert_eq!(
         messages,
         [
-            "the dtype of kv is i32, expected f32, f16 or bf16",
+            "the dtype of kv is i32, expected f32, f16, bf16, i8 or f8e4m3",
             "`block_tokens` is 0, expected at least 1",
             "`max_batch_size` is 0, expected at least 1",
         ]

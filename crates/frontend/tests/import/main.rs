@@ -5,5 +5,6 @@ mod config;
 mod damage;
 mod graph;
 mod oracle;
+mod quantized;
 mod shards;
 mod weights;

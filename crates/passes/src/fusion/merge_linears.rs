@@ -1,5 +1,6 @@
 //! One large matrix product instead of several small ones: q/k/v, gate/up.
 
+use ir::ops::quantize::block;
 use ir::ops::{Concat, Epilogue, LinearParts, Scales, Split};
 use ir::{Graph, OpId, Patch, PatchValue, Value};
 
@@ -51,9 +52,11 @@ fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
         let types = graph.tensor(*a).zip(graph.tensor(*b));
         graph.is_constant(*a) && types.is_some_and(|(a, b)| a.dtype == b.dtype && a.shape.get(1) == b.shape.get(1))
     };
+    let block = block_rows(graph, &first);
     let mergeable = |linear: &LinearParts| {
         let (theirs, own) = (constants(linear), constants(&first));
         linear.x == first.x
+            && block_rows(graph, linear) == block
             && theirs.len() == own.len()
             && linear.scales.x == first.scales.x
             && theirs.iter().zip(&own).all(|(a, b)| same_type(a, b))
@@ -71,16 +74,17 @@ fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
 fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
     let parts = LinearParts::of(graph, id)?;
     let alone = parts.before.is_none() && matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]);
-    let rows = |value: Value| graph.tensor(value)?.shape.first()?.as_const();
-    let by_rows = match parts.scales.weight {
-        None => true,
-        Some(scale) => {
-            let (rows, scales) = (rows(parts.weight)?, rows(scale)?);
-            // one scale for all rows is another in the sum; blocks of rows must end where the weight does
-            scales > 1 && rows % scales == 0
-        }
-    };
+    let by_rows = parts.scales.weight.is_none() || block_rows(graph, &parts).is_some();
     (alone && by_rows).then_some(parts)
+}
+
+/// How many rows of a weight of codes share scales, where those of several weights can be joined: one scale for all rows
+/// is another in the sum, and blocks of rows must end where the weight does.
+fn block_rows(graph: &Graph, parts: &LinearParts) -> Option<u64> {
+    let rows = |value: Value| graph.tensor(value)?.shape.first()?.as_const();
+    let (rows, scales) = (rows(parts.weight)?, rows(parts.scales.weight?)?);
+    let block = block(rows, scales).filter(|_| scales > 1)?;
+    rows.is_multiple_of(block).then_some(block)
 }
 
 /// What is joined: all but the activations and their scales.

@@ -1,0 +1,65 @@
+//! `smelt quantize`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use smelt::{Driver, Format, PrecisionOptions, QuantizeReport};
+
+use super::compile::with_repro;
+use crate::args::{parse_format, read_map};
+use crate::failure::Failure;
+use crate::output::{bytes, print, print_error, print_json};
+use crate::progress::Stderr;
+
+/// Quantizes a Hugging Face checkpoint to another, which smelt, transformers and vLLM read (compressed-tensors).
+#[derive(Debug, Args)]
+pub struct Quantize {
+    /// Folder of the checkpoint: config.json, safetensors, tokenizer.json.
+    dir: PathBuf,
+    /// Folder to write, which must not exist yet.
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Number format of the linears, but for the head: int8-weight, fp8, fp8-block or int4.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    precision: Option<Format>,
+    /// Number format of the head, which keeps its numbers by default.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    lm_head_precision: Option<Format>,
+    /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
+    #[arg(long, value_name = "FILE")]
+    precision_map: Option<PathBuf>,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Quantize {
+    /// Runs it.
+    pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let map = self.precision_map.as_deref().map(read_map).transpose()?;
+        let (linears, head) = (self.precision, self.lm_head_precision);
+        let options = PrecisionOptions { linears, head, map, ..PrecisionOptions::default() };
+        let mut progress = Stderr::new(false);
+        let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
+        progress.finish();
+        let report = report.map_err(|error| with_repro(error, None))?;
+        for warning in &report.warnings {
+            print_error(&format!("warning: {warning}"));
+        }
+        match self.json {
+            true => print_json(&report),
+            false => print(&self.table(&report)),
+        }
+    }
+
+    fn table(&self, report: &QuantizeReport) -> String {
+        let rows = [
+            ("checkpoint", self.output.display().to_string()),
+            ("format", report.format.clone()),
+            ("linears", format!("{} quantized, {} kept", report.quantized, report.kept)),
+            ("weights", format!("{}, from {}", bytes(report.output_bytes), bytes(report.input_bytes))),
+            ("total", format!("{:.2} s", report.total_ms / 1e3)),
+        ];
+        rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! Quantized checkpoints that must not come in, and what is ignored in those that do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use frontend::Checkpoint;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::checkpoints::{assert_one, bad_input, tiny, unsupported};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/quantized").join(name)
+}
+
+/// A copy of a checkpoint with keys of its `quantization_config` set.
+fn with(name: &str, changes: Value) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(folder(name).join(file), dir.path().join(file)).unwrap();
+    }
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        config["quantization_config"][key] = value.clone();
+    }
+    fs::write(path, config.to_string()).unwrap();
+    dir
+}
+
+/// Sets the first bytes of a tensor.
+fn patch(dir: &Path, tensor: &str, bytes: &[u8]) {
+    let path = dir.join("model.safetensors");
+    let mut file = fs::read(&path).unwrap();
+    let start = {
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        tensors.tensor(tensor).unwrap().data().as_ptr() as usize - file.as_ptr() as usize
+    };
+    file[start..start + bytes.len()].copy_from_slice(bytes);
+    fs::write(path, file).unwrap();
+}
+
+#[test]
+fn what_is_not_read_is_refused_by_name() {
+    let cases = [
+        ("awq", json!({ "version": "gemv" }), "`quantization_config.version` is \"gemv\", expected \"gemm\""),
+        ("awq", json!({ "bits": 3 }), "`quantization_config.bits` is 3, expected 4"),
+        ("awq", json!({ "zero_point": false }), "expected true"),
+        (
+            "awq",
+            json!({ "quant_method": "hqq" }),
+            "is \"hqq\", expected compressed-tensors, fp8, modelopt, awq or gptq",
+        ),
+        ("gptq", json!({ "bits": 3 }), "`quantization_config.bits` is 3, expected 4 or 8"),
+        ("gptq", json!({ "checkpoint_format": "marlin" }), "expected \"gptq\" or \"gptq_v2\""),
+        ("gptq", json!({ "dynamic": { "+:.*down.*": { "bits": 8 } } }), "expected the same bits everywhere"),
+        ("fp8-block", json!({ "fmt": "e5m2" }), "expected \"e4m3\""),
+        ("fp8-block", json!({ "activation_scheme": "static" }), "expected \"dynamic\" as `activation_scheme`"),
+        ("ct-int4-group", json!({ "format": "nvfp4-pack-quantized" }), "is \"nvfp4-pack-quantized\", expected one of"),
+        ("ct-int4-group", json!({ "transform_config": { "config_groups": {} } }), "changes the mathematics"),
+        ("ct-int4-group", json!({ "ignore": ["re:(?!lm_head)"] }), "expected one without looking around"),
+    ];
+    for (name, changes, expected) in cases {
+        let dir = with(name, changes);
+        assert_one(&unsupported(dir.path()), dir.path(), &[expected]);
+    }
+}
+
+#[test]
+fn contradictions_are_bad_input() {
+    let gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 8 });
+    let dir = tiny().with("quantization_config", gptq).write();
+    assert_one(&bad_input(dir.path()), dir.path(), &["config.json says gptq, but no linear has `qweight`"]);
+
+    let dir = with("ct-int4-group", json!({}));
+    patch(dir.path(), "model.layers.0.mlp.down_proj.weight_shape", &65i64.to_le_bytes());
+    assert_one(
+        &bad_input(dir.path()),
+        dir.path(),
+        &["down_proj.weight_shape` is [65, 96], config.json makes it [64, 96]"],
+    );
+
+    let dir = with("ct-int4-group", json!({ "ignore": [] }));
+    let messages = bad_input(dir.path());
+    assert!(messages[0].contains("missing tensors") && messages[0].contains("`lm_head.weight_packed`"), "{messages:?}");
+
+    let dir = with("awq", json!({ "group_size": 64 }));
+    assert!(bad_input(dir.path()).iter().any(|message| message.contains("qzeros` has shape [2, 8]")));
+}
+
+#[test]
+fn groups_by_activation_are_refused() {
+    let dir = with("gptq", json!({ "desc_act": true }));
+    Checkpoint::open(dir.path()).unwrap();
+    patch(dir.path(), "model.layers.0.self_attn.q_proj.g_idx", &1i32.to_le_bytes());
+    assert_one(&unsupported(dir.path()), dir.path(), &["q_proj.g_idx` puts columns into groups by activation"]);
+}
+
+#[test]
+fn scales_of_a_cache_are_ignored_with_a_warning() {
+    let checkpoint = Checkpoint::open(&folder("modelopt-fp8")).unwrap();
+    assert_eq!(checkpoint.quantized_by(), Some("modelopt"));
+    assert_one(checkpoint.warnings(), &folder("modelopt-fp8"), &["`*.k_scale`, `*.v_scale` (2) are ignored"]);
+}
+
+#[test]
+fn dummies_are_numbers() {
+    let error = Checkpoint::open_dummy(&folder("awq")).unwrap_err();
+    assert!(error.to_string().contains("weights quantized by awq, expected none: dummies are numbers"), "{error}");
+}

@@ -1,0 +1,182 @@
+//! A checkpoint to a quantized one: the same passes and recipes as `compile`, written as compressed-tensors.
+
+mod file;
+mod scheme;
+mod tensors;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use codegen::Target;
+use frontend::Checkpoint;
+use ir::{Graph, MadeWeights, Stage};
+use passes::quantize::{Format, linears};
+use passes::{PassContext, PassManager, PassOptions, Silent};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use self::tensors::{Exported, Origins};
+use crate::settings::Settings;
+use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, TargetChoice, precision};
+
+/// What a quantization wrote.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuantizeReport {
+    /// Version of this report's fields.
+    pub schema_version: u32,
+    /// Linears that are codes now.
+    pub quantized: usize,
+    /// Linears that keep their numbers.
+    pub kept: usize,
+    /// `format` of the checkpoint.
+    pub format: String,
+    /// Bytes of the weights that were read.
+    pub input_bytes: u64,
+    /// Bytes of the weights that were written.
+    pub output_bytes: u64,
+    /// What the importer noticed but did not mind.
+    pub warnings: Vec<String>,
+    /// The whole quantization.
+    pub total_ms: f64,
+}
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+/// Files of tokenizers that a plan has no use for, and other programs have.
+const MORE_TEXT: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
+
+impl Driver {
+    /// Quantizes the checkpoint in `dir` to a new folder, which transformers reads with compressed-tensors.
+    pub fn quantize(
+        &self,
+        dir: &Path,
+        out: &Path,
+        options: &PrecisionOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<QuantizeReport, Error> {
+        let start = Instant::now();
+        if fs::symlink_metadata(out).is_ok() {
+            return Err(Error::Usage(format!("{}: exists already, expected the name of a new folder", out.display())));
+        }
+        progress.phase("read checkpoint");
+        let checkpoint = Checkpoint::open(dir)?;
+        if let Some(method) = checkpoint.quantized_by() {
+            let expected = "expected weights of f32, f16 or bf16";
+            return Err(Error::Unsupported(format!("{}: is quantized by {method} already, {expected}", dir.display())));
+        }
+        let compile = CompileOptions {
+            target: TargetChoice::Named(Target::Cpu.name().to_owned()),
+            precision: options.clone(),
+            ..CompileOptions::default()
+        };
+        let settings = Settings::resolve(Target::Cpu, &compile, checkpoint.config(), checkpoint.dtype(), None)?;
+        let mut graph = checkpoint.graph(&settings.import)?;
+        let origins = Origins::of(&graph);
+
+        progress.phase("run passes");
+        let assignment = precision::assignment(&linears(&graph), options)?;
+        if assignment.formats.is_empty() {
+            return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
+        }
+        let searched = |format: &&Format| format.needs_calibration(options.activations);
+        if let Some(format) = assignment.formats.values().find(searched) {
+            let expected = "expected int8-weight, fp8, fp8-block or int4";
+            return Err(Error::Unsupported(format!("{format} is for plans, not for checkpoints: {expected}")));
+        }
+        let passes = assignment.passes(options.activations);
+        let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
+        let weights = MadeWeights::over(&checkpoint);
+        let context = PassContext::new(&weights);
+        let manager = PassManager::new(PassOptions::default());
+        let done = manager.run(&pipeline, &mut graph, &context, &mut Silent);
+        done.map_err(|failure| self.pass_failed(failure))?;
+
+        let exported = Exported::of(&graph, &origins, &checkpoint)?;
+        let config = config(&checkpoint, &exported)?;
+        progress.phase("write checkpoint");
+        let folder = Unfinished::new(out)?;
+        let output_bytes = exported.write(&folder.file(WEIGHTS), &checkpoint, progress)?;
+        write(&folder.file(CONFIG), &config)?;
+        copy_texts(dir, &checkpoint, &folder)?;
+        folder.finish(out)?;
+        Ok(QuantizeReport {
+            schema_version: 1,
+            quantized: exported.schemes.quantized(),
+            kept: exported.schemes.kept(),
+            format: exported.schemes.format().to_owned(),
+            input_bytes: read_bytes(&checkpoint),
+            output_bytes,
+            warnings: checkpoint.warnings().to_vec(),
+            total_ms: start.elapsed().as_secs_f64() * 1e3,
+        })
+    }
+}
+
+/// `config.json` with what was done to the weights.
+fn config(checkpoint: &Checkpoint, exported: &Exported) -> Result<Vec<u8>, Error> {
+    let bad = |error: serde_json::Error| Error::BadInput(format!("{CONFIG}: {error}"));
+    let mut config: Map<String, Value> = serde_json::from_slice(checkpoint.config_json()).map_err(bad)?;
+    if exported.untied {
+        config.insert("tie_word_embeddings".to_owned(), false.into());
+    }
+    config.insert("quantization_config".to_owned(), exported.schemes.config());
+    let mut text = serde_json::to_vec_pretty(&config).map_err(bad)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn copy_texts(dir: &Path, checkpoint: &Checkpoint, folder: &Unfinished) -> Result<(), Error> {
+    for file in checkpoint.files() {
+        write(&folder.file(&file.name), &file.bytes)?;
+    }
+    for name in MORE_TEXT {
+        let from = dir.join(name);
+        if from.is_file() {
+            fs::copy(&from, folder.file(name)).map_err(|error| Error::Io { path: from, error })?;
+        }
+    }
+    Ok(())
+}
+
+fn read_bytes(checkpoint: &Checkpoint) -> u64 {
+    let files = checkpoint.inputs().into_iter();
+    files.filter(|file| file.name.ends_with(".safetensors")).map(|file| file.bytes).sum()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fs::write(path, bytes).map_err(|error| Error::Io { path: path.to_owned(), error })
+}
+
+/// A folder beside its place, which is renamed when it is complete, and goes when it is not.
+struct Unfinished {
+    /// Only its owner may enter it; the folder inside has the permissions of any new one.
+    shelter: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+impl Unfinished {
+    fn new(out: &Path) -> Result<Unfinished, Error> {
+        let io = |error| Error::Io { path: out.to_owned(), error };
+        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let shelter = tempfile::Builder::new().prefix(".smelt-").suffix(".partial").tempdir_in(parent).map_err(io)?;
+        let folder = shelter.path().join("checkpoint");
+        fs::create_dir(&folder).map_err(io)?;
+        Ok(Unfinished { shelter, folder })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn finish(self, out: &Path) -> Result<(), Error> {
+        let io = |error| Error::Io { path: out.to_owned(), error };
+        fs::rename(&self.folder, out).map_err(io)?;
+        self.shelter.close().map_err(io)
+    }
+}
+
+/// Names of results, by which ops are known before and after passes.
+fn result_name(graph: &Graph, id: ir::OpId) -> &str {
+    graph.value_name(graph.result(id))
+}
