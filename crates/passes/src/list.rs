@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::calibration::InsertObservers;
-use crate::quantize::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
+use crate::quantize::{
+    QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq, QuantizeInt8Smoothquant,
+    QuantizeInt8Weight,
+};
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
     FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
@@ -56,6 +59,9 @@ impl PassList {
             QuantizeFp8: "linears over E4M3 codes, scaled by output and by token",
             QuantizeFp8Block: "linears over E4M3 codes, scaled by 128 x 128 weights and 128 activations",
             QuantizeInt4: "linears over 4-bit weights in groups of 128, rounded to the nearest",
+            QuantizeInt4Awq: "the same behind factors that spare what large activations meet; needs a calibration",
+            QuantizeInt4Gptq: "the same, each column making good what those before did; needs a calibration",
+            QuantizeInt8Smoothquant: "linears over 8-bit integers on both sides, channels smoothed; needs a calibration",
             QuantizeInt8Weight: "linears over 8-bit weights, scaled by output",
             RemoveDeadOps: "removes ops whose results nothing uses",
             Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",
