@@ -8,7 +8,7 @@
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
 // qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
-// kv          one layer of the cache (paged.cuh), of T
+// kv          one layer of the cache (paged.cuh), of KV: T, or codes of a byte, which each warp widens in registers
 // positions   [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence];
 //             token t is the only one of sequence t, and tokens from query_starts[sequences] on are padding
 //
@@ -30,12 +30,13 @@
 namespace smelt {
 
 // What both bodies do: a block's place in the grid, its walk over the cache, and the merging of what came out.
-template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct DecodeAttention {
+template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct DecodeAttention {
   static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
   static_assert(kSplits == 1 || kSplits == 2 || kSplits == 4 || kSplits == 8, "a cluster has at most 8 blocks");
   static_assert(kScale > 0.0f, "the largest score is that of the largest product");
   static_assert(sizeof(T) == 2, "tensor cores take 16-bit elements");
-  using Tile = Rows<kHeadDim>;
+  using Tile = Rows<KV, kHeadDim>;
+  using Tiles = CacheTiles<T, KV, kHeadDim>;
   static constexpr int kWarps = 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroup = kHeads / kKvHeads;
@@ -62,7 +63,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
 
   const int* positions;
   const int* block_table;
-  T* kv;
+  KV* kv;
   int blocks_per_sequence;
 
   int rank;
@@ -104,7 +105,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   // Copies this warp's share of its KV block `i`.
   __device__ __forceinline__ void copy(int i) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const T* keys = kv + warp * kShare * kHeadDim + keys_offset<kKvHeads, kHeadDim>(blocks.next(), kv_head);
+    const KV* keys = kv + warp * kShare * kHeadDim + keys_offset<kKvHeads, kHeadDim>(blocks.next(), kv_head);
     const u32 stage = ptx::shared_address(&state(warp)) + i % kStages * (2 * kShareBytes);
     const int last = visible - i * kBlockTokens;
     Tile::template copy<kShare, 32>(stage, keys, last, lane);
@@ -127,7 +128,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
 
   // Online softmax of this warp over its tokens, into its state. Queries lie kPitch elements apart. Where `fresh` is
   // given, it holds key and value of the last token, which the cache has not.
-  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const T* fresh) {
+  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const KV* fresh) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 stages = ptx::shared_address(&state(warp));
     // load
@@ -136,7 +137,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
     for (int k = 0; k < kHeadDim / 16; ++k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + i % 2 * 8, d = k * 16 + i / 2 * 8 + lane % 4 * 2;
+        const int row = lane / 4 + i % 2 * 8, d = k * 16 + Tiles::pair(i / 2);
         query[k][i] = row < heads ? *reinterpret_cast<const u32*>(queries + row * kPitch + d) : 0;
       }
     }
@@ -150,8 +151,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
       __syncwarp();
       const u32 stage = stages + i % kStages * (2 * kShareBytes);
       if (fresh != nullptr && visible - i * kBlockTokens < kShare) put(fresh, warp, i);
-      const u32 keys = Tile::by_rows(stage);
-      const u32 values = Tile::by_columns(stage + kShareBytes);
+      const Tiles tiles(stage, stage + kShareBytes);
       if (i + kStages - 1 < count) copy(i + kStages - 1);  // where share i - 1 was
       ptx::cp_async_commit_group();
 
@@ -159,7 +159,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
 #pragma unroll
       for (int k = 0; k < kHeadDim / 16; ++k) {
         u32 key[4];
-        ptx::ldmatrix_x4(key, Tile::move(keys, 0, k));
+        tiles.keys(key, k);
         ptx::mma_m16n8k16<T>(score[0], query[k], key[0], key[1]);
         ptx::mma_m16n8k16<T>(score[1], query[k], key[2], key[3]);
       }
@@ -193,7 +193,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
 #pragma unroll
       for (int n = 0; n < kHeadDim / 16; ++n) {
         u32 value[4];
-        ptx::ldmatrix_x4_trans(value, Tile::move(values, 0, n));
+        tiles.values(value, n);
 #pragma unroll
         for (int j = 0; j < 8; ++j) sum[n * 2 + j / 4][j % 4] *= keep[j / 2 % 2];
         ptx::mma_m16n8k16<T>(sum[n * 2], p, value[0], value[1]);
@@ -213,15 +213,16 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
       mine.weight[row] = weight[half];
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {
-        mine.sum[row][n * 8 + lane % 4 * 2] = sum[n][half * 2];
-        mine.sum[row][n * 8 + lane % 4 * 2 + 1] = sum[n][half * 2 + 1];
+        float* to = &mine.sum[row][n / 2 * 16];
+        to[Tiles::column(n % 2, 0)] = sum[n][half * 2];
+        to[Tiles::column(n % 2, 1)] = sum[n][half * 2 + 1];
       }
     }
   }
 
   // Puts key and value of the last token into share `i` of a warp, where the cache had no such row.
-  __device__ __forceinline__ void put(const T* fresh, int warp, int i) const {
-    constexpr int kChunks = kHeadDim / 8;
+  __device__ __forceinline__ void put(const KV* fresh, int warp, int i) const {
+    constexpr int kChunks = Tile::kChunks;
     u8* const stage = reinterpret_cast<u8*>(&state(warp)) + i % kStages * (2 * kShareBytes);
     const int row = visible - i * kBlockTokens;
     for (int chunk = threadIdx.x % 32; chunk < 2 * kChunks; chunk += 32)
@@ -292,8 +293,8 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   }
 };
 
-template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct AttentionDecode {
-  using Attention = DecodeAttention<T, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
+template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct AttentionDecode {
+  using Attention = DecodeAttention<T, KV, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
   static constexpr int kThreads = Attention::kThreads;
   static constexpr int kSharedBytes = Attention::kSharedBytes;
 
@@ -302,7 +303,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   const int* positions;
   const int* query_starts;
   const int* block_table;
-  const T* kv;
+  const KV* kv;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -310,7 +311,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-    Attention attention = {positions, block_table, const_cast<T*>(kv), blocks_per_sequence};
+    Attention attention = {positions, block_table, const_cast<KV*>(kv), blocks_per_sequence};
     attention.find(tile);
     if (attention.token >= query_starts[sequences]) return attention.pad(out);
     attention.begin();
@@ -319,9 +320,10 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSp
   }
 };
 
-template <class T, class X, int kHeads, int kKvHeads, int kHeadDim, int kHalf, float kScale, int kSplits, class Norm>
+template <class T, class KV, class X, int kHeads, int kKvHeads, int kHeadDim, int kHalf, float kScale, int kSplits,
+          class Norm>
 struct RopeAttentionDecode {
-  using Attention = DecodeAttention<T, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
+  using Attention = DecodeAttention<T, KV, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
   static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
   static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
   static constexpr int kThreads = Attention::kThreads;
@@ -333,7 +335,7 @@ struct RopeAttentionDecode {
   // Behind the stages: what is made of the packed row.
   struct Turned {
     T queries[kGroup][kPitch];
-    T fresh[2][kHeadDim];  // key and value
+    KV fresh[2][kHeadDim];  // key and value
     float sines[kHalf > 0 ? kHalf : 1];
     float cosines[kHalf > 0 ? kHalf : 1];
   };
@@ -341,7 +343,7 @@ struct RopeAttentionDecode {
   static_assert(kSharedBytes <= 232448, "what a block may have");
 
   T* out;
-  T* kv;
+  KV* kv;
   const X* qkv;
   const int* positions;
   const int* query_starts;
@@ -404,12 +406,12 @@ struct RopeAttentionDecode {
     }
     const bool last = attention.is_last();
     if (last) {
-      T* place = kv + keys_offset<kKvHeads, kHeadDim>(
+      KV* place = kv + keys_offset<kKvHeads, kHeadDim>(
           block_table[i64(attention.token) * blocks_per_sequence + position / kBlockTokens], kv_head);
       place += position % kBlockTokens * kHeadDim;
       for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
-        const T k = from_float<T>(turn(read_key, key, kGroup, d));
-        const T v = from_float<T>(to_float(key[kKvHeads * kHeadDim + d]));
+        const KV k = from_float<KV>(turn(read_key, key, kGroup, d));
+        const KV v = from_float<KV>(to_float(key[kKvHeads * kHeadDim + d]));
         turned().fresh[0][d] = k, turned().fresh[1][d] = v;
         place[d] = k, place[kBlockTokens * kHeadDim + d] = v;
       }

@@ -44,14 +44,16 @@ struct BlockWalk {
   }
 };
 
-// Rows of kHeadDim 16-bit elements in shared memory, in chunks of 16 bytes. The chunks of a row are permuted by XOR
+// Rows of kHeadDim elements of T in shared memory, in chunks of 16 bytes. The chunks of a row are permuted by XOR
 // with a key of the row such that the same chunk of 8 rows, as ldmatrix reads it, lies in all 32 banks. The permutation
-// stays within kSpan chunks, the largest power of two (at most 8) that divides the chunks of a row.
-template <int kHeadDim> struct Rows {
+// stays within kSpan chunks, the largest power of two (at most 8) that divides the chunks of a row. T is a 16-bit float,
+// or a code of a byte, of which nothing needs to know but its size.
+template <class T, int kHeadDim> struct Rows {
   static_assert(kHeadDim % 16 == 0 && kHeadDim >= 16 && kHeadDim <= 256, "tensor cores take head_dim in steps of 16");
-  static constexpr int kChunks = kHeadDim / 8;
-  static constexpr int kBytes = kHeadDim * 2;
-  static constexpr int kSpan = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
+  static constexpr int kPerChunk = 16 / sizeof(T);
+  static constexpr int kChunks = kHeadDim / kPerChunk;
+  static constexpr int kBytes = kHeadDim * sizeof(T);
+  static constexpr int kSpan = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : kChunks % 2 == 0 ? 2 : 1;
 
   // Bytes from the first row to a chunk. The first row lies at a multiple of 128 bytes.
   static __device__ __forceinline__ u32 offset(u32 row, u32 chunk) {
@@ -61,19 +63,20 @@ template <int kHeadDim> struct Rows {
 
   // Copies kCount contiguous rows with kThreads threads, of which this is `thread`; rows behind row `last` become zero.
   // kSpan threads copy the chunks of a row, so that all copies of a thread lie at constant distances.
-  template <int kCount, int kThreads, class T>
+  template <int kCount, int kThreads>
   static __device__ __forceinline__ void copy(u32 to, const T* from, int last, u32 thread) {
-    constexpr int kPass = kThreads / kSpan;  // rows
-    static_assert(sizeof(T) == 2 && kCount % kPass == 0 && (kPass % 8 == 0 || (kSpan == 8 && kPass == 4)));
+    constexpr int kPass = kThreads / kSpan < kCount ? kThreads / kSpan : kCount;  // rows
+    static_assert(kCount % kPass == 0 && (kPass % 8 == 0 || (kSpan == 8 && kPass == 4)));
     const u32 row = thread / kSpan, chunk = thread % kSpan;
-    from += row * kHeadDim + chunk * 8;
+    if (kPass * kSpan < kThreads && row >= kPass) return;
+    from += row * kHeadDim + chunk * kPerChunk;
     to += offset(row, chunk);
 #pragma unroll
     for (int down = 0; down < kCount; down += kPass) {
       const u32 pass = to ^ (down % 8 * 16);  // the key of row + down
 #pragma unroll
       for (int right = 0; right < kChunks; right += kSpan) {
-        const T* chunks = from + (down * kHeadDim + right * 8);
+        const T* chunks = from + (down * kHeadDim + right * kPerChunk);
         ptx::cp_async_16(pass + down * kBytes + right * 16, chunks, int(row) + down <= last);
       }
     }
@@ -100,6 +103,67 @@ template <int kHeadDim> struct Rows {
     const int bytes = right * 32;
     return (address ^ (bytes % kSpanBytes)) + (bytes / kSpanBytes * kSpanBytes + down * 16 * kBytes);
   }
+};
+
+// What a warp multiplies of 16 tokens x 16 columns of the cache, KV, as pairs of T. `begin` says where its rows are;
+// tile `n` is columns 16n..16n + 15. Of keys, b[0], b[1] are the fragment of tokens 0..7 and b[2], b[3] of 8..15, whose
+// halves are columns `pair(0)` and `pair(1)` of the tile and their neighbours. Of values, b[0], b[1] and b[2], b[3] are fragments of 8 columns each; column
+// 2q + j of fragment `half`, as lane q holds it, is column `column(half, j)` of the tile.
+template <class T, class KV, int kHeadDim> struct CacheTiles;
+
+template <class T, int kHeadDim> struct CacheTiles<T, T, kHeadDim> {
+  using Tile = Rows<T, kHeadDim>;
+  u32 key_rows, value_rows;
+
+  __device__ __forceinline__ CacheTiles(u32 keys, u32 values)
+      : key_rows(Tile::by_rows(keys)), value_rows(Tile::by_columns(values)) {}
+
+  __device__ __forceinline__ void keys(u32 (&b)[4], int n) const { ptx::ldmatrix_x4(b, Tile::move(key_rows, 0, n)); }
+  __device__ __forceinline__ void values(u32 (&b)[4], int n) const {
+    ptx::ldmatrix_x4_trans(b, Tile::move(value_rows, 0, n));
+  }
+
+  static __device__ __forceinline__ int pair(int half) { return half * 8 + threadIdx.x % 4 * 2; }
+  static __device__ __forceinline__ int column(int half, int j) { return half * 8 + threadIdx.x % 4 * 2 + j; }
+};
+
+// Codes of a byte: the matrices that ldmatrix reads are 8 tokens x 16 columns, and a lane has four neighbours of a token,
+// or transposed two of each of two tokens. So the pairs of a lane are of other columns than those of 16-bit elements.
+template <class T, class KV, int kHeadDim> struct CacheTiles {
+  static_assert(sizeof(KV) == 1, "a code of a byte");
+  using Tile = Rows<KV, kHeadDim>;
+  u32 key_row, value_row;  // of this lane
+  u32 permutation;         // of the chunks of its row
+
+  __device__ __forceinline__ CacheTiles(u32 keys, u32 values) {
+    const u32 row = threadIdx.x % 16, first = Tile::offset(row, 0), start = row * Tile::kBytes;
+    key_row = keys + start, value_row = values + start, permutation = (first - start) / 16;
+  }
+
+  __device__ __forceinline__ u32 chunk(int n) const { return (n ^ permutation) * 16; }
+
+  __device__ __forceinline__ void keys(u32 (&b)[4], int n) const {
+    u32 codes[2], pairs[2];
+    ptx::ldmatrix_x2(codes, key_row + chunk(n));
+#pragma unroll
+    for (int tokens = 0; tokens < 2; ++tokens) {
+      Widen<KV, T>::pairs(pairs, codes[tokens]);
+      b[tokens * 2] = pairs[0], b[tokens * 2 + 1] = pairs[1];
+    }
+  }
+
+  __device__ __forceinline__ void values(u32 (&b)[4], int n) const {
+    u32 codes[2], pairs[2];
+    ptx::ldmatrix_x2_trans(codes, value_row + chunk(n));
+#pragma unroll
+    for (int tokens = 0; tokens < 2; ++tokens) {
+      Widen<KV, T>::pairs(pairs, __byte_perm(codes[tokens], 0, 0x3120));  // both tokens of a column
+      b[tokens] = pairs[0], b[2 + tokens] = pairs[1];
+    }
+  }
+
+  static __device__ __forceinline__ int pair(int half) { return threadIdx.x % 4 * 4 + half * 2; }
+  static __device__ __forceinline__ int column(int half, int j) { return threadIdx.x % 4 * 4 + j * 2 + half; }
 };
 
 }  // namespace smelt

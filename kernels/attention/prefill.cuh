@@ -2,12 +2,13 @@
 //   out[t][h] = sum_p softmax_p(kScale * q[t][h] . k[p]) v[p],  p = 0..=positions[t],  kv head h / (kHeads / kKvHeads)
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
-// kv          one layer of the cache (paged.cuh), of T
+// kv          one layer of the cache (paged.cuh), of KV: T, or codes of a byte
 // positions   [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence]
 //
 // The queries of a sequence for one kv head are rows in the order (token, head of the group). A block takes kRows of
 // them, a warp 16 * kTilesPerWarp, and walks the KV blocks up to the last position that its rows see: 64 keys and
-// values at a time in shared memory, the next ones on their way, with online softmax.
+// values at a time in shared memory, the next ones on their way, with online softmax. Codes arrive behind the tiles, and
+// become T once for all warps.
 //
 // Grid: kKvHeads * (ceil(tokens * kGroup / kRows) + sequences) blocks of kThreads, kSharedBytes each, where kGroup is
 // kHeads / kKvHeads. The rows of padding are tiles too, behind those of the sequences. The grid has room for all: a
@@ -20,11 +21,13 @@
 
 namespace smelt {
 
-template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct AttentionPrefill {
+template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct AttentionPrefill {
   static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
   static_assert(kScale > 0.0f, "the largest score is that of the largest product");
   static_assert(sizeof(T) == 2, "tensor cores take 16-bit elements");
-  using Tile = Rows<kHeadDim>;
+  using Tile = Rows<T, kHeadDim>;
+  using Arriving = Rows<KV, kHeadDim>;
+  static constexpr bool kCodes = sizeof(KV) == 1;
   static constexpr int kWarps = 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroup = kHeads / kKvHeads;
@@ -34,8 +37,9 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct 
   static constexpr int kStep = kHeadDim > 96 ? 32 : 64;  // tokens between updates of the softmax
   static constexpr int kQueryBytes = kRows * Tile::kBytes;
   static constexpr int kBlockBytes = kBlockTokens * Tile::kBytes;  // the keys of a KV block; as much for the values
-  static constexpr int kStages = 2;
-  static constexpr int kSharedBytes = kQueryBytes + kStages * 2 * kBlockBytes;
+  static constexpr int kArrivingBytes = kBlockTokens * Arriving::kBytes;  // the same as the cache has it
+  static constexpr int kStages = kCodes ? 1 : 2;
+  static constexpr int kSharedBytes = kQueryBytes + kStages * 2 * kBlockBytes + (kCodes ? 2 * kArrivingBytes : 0);
   static_assert(kSharedBytes <= 227 * 1024, "the tiles fit a multiprocessor");
 
   T* out;
@@ -43,7 +47,7 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct 
   const int* positions;
   const int* query_starts;
   const int* block_table;
-  const T* kv;
+  const KV* kv;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -94,10 +98,36 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct 
     return (i64(work.token + row / kGroup) * kHeads + kv_head * kGroup + row % kGroup) * kHeadDim;
   }
 
-  // Copies the keys and values of a KV block; rows behind row `last` become zero.
-  static __device__ __forceinline__ void copy_block(u32 stage, const T* keys, int last) {
-    Tile::template copy<kBlockTokens, kThreads>(stage, keys, last, threadIdx.x);
-    Tile::template copy<kBlockTokens, kThreads>(stage + kBlockBytes, keys + kBlockTokens * kHeadDim, last, threadIdx.x);
+  // Where the tiles of KV block `j` are.
+  static __device__ __forceinline__ u32 stage(int j) {
+    return ptx::shared_address(shared_memory()) + kQueryBytes + j % kStages * (2 * kBlockBytes);
+  }
+
+  // Copies the keys and values of KV block `j` to its tiles, or behind them; rows behind row `last` become zero.
+  static __device__ __forceinline__ void copy_block(int j, const KV* keys, int last) {
+    const u32 to = stage(j) + (kCodes ? 2 * kBlockBytes : 0);
+    Arriving::template copy<kBlockTokens, kThreads>(to, keys, last, threadIdx.x);
+    Arriving::template copy<kBlockTokens, kThreads>(to + kArrivingBytes, keys + kBlockTokens * kHeadDim, last,
+                                                    threadIdx.x);
+  }
+
+  // Makes tiles of the codes that have arrived. All threads of the block must call it.
+  static __device__ __forceinline__ void widen() {
+    u8* const tiles = shared_memory() + kQueryBytes;
+    const u8* const codes = tiles + 2 * kBlockBytes;
+#pragma unroll 2
+    for (int i = threadIdx.x; i < 2 * kBlockTokens * Arriving::kChunks; i += kThreads) {
+      const int row = i / Arriving::kChunks, chunk = i % Arriving::kChunks;  // 64 rows of keys, 64 of values
+      const Vec<u32, 4> words = *reinterpret_cast<const Vec<u32, 4>*>(codes + Arriving::offset(row, chunk));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        u32 low[2], high[2];
+        Widen<KV, T>::pairs(low, words[half * 2]);
+        Widen<KV, T>::pairs(high, words[half * 2 + 1]);
+        *reinterpret_cast<Vec<u32, 4>*>(tiles + Tile::offset(row, chunk * 2 + half)) = {low[0], low[1], high[0], high[1]};
+      }
+    }
+    __syncthreads();
   }
 
   __device__ __forceinline__ void tile(int tile) {
@@ -118,10 +148,9 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct 
     const int* table = block_table + i64(work.sequence) * blocks_per_sequence;
     const u32 queries = ptx::shared_address(shared_memory());
     const u32 my_queries = Tile::by_columns(queries + warp * kWarpRows * Tile::kBytes);
-    const u32 stages = queries + kQueryBytes;
 
     // load
-    copy_block(stages, kv + keys_offset<kKvHeads, kHeadDim>(table[0], kv_head), last);
+    copy_block(0, kv + keys_offset<kKvHeads, kHeadDim>(table[0], kv_head), last);
 #pragma unroll
     for (int pass = 0; pass < kRows; pass += kThreads / Tile::kSpan) {
       const int row = pass + threadIdx.x / Tile::kSpan;
@@ -149,10 +178,9 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct 
     for (int j = 0; j < blocks; ++j) {
       ptx::cp_async_wait_group<0>();
       __syncthreads();  // block j has arrived, and all warps have left block j - 1
-      const u32 stage = stages + j % 2 * (2 * kBlockBytes);
+      if constexpr (kCodes) widen();
       if (j + 1 < blocks) {
-        copy_block(stages + (j + 1) % 2 * (2 * kBlockBytes), kv + keys_offset<kKvHeads, kHeadDim>(block, kv_head),
-                   last - (j + 1) * kBlockTokens);
+        copy_block(j + 1, kv + keys_offset<kKvHeads, kHeadDim>(block, kv_head), last - (j + 1) * kBlockTokens);
         if (j + 2 < blocks) block = table[j + 2];
       }
       ptx::cp_async_commit_group();
@@ -160,8 +188,8 @@ template <class T, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct 
 #pragma unroll 1
       for (int step = 0; step < kBlockTokens / kStep; ++step, room -= kStep * kGroup) {
         if (room + warp * kWarpRows + kWarpRows <= 0) continue;  // no row of the warp sees these tokens
-        const u32 keys = Tile::by_rows(stage + step * kStep * Tile::kBytes);
-        const u32 values = Tile::by_columns(stage + kBlockBytes + step * kStep * Tile::kBytes);
+        const u32 keys = Tile::by_rows(stage(j) + step * kStep * Tile::kBytes);
+        const u32 values = Tile::by_columns(stage(j) + kBlockBytes + step * kStep * Tile::kBytes);
 
         float score[kTilesPerWarp][kStep / 8][4] = {};
 #pragma unroll

@@ -3,10 +3,12 @@
 // positions [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence]. Token t belongs to
 // the sequence b with query_starts[b] <= t < query_starts[b + 1]; tokens from query_starts[sequences] on are padding.
 // block_table[b][p / 64] is the block that holds position p of sequence b. A layer of the cache is
-// [blocks][kv_heads][2 (keys, values)][64 tokens][head_dim].
+// [blocks][kv_heads][2 (keys, values)][64 tokens][head_dim], of floats or of codes, which are read as the numbers that
+// they stand for: scales are in the weights around attention.
 #pragma once
 #include "common/reduce.cuh"
 #include "common/types.cuh"
+#include "common/widen.cuh"
 
 namespace smelt {
 

@@ -36,4 +36,18 @@ template <int kThreads> __device__ __forceinline__ float block_sum(float x) {
   return sum;
 }
 
+// The largest over a block of `kThreads` threads, in every thread. All of them call it, once.
+template <int kThreads> __device__ __forceinline__ u32 block_max(u32 x) {
+  static_assert(kThreads % 32 == 0 && kThreads <= 1024, "whole warps");
+  constexpr int kWarps = kThreads / 32;
+  __shared__ u32 largest[kWarps];
+  x = __reduce_max_sync(kFullWarp, x);
+  if constexpr (kWarps == 1) return x;
+  if (threadIdx.x % 32 == 0) largest[threadIdx.x / 32] = x;
+  __syncthreads();
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) x = max(x, largest[warp]);
+  return x;
+}
+
 }  // namespace smelt

@@ -15,6 +15,10 @@ using f32 = float;
 using i32 = int;
 struct bf16 { u16 bits; };
 struct f16 { u16 bits; };
+// Codes: numbers over a scale. What reads them is in common/widen.cuh.
+using i8 = signed char;
+struct f8e4m3 { u8 bits; };
+struct i4 { u8 bits; };
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }

@@ -1,16 +1,55 @@
 // y = x @ w^T + bias for any sizes and float types, in float on CUDA cores: for checking, and for what tensor cores
 // cannot take.
 //
-//   y [rows][kN] of Y, x [rows][kK] of X, w [kN][kK] of W, row-major, bias [kN] of B, which is read where kBias
+//   y [rows][kN] of Y, x [rows][kK] of X, w [kN][kK] of W, bias [kN] of B, which is read where kBias
+//   x and w may be codes: i8, f8e4m3, or i4 in a byte each, and mean (code - zero) * scale with scales as XScales and
+//   WScales say (common/scales.cuh) and, where kZero, a zero of the weight for each of them; else x_scale, w_scale and
+//   w_zero are nullptr
+//   x is row-major. The order of w is kOrder: 0 row-major, 1 tiled, 2 tiled with the rows of the two halves taking turns
+//   (common/tiled.cuh; codes of 4 bits as there)
 //   LinearPlain     grid ceil(rows / 64) * ceil(kN / 64), row tiles first; 64 x 64 outputs a block, k in order
-//   LinearPlainFew  grid ceil(kN / 8); a warp for each output of up to 8 rows, its lanes share k
+//   LinearPlainFew  grid ceil(kN / 8); a warp for each output of up to 8 rows, its lanes share k; w is row-major
 #pragma once
 #include "common/body.cuh"
 #include "common/reduce.cuh"
+#include "common/scales.cuh"
+#include "common/tiled.cuh"
+#include "common/widen.cuh"
 
 namespace smelt {
 
-template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct LinearPlain {
+// Elements of a matrix [kN][kK] of W in the order kOrder, as the numbers that they mean.
+template <class W, class WScales, bool kZero, int kOrder, int kN, int kK> struct PlainWeight {
+  const W* w;
+  const typename WScales::Type* scale;
+  const i8* zero;
+
+  __device__ __forceinline__ float stored(int row, int col) const {
+    const i64 place = kOrder == 2 ? half_row_place(row, kN) : row;
+    if constexpr (kOrder == 0) {
+      return to_float(w[place * kK + col]);
+    } else if constexpr (kUnitCols<W> == kUnitCols<i4>) {
+      const u32 word = reinterpret_cast<const u32*>(w)[tiled_word(place, col, kK)];
+      return float(int(word >> tiled_shift(col) & 0xf) - 8);
+    } else {
+      return to_float(w[tiled_at<W>(place, col, kK)]);
+    }
+  }
+
+  // What an element that is stored as `code` means.
+  __device__ __forceinline__ float meaning(float code, int row, int col) const {
+    if constexpr (!WScales::kScaled) return code;
+    const int at = WScales::line(row) + WScales::column(col);
+    if constexpr (kZero) code -= to_float(zero[at]);
+    return code * to_float(scale[at]);
+  }
+
+  __device__ __forceinline__ float at(int row, int col) const { return meaning(stored(row, col), row, col); }
+};
+
+template <class X, class W, class B, class Y, int kN, int kK, bool kBias, class XScales = Unscaled,
+          class WScales = Unscaled, bool kZero = false, int kOrder = 0>
+struct LinearPlain {
   static constexpr int kThreads = 256;
   static constexpr int kTile = 64;  // rows and outputs of a block
   static constexpr int kStep = 16;  // of k
@@ -20,6 +59,9 @@ template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct
   Y* y;
   const X* x;
   const W* w;
+  const typename XScales::Type* x_scale;
+  const typename WScales::Type* w_scale;
+  const i8* w_zero;
   const B* bias;
   int rows;
 
@@ -33,13 +75,17 @@ template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct
     const int row_tiles = ceil_div(rows, kTile);
     const int row = tile % row_tiles * kTile, output = tile / row_tiles * kTile;
     const int r = threadIdx.x / 16 * 4, n = threadIdx.x % 16 * 4;  // of this thread's 4 x 4 outputs
+    const PlainWeight<W, WScales, kZero, kOrder, kN, kK> weight = {w, w_scale, w_zero};
     float next_left[kLoads], next_right[kLoads];
     const auto load = [&](int k) {
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         const int line = line_of(i), at = k + int(threadIdx.x) % kStep;
-        next_left[i] = at < kK && row + line < rows ? to_float(x[i64(row + line) * kK + at]) : 0.0f;
-        next_right[i] = at < kK && output + line < kN ? to_float(w[i64(output + line) * kK + at]) : 0.0f;
+        next_left[i] = next_right[i] = 0.0f;
+        if (at < kK && row + line < rows) {
+          next_left[i] = to_float(x[i64(row + line) * kK + at]) * XScales::at(x_scale, row + line, at);
+        }
+        if (at < kK && output + line < kN) next_right[i] = weight.at(output + line, at);
       }
     };
     float sums[4][4] = {};
@@ -84,7 +130,10 @@ template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct
   }
 };
 
-template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct LinearPlainFew {
+template <class X, class W, class B, class Y, int kN, int kK, bool kBias, class XScales = Unscaled,
+          class WScales = Unscaled, bool kZero = false, int kOrder = 0>
+struct LinearPlainFew {
+  static_assert(kOrder == 0, "row-major");
   static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kRows = 8;
@@ -95,6 +144,9 @@ template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct
   Y* y;
   const X* x;
   const W* w;
+  const typename XScales::Type* x_scale;
+  const typename WScales::Type* w_scale;
+  const i8* w_zero;
   const B* bias;
   int rows;
 
@@ -103,6 +155,7 @@ template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct
   __device__ __forceinline__ void tile(int tile) {
     const int output = tile * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (output >= kN) return;
+    const PlainWeight<W, WScales, kZero, kOrder, kN, kK> weight = {w, w_scale, w_zero};
     float sums[kRows] = {};
     for (int start = lane * kWidth; start < kK; start += kBatch * kStride) {
       // load
@@ -118,12 +171,16 @@ template <class X, class W, class B, class Y, int kN, int kK, bool kBias> struct
       for (int b = 0; b < kBatch; ++b) {
         const int k = start + b * kStride;
         if (k >= kK) break;
+        float means[kWidth];
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) means[i] = weight.meaning(to_float(weights[b][i]), output, k + i);
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
           if (row >= rows) break;
           const Vec<X, kWidth> values = *reinterpret_cast<const Vec<X, kWidth>*>(x + i64(row) * kK + k);
 #pragma unroll
-          for (int i = 0; i < kWidth; ++i) sums[row] += to_float(weights[b][i]) * to_float(values[i]);
+          for (int i = 0; i < kWidth; ++i)
+            sums[row] += means[i] * (to_float(values[i]) * XScales::at(x_scale, row, k + i));
         }
       }
     }

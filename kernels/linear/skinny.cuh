@@ -5,24 +5,32 @@
 //     with kCentred T((x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * gain + shift [kK])
 //   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
 //     kN / 2 + n
-//   gain, shift of G, bias [kN] of T, residual as y; each is nullptr (written in the unit) where it is not there. Bias
+//   gain, shift of G, bias [kN] of B, residual as y; each is nullptr (written in the unit) where it is not there. Bias
 //     and residual are added in float, before and behind F
-//   w    of T, tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
-//        bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
+//   w    of W, tiled as in common/tiled.cuh (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the
+//        second): [ceil(kN / 16)][units of 16 outputs x 128 bytes of k]. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
+//
+// W is T, or i8, f8e4m3 or i4: codes that mean (code - zero) * scale, with scales as WScales says (common/scales.cuh)
+// and, where kZero, a zero of i8 for each. X may be i8 or f8e4m3, codes with scales as XScales says. All are widened to
+// T in registers, which is exact, so T is free where x is codes. A group of columns that share a scale is summed on its
+// own, and is half a unit or a multiple of that; where a row has one scale, it is for the whole sum.
 //
 // One block per kStrips strips of 16 outputs: grid ceil(ceil(kN / 16) / kStrips). The warps of a block take the units
 // of its strips in turn, each with kDepth units of each strip on their way into registers, and add up at the end.
-// kK % 8 == 0 (x is read in 16-byte chunks); kRows a multiple of 8 from 8 to 32; at most kNormRows rows are normed, and
+// Rows of x are whole 16-byte chunks; kRows a multiple of 8 from 8 to 32; at most kNormRows rows are normed, and
 // stay in shared memory: every block norms all of them, while its first weights are under way.
 //
 // The weights are the 16-row operand of mma.m16n8k16, the rows of x its 8 columns. Which k stands where in an MMA is
-// free as long as both operands agree. So lane l = 4g + q takes whole chunks: chunk 4h + q of rows g of the two atoms
-// is its part of two MMAs ({x, y}, then {z, w}), and chunk 4h + q of row g of x is exactly the other operand of both.
+// free as long as both operands agree. So lane l = 4g + q takes whole chunks: chunk 4h + q of rows g of the two atoms,
+// whose words are, one behind the other or a pair of them at a time, its part of an MMA, and the same columns of row g
+// of x, which are exactly the other operand.
 #pragma once
 #include "common/body.cuh"
+#include "common/scales.cuh"
 #include "common/silu.cuh"
-#include "common/types.cuh"
+#include "common/tiled.cuh"
+#include "common/widen.cuh"
 #include "linear/behind.cuh"
 #include "norm/row.cuh"
 #include "ptx/load.cuh"
@@ -30,118 +38,268 @@
 
 namespace smelt {
 
+// A if kFirst, otherwise B.
+template <bool kFirst, class A, class B> struct Either { using Type = A; };
+template <class A, class B> struct Either<false, A, B> { using Type = B; };
+
 template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth,
           bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f, bool kCentred = false,
-          class F = Same>
+          class F = Same, class B = T, class W = T, class WScales = Unscaled, bool kZero = false,
+          class XScales = Unscaled>
 struct LinearSkinny {
+  static constexpr bool kCodes = WScales::kScaled, kXCodes = XScales::kScaled;
+  using XT = typename Either<kXCodes, X, T>::Type;  // as products read x
   static_assert(sizeof(T) == 2, "bf16 or f16");
-  static_assert(kNormRows <= kRows && (kNormRows > 0 || sizeof(X) == sizeof(T)), "x is T unless it is normed");
+  static_assert(kNormRows <= kRows && (kNormRows > 0 || sizeof(X) == sizeof(XT)), "x is T unless it is normed or codes");
+  static_assert(kCodes || (sizeof(W) == sizeof(T) && !kXCodes && !kZero), "scales belong to codes");
+  static_assert(!kXCodes || kNormRows == 0, "codes are not normed");
   static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
-  static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
+  static_assert(kK * sizeof(XT) % 16 == 0, "rows of x of whole 16-byte chunks");
   static_assert(kRows % 8 == 0 && kRows >= 8 && kRows <= 32, "whole MMA columns");
   static_assert(kWarps >= 1 && kWarps <= 32 && kStrips >= 1 && kDepth >= 1);
 
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kUnits = ceil_div(kK, 64);  // of a strip
+  static constexpr int kCols = kUnitCols<W>;
+  static constexpr int kUnits = ceil_div(kK, kCols);  // of a strip
   static constexpr int kStripBytes = 2048 * kUnits;
   static constexpr int kAllStrips = ceil_div(kN, 16);
   static constexpr int kTurns = ceil_div(kUnits, kWarps);  // units of a strip that a warp takes: kWarps * turn + warp
   static constexpr int kHeld = kDepth < kTurns ? kDepth : kTurns;
   static constexpr int kRounds = kUnits / (kWarps * kHeld);  // of kHeld turns for every warp
   static constexpr bool kRest = kUnits % (kWarps * kHeld) != 0;
-  static constexpr int kAhead = kRows == 8 && kHeld % 2 == 0 ? 2 : 1;  // turns that x is read ahead
-  static constexpr int kCols = 16 * kStrips;                           // outputs of a block
-  static constexpr int kPitch = kCols + 4;  // floats of a row of partial sums: no bank conflicts
-  static constexpr int kOutN = kSwiglu ? kN / 2 : kN;              // columns of y
-  static constexpr int kOutCols = kSwiglu ? kCols / 2 : kCols;     // of a block
+  static constexpr int kParts = kCodes ? 2 : 1;                          // of a unit, each with its chunks of x
+  static constexpr int kAhead = kRows == 8 && !kCodes && kHeld % 2 == 0 ? 2 : 1;  // parts that x is read ahead
+  static constexpr int kXWidth = 16 / sizeof(XT);                        // columns of x in 16 bytes
+  static constexpr int kXLoads = kChunkCols<W> / kXWidth;                // for the columns of a chunk of weights
+  static constexpr int kOutputs = 16 * kStrips;                          // of a block
+  static constexpr int kPitch = kOutputs + 4;  // floats of a row of partial sums: no bank conflicts
+  static constexpr int kOutN = kSwiglu ? kN / 2 : kN;                    // columns of y
+  static constexpr int kOutCols = kSwiglu ? kOutputs / 2 : kOutputs;     // of a block
   static constexpr int kNormPitch = kK + 32;  // elements of a normed row: two rows lie in different banks
   static constexpr int kPartialBytes = kWarps * kRows * kPitch * 4;
   static constexpr int kSharedBytes = kPartialBytes + kNormRows * kNormPitch * 2;
   static_assert(kSharedBytes <= 232448, "what a block may have");
+  static constexpr bool kGrouped = WScales::kGrouped || XScales::kGrouped;
+  static_assert(WScales::kShared % (kCols / 2) == 0 && XScales::kShared % (kCols / 2) == 0, "groups of whole parts");
+  // Scales of a unit in each of its rows, where a row has several.
+  static constexpr int kGroups = WScales::kGrouped && WScales::kShared < kCols ? 2 : 1;
   // Blocks of a multiprocessor, for __launch_bounds__(kThreads, kBlocks): as many as have room for what a thread holds.
-  static constexpr int kRegisters =
-      round_up(16 * kStrips * kHeld + (kAhead + 2) * kRows + kStrips * kRows / 2 + 12, 8);
+  static constexpr int kOfWeights =
+      (16 + (WScales::kGrouped ? 2 * kGroups : 0) + (kZero ? 2 * kGroups : 0)) * kStrips * kHeld;
+  static constexpr int kOfX = kAhead * (kXLoads * 2 / kParts * kRows / 2 + (XScales::kGrouped ? kRows / 4 : 0));
+  static constexpr int kOfSums = (kGrouped ? 2 : 1) * kStrips * kRows / 2;
+  static constexpr int kOfWidening = !kCodes ? 0 : (kXCodes ? 8 : 16) + (kCols == kUnitCols<i4> ? 8 : 0);
+  static constexpr int kRegisters = round_up(kOfWeights + kOfX + 2 * kRows + kOfSums + kOfWidening + 12, 8);
   static constexpr int kFit = 65536 / (kThreads * kRegisters);
   static constexpr int kBlocks = kFit < 1 ? 1 : kFit > 16 ? 16 : kFit;
 
-  using Weights = uint4[kStrips][2][2];  // [..][h][atom]
-  using Chunks = uint4[2][kRows / 8];    // [h][..]
+  // What a lane holds of a unit of each strip: [h][atom] of weights, [atom][group] of what codes mean.
+  struct Unit {
+    uint4 w[kStrips][2][2];
+    typename WScales::Type scale[kStrips][2][kGroups];
+    i8 zero[kStrips][2][kGroups];
+  };
+  // What it holds of x for a part of a unit: [h] of 8 rows, and the scales of rows 8n + 2q and 8n + 2q + 1.
+  struct Chunks {
+    uint4 x[2 / kParts][kRows / 8][kXLoads];
+    typename XScales::Type scale[kRows / 8][2];
+  };
   using Norm = NormRow<X, T, G, kK, kEps, kThreads, kCentred>;
 
   Y* y;
   const X* x;
-  const T* w;
+  const W* w;
   const G* gain;
   const G* shift;
-  const T* bias;
+  const typename XScales::Type* x_scale;
+  const typename WScales::Type* w_scale;
+  const i8* w_zero;
+  const B* bias;
   const Y* residual;
   int rows;
 
   int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
   const u8* next[2];  // [h]: where this lane's part of the next round of units of the first strip begins
-  Weights held[kHeld];
+  int lines[kStrips][2];  // [atom]: where the scales of this lane's outputs begin
+  Unit held[kHeld];
   Chunks chunks[kAhead];
+  typename WScales::Type row_scale[kStrips][2];  // of a whole row
   float sums[kStrips][kRows / 8][4];
   Norm norm;
 
   // The normed rows, behind the partial sums.
   static __device__ __forceinline__ T* normed() { return reinterpret_cast<T*>(shared_memory() + kPartialBytes); }
 
-  // Asks for this lane's part of the unit at `next` + `turn` turns of each strip.
-  __device__ __forceinline__ void load(Weights& unit, int tile, int turn) {
+  // Asks for this lane's part of the unit of `turn`, which is that at `next` and `i` turns, of each strip.
+  __device__ __forceinline__ void load(Unit& unit, int tile, int i, int turn) {
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
       i64 offset = i64(s) * kStripBytes;
       if (kAllStrips % kStrips != 0 && tile * kStrips + s >= kAllStrips) offset = 0;  // any strip: nothing is stored
-      offset += turn * kWarps * 2048;
+      offset += i * kWarps * 2048;
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int atom = 0; atom < 2; ++atom) unit[s][h][atom] = ptx::ld_global_stream(next[h] + (offset + 1024 * atom));
+        for (int atom = 0; atom < 2; ++atom) unit.w[s][h][atom] = ptx::ld_global_stream(next[h] + (offset + 1024 * atom));
+      if constexpr (WScales::kGrouped || kZero) load_meaning(unit, s, turn);
     }
   }
 
-  // Reads this lane's chunks of x for `turn`; zeros where there is no such row or k.
-  __device__ __forceinline__ void read(Chunks& chunk, int turn) {
+  // Asks for the scales and zeros of a unit of strip `s`; those of padding are others, of products that are zero.
+  __device__ __forceinline__ void load_meaning(Unit& unit, int s, int turn) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+    for (int group = 0; group < kGroups; ++group) {
+      const int column = (turn * kWarps + warp) * kCols + group * (kCols / 2);
+      const int at = WScales::column(kK % kCols == 0 ? column : min(column, kK - 1));
 #pragma unroll
-      for (int n = 0; n < kRows / 8; ++n) {
-        const int row = 8 * n + g, k = 64 * (turn * kWarps + warp) + 8 * (4 * h + q);
-        chunk[h][n] = {0, 0, 0, 0};
-        if (row >= rows || k >= kK) continue;
-        if constexpr (kNormRows > 0) {
-          chunk[h][n] = *reinterpret_cast<const uint4*>(normed() + (row * kNormPitch + k));
-        } else {
-          chunk[h][n] = *reinterpret_cast<const uint4*>(x + (row * kK + k));
-        }
+      for (int atom = 0; atom < 2; ++atom) {
+        if constexpr (WScales::kGrouped) unit.scale[s][atom][group] = w_scale[lines[s][atom] + at];
+        if constexpr (kZero) unit.zero[s][atom][group] = w_zero[lines[s][atom] + at];
       }
+    }
   }
 
-  __device__ __forceinline__ void multiply(const Weights& unit, const Chunks& chunk) {
+  // The output of this lane in an atom of a strip; of padding, the last.
+  __device__ __forceinline__ int output(int tile, int s, int atom) const {
+    const int strip = tile * kStrips + s;
+    return min(kSwiglu ? atom * (kN / 2) + 8 * strip + g : 16 * strip + 8 * atom + g, kN - 1);
+  }
+
+  // Reads this lane's chunks of x for a part of a unit; zeros where there is no such row or k.
+  __device__ __forceinline__ void read(Chunks& chunk, int part) {
+    const int unit = part / kParts * kWarps + warp, first = part % kParts;
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+    for (int h = 0; h < 2 / kParts; ++h)
 #pragma unroll
       for (int n = 0; n < kRows / 8; ++n)
 #pragma unroll
-        for (int s = 0; s < kStrips; ++s) {
-          const uint4 low = unit[s][h][0], high = unit[s][h][1], b = chunk[h][n];
-          ptx::mma_m16n8k16<T>(sums[s][n], {low.x, high.x, low.y, high.y}, b.x, b.y);
-          ptx::mma_m16n8k16<T>(sums[s][n], {low.z, high.z, low.w, high.w}, b.z, b.w);
+        for (int i = 0; i < kXLoads; ++i) {
+          const int row = 8 * n + g, k = kCols * unit + kChunkCols<W> * (4 * (first + h) + q) + i * kXWidth;
+          chunk.x[h][n][i] = {0, 0, 0, 0};
+          if (row >= rows || k >= kK) continue;
+          if constexpr (kNormRows > 0) {
+            chunk.x[h][n][i] = *reinterpret_cast<const uint4*>(normed() + (row * kNormPitch + k));
+          } else {
+            chunk.x[h][n][i] = *reinterpret_cast<const uint4*>(x + (row * kK + k));
+          }
         }
+    if constexpr (XScales::kGrouped) {
+      read_scales(chunk.scale, min(kCols * unit + first * (kCols / 2), kK - 1));
+    }
+  }
+
+  // Reads the scales of x at a column for the rows whose sums this lane has; of rows that are none, those of the last.
+  __device__ __forceinline__ void read_scales(typename XScales::Type (&scale)[kRows / 8][2], int column) {
+#pragma unroll
+    for (int n = 0; n < kRows / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        scale[n][i] = x_scale[XScales::line(min(8 * n + 2 * q + i, rows - 1)) + XScales::column(column)];
+  }
+
+  __device__ __forceinline__ void multiply(const Unit& unit, const Chunks& chunk, int part) {
+    if constexpr (kCodes) {
+      multiply_codes(unit, chunk, part % kParts);
+    } else {
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int n = 0; n < kRows / 8; ++n)
+#pragma unroll
+          for (int s = 0; s < kStrips; ++s) {
+            const uint4 low = unit.w[s][h][0], high = unit.w[s][h][1], b = chunk.x[h][n][0];
+            ptx::mma_m16n8k16<T>(sums[s][n], {low.x, high.x, low.y, high.y}, b.x, b.y);
+            ptx::mma_m16n8k16<T>(sums[s][n], {low.z, high.z, low.w, high.w}, b.z, b.w);
+          }
+    }
+  }
+
+  static __device__ __forceinline__ u32 word(const uint4& v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+  }
+
+  // The operand of MMA `step` of a part that comes from x.
+  static __device__ __forceinline__ void x_pairs(u32 (&b)[2], const uint4 (&chunk)[kXLoads], int step) {
+    if constexpr (kXCodes) {
+      Widen<X, T>::pairs(b, word(chunk[step / 4], step % 4));
+    } else {
+      b[0] = word(chunk[step / 2], step % 2 * 2);
+      b[1] = word(chunk[step / 2], step % 2 * 2 + 1);
+    }
+  }
+
+  // Half a unit, `h`: MMA by MMA, each over four columns of a lane.
+  __device__ __forceinline__ void multiply_codes(const Unit& unit, const Chunks& chunk, int h) {
+    constexpr int kPairs = Widen<W, T>::kPairs, kSteps = kPairs / 2;  // of a word of weights
+    float group[kStrips][kRows / 8][4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      u32 b[kSteps][kRows / 8][2];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+        for (int n = 0; n < kRows / 8; ++n) x_pairs(b[step][n], chunk.x[0][n], i * kSteps + step);
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s) {
+        u32 low[kPairs], high[kPairs];
+        Widen<W, T>::pairs(low, word(unit.w[s][h][0], i));
+        Widen<W, T>::pairs(high, word(unit.w[s][h][1], i));
+        if constexpr (kZero) {
+          const int at = kGroups == 2 ? h : 0;
+          less(low, unit.zero[s][0][at]);
+          less(high, unit.zero[s][1][at]);
+        }
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+          for (int n = 0; n < kRows / 8; ++n)
+            ptx::mma_m16n8k16<T>(kGrouped ? group[s][n] : sums[s][n],
+                                 {low[2 * step], high[2 * step], low[2 * step + 1], high[2 * step + 1]},
+                                 b[step][n][0], b[step][n][1]);
+      }
+    }
+    if constexpr (kGrouped) {
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s)
+#pragma unroll
+        for (int n = 0; n < kRows / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float scale = 1.0f;
+            if constexpr (WScales::kGrouped) scale = to_float(unit.scale[s][i / 2][kGroups == 2 ? h : 0]);
+            if constexpr (XScales::kGrouped) scale *= to_float(chunk.scale[n][i % 2]);
+            sums[s][n][i] += scale * group[s][n][i];
+          }
+    }
+  }
+
+  // Codes less their zero, which is exact in both types.
+  template <int kCount> static __device__ __forceinline__ void less(u32 (&pairs)[kCount], i8 zero) {
+    const u32 both = pack2<T>(float(zero), float(zero));
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) pairs[i] = ptx::sub_rn_x2<T>(pairs[i], both);
   }
 
   // Whether this warp has a unit for `turn`.
   __device__ __forceinline__ bool has(int turn) { return turn * kWarps + warp < kUnits; }
+
+  // Uses what is held of turn `turn`, part by part, and reads what of x comes next.
+  __device__ __forceinline__ void use(int i, int turn) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      Chunks& chunk = chunks[(i * kParts + part) % kAhead];
+      multiply(held[i], chunk, part);
+      read(chunk, turn * kParts + part + kAhead);
+    }
+  }
 
   // Uses all that is held. As soon as a unit is used, its registers take one of the next round: if `kAll` in any case,
   // if `kSome` where there is one.
   template <bool kAll, bool kSome> __device__ __forceinline__ void round(int tile, int first) {
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
-      multiply(held[i], chunks[i % kAhead]);
-      read(chunks[i % kAhead], first + i + kAhead);
-      if (kAll || (kSome && has(first + i + kHeld))) load(held[i], tile, i);
+      use(i, first + i);
+      if (kAll || (kSome && has(first + i + kHeld))) load(held[i], tile, i, first + i + kHeld);
     }
     next[0] += kHeld * kWarps * 2048;
     next[1] += kHeld * kWarps * 2048;
@@ -152,11 +310,23 @@ struct LinearSkinny {
     for (int h = 0; h < 2; ++h)
       next[h] = reinterpret_cast<const u8*>(w) + i64(tile) * kStrips * kStripBytes + warp * 2048 + g * 128 +
                 (((4 * h + q) ^ g) << 4);
+    if constexpr (kCodes) {
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s)
+#pragma unroll
+        for (int atom = 0; atom < 2; ++atom) lines[s][atom] = WScales::line(output(tile, s, atom));
+    }
 #pragma unroll
     for (int i = 0; i < kHeld; ++i)
-      if (kRounds > 0 || has(i)) load(held[i], tile, i);
+      if (kRounds > 0 || has(i)) load(held[i], tile, i, i);
     next[0] += kHeld * kWarps * 2048;
     next[1] += kHeld * kWarps * 2048;
+    if constexpr (kCodes && !WScales::kGrouped) {
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s)
+#pragma unroll
+        for (int atom = 0; atom < 2; ++atom) row_scale[s][atom] = w_scale[lines[s][atom]];
+    }
     if constexpr (kNormRows > 0) norm.stream(gain, shift);
   }
 
@@ -171,7 +341,7 @@ struct LinearSkinny {
   }
 
   // The product of a row with a column of the block: the sum over warps, and the bias of output `n`.
-  static __device__ __forceinline__ float total(const float* partial, int row, int column, const T* bias, int n) {
+  static __device__ __forceinline__ float total(const float* partial, int row, int column, const B* bias, int n) {
     float sum = 0.0f;
 #pragma unroll
     for (int part = 0; part < kWarps; ++part) sum += partial[(part * kRows + row) * kPitch + column];
@@ -220,6 +390,8 @@ struct LinearSkinny {
 
   // The sums of this warp over its units of a tile.
   __device__ __forceinline__ void multiply_tile(int tile) {
+    typename XScales::Type token_scale[kRows / 8][2];
+    if constexpr (kXCodes && !XScales::kGrouped) read_scales(token_scale, 0);
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) read(chunks[i], i);
 #pragma unroll
@@ -234,10 +406,18 @@ struct LinearSkinny {
     if constexpr (kRest) {
 #pragma unroll
       for (int i = 0; i < kHeld; ++i)
-        if (has(kRounds * kHeld + i)) {
-          multiply(held[i], chunks[i % kAhead]);
-          read(chunks[i % kAhead], kRounds * kHeld + i + kAhead);
-        }
+        if (has(kRounds * kHeld + i)) use(i, kRounds * kHeld + i);
+    }
+    if constexpr (kCodes) {
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s)
+#pragma unroll
+        for (int n = 0; n < kRows / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if constexpr (!WScales::kGrouped) sums[s][n][i] *= to_float(row_scale[s][i / 2]);
+            if constexpr (kXCodes && !XScales::kGrouped) sums[s][n][i] *= to_float(token_scale[n][i % 2]);
+          }
     }
   }
 };

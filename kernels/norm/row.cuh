@@ -58,9 +58,14 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
     if constexpr (kKept) each([&](int at, int column) { load_gain(weight, bias, at, column); });
   }
 
-  // `read(column, x)` gives the values of a turn; `write(column, x)` takes them once all are read.
-  template <class Read, class Write>
-  __device__ __forceinline__ void norm(N* normed, const W* weight, const W* bias, Read read, Write write) {
+  // What is subtracted from values, and what the rest is multiplied by.
+  struct Moments {
+    float mean;
+    float scale;
+  };
+
+  // `read(column, x)` gives the values of a turn.
+  template <class Read> __device__ __forceinline__ Moments moments(Read read) {
     // load
     float sum = 0.0f;
     each([&](int at, int column) {
@@ -80,23 +85,37 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
         for (int i = 0; i < kWidth; ++i) sum += (x[at][i] - mean) * (x[at][i] - mean);
       });
     }
-    const float scale = rsqrtf(block_sum<kBlock>(sum) / kCols + kEps);
+    return {mean, rsqrtf(block_sum<kBlock>(sum) / kCols + kEps)};
+  }
+
+  // The normed values of a turn; those before the norm are in `x[at]`, too.
+  template <class Read>
+  __device__ __forceinline__ Vec<N, kWidth> normed(Moments moments, const W* weight, const W* bias, int at, int column,
+                                                   Read read) {
+    if constexpr (!kKept) read(column, x[at]), load_gain(weight, bias, at, column);
+    Vec<N, kWidth> values;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      float value = kCentred ? x[at][i] - moments.mean : x[at][i];
+      value = value * moments.scale * to_float(gain[at][i]);
+      if constexpr (kCentred) {
+        if (bias != nullptr) value += to_float(shift[at][i]);
+      }
+      values[i] = from_float<N>(value);
+    }
+    return values;
+  }
+
+  // `write(column, x)` takes what `read` gave once all is read.
+  template <class Read, class Write>
+  __device__ __forceinline__ void norm(N* to, const W* weight, const W* bias, Read read, Write write) {
+    const Moments found = moments(read);
 
     // store
     each([&](int at, int column) {
-      if constexpr (!kKept) read(column, x[at]), load_gain(weight, bias, at, column);
+      const auto values = normed(found, weight, bias, at, column, read);
       write(column, x[at]);
-      Vec<N, kWidth> values;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        float value = kCentred ? x[at][i] - mean : x[at][i];
-        value = value * scale * to_float(gain[at][i]);
-        if constexpr (kCentred) {
-          if (bias != nullptr) value += to_float(shift[at][i]);
-        }
-        values[i] = from_float<N>(value);
-      }
-      *reinterpret_cast<Vec<N, kWidth>*>(normed + column) = values;
+      *reinterpret_cast<Vec<N, kWidth>*>(to + column) = values;
     });
   }
 };

@@ -12,14 +12,14 @@ namespace smelt {
 // Copies row `index` of a table of `count` rows.
 template <class T, int kCols, bool kTiled, int kThreads>
 __device__ __forceinline__ void copy_row(T* out, const T* table, int index, int count) {
-  // a chunk of a tiled row is 8 elements, the last one may be cut
+  // a chunk of a tiled row is 16 bytes, the last one may be cut
   constexpr int kWidth = vector_width<T, kCols>();
   using Values = Vec<T, kWidth>;
   const bool known = index >= 0 && index < count;
   for (int col = threadIdx.x * kWidth; col < kCols; col += kThreads * kWidth) {
     Values values = {};
     if (known) {
-      const i64 at = kTiled ? tiled_at(index, col, kCols) : i64(index) * kCols + col;
+      const i64 at = kTiled ? tiled_at<T>(index, col, kCols) : i64(index) * kCols + col;
       values = *reinterpret_cast<const Values*>(table + at);
     }
     *reinterpret_cast<Values*>(out + col) = values;
@@ -27,7 +27,7 @@ __device__ __forceinline__ void copy_row(T* out, const T* table, int index, int 
 }
 
 template <class T, int kCols, bool kTiled> struct Embedding {
-  static_assert(!kTiled || sizeof(T) == 2, "tiles hold 16-bit elements");
+  static_assert(!kTiled || sizeof(T) == 2, "tables in tiles hold 16-bit elements");
   static constexpr int kThreads = 256;
 
   T* out;

@@ -2,12 +2,15 @@
 // adds the four 16-bit quarters of splitmix64(seed + i * gamma), centred and scaled to unit variance.
 //
 //   out    a matrix of `rows` rows and `cols` columns. kOrder: 0 row-major, 1 tiled, 2 tiled with the rows of the two
-//          halves taking turns (common/tiled.cuh); the padding of tiles is the caller's to zero
-//   first  the row-major place of the run's first element in the matrix; elements: those of the run
+//          halves taking turns (common/tiled.cuh), 3 two codes of 4 bits in a byte. Tiles come filled with their padding:
+//          zeros, which are bytes of 0x88 where codes have 4 bits
+//   first  the row-major place of the run's first element in the matrix; elements: those of the run. Both are even
+//          where two share a byte
 //   Grid: any; each thread strides over the elements.
 #pragma once
 #include "common/body.cuh"
 #include "common/tiled.cuh"
+#include "common/widen.cuh"
 
 namespace smelt {
 
@@ -36,12 +39,32 @@ template <class T, int kOrder> struct FillRandom {
     return __fadd_rn(mean, __fmul_rn(std, z));
   }
 
+  // The code of 4 bits of an element.
+  __device__ __forceinline__ u32 code(u64 i) const { return from_float<i4>(value(i)).bits & 0xf; }
+
+  __device__ __forceinline__ void store(u64 i) {
+    const u64 at = first + i, col = at % cols;
+    i64 row = at / cols;
+    if (kOrder == 2) row = half_row_place(row, rows);
+    if constexpr (kOrder == 0) {
+      out[at] = from_float<T>(value(i));
+    } else if constexpr (kUnitCols<T> == kUnitCols<i4>) {
+      // neighbours share a word that holds zeros, each as 8: to add 8 to a code is to change its upper bit
+      atomicXor(reinterpret_cast<u32*>(out) + tiled_word(row, col, cols), code(i) << tiled_shift(col));
+    } else {
+      out[tiled_at<T>(row, col, cols)] = from_float<T>(value(i));
+    }
+  }
+
   __device__ __forceinline__ void tile(int tile) {
-    for (u64 i = u64(tile) * kThreads + threadIdx.x; i < elements; i += u64(gridDim.x) * kThreads) {
-      const u64 at = first + i;
-      i64 row = at / cols;
-      if (kOrder == 2) row = half_row_place(row, rows);
-      out[kOrder == 0 ? i64(at) : tiled_at(row, at % cols, cols)] = from_float<T>(value(i));
+    constexpr int kStep = kOrder == 3 ? 2 : 1;
+    const u64 stride = u64(gridDim.x) * kThreads * kStep;
+    for (u64 i = (u64(tile) * kThreads + threadIdx.x) * kStep; i < elements; i += stride) {
+      if constexpr (kOrder == 3) {
+        out[(first + i) / 2].bits = u8(code(i) | code(i + 1) << 4);
+      } else {
+        store(i);
+      }
     }
   }
 };

@@ -22,7 +22,7 @@ const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// The pieces. One more is one more line here and a function below.
-const PIECES: [fn(&mut Builder, Piece); 20] = [
+const PIECES: [fn(&mut Builder, Piece); 21] = [
     Builder::embedding,
     Builder::sum,
     Builder::norm_of_sum,
@@ -31,6 +31,7 @@ const PIECES: [fn(&mut Builder, Piece); 20] = [
     Builder::linear,
     Builder::activated_linear,
     Builder::linear_over_codes,
+    Builder::codes_of_a_norm,
     Builder::parallel_linears,
     Builder::gated,
     Builder::gated_halves,
@@ -67,7 +68,7 @@ pub fn in_f32(graph: &Graph) -> Graph {
     let widened = |line: &str| {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
-        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ");
+        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("scaled = [x");
         if keeps { line } else { line.replace(", to = f32}", "}").replace(" {to = f32}", "") }
     };
     let text: Vec<String> = ir::text::print(graph).lines().map(widened).collect();
@@ -249,6 +250,22 @@ impl Builder {
             _ => self.add(Silu {}, &[scaled]),
         };
         self.values.push(active);
+    }
+
+    /// Codes on both sides, of rows of a table: of values that are rounded elsewhere, a code may fall to the other side.
+    fn codes_of_a_norm(&mut self, (_, a, b, detail): Piece) {
+        self.embedding((0, 0, 0, detail));
+        let Some(x) = self.values.pop() else { return };
+        let normed = self.norm(x, b);
+        let blocks = QuantizeBlocks { to: DType::I8, rows: None, cols: a.is_multiple_of(2).then_some(4) };
+        let codes = self.add(blocks.clone(), &[normed]);
+        let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
+        let weight = self.add(blocks, &[numbers]);
+        let scales = [codes, weight].map(|codes| Value { result: 1, ..codes });
+        let scaled = Scaled { x: true, weight: true, zero: false };
+        let product = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)) };
+        let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
+        self.values.push(y);
     }
 
     /// Only weights are codes: of activations that are rounded elsewhere, a code may fall to the other side.

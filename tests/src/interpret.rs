@@ -1,9 +1,9 @@
 //! What a graph means over the steps of a scenario, and graphs after passes.
 
-use ir::{Environment, Graph, HostData, KvState, WeightSource, evaluate};
+use ir::{Environment, Graph, HostData, KvState, MadeWeights, WeightSource, evaluate};
 use passes::{PassContext, PassManager, PassReport, Pipeline, Silent};
 
-use crate::Scenario;
+use crate::{Scenario, SeededActivations};
 
 /// The outputs of one step, in order.
 pub type StepOutputs = Vec<HostData>;
@@ -20,15 +20,27 @@ pub fn interpret(graph: &Graph, weights: &dyn WeightSource, scenario: &Scenario)
     Ok(outputs)
 }
 
-/// The graph after a pipeline, and what each pass did.
+/// The graph after a pipeline of passes that make no weights, and what each pass did.
 pub fn run_passes(
     pipeline: &Pipeline,
     graph: &Graph,
     weights: &dyn WeightSource,
 ) -> Result<(Graph, Vec<PassReport>), String> {
+    run_passes_over(pipeline, graph, &MadeWeights::over(weights))
+}
+
+/// The same with a place for weights that passes make. Activations are seeded.
+pub fn run_passes_over(
+    pipeline: &Pipeline,
+    graph: &Graph,
+    weights: &MadeWeights<'_>,
+) -> Result<(Graph, Vec<PassReport>), String> {
+    let activations = SeededActivations::of(graph);
+    let calibration = activations.calibration();
+    let context = PassContext::new(weights).calibrated(&calibration, &activations);
     let mut graph = graph.clone();
     let reports = PassManager::default()
-        .run(pipeline, &mut graph, &PassContext { weights }, &mut Silent)
+        .run(pipeline, &mut graph, &context, &mut Silent)
         .map_err(|failure| format!("{failure}\n{}", failure.repro))?;
     Ok((graph, reports))
 }

@@ -2,6 +2,7 @@
 //! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them. Another
 //! package has cases of its own with a [`Suite`] and [`filetests!`].
 
+mod activations;
 mod case;
 mod commands;
 mod compare;
@@ -12,12 +13,14 @@ mod graphs;
 mod inputs;
 mod interpret;
 mod models;
+mod planted;
 mod random;
 mod runner;
 mod snapshot;
 mod traced;
 mod weights;
 
+pub use activations::SeededActivations;
 pub use case::{Case, ExpectedError};
 pub use commands::{COMMANDS, Command, Outcome};
 pub use compare::{Tolerance, compare};
@@ -25,8 +28,9 @@ pub use compiled::{Compiled, compile, compile_for, compile_with, limits, lower};
 pub use execute::execute;
 pub use graphs::{Piece, in_f32, random_graph};
 pub use inputs::{Scenario, StepValues};
-pub use interpret::{StepOutputs, interpret, run_passes};
+pub use interpret::{StepOutputs, interpret, run_passes, run_passes_over};
 pub use models::{model_folders, model_graph};
+pub use planted::plant_outliers;
 pub use random::Random;
 pub use runner::{Suite, cases, folder, run};
 pub use traced::Traced;

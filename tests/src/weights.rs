@@ -33,7 +33,9 @@ impl SeededWeights {
             None if gain => (1.0, 0.25),
             None => (0.0, 0.5),
         };
-        Ok((RandomPart::named(key, elements, mean, std), ty.dtype))
+        // codes use most of their range
+        let unit = ty.dtype.largest_code().map_or(1.0, |largest| largest / 2.0);
+        Ok((RandomPart::named(key, elements, mean * unit, std * unit), ty.dtype))
     }
 }
 
@@ -42,9 +44,7 @@ impl WeightSource for SeededWeights {
         let (part, dtype) = self.part(key)?;
         for (index, cell) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
             let value = part.value(index);
-            // codes that use most of their range
-            let unit = dtype.largest_code().map_or(1.0, |largest| largest / 2.0);
-            dtype.encode([if dtype == DType::I32 { value * 8.0 } else { value * unit }], cell);
+            dtype.encode([if dtype == DType::I32 { value * 8.0 } else { value }], cell);
         }
         Ok(())
     }

@@ -53,7 +53,9 @@ fn check(case: &Case) -> Result<(), String> {
     let compiled = compile(&graph, codegen::Target::Sm90a, &weights, scenario.kv_blocks)?;
     let found = execute(&device::executor()?, &graph, Arc::clone(&compiled.file), &scenario)?;
     let expected = interpret(&graph, &weights, &scenario)?;
-    compare(&graph, &expected, &found, Tolerance::of(Numerics::Rounding, &graph))
+    let exact = case.args.iter().any(|arg| arg == "exact");
+    let numerics = if exact { Numerics::Exact } else { Numerics::Rounding };
+    compare(&graph, &expected, &found, Tolerance::of(numerics, &graph))
 }
 
 #[test]

@@ -4,12 +4,15 @@
 mod common;
 mod gpu_shapes;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::{compile_twice, demo, oracle};
-use smelt::{CompileOptions, DType, Driver, Dumps, PlanFile, Quiet, TargetChoice, WeightsChoice};
+use smelt::{
+    CompileOptions, DType, Driver, Dumps, Format, PlanFile, PrecisionOptions, Quiet, TargetChoice, WeightsChoice,
+};
 use tests::{SeededWeights, compile, device, folder};
 
 /// A driver with the NVRTC that the tests use, and a folder for units; `None` where there is no NVRTC.
@@ -158,5 +161,49 @@ fn a_layer_of_an_8b_decode_step_has_five_launches() {
             ],
             "{model}"
         );
+    }
+}
+
+/// Launches of a step of 8B shape, by op.
+fn launches_by_op(format: Format, disabled: &[&str], program: &str) -> BTreeMap<String, usize> {
+    let config = folder().join("../bench/configs/llama-3.1-8b");
+    let compile = CompileOptions {
+        weights: WeightsChoice::Dummy,
+        precision: PrecisionOptions { linears: Some(format), ..PrecisionOptions::default() },
+        disabled_passes: disabled.iter().map(|name| (*name).to_owned()).collect(),
+        ..options(DType::BF16)
+    };
+    let mut dumps = Dumps::default();
+    Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    // programs that agree share a list
+    let named =
+        |list: &&str| list.lines().next().is_some_and(|line| line.split(", ").any(|name| name.starts_with(program)));
+    let list = dumps.kernels.split("// ").find(named).unwrap();
+    let mut counts = BTreeMap::new();
+    for line in list.lines().filter(|line| line.contains(" grid ")) {
+        let op = line.split(" = ").nth(1).and_then(|rest| rest.split(" : ").next()).unwrap();
+        *counts.entry(op.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+/// What codes on both sides cost in launches: one behind attention and one behind the gate of each layer, and none behind
+/// a norm, which makes them itself.
+#[test]
+fn norms_of_an_8b_step_make_codes_in_one_launch() {
+    for program in ["decode@1", "mixed@"] {
+        for format in [Format::Fp8, Format::Fp8Block] {
+            let (fused, apart) =
+                (launches_by_op(format, &[], program), launches_by_op(format, &["fuse-norm-quantize"], program));
+            let total = |counts: &BTreeMap<String, usize>| counts.values().sum::<usize>();
+            assert_eq!(total(&apart) - total(&fused), 2 * 32, "{program}: {fused:?}");
+            let of = |op: &str| fused.get(op).copied().unwrap_or(0);
+            let attention = of("rope_attention") + of("rope_append_kv") + of("paged_attention");
+            assert_eq!((of("rms_norm_quantize"), of("quantize_blocks")), (64, 64), "{program}");
+            assert_eq!(
+                (of("fused_linear") + of("linear"), attention),
+                (4 * 32 + 1, if program == "decode@1" { 32 } else { 64 })
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures of the CPU target on this machine, kept in `bench/cpu.json`. Figures of GPUs come from
 //! `run.sh` of the bundle and are kept in `bench/gpu.json`. The book and the ADRs show them as tables made here.
 
+pub mod accuracy;
 pub mod passes;
 
 use std::path::Path;
@@ -22,7 +23,8 @@ struct Shown {
 }
 
 /// All of them.
-const SHOWN: [Shown; 4] = [
+const SHOWN: [Shown; 5] = [
+    Shown { result: accuracy::RESULT, page: "docs/accuracy.md", table: accuracy::table },
     Shown { result: RESULT, page: "docs/book/performance.md", table: cpu_table },
     Shown { result: passes::RESULT, page: "docs/book/performance.md", table: passes::table },
     Shown { result: "bench/gpu.json", page: "docs/book/performance.md", table: gpu_table },

@@ -38,6 +38,9 @@ enum Command {
         /// Measures the steps of a compilation for models of 10, 100 and 1000 layers instead.
         #[arg(long, conflicts_with = "tables")]
         passes: bool,
+        /// Measures what formats cost in perplexity on the demo model instead.
+        #[arg(long, conflicts_with_all = ["tables", "passes"])]
+        accuracy: bool,
     },
     /// Write the reference from what the program has inside, and into the book the code that it shows.
     Docs,
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Tour => tour::run(&root),
         Command::Bench { tables: true, .. } => bench::write_tables(&root),
         Command::Bench { passes: true, .. } => bench::passes::run(&root),
+        Command::Bench { accuracy: true, .. } => bench::accuracy::run(&root),
         Command::Bench { .. } => bench::run(&root),
         Command::Docs => docs::write(&root),
         Command::Replay { revision } => replay::run(&root, &revision),

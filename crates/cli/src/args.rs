@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use smelt::{
-    CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionMap, PrecisionOptions, RewriteFile,
-    TargetChoice, TimingMode, TimingOptions, WeightsChoice,
+    ActivationScales, CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionMap, PrecisionOptions,
+    RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 
 use crate::environment::cache_folder;
@@ -22,8 +22,8 @@ pub struct CompileArgs {
     /// Type of the weights: auto (that of the checkpoint), f32, f16 or bf16.
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
-    /// Number format of the linears, but for the head: bf16, f16 or f32, which set --dtype, or int8-weight, fp8,
-    /// fp8-block or int4; with mixed, `compile` chooses one for each linear.
+    /// Number format of the linears, but for the head: bf16, f16 or f32, which set --dtype, or int8-weight,
+    /// int8-smoothquant, fp8, fp8-block, int4, int4-awq or int4-gptq; with mixed, `compile` chooses one for each linear.
     #[arg(long, value_name = "FORMAT", value_parser = parse_precision)]
     pub precision: Option<PrecisionChoice>,
     /// Number format of the head, which keeps its numbers by default.
@@ -35,6 +35,14 @@ pub struct CompileArgs {
     /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
     #[arg(long, value_name = "FILE")]
     pub precision_map: Option<PathBuf>,
+    /// Where the scales of activations come from, in int8-smoothquant and fp8: dynamic (of each token its own) or static
+    /// (of the calibration).
+    #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
+    pub activation_scales: ActivationScales,
+    /// Calibration of the model, which int8-smoothquant, int4-awq, int4-gptq and static scales need; the file of
+    /// activations is looked for beside it.
+    #[arg(long, value_name = "FILE.json")]
+    pub calibration: Option<PathBuf>,
     /// Sequences that run at the same time [default: 8].
     #[arg(long, value_name = "N")]
     pub max_batch_size: Option<u32>,
@@ -151,7 +159,14 @@ impl CompileArgs {
             Some(PrecisionChoice::Codes(format)) => Some(format),
             Some(PrecisionChoice::Numbers(_) | PrecisionChoice::Mixed) | None => None,
         };
-        Ok(PrecisionOptions { linears, head: self.lm_head_precision, kv: self.kv_precision, map: map.transpose()? })
+        Ok(PrecisionOptions {
+            linears,
+            head: self.lm_head_precision,
+            kv: self.kv_precision,
+            map: map.transpose()?,
+            activations: self.activation_scales,
+            calibration: self.calibration.clone(),
+        })
     }
 
     /// What the library is asked for.
@@ -240,6 +255,10 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
         (_, Ok(DTypeChoice(Some(dtype)))) => Ok(dtype),
         _ => Err(format!("unknown format `{text}`, expected bf16, f16, f32, fp8 or int8")),
     }
+}
+
+fn parse_scales(text: &str) -> Result<ActivationScales, String> {
+    text.parse()
 }
 
 /// The name of a format.

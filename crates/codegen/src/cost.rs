@@ -71,8 +71,12 @@ fn elements(ty: &TensorType) -> Dim {
     ty.shape.iter().fold(Dim::from(1), |product, dim| product * dim.clone())
 }
 
+/// Codes of 4 bits are weights, and two of them share a byte.
 fn bytes(ty: &TensorType) -> Dim {
-    elements(ty) * Dim::from(ty.dtype.bytes())
+    match ty.dtype {
+        DType::I4 => elements(ty).ceil_div(2),
+        dtype => elements(ty) * Dim::from(dtype.bytes()),
+    }
 }
 
 fn sum(dims: impl Iterator<Item = Dim>) -> Dim {

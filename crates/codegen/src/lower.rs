@@ -6,7 +6,7 @@ use std::str::FromStr;
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::{
     Arg, DType, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
-    TextFile, Weight, WeightData,
+    TextFile, Tiles, Weight, WeightData,
 };
 
 use crate::buffers::Buffers;
@@ -258,7 +258,7 @@ impl Lowering {
         let dtype = recipe.dtype();
         let recipe = match (layout, &shape[..]) {
             (Layout::RowMajor, _) => recipe,
-            (Layout::Tiled | Layout::TiledHalves, [rows, cols]) if dtype.bytes() == 2 => {
+            (Layout::Tiled | Layout::TiledHalves, [rows, cols]) if Tiles::cols_of(dtype).is_some() => {
                 Recipe::tiled(recipe, *rows, *cols, layout == Layout::TiledHalves)
                     .ok_or_else(|| CodegenError::Graph(format!("weight `{name}` is too large")))?
             }

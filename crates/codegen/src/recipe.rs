@@ -2,6 +2,7 @@
 //! plan is written: no tensor is ever whole in memory.
 
 mod coded;
+mod tiled;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -12,6 +13,7 @@ use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart, Tiles};
 use rayon::prelude::*;
 
 pub use self::coded::{BlockScales, Coded};
+use self::tiled::Matrix;
 use crate::mapped::Mapped;
 
 /// An element-wise recipe: element `i` of the weight depends on few elements of the checkpoint.
@@ -40,7 +42,7 @@ pub enum Recipe {
     Value(HostTensor, DType),
     /// 4-bit codes in the order of [`Layout::Packed`](plan::Layout::Packed).
     Packed(Box<Recipe>),
-    /// A matrix of 16-bit elements in the order of [`Layout::Tiled`](plan::Layout::Tiled).
+    /// A matrix in the order of [`Layout::Tiled`](plan::Layout::Tiled).
     Tiled {
         /// The matrix, row-major.
         inner: Box<Recipe>,
@@ -142,9 +144,10 @@ impl Recipe {
         }
     }
 
-    /// A matrix of 16-bit elements in tiles; `None` where their padded number overflows.
+    /// A matrix in tiles; `None` where its elements have none, or their padded number overflows.
     pub fn tiled(inner: Recipe, rows: u64, cols: u64, halves: bool) -> Option<Recipe> {
-        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles: Tiles::of(rows, cols)?, halves })
+        let tiles = Tiles::of(inner.dtype(), rows, cols)?;
+        Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles, halves })
     }
 
     /// Type of an element.
@@ -159,10 +162,10 @@ impl Recipe {
         }
     }
 
-    /// Number of elements, padding included; of packed codes, bytes.
+    /// Number of elements, padding included; of codes that share bytes, bytes.
     pub fn elements(&self) -> u64 {
         match self {
-            Recipe::Tiled { tiles, .. } => tiles.strips * tiles.units * Tiles::UNIT,
+            Recipe::Tiled { tiles, .. } => tiles.bytes() / self.dtype().bytes(),
             Recipe::Packed(inner) => inner.elements() / 2,
             Recipe::Tensor { elements, .. } => *elements,
             Recipe::Cast(inner, _) => inner.elements(),
@@ -174,7 +177,8 @@ impl Recipe {
         }
     }
 
-    /// The random parts, where all of the recipe is random and rounding to its dtype is the only rounding.
+    /// The random parts, where all of the recipe is random and rounding to its dtype is the only rounding. Random
+    /// numbers are not quantized: their codes and scales are told to be like those that they would have.
     pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
         match self {
             Recipe::Tensor { key, .. } => weights.random(key).map(|part| vec![part]),
@@ -187,7 +191,9 @@ impl Recipe {
                 parts.map(|parts| parts.concat())
             }
             Recipe::Tiled { inner, .. } | Recipe::Packed(inner) => inner.random(weights),
-            Recipe::Mapped(_) | Recipe::Coded(_) | Recipe::BlockScales(_) | Recipe::Value(..) => None,
+            Recipe::Coded(coded) => coded.random(weights),
+            Recipe::BlockScales(scales) => scales.random(weights),
+            Recipe::Mapped(_) | Recipe::Value(..) => None,
         }
     }
 
@@ -223,8 +229,7 @@ impl Recipe {
                 Ok(())
             }
             Recipe::Tiled { inner, rows, cols, tiles, halves } => {
-                let matrix = Matrix { inner, rows: *rows, cols: *cols, halves: *halves };
-                matrix.read_units(weights, *tiles, range, out)
+                Matrix { inner, rows: *rows, cols: *cols, tiles: *tiles, halves: *halves }.read(weights, range, out)
             }
             Recipe::Packed(inner) => {
                 let mut codes = vec![0; 2 * out.len()];
@@ -282,65 +287,6 @@ impl Recipe {
             })?;
             each(chunk)?;
             start = end;
-        }
-        Ok(())
-    }
-}
-
-/// A row-major matrix of 16-bit elements that is cut into tiles.
-struct Matrix<'a> {
-    inner: &'a Recipe,
-    rows: u64,
-    cols: u64,
-    halves: bool,
-}
-
-impl Matrix<'_> {
-    /// Computes whole units: both ends of the range are multiples of [`Tiles::UNIT`], as are the pieces of
-    /// [`Recipe::write`].
-    fn read_units(
-        &self,
-        weights: &dyn WeightSource,
-        tiles: Tiles,
-        range: Range<u64>,
-        out: &mut [u8],
-    ) -> Result<(), String> {
-        if !range.start.is_multiple_of(Tiles::UNIT) || !range.end.is_multiple_of(Tiles::UNIT) {
-            return Err(format!("elements {range:?} are not whole units of a tiled weight"));
-        }
-        out.fill(0);
-        let (mut unit, end) = (range.start / Tiles::UNIT, range.end / Tiles::UNIT);
-        let mut rest = out;
-        while unit < end {
-            // units of one strip: their rows are contiguous in the matrix
-            let (strip, first) = (unit / tiles.units, unit % tiles.units);
-            let count = (end - unit).min(tiles.units - first);
-            let (part, tail) = rest.split_at_mut((count * Tiles::UNIT * 2) as usize);
-            self.read_strip(weights, strip, first..first + count, part)?;
-            rest = tail;
-            unit += count;
-        }
-        Ok(())
-    }
-
-    fn read_strip(
-        &self,
-        weights: &dyn WeightSource,
-        strip: u64,
-        units: Range<u64>,
-        out: &mut [u8],
-    ) -> Result<(), String> {
-        let cols = units.start * Tiles::COLS..(units.end * Tiles::COLS).min(self.cols);
-        let mut line = vec![0; ((cols.end - cols.start) * 2) as usize];
-        for row in 0..Tiles::ROWS.min(self.rows - strip * Tiles::ROWS) {
-            let place = strip * Tiles::ROWS + row;
-            let start = if self.halves { Tiles::half_row_at(place, self.rows) } else { place } * self.cols;
-            self.inner.read(weights, start + cols.start..start + cols.end, &mut line)?;
-            for (chunk, bytes) in (0..).zip(line.chunks(2 * Tiles::CHUNK as usize)) {
-                let col: u64 = chunk * Tiles::CHUNK;
-                let element = col / Tiles::COLS * Tiles::UNIT + Tiles::chunk_at(row, col % Tiles::COLS);
-                out[(element * 2) as usize..][..bytes.len()].copy_from_slice(bytes);
-            }
         }
         Ok(())
     }

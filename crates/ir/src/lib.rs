@@ -8,6 +8,7 @@ mod graph;
 mod host;
 mod interpreter;
 mod kv;
+mod made;
 mod op;
 pub mod ops;
 mod rewrite;
@@ -23,6 +24,7 @@ pub use graph::{Graph, GraphError, Output};
 pub use host::{HostData, HostTensor};
 pub use interpreter::{Environment, EvalError, constant_value, evaluate};
 pub use kv::{KvDecl, KvState, Slot, Tokens};
+pub use made::MadeWeights;
 pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
 /// Element types, sizes and formulas, from the words that compiler and runtime share.

@@ -14,7 +14,7 @@ pub mod rules;
 pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
 pub use fusion::{
     FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise, FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu,
-    FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
+    FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
 };
 /// Named by `rewrite_pass!`, whose callers may lack this crate.
 #[doc(hidden)]

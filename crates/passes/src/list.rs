@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use crate::calibration::InsertObservers;
-use crate::quantize::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
+use crate::quantize::{
+    QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq, QuantizeInt8Smoothquant,
+    QuantizeInt8Weight,
+};
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
-    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention,
-    FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// A row of the list.
@@ -45,6 +48,7 @@ impl PassList {
             FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
             FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the gate behind the product",
             FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product, and layer_norm alike",
+            FuseNormQuantize: "quantize_blocks(rms_norm(x, gain)) becomes rms_norm_quantize(x, gain)",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
@@ -55,6 +59,9 @@ impl PassList {
             QuantizeFp8: "linears over E4M3 codes, scaled by output and by token",
             QuantizeFp8Block: "linears over E4M3 codes, scaled by 128 x 128 weights and 128 activations",
             QuantizeInt4: "linears over 4-bit weights in groups of 128, rounded to the nearest",
+            QuantizeInt4Awq: "the same behind factors that spare what large activations meet; needs a calibration",
+            QuantizeInt4Gptq: "the same, each column making good what those before did; needs a calibration",
+            QuantizeInt8Smoothquant: "linears over 8-bit integers on both sides, channels smoothed; needs a calibration",
             QuantizeInt8Weight: "linears over 8-bit weights, scaled by output",
             RemoveDeadOps: "removes ops whose results nothing uses",
             Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use ir::{Graph, RewriteError, WeightSource};
+use ir::{Graph, MadeWeights, RewriteError};
+
+use crate::calibration::{Activations, Calibration};
 
 /// A transformation of a graph.
 pub trait Pass: fmt::Debug + Send + Sync {
@@ -19,6 +21,11 @@ pub trait Pass: fmt::Debug + Send + Sync {
 
     /// Whether later stages need it: such a pass cannot be switched off.
     fn required(&self) -> bool {
+        false
+    }
+
+    /// Whether it must know activations: it then runs in contexts with a calibration alone.
+    fn needs_calibration(&self) -> bool {
         false
     }
 
@@ -59,9 +66,26 @@ impl From<bool> for Changed {
 
 /// What a pass may look at beside the graph.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct PassContext<'a> {
-    /// The bytes of constants, for passes that must see them.
-    pub weights: &'a dyn WeightSource,
+    /// The bytes of constants, for passes that must see them, and the place for those that passes make.
+    pub weights: &'a MadeWeights<'a>,
+    /// Statistics of activations, where the model was calibrated.
+    pub calibration: Option<&'a Calibration>,
+    /// Activations themselves.
+    pub activations: Option<&'a dyn Activations>,
+}
+
+impl<'a> PassContext<'a> {
+    /// A context without a calibration.
+    pub fn new(weights: &'a MadeWeights<'a>) -> PassContext<'a> {
+        PassContext { weights, calibration: None, activations: None }
+    }
+
+    /// The same with a calibration.
+    pub fn calibrated(self, calibration: &'a Calibration, activations: &'a dyn Activations) -> PassContext<'a> {
+        PassContext { calibration: Some(calibration), activations: Some(activations), ..self }
+    }
 }
 
 /// Why a pass failed: a bug of the pass, not of its input.

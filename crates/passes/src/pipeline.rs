@@ -6,8 +6,8 @@ use ir::Stage;
 
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
-    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseRopeAppendKv, FuseRopeAttention,
-    FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
+    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -61,6 +61,7 @@ pub fn standard() -> Pipeline {
             pass(FuseAddRmsNorm),       // sums of anything else
             pass(FuseAddLayerNorm),     // the same
             pass(FuseNormLinear),       // after the two above, which take more with them
+            pass(FuseNormQuantize),     // for the same reason
             pass(FuseRopeAppendKv),     // after merge-linears: q, k and v must be one packed row
             pass(FuseRopeAttention),    // after fuse-rope-append-kv, whose op it matches
             pass(FuseElementwise),      // last: takes what no fusion above has a kernel for

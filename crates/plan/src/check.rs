@@ -32,7 +32,10 @@ pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Vec<String>> {
             }
             WeightData::Random(parts) => {
                 let elements = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.elements));
-                if elements.is_none() || elements != weight.elements() || !weight.dtype.is_float() {
+                let random = weight.dtype.is_float() || weight.dtype.is_code();
+                // two codes are written at once where they share a byte
+                let split = weight.layout == Layout::Packed && parts.iter().any(|part| part.elements % 2 != 0);
+                if elements.is_none() || elements != weight.elements() || !random || split {
                     problems.push(format!("the random parts of weight `{name}` do not add up to its shape"));
                 }
             }
@@ -79,10 +82,11 @@ fn check_code(plan: &Plan, problems: &mut Vec<String>) {
     }
 }
 
-/// Tensor maps are over 16-bit matrices, in boxes of 128 bytes a row: buffers whose rows are whole 16-byte chunks, or
-/// tiled weights in boxes of whole strips.
+/// Tensor maps are in boxes of 128 bytes a row, over buffers of elements of 16 or 8 bits whose rows are whole 16-byte
+/// chunks, or over tiled weights in boxes of whole strips.
 fn check_map(plan: &Plan, program: &Program, launch: &Launch, map: TensorMap) -> bool {
-    if map.box_cols != 64 || !(1..=256).contains(&map.box_rows) {
+    let fits = |dtype| Tiles::cols_of(dtype) == Some(map.box_cols.into());
+    if !(1..=256).contains(&map.box_rows) {
         return false;
     }
     match launch.inputs.get(map.input as usize) {
@@ -92,11 +96,15 @@ fn check_map(plan: &Plan, program: &Program, launch: &Launch, map: TensorMap) ->
                 [_, cols] => cols.as_const(),
                 _ => None,
             };
-            buffer.dtype.bytes() == 2 && cols.is_some_and(|cols| cols > 0 && cols % 8 == 0)
+            let row_bytes = cols.and_then(|cols| cols.checked_mul(buffer.dtype.bytes()));
+            let chunks = row_bytes.is_some_and(|bytes| bytes > 0 && bytes.is_multiple_of(Tiles::CHUNK_BYTES));
+            // 4-bit codes lie packed nowhere but in weights
+            buffer.dtype != DType::I4 && fits(buffer.dtype) && chunks
         }
         Some(Arg::Weight(index)) => {
-            let tiled = plan.weights.get(*index as usize).is_some_and(|weight| weight.layout != Layout::RowMajor);
-            tiled && u64::from(map.box_rows).is_multiple_of(Tiles::ROWS)
+            let Some(weight) = plan.weights.get(*index as usize) else { return false };
+            let tiled = matches!(weight.layout, Layout::Tiled | Layout::TiledHalves);
+            tiled && fits(weight.dtype) && u64::from(map.box_rows).is_multiple_of(Tiles::ROWS)
         }
         _ => false,
     }

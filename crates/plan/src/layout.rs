@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::DType;
+
 /// The order of a weight's elements in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Layout {
     /// One row behind the other.
     #[default]
     RowMajor,
-    /// Matrices of 16-bit elements in units that tensor cores read as they lie: see [`Tiles`].
+    /// Matrices of elements of 16, 8 or 4 bits in units that tensor cores read as they lie: see [`Tiles`].
     Tiled,
     /// The same, of a matrix of two halves: each strip has eight rows of the first half, then the same eight of the
     /// second, so that one thread meets a gate and its product. The number of rows is a multiple of 16.
@@ -29,31 +31,45 @@ impl Layout {
     }
 }
 
-/// The tiled layout of a matrix, `[strips][units][2048 bytes]`. A unit holds 16 rows of 64 columns as two atoms of eight
-/// rows of 128 bytes; the 16-byte chunk `c` of row `r` of an atom stands at chunk `c ^ (r % 8)`, which is the 128-byte
-/// swizzle of shared memory (PTX ISA, "wgmma: shared memory matrix layout"). Rows and columns are padded with zeros.
+/// The tiled layout of a matrix, `[strips][units][2048 bytes]`. A unit holds 16 rows as two atoms of eight rows of 128
+/// bytes: 64 columns of 16 bits, 128 of a byte, or 256 of 4 bits. The 16-byte chunk `c` of row `r` of an atom stands at
+/// chunk `c ^ (r % 8)`, which is the 128-byte swizzle of shared memory (PTX ISA, "wgmma: shared memory matrix layout").
+/// Rows and columns are padded with zeros; how 4-bit codes lie in a chunk says [`Tiles::pack`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiles {
     /// Strips of 16 rows.
     pub strips: u64,
-    /// Units of 64 columns in a strip.
+    /// Units in a strip.
     pub units: u64,
+    /// Columns of a unit.
+    pub cols: u64,
 }
 
 impl Tiles {
     /// Rows of a strip.
     pub const ROWS: u64 = 16;
-    /// Columns of a unit.
-    pub const COLS: u64 = 64;
-    /// Elements of a unit.
-    pub const UNIT: u64 = Self::ROWS * Self::COLS;
-    /// Elements of a 16-byte chunk.
-    pub const CHUNK: u64 = 8;
+    /// Bytes of a unit.
+    pub const UNIT_BYTES: u64 = 2048;
+    /// Bytes of a chunk.
+    pub const CHUNK_BYTES: u64 = 16;
+    /// Chunks of a row of a unit.
+    pub const CHUNKS: u64 = 8;
 
-    /// The tiles of a matrix, where its padded size does not overflow.
-    pub fn of(rows: u64, cols: u64) -> Option<Tiles> {
-        let tiles = Tiles { strips: rows.div_ceil(Self::ROWS), units: cols.div_ceil(Self::COLS) };
-        tiles.elements().map(|_| tiles)
+    /// Columns of a unit of such elements; `None` for those that no tensor core reads so.
+    pub fn cols_of(dtype: DType) -> Option<u64> {
+        match dtype {
+            DType::F16 | DType::BF16 => Some(64),
+            DType::I8 | DType::F8E4M3 => Some(128),
+            DType::I4 => Some(256),
+            DType::F32 | DType::I32 => None,
+        }
+    }
+
+    /// The tiles of a matrix, where there are some for its type and its padded size does not overflow.
+    pub fn of(dtype: DType, rows: u64, cols: u64) -> Option<Tiles> {
+        let of_unit = Tiles::cols_of(dtype)?;
+        let tiles = Tiles { strips: rows.div_ceil(Self::ROWS), units: cols.div_ceil(of_unit), cols: of_unit };
+        tiles.strips.checked_mul(tiles.units)?.checked_mul(Self::UNIT_BYTES).map(|_| tiles)
     }
 
     /// Where row `row` of a matrix of so many rows stands among the rows of the strips of
@@ -69,16 +85,40 @@ impl Tiles {
         row / 8 * (rows / 2) + strip * 8 + row % 8
     }
 
-    /// Elements with padding.
-    pub fn elements(self) -> Option<u64> {
-        self.strips.checked_mul(self.units)?.checked_mul(Self::UNIT)
+    /// Bytes with padding.
+    pub fn bytes(self) -> u64 {
+        self.strips * self.units * Self::UNIT_BYTES
     }
 
-    /// The element, within its unit, at which the chunk of eight columns from `col` on of a row stands. Both count
-    /// within the unit.
-    pub fn chunk_at(row: u64, col: u64) -> u64 {
+    /// Columns of a chunk.
+    pub fn chunk_cols(self) -> u64 {
+        self.cols / Self::CHUNKS
+    }
+
+    /// The byte, within its unit, at which chunk `chunk` of a row of the unit stands.
+    pub fn chunk_at(row: u64, chunk: u64) -> u64 {
         let (atom, row) = (row / 8, row % 8);
-        atom * Self::UNIT / 2 + row * Self::COLS + ((col / Self::CHUNK) ^ row) * Self::CHUNK
+        (atom * 8 + row) * Self::CHUNKS * Self::CHUNK_BYTES + (chunk ^ row) * Self::CHUNK_BYTES
+    }
+
+    /// A chunk of a row of 4-bit codes, which come a byte each; a chunk that is cut is filled with zeros. Codes are
+    /// stored with 8 added. Eight neighbours share a little-endian word, in which the pair `(2i, 2i + 1)` stands at bits
+    /// `4i` and `16 + 4i`: `word >> 4i & 0x000f000f` is that pair in two halves, of which two instructions make 16-bit
+    /// floats.
+    pub fn pack(codes: &[u8]) -> [u8; Self::CHUNK_BYTES as usize] {
+        let mut words = [0x8888_8888u32; 4];
+        for (index, code) in codes.iter().enumerate() {
+            let (pair, odd) = (index % 8 / 2, index % 2);
+            words[index / 8] ^= u32::from(code & 0xf) << (16 * odd + 4 * pair);
+        }
+        let mut chunk = [0; Self::CHUNK_BYTES as usize];
+        chunk.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(cell, word)| *cell = word.to_le_bytes());
+        chunk
+    }
+
+    /// The byte that padding is made of.
+    pub fn padding(dtype: DType) -> u8 {
+        if dtype == DType::I4 { 0x88 } else { 0 }
     }
 }
 
@@ -89,11 +129,11 @@ mod tests {
     #[test]
     fn chunks_of_a_unit_are_a_permutation() {
         let mut places: Vec<u64> =
-            (0..16).flat_map(|row| (0..8).map(move |chunk| Tiles::chunk_at(row, chunk * 8))).collect();
+            (0..16).flat_map(|row| (0..8).map(move |chunk| Tiles::chunk_at(row, chunk))).collect();
         places.sort_unstable();
-        assert_eq!(places, (0..128).map(|chunk| chunk * 8).collect::<Vec<_>>());
-        // row 3, column 17: chunk 2 stands at 2 ^ 3 = 1
-        assert_eq!(Tiles::chunk_at(3, 16), 3 * 64 + 8);
+        assert_eq!(places, (0..128).map(|chunk| chunk * 16).collect::<Vec<_>>());
+        // row 3, chunk 2 stands at 2 ^ 3 = 1
+        assert_eq!(Tiles::chunk_at(3, 2), 3 * 128 + 16);
     }
 
     #[test]
@@ -105,8 +145,24 @@ mod tests {
 
     #[test]
     fn sizes_are_padded() {
-        let tiles = Tiles::of(17, 65).expect("small");
-        assert_eq!((tiles.strips, tiles.units, tiles.elements()), (2, 2, Some(4096)));
-        assert_eq!(Tiles::of(u64::MAX, 64), None);
+        for (dtype, cols) in [(DType::BF16, 64), (DType::I8, 128), (DType::F8E4M3, 128), (DType::I4, 256)] {
+            let tiles = Tiles::of(dtype, 17, cols + 1).expect("small");
+            assert_eq!((tiles.strips, tiles.units, tiles.bytes()), (2, 2, 8192), "{dtype}");
+        }
+        assert_eq!(Tiles::of(DType::BF16, u64::MAX, 64), None);
+        assert_eq!(Tiles::of(DType::F32, 16, 64), None);
+    }
+
+    #[test]
+    fn codes_of_4_bits_lie_in_pairs_16_bits_apart() {
+        // -8..=7, and zeros
+        let codes: Vec<u8> = (-8..8i8).map(|code| code as u8).collect();
+        let chunk = Tiles::pack(&codes);
+        let words: Vec<u32> = chunk.as_chunks().0.iter().map(|cell| u32::from_le_bytes(*cell)).collect();
+        for (index, code) in codes.iter().chain(&[0; 16]).enumerate() {
+            let pair = words[index / 8] >> (4 * (index % 8 / 2)) & 0x000f_000f;
+            assert_eq!((pair >> (16 * (index % 2)) & 0xf) as i32 - 8, i32::from(*code as i8), "code {index}");
+        }
+        assert_eq!(Tiles::pack(&[]), [Tiles::padding(DType::I4); 16]);
     }
 }

@@ -84,15 +84,13 @@ impl Weight {
 
     /// Bytes of the tensor in its layout, where they do not overflow.
     pub fn bytes(&self) -> Option<u64> {
-        let elements = match (self.layout, &self.shape[..]) {
-            (Layout::RowMajor, _) => self.elements(),
+        match (self.layout, &self.shape[..]) {
+            (Layout::RowMajor, _) => self.elements()?.checked_mul(self.dtype.bytes()),
             (Layout::Packed, [_, cols]) if self.dtype == DType::I4 && cols % 2 == 0 => Some(self.elements()? / 2),
-            (Layout::Packed, _) => None,
             (Layout::TiledHalves, [rows, _]) if rows % Tiles::ROWS != 0 => None,
-            (_, [rows, cols]) if self.dtype.bytes() == 2 => Tiles::of(*rows, *cols)?.elements(),
+            (Layout::Tiled | Layout::TiledHalves, [rows, cols]) => Some(Tiles::of(self.dtype, *rows, *cols)?.bytes()),
             _ => None,
-        };
-        elements?.checked_mul(self.dtype.bytes())
+        }
     }
 }
 
@@ -287,9 +285,10 @@ impl Launch {
     pub const MAX_IR_BYTES: usize = 16 << 10;
 }
 
-/// A tensor map over a matrix of 16-bit elements: boxes of `[box_rows, box_cols]`, which arrive in shared memory with the
-/// 128-byte swizzle, and with zeros outside of the matrix. Over a buffer the copy swizzles; a tiled weight lies swizzled
-/// in memory, and a box is a column of its units. (CUDA driver API, `cuTensorMapEncodeTiled`.)
+/// A tensor map over a matrix: boxes of `[box_rows, box_cols]`, rows of which are 128 bytes, and which arrive in shared
+/// memory with the 128-byte swizzle, and with zeros outside of the matrix. Over a buffer, of elements of 16 bits or codes
+/// of 8, the copy swizzles; a tiled weight lies swizzled in memory, and a box is a column of its units. (CUDA driver API,
+/// `cuTensorMapEncodeTiled`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {
     /// Index into [`Launch::inputs`].

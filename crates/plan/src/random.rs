@@ -24,6 +24,9 @@ const CENTRE: i32 = 2 * 65535;
 const UNIT: f32 = 1.0 / 37837.227;
 
 impl RandomPart {
+    /// The deviations from the mean at which the bell ends, rounded down.
+    pub const BOUND: f32 = 3.46;
+
     /// A run whose seed is a hash of `name`.
     pub fn named(name: &str, elements: u64, mean: f32, std: f32) -> RandomPart {
         let hash = blake3::hash(name.as_bytes());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::calibrate::activations_path;
 use crate::{CompileOptions, Error};
 
 /// A folder of plans. A plan is found again while the checkpoint's files have the same path, size, time and inode,
@@ -27,7 +28,9 @@ impl PlanCache {
         hash.update(format!("{} {version} {} {options:?}\n", plan::FORMAT_VERSION, self.salt).as_bytes());
         // a timing cache that is still to be written has nothing to say
         let timings = options.timing.iter().map(|timing| &timing.file).filter(|file| file.exists());
-        for file in files.iter().chain(timings) {
+        let calibration = options.precision.calibration.iter();
+        let calibration = calibration.flat_map(|file| [file.clone(), activations_path(file)]);
+        for file in files.iter().chain(timings).chain(&calibration.collect::<Vec<_>>()) {
             hash.update(identity(file).map_err(|error| Error::Io { path: file.clone(), error })?.as_bytes());
         }
         Ok(self.folder.join(format!("{}.plan", &hash.finalize().to_hex()[..32])))

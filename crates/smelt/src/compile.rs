@@ -6,12 +6,12 @@ use std::time::Instant;
 use codegen::cuda::{Built, Usage};
 use codegen::{CodegenError, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
 use frontend::Checkpoint;
-use ir::{Graph, Stage};
-use passes::{Changed, Observer, PassContext, PassManager, PassOptions, PassReport};
+use ir::{Graph, MadeWeights, Stage};
+use passes::{Changed, Observer, PassManager, PassOptions, PassReport};
 use plan::Plan;
 use serde::Serialize;
 
-use crate::precision;
+use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
 use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
@@ -211,14 +211,16 @@ impl Driver {
             disabled: options.disabled_passes.clone(),
             bisect_limit: options.bisect_limit,
         });
-        let context = PassContext { weights: &checkpoint };
+        let calibrated = Calibrated::open(&options.precision, &checkpoint)?;
+        let weights = MadeWeights::over(&checkpoint);
+        let context = Calibrated::context(calibrated.as_ref(), &weights);
         let mut nobody = passes::Silent;
         let observer: &mut dyn Observer = match &mut dumps {
             Some(dumps) => &mut **dumps,
             None => &mut nobody,
         };
-        let assignment = precision::assignment(&graph, &options.precision)?;
-        let pipeline = precision::quantizing(driver.pipeline(), &assignment);
+        let formats = precision::passes(&graph, &options.precision, calibrated.as_ref())?;
+        let pipeline = precision::quantizing(driver.pipeline(), formats);
         let passes = manager.run(&pipeline, &mut graph, &context, observer);
         let passes = passes.map_err(|failure| driver.pass_failed(failure))?;
 
@@ -232,7 +234,7 @@ impl Driver {
             kv_blocks: settings.kv_blocks,
             files: checkpoint.files(),
             config: settings.effective(options),
-            inputs: inputs(&checkpoint, options),
+            inputs: inputs(&checkpoint, options, calibrated.as_ref()),
         };
         let mut catalog = self.catalog(settings.target);
         let mut warnings = checkpoint.warnings().to_vec();
@@ -250,13 +252,13 @@ impl Driver {
             catalog = catalog.timed(decided.timings);
         }
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
-        let mut lowered = lower(verified, &catalog, spec.clone(), &checkpoint)?;
+        let mut lowered = lower(verified, &catalog, spec.clone(), &weights)?;
         // before kernels are compiled, which takes a hundred times as long and adds buffers only where fused ops are slow
         check_workspace(&lowered.plan, options.workspace_bytes)?;
         let mut built = Vec::new();
         if settings.target.is_gpu() && (out.is_some() || wants_code) {
             progress.phase("compile kernels");
-            (lowered, built) = lower_and_build(verified, &mut catalog, &spec, &checkpoint, &self.compiler()?)?;
+            (lowered, built) = lower_and_build(verified, &mut catalog, &spec, &weights, &self.compiler()?)?;
             check_workspace(&lowered.plan, options.workspace_bytes)?;
         }
         if let Some(dumps) = dumps {
@@ -271,7 +273,7 @@ impl Driver {
         if let Some(out) = out {
             progress.phase("write plan");
             let total = lowered.stored_bytes();
-            let bytes = lowered.write(out, &checkpoint, &mut |written| progress.weights(written, total))?;
+            let bytes = lowered.write(out, &weights, &mut |written| progress.weights(written, total))?;
             report.plan_bytes = Some(bytes);
         }
         report.total_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -293,17 +295,20 @@ impl Driver {
 }
 
 /// Fingerprints of all files that a plan is made from, sorted by name.
-fn inputs(checkpoint: &Checkpoint, options: &CompileOptions) -> Vec<plan::Input> {
+fn inputs(checkpoint: &Checkpoint, options: &CompileOptions, calibrated: Option<&Calibrated>) -> Vec<plan::Input> {
     let mut inputs = checkpoint.inputs();
     let rules = options.rewrites.iter().map(|file| (&file.path, &file.text));
     let map = options.precision.map.iter().map(|map| (&map.path, &map.text));
-    inputs.extend(rules.chain(map).map(|(path, text)| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (bytes, hash) = (text.len() as u64, *blake3::hash(text.as_bytes()).as_bytes());
-        plan::Input { name, bytes, hash }
-    }));
+    inputs.extend(rules.chain(map).map(|(path, text)| text_input(path, text)));
+    inputs.extend(calibrated.map(Calibrated::input));
     inputs.sort_by(|a, b| a.name.cmp(&b.name));
     inputs
+}
+
+/// The fingerprint of a file with a text.
+pub(crate) fn text_input(path: &Path, text: &str) -> plan::Input {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    plan::Input { name, bytes: text.len() as u64, hash: *blake3::hash(text.as_bytes()).as_bytes() }
 }
 
 /// Opens what the options ask for.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codegen::cuda::Compiler;
 use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
-use ir::{DeclaredOp, OpSet};
+use ir::{DeclaredOp, MadeWeights, OpSet};
 use passes::{Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules};
 use plan::{ExecError, Executor};
 use runtime::cpu::{Args, CpuKernel};
@@ -174,8 +174,15 @@ impl Driver {
         let parsed = ir::text::parse(text, &self.ops).map_err(|error| Error::BadInput(error.to_string()))?;
         let mut graph = parsed.graph;
         dumps.imported = ir::text::print(&graph);
+        if let Some(pass) = passes.iter().find(|pass| pass.needs_calibration()) {
+            let name = pass.name();
+            return Err(Error::Usage(format!(
+                "pass `{name}` needs a calibration, which `compile --calibration` reads"
+            )));
+        }
         let pipeline = if names.is_empty() { self.pipeline() } else { Pipeline::of(passes) };
-        let context = PassContext { weights: &ir::NoWeights };
+        let weights = MadeWeights::over(&ir::NoWeights);
+        let context = PassContext::new(&weights);
         let reports = PassManager::new(options.clone()).run(&pipeline, &mut graph, &context, dumps);
         let reports = reports.map_err(|failure| self.pass_failed(failure))?;
         dumps.graph = ir::text::print(&graph);

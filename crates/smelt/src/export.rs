@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use codegen::Target;
 use frontend::Checkpoint;
-use ir::{Graph, Stage};
+use ir::{Graph, MadeWeights, Stage};
+use passes::quantize::{Format, linears};
 use passes::{PassContext, PassManager, PassOptions, Silent};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -74,12 +75,19 @@ impl Driver {
         let origins = Origins::of(&graph);
 
         progress.phase("run passes");
-        let assignment = precision::assignment(&graph, options)?;
+        let assignment = precision::assignment(&linears(&graph), options)?;
         if assignment.formats.is_empty() {
             return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
         }
-        let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), &assignment);
-        let context = PassContext { weights: &checkpoint };
+        let searched = |format: &&Format| format.needs_calibration(options.activations);
+        if let Some(format) = assignment.formats.values().find(searched) {
+            let expected = "expected int8-weight, fp8, fp8-block or int4";
+            return Err(Error::Unsupported(format!("{format} is for plans, not for checkpoints: {expected}")));
+        }
+        let passes = assignment.passes(options.activations);
+        let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
+        let weights = MadeWeights::over(&checkpoint);
+        let context = PassContext::new(&weights);
         let manager = PassManager::new(PassOptions::default());
         let done = manager.run(&pipeline, &mut graph, &context, &mut Silent);
         done.map_err(|failure| self.pass_failed(failure))?;

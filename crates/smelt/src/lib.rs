@@ -52,7 +52,7 @@ pub use options::{
 };
 pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
 pub use passes::calibration::{Calibration, ClipMethod, Codes, Histogram, TensorStats};
-pub use passes::quantize::Format;
+pub use passes::quantize::{ActivationScales, Format};
 pub use passes::{PassOptions, Slot};
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};

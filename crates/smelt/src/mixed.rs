@@ -354,7 +354,8 @@ impl<'a> Search<'a> {
     fn load(&self, assignment: &Assignment) -> Result<Llm, Error> {
         let lines = assignment.formats.iter().map(|(name, format)| format!("{name} {format}\n"));
         let map = PrecisionMap { path: PathBuf::from("precision"), text: lines.collect() };
-        let precision = PrecisionOptions { map: Some(map), ..PrecisionOptions::default() };
+        let PrecisionOptions { activations, calibration, .. } = self.options.precision.clone();
+        let precision = PrecisionOptions { map: Some(map), activations, calibration, ..PrecisionOptions::default() };
         load(self.driver, self.dir, &CompileOptions { precision, ..self.options.clone() }, self.mixed)
     }
 }

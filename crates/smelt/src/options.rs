@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use passes::quantize::Format;
+use passes::quantize::{ActivationScales, Format};
 use plan::DType;
 
 /// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
@@ -68,6 +68,10 @@ pub struct PrecisionOptions {
     pub kv: Option<DType>,
     /// A table that changes the format of some.
     pub map: Option<PrecisionMap>,
+    /// Where the scales of activations come from, in formats that leave a choice.
+    pub activations: ActivationScales,
+    /// A calibration of the model, beside which its activations are.
+    pub calibration: Option<PathBuf>,
 }
 
 /// A table of linears and their formats.

@@ -1,31 +1,99 @@
-//! Options of precision to the passes that they mean.
+//! Options of precision to the passes that they mean, and to what those need to know of activations.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use ir::Graph;
-use passes::quantize::{Assignment, linears};
-use passes::{EliminateCommonSubexpressions, Pipeline, Slot};
+use frontend::Checkpoint;
+use ir::{Graph, MadeWeights};
+use passes::calibration::Calibration;
+use passes::quantize::{Assignment, Format, LinearInfo, linears};
+use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
 
+use crate::calibrate::{ActivationFile, activations_path, check_calibration};
 use crate::{Error, PrecisionOptions};
 
 /// The format of each linear of an imported graph.
-pub(crate) fn assignment(graph: &Graph, options: &PrecisionOptions) -> Result<Assignment, Error> {
-    let linears = linears(graph);
-    let mut assignment = Assignment::uniform(&linears, options.linears, options.head);
+pub(crate) fn assignment(linears: &[LinearInfo], options: &PrecisionOptions) -> Result<Assignment, Error> {
+    let mut assignment = Assignment::uniform(linears, options.linears, options.head);
     if let Some(map) = &options.map {
-        let edited = assignment.edit(&map.text, &linears);
+        let edited = assignment.edit(&map.text, linears);
         edited.map_err(|reason| Error::BadInput(format!("{}: {reason}", map.path.display())))?;
     }
     Ok(assignment)
 }
 
-/// The pipeline with the passes of an assignment.
-pub(crate) fn quantizing(pipeline: Pipeline, assignment: &Assignment) -> Pipeline {
-    let passes = assignment.passes();
+/// The passes of the formats that options ask for, each of which can run.
+pub(crate) fn passes(
+    graph: &Graph,
+    options: &PrecisionOptions,
+    calibrated: Option<&Calibrated>,
+) -> Result<Vec<Arc<dyn Pass>>, Error> {
+    let linears = linears(graph);
+    let assignment = assignment(&linears, options)?;
+    let passes = assignment.passes(options.activations);
+    let needs = |format: &Format| format.needs_calibration(options.activations);
+    if let Some(format) = assignment.formats.values().find(|format| needs(format)) {
+        let Some(calibrated) = calibrated else {
+            return Err(Error::Usage(format!(
+                "{format} needs to know the model's activations: `smelt calibrate DIR --text FILE -o calibration.json` \
+                 looks at them, `--calibration calibration.json` passes them on"
+            )));
+        };
+        let looked_at = |linear: &LinearInfo| calibrated.calibration.tensors.contains_key(&linear.input);
+        let needed = |linear: &&LinearInfo| assignment.formats.get(&linear.name).is_some_and(needs);
+        if let Some(linear) = linears.iter().filter(needed).find(|linear| !looked_at(linear)) {
+            let (path, input) = (calibrated.path.display(), &linear.input);
+            return Err(Error::BadInput(format!("{path}: lacks `{input}`, which `{}` reads", linear.name)));
+        }
+    }
+    Ok(passes)
+}
+
+/// The pipeline with these passes.
+pub(crate) fn quantizing(pipeline: Pipeline, passes: Vec<Arc<dyn Pass>>) -> Pipeline {
     if passes.is_empty() {
         return pipeline;
     }
     let pipeline = passes.into_iter().fold(pipeline, |pipeline, pass| pipeline.with(Slot::BeforeFusion, pass));
     // linears over the same activations make the same codes of them
     pipeline.with(Slot::BeforeFusion, Arc::new(EliminateCommonSubexpressions))
+}
+
+/// What a model's activations are like.
+pub(crate) struct Calibrated {
+    path: PathBuf,
+    text: String,
+    calibration: Calibration,
+    activations: ActivationFile,
+}
+
+impl Calibrated {
+    /// Reads the calibration that options name, which must be one of this model, and the file beside it.
+    pub fn open(options: &PrecisionOptions, checkpoint: &Checkpoint) -> Result<Option<Calibrated>, Error> {
+        let Some(path) = options.calibration.clone() else { return Ok(None) };
+        let text = std::fs::read_to_string(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        let named = |reason: String| Error::BadInput(format!("{}: {reason}", path.display()));
+        let calibration = Calibration::parse(&text).map_err(|error| named(error.to_string()))?;
+        check_calibration(&calibration, checkpoint).map_err(|error| named(error.to_string()))?;
+        let activations = ActivationFile::open(&activations_path(&path))?;
+        if activations.model() != calibration.model {
+            let beside = activations.path().display();
+            return Err(Error::BadInput(format!("{beside}: of another model than {}", path.display())));
+        }
+        Ok(Some(Calibrated { path, text, calibration, activations }))
+    }
+
+    /// What passes may look at.
+    pub fn context<'a>(calibrated: Option<&'a Calibrated>, weights: &'a MadeWeights<'a>) -> PassContext<'a> {
+        let context = PassContext::new(weights);
+        match calibrated {
+            Some(calibrated) => context.calibrated(&calibrated.calibration, &calibrated.activations),
+            None => context,
+        }
+    }
+
+    /// The file as an input of a plan.
+    pub fn input(&self) -> plan::Input {
+        crate::compile::text_input(&self.path, &self.text)
+    }
 }

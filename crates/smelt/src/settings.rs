@@ -4,7 +4,7 @@ use codegen::Target;
 use frontend::{ImportOptions, ModelConfig};
 use plan::{DType, KvGroup, Limits};
 
-use crate::{CompileOptions, Error, WeightsChoice};
+use crate::{ActivationScales, CompileOptions, Error, WeightsChoice};
 
 /// Longest sequence by default: longer ones are asked for, since they cost KV blocks.
 const DEFAULT_SEQ_LEN: u32 = 8192;
@@ -75,6 +75,8 @@ impl Settings {
         ];
         let precision = [("precision", options.precision.linears), ("lm_head_precision", options.precision.head)];
         config.extend(precision.into_iter().filter_map(|(key, format)| Some((key, format?.to_string()))));
+        let scales = Some(options.precision.activations).filter(|scales| *scales != ActivationScales::default());
+        config.extend(scales.map(|scales| ("activation_scales", scales.to_string())));
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
         config.extend(options.max_logit_rows.map(|_| ("max_logit_rows", limits.max_logit_rows.to_string())));
         config.sort_unstable();

@@ -12,8 +12,8 @@ impl Command for Eval {
 
     fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let graph = suite.graph(case)?;
-        let (after, _, numerics) = suite.fused(case)?;
-        pass::same_meaning(case, &graph, &after, numerics)?;
+        let (after, weights, numerics) = suite.fused(case)?;
+        pass::same_meaning(case, &graph, &after, &weights, numerics)?;
         Ok(Outcome::Passed)
     }
 }

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use ir::Graph;
+use ir::{Graph, MadeWeights, WeightSource};
 use passes::{Changed, Numerics};
 
-use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, Tolerance, compare, interpret, run_passes};
+use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, Tolerance, compare, interpret, run_passes_over};
 
 pub struct Pass;
 
@@ -31,27 +31,33 @@ pub(super) fn difference_of(suite: &Suite, case: &Case, passes: Vec<Arc<dyn pass
     let numerics = passes.iter().map(|pass| pass.numerics()).max().unwrap_or(Numerics::Exact);
     let pipeline = passes::Pipeline::of(passes);
     let graph = suite.graph(case)?;
-    let weights = SeededWeights::of(&graph, case.dummy_weights);
-    let (after, reports) = run_passes(&pipeline, &graph, &weights)?;
+    let seeded = SeededWeights::of(&graph, case.dummy_weights);
+    let weights = MadeWeights::over(&seeded);
+    let (after, reports) = run_passes_over(&pipeline, &graph, &weights)?;
 
     let text = difference(&graph, &after);
     let changed = reports.iter().any(|report| report.changed == Changed::Yes);
     if changed != text.is_some() {
         return Err(format!("the passes report changed = {changed}, the text says {}", text.is_some()));
     }
-    if let Some(again) = difference(&after, &run_passes(&pipeline, &after, &weights)?.0) {
+    if let Some(again) = difference(&after, &run_passes_over(&pipeline, &after, &weights)?.0) {
         return Err(format!("a second run changes the graph again:\n{again}"));
     }
-    same_meaning(case, &graph, &after, numerics)?;
+    same_meaning(case, &graph, &after, &weights, numerics)?;
     Ok(Outcome::Text(text.unwrap_or_else(|| "(no change)\n".to_owned())))
 }
 
 /// Evaluates both graphs on the seeded inputs of the case. Where they differ by design, the second must have values.
-pub(super) fn same_meaning(case: &Case, before: &Graph, after: &Graph, numerics: Numerics) -> Result<(), String> {
+pub(super) fn same_meaning(
+    case: &Case,
+    before: &Graph,
+    after: &Graph,
+    weights: &dyn WeightSource,
+    numerics: Numerics,
+) -> Result<(), String> {
     let scenario = Scenario::new(&case.name, &case.sizes, before)?;
-    let weights = SeededWeights::of(before, case.dummy_weights);
-    let expected = interpret(before, &weights, &scenario)?;
-    let found = interpret(after, &weights, &scenario)?;
+    let expected = interpret(before, weights, &scenario)?;
+    let found = interpret(after, weights, &scenario)?;
     match numerics {
         Numerics::Different => Ok(()),
         _ => compare(before, &expected, &found, Tolerance::of(numerics, before)),

@@ -3,6 +3,9 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+mod codes;
+mod codes_few;
+
 use tests::Case;
 
 const FLOATS: [&str; 3] = ["bf16", "f16", "f32"];
@@ -22,12 +25,12 @@ fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    [small_cases(), large_linears()].concat()
+    [small_cases(), large_linears(), codes::cases()].concat()
 }
 
 /// Those that take next to no time.
 pub fn small_cases() -> Vec<Case> {
-    [linears(), fused_linears(), rows(), attention(), sampling(), tables()].concat()
+    [linears(), fused_linears(), codes_few::cases(), rows(), attention(), sampling(), tables()].concat()
 }
 
 /// A step of `t` tokens of `b` sequences; the last step decodes `b`.
@@ -207,11 +210,18 @@ fn attention() -> Vec<Case> {
         (2, 2, 22),
         (4, 2, 10),
     ];
-    for dtype in FLOATS {
+    let steps = [(1, 1, false), (70, 3, false), (66, 2, true), (200, 5, false), (3, 3, true)];
+    let of_floats = FLOATS.map(|dtype| (dtype, dtype, steps.as_slice()));
+    let of_codes = [("bf16", "f8e4m3"), ("bf16", "i8"), ("f16", "f8e4m3"), ("f16", "i8"), ("f32", "f8e4m3")];
+    let of_codes = of_codes.map(|(dtype, cache)| (dtype, cache, &steps[..3]));
+    for (dtype, cache, steps) in of_floats.into_iter().chain(of_codes) {
         for (heads, kv_heads, head_dim) in shapes {
-            for (t, b, normed) in [(1, 1, false), (70, 3, false), (200, 5, false), (3, 3, true), (66, 2, true)] {
+            for &(t, b, normed) in steps {
                 let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
-                let scale = f64::from(head_dim as u32).powf(-0.5) as f32;
+                // integers want larger numbers; those of normed heads are what their gains make them
+                let by = if cache == "i8" { 40.0 } else { 1.0 };
+                let scores = if normed { 1.0 } else { by * by };
+                let scale = (f64::from(head_dim as u32).powf(-0.5) / scores) as f32;
                 // as models have it: rows in f32, rounded once behind their rotation
                 let (widened, row, to) = match dtype != "f32" && heads % 2 == 0 {
                     true => {
@@ -231,10 +241,11 @@ fn attention() -> Vec<Case> {
                 let text = format!(
                     "graph @attention<T in 1..{t}, B in 1..{b}>(%tokens: i32[T], %positions: i32[T], \
                      %query_starts: i32[B + 1], %block_table: i32[B, 5]) {{\n  \
-                     kv 0 : {dtype} {{layers = 2, kv_heads = {kv_heads}, head_dim = {head_dim}, block_tokens = 64}}\n  \
+                     kv 0 : {cache} {{layers = 2, kv_heads = {kv_heads}, head_dim = {head_dim}, block_tokens = 64}}\n  \
                      %frequencies = rope_frequencies {{dim = {half}, theta = 10000.0, scaling = default}} : f32[{quarter}]\n  \
                      %table = constant @\"table\" : {dtype}[32, {width}]\n  \
-                     %qkv = embedding %tokens, %table : {dtype}[T, {width}]\n{widened}{gains}  \
+                     %small = embedding %tokens, %table : {dtype}[T, {width}]\n  \
+                     %qkv = scale %small {{by = {by:?}}} : {dtype}[T, {width}]\n{widened}{gains}  \
                      %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies{operands} \
                      {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{eps}{to}}} : \
                      {dtype}[T, {q}], effect\n  \
@@ -248,7 +259,8 @@ fn attention() -> Vec<Case> {
                 );
                 cases.push(case(
                     format!(
-                        "attention {dtype} {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}, normed {normed}"
+                        "attention {dtype} over {cache}, {heads}/{kv_heads} heads of {head_dim}, {t} tokens of {b}, \
+                         normed {normed}"
                     ),
                     &[("T", t), ("B", b)],
                     text,

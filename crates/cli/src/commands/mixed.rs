@@ -75,11 +75,15 @@ impl MixedArgs {
             (_, Some(_), _) => return usage("a goal for formats is there, expected --precision mixed with it"),
             (_, None, _) => return compile.options(),
         };
+        let options = compile.options_but_mixed()?;
+        // without a calibration, those that need none
+        let possible = |format: &Format| {
+            options.precision.calibration.is_some() || !format.needs_calibration(options.precision.activations)
+        };
         let formats = match self.formats.is_empty() {
-            true => Format::ALL.to_vec(),
+            true => Format::ALL.into_iter().filter(possible).collect(),
             false => self.formats.clone(),
         };
-        let options = compile.options_but_mixed()?;
         let (batch, tokens) = (self.batch, self.precision_tokens);
         let search = MixedOptions { goal, batch, text, tokens, formats, run: RunOptions::default() };
         let mut progress = Stderr::new(false);

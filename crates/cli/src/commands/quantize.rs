@@ -37,8 +37,8 @@ impl Quantize {
     /// Runs it.
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let map = self.precision_map.as_deref().map(read_map).transpose()?;
-        let options =
-            PrecisionOptions { linears: self.precision, head: self.lm_head_precision, map, ..Default::default() };
+        let (linears, head) = (self.precision, self.lm_head_precision);
+        let options = PrecisionOptions { linears, head, map, ..PrecisionOptions::default() };
         let mut progress = Stderr::new(false);
         let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
         progress.finish();

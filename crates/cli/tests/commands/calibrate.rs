@@ -66,3 +66,41 @@ fn what_cannot_be_calibrated_is_refused() {
     run(&[DEMO], 2, "--text");
     sandbox.fails(&["inspect", &out], 3, "a.json");
 }
+
+#[test]
+fn formats_that_know_activations_want_a_calibration_of_the_model() {
+    let sandbox = Sandbox::new();
+    let [text, out, plan, map] = ["a.txt", "a.json", "a.plan", "map"].map(|name| sandbox.text(name));
+    let base = ["compile", DEMO, "-o", &plan, "--target", "cpu"];
+    fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+        [base, more].concat()
+    }
+    sandbox.fails(
+        &with(&base, &["--precision", "int4-awq"]),
+        2,
+        "int4-awq needs to know the model's activations: `smelt calibrate",
+    );
+    sandbox.fails(&with(&base, &["--precision", "fp8", "--activation-scales", "static"]), 2, "fp8 needs to know");
+    std::fs::write(&map, "layers.0.mlp.down int4-gptq").unwrap();
+    sandbox.fails(&with(&base, &["--precision-map", &map]), 2, "int4-gptq needs to know");
+    sandbox.fails(&with(&base, &["--activation-scales", "fixed"]), 2, "expected dynamic or static");
+    sandbox.fails(&with(&base, &["--precision", "int4-awq", "--calibration", &out]), 3, "a.json");
+
+    std::fs::write(&text, "This function returns a `Result<T, E>` of the value that was read.").unwrap();
+    sandbox.ok(&["calibrate", DEMO, "--text", &text, "-o", &out, "--max-len", "8", "--target", "cpu"]);
+    let other = ["compile", MHA, "-o", &plan, "--precision", "int4-awq", "--calibration", &out];
+    sandbox.fails(&other, 3, "a.json: the calibration is of model");
+    sandbox.ok(&with(&base, &["--precision", "int8-smoothquant", "--calibration", &out]));
+    let report = sandbox.json(&["inspect", &plan, "--json"]);
+    assert!(report.to_string().contains("a.json"), "the calibration is an input of the plan: {report}");
+    let first = std::fs::read(&plan).unwrap();
+    sandbox.ok(&with(&base, &["--precision", "int8-smoothquant", "--calibration", &out]));
+    assert_eq!(std::fs::read(&plan).unwrap(), first);
+    sandbox.ok(&with(&base, &["--precision-map", &map, "--precision", "fp8", "--calibration", &out]));
+    let block = "graph @g(%x: f32[1, 1]) {\n  return %x\n}\n";
+    std::fs::write(sandbox.path("g.ir"), block).unwrap();
+    sandbox.fails(&["opt", "--pass", "quantize-int4-awq", &sandbox.text("g.ir")], 2, "needs a calibration");
+
+    std::fs::remove_file(sandbox.path("a.safetensors")).unwrap();
+    sandbox.fails(&with(&base, &["--precision", "int4-awq", "--calibration", &out]), 3, "a.safetensors");
+}

@@ -31,8 +31,10 @@ const CPU: &[(&str, About)] = kernels! { "crates/runtime/src/cpu/":
 const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     linear_skinny: linear|fused_linear, "linear/skinny.cuh";
     linear_wgmma: linear|fused_linear, "linear/wgmma.cuh";
-    linear_plain_few: linear, "linear/plain.cuh";
-    linear_plain: linear, "linear/plain.cuh";
+    linear_wgmma_codes: fused_linear, "linear/wgmma_codes.cuh";
+    linear_wgmma_weights: fused_linear, "linear/wgmma_weights.cuh";
+    linear_plain_few: linear|fused_linear, "linear/plain.cuh";
+    linear_plain: linear|fused_linear, "linear/plain.cuh";
     rope_attention_decode: rope_attention, "attention/decode.cuh";
     attention_decode: paged_attention, "attention/decode.cuh";
     attention_prefill: paged_attention, "attention/prefill.cuh";
@@ -42,6 +44,9 @@ const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     rope: rope, "rope/rope.cuh";
     add_rms_norm: add_rms_norm, "norm/rms_norm.cuh";
     rms_norm: rms_norm, "norm/rms_norm.cuh";
+    rms_norm_quantize: rms_norm_quantize, "rows/quantize.cuh";
+    quantize_blocks: quantize_blocks, "rows/quantize.cuh";
+    quantize: quantize, "rows/quantize.cuh";
     add_layer_norm: add_layer_norm, "norm/layer_norm.cuh";
     layer_norm: layer_norm, "norm/layer_norm.cuh";
     swiglu: swiglu, "rows/elementwise.cuh";

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use ir::WeightSource;
 use ir::ops::quantize::{block, scale_of};
-use plan::DType;
+use plan::{DType, RandomPart};
 use rayon::prelude::*;
 
 use crate::Recipe;
@@ -60,11 +60,28 @@ impl Coded {
         Ok(())
     }
 
+    /// Random parts that are like the codes of a random matrix by its own scales: those use all codes.
+    pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
+        let Recipe::BlockScales(scales) = &self.scales else { return None };
+        let codes = |part: RandomPart| {
+            let scale = likely_scale(&part, scales.codes);
+            RandomPart { mean: part.mean / scale, std: part.std / scale, ..part }
+        };
+        // of numbers that codes mean there is no such thing
+        self.to.largest_code()?;
+        Some(self.matrix.random(weights)?.into_iter().map(codes).collect())
+    }
+
     /// Rows and columns that share a scale.
     fn blocks(&self) -> Result<[u64; 2], String> {
         let of = |axis: usize| block(self.shape[axis], self.scale_shape[axis]).ok_or("scales that do not fit a matrix");
         Ok([of(0)?, of(1)?])
     }
+}
+
+/// The scale of a block of many random numbers.
+fn likely_scale(part: &RandomPart, codes: DType) -> f32 {
+    scale_of(part.mean.abs() + RandomPart::BOUND * part.std, codes)
 }
 
 /// The scales of a matrix's blocks.
@@ -86,6 +103,22 @@ impl BlockScales {
     /// Rows and columns of the scales.
     pub fn scale_shape(&self) -> [u64; 2] {
         [0, 1].map(|axis| self.shape[axis].div_ceil(self.block[axis]))
+    }
+
+    /// Scales that are like those of a random matrix: for each of its parts, if that is whole blocks, the one of a block
+    /// that has its extremes.
+    pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
+        let parts = self.matrix.random(weights)?;
+        let lines = self.block[0] * self.shape[1];
+        let (last, whole) = parts.split_last()?;
+        if whole.iter().any(|part| part.elements % lines != 0) || last.elements % self.shape[1] != 0 {
+            return None;
+        }
+        let scales = |part: RandomPart| {
+            let elements = part.elements.div_ceil(lines) * self.scale_shape()[1];
+            RandomPart { elements, mean: likely_scale(&part, self.codes), std: 0.0, ..part }
+        };
+        Some(parts.into_iter().map(scales).collect())
     }
 
     /// Computes all of them, on all threads.
@@ -124,5 +157,55 @@ impl BlockScales {
             }
         }
         Ok(largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One tensor, random.
+    struct Random(RandomPart);
+
+    impl WeightSource for Random {
+        fn read(&self, _: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+            DType::F32.encode(elements.map(|index| self.0.value(index)), out);
+            Ok(())
+        }
+
+        fn random(&self, _: &str) -> Option<RandomPart> {
+            Some(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn random_codes_are_like_those_of_random_numbers() {
+        let shape = [64, 512];
+        let elements = shape.iter().product();
+        let source = Random(RandomPart::named("w", elements, 0.0, 0.02));
+        let matrix = Recipe::Tensor { key: "w".to_owned(), dtype: DType::F32, elements };
+        for (codes, block) in [(DType::I8, [1, 512]), (DType::F8E4M3, [32, 128]), (DType::I4, [1, 128])] {
+            let known = OnceLock::new();
+            let scales = BlockScales { matrix: matrix.clone(), shape, block, codes, known };
+            let scale_shape = scales.scale_shape();
+            let parts = scales.random(&source).unwrap();
+            assert_eq!(parts.iter().map(|part| part.elements).sum::<u64>(), scale_shape.iter().product::<u64>());
+            let real = scales.floats(&source, 0..1).unwrap()[0];
+            // the extremes of a block are somewhat within those of all numbers
+            let made = parts[0].value(0);
+            assert!(made >= real && made < 1.6 * real, "{codes}: {made} for {real}");
+            let coded = Coded {
+                matrix: matrix.clone(),
+                shape,
+                scales: Recipe::BlockScales(Box::new(scales)),
+                scale_shape,
+                zero: None,
+                to: codes,
+            };
+            let parts = coded.random(&source).unwrap();
+            let largest = (0..elements).map(|index| codes.round(parts[0].value(index)).abs()).fold(0.0, f32::max);
+            let most = codes.largest_code().unwrap();
+            assert!(parts.len() == 1 && largest > 0.8 * most && largest <= most, "{codes}: {largest} of {most}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
-use ir::ops::Cast;
+use ir::ops::{Cast, QuantizeBlocks};
 use ir::{Graph, Op, TensorType, Type, Value};
 use plan::{
     Arg, Buffer, DType, Dim, KvGroup, Launch, Layout, Limits, Model, Plan, Port, Program, ProgramKind, RandomPart,
@@ -173,10 +173,12 @@ impl<'a> Bench<'a> {
 
     /// A random weight; returns its index.
     fn weight(&mut self, name: String, dtype: DType, shape: Vec<u64>, layout: Layout) -> Result<u32, String> {
-        if !dtype.is_float() {
-            return Err(format!("`{name}` is a constant of dtype {dtype}, which is not random"));
-        }
-        let part = RandomPart::named(&name, shape.iter().product(), 0.0, 0.02);
+        let std = match dtype.largest_code() {
+            Some(largest) => largest / RandomPart::BOUND,
+            None if dtype.is_float() => 0.02,
+            None => return Err(format!("`{name}` is a constant of dtype {dtype}, which is not random")),
+        };
+        let part = RandomPart::named(&name, shape.iter().product(), 0.0, std);
         self.weights.push(Weight { name, dtype, shape, layout, data: WeightData::Random(vec![part]) });
         Ok(self.weights.len() as u32 - 1)
     }
@@ -184,13 +186,19 @@ impl<'a> Bench<'a> {
     /// The buffer of a value.
     fn buffer(&mut self, value: Value) -> Result<u32, String> {
         let (dtype, sizes) = self.sizes(value)?;
+        let index = self.place(self.site.graph.value_name(value).to_owned(), dtype, sizes);
+        self.of_values.insert(value, index);
+        Ok(index)
+    }
+
+    /// A buffer of its own.
+    fn place(&mut self, name: String, dtype: DType, sizes: Vec<u64>) -> u32 {
         let bytes = dtype.bytes() * sizes.iter().product::<u64>();
         let (index, offset) = (self.buffers.len() as u32, self.arena_bytes);
         self.arena_bytes += bytes.next_multiple_of(WEIGHT_ALIGN);
-        let (name, shape) = (self.site.graph.value_name(value).to_owned(), sizes.into_iter().map(Dim::from).collect());
+        let shape = sizes.into_iter().map(Dim::from).collect();
         self.buffers.push(Buffer { name, dtype, shape, offset, bytes, live: (0, 0) });
-        self.of_values.insert(value, index);
-        Ok(index)
+        index
     }
 
     fn operands(&mut self, catalog: &Catalog, call: &Call) -> Result<(), String> {
@@ -227,12 +235,21 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// A launch that writes a buffer: a weight of another dtype, cast to that of the buffer.
+    /// A launch that writes a buffer: a weight of another dtype, cast to that of the buffer, or made codes of.
     fn produce(&mut self, catalog: &Catalog, dtype: DType, sizes: Vec<u64>, buffer: u32) -> Result<(), String> {
         let source = if dtype == DType::F32 { DType::BF16 } else { DType::F32 };
+        let mut outputs = vec![Arg::Buffer(buffer)];
+        let (op, names): (Op, &[&str]) = match dtype.is_code() {
+            false => (Op::new(Cast { to: dtype }), &["y"]),
+            true => {
+                let rows = sizes.first().copied().unwrap_or(1);
+                outputs.push(Arg::Buffer(self.place(format!("scales of {buffer}"), DType::F32, vec![rows, 1])));
+                (Op::new(QuantizeBlocks { to: dtype, rows: None, cols: None }), &["codes", "scales"])
+            }
+        };
         let mut graph = Graph::new("producer", Vec::new(), Vec::new());
         let x = graph.add_input("x", TensorType::new(source, sizes.clone()));
-        let op = graph.add(Op::new(Cast { to: dtype }), &[x], &["y"]).map_err(|error| error.to_string())?;
+        let op = graph.add(op, &[x], names).map_err(|error| error.to_string())?;
         let program = ProgramShape {
             name: "producer".to_owned(),
             kind: ProgramKind::Decode,
@@ -241,14 +258,11 @@ impl<'a> Bench<'a> {
         };
         let site = Site { graph: &graph, op, program: &program };
         let call = catalog.iter().find_map(|kernel| Some((kernel.name(), kernel.call(&site).ok()?)));
-        let (name, call) = call.ok_or_else(|| format!("no kernel casts from {source} to {dtype}"))?;
+        let (name, call) = call.ok_or_else(|| format!("no kernel makes {dtype} of {source}"))?;
         let kernel = self.kernel(call.kernel(name));
         let weight = self.weight(format!("activations {buffer}"), source, sizes, Layout::RowMajor)?;
-        let launch = Launch {
-            inputs: vec![Arg::Weight(weight)],
-            outputs: vec![Arg::Buffer(buffer)],
-            ..empty_launch(name, kernel, &call, &program)?
-        };
+        let launch =
+            Launch { inputs: vec![Arg::Weight(weight)], outputs, ..empty_launch(name, kernel, &call, &program)? };
         self.producers.push(launch);
         Ok(())
     }

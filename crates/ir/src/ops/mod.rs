@@ -13,6 +13,7 @@ mod layer_norm;
 mod linear;
 mod map;
 mod norm;
+mod norm_quantize;
 mod pointwise;
 pub mod quantize;
 mod rope;
@@ -30,6 +31,7 @@ pub use layer_norm::{AddLayerNorm, LayerNorm};
 pub use linear::Linear;
 pub use map::Map;
 pub use norm::{AddRmsNorm, RmsNorm};
+pub use norm_quantize::RmsNormQuantize;
 pub use pointwise::Pointwise;
 pub use quantize::{Dequantize, Quantize, QuantizeBlocks};
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
@@ -73,6 +75,7 @@ impl OpSet {
             QuantizeBlocks,
             Relu,
             RmsNorm,
+            RmsNormQuantize,
             Rope,
             RopeAppendKv,
             RopeAttention,

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use ir::Graph;
 use ir::ops::Linear;
 
-use super::{Format, Layers, QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
+use super::{
+    ActivationScales, Format, Layers, QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq,
+    QuantizeInt8Smoothquant, QuantizeInt8Weight,
+};
 use crate::Pass;
 
 /// A linear of an imported graph.
@@ -102,23 +105,37 @@ impl Assignment {
         table
     }
 
-    /// The passes that make it so.
-    pub fn passes(&self) -> Vec<Arc<dyn Pass>> {
+    /// The passes that make it so, with the scales of activations from there where formats leave a choice.
+    pub fn passes(&self, activations: ActivationScales) -> Vec<Arc<dyn Pass>> {
         let mut by_format: BTreeMap<Format, BTreeSet<String>> = BTreeMap::new();
         for (name, format) in &self.formats {
             by_format.entry(*format).or_default().insert(name.clone());
         }
-        by_format.into_iter().map(|(format, names)| pass(format, Layers::Named(names))).collect()
+        let passes = by_format.into_iter().map(|(format, names)| format.pass_over(Layers::Named(names), activations));
+        let mut passes: Vec<Arc<dyn Pass>> = passes.collect();
+        // first: they fold factors into linears that are not codes yet
+        passes.sort_by_key(|pass| !pass.needs_calibration());
+        passes
     }
 }
 
-/// The pass that brings linears into a format.
-pub(crate) fn pass(format: Format, layers: Layers) -> Arc<dyn Pass> {
-    match format {
-        Format::Int8Weight => Arc::new(QuantizeInt8Weight { layers }),
-        Format::Fp8 => Arc::new(QuantizeFp8 { layers }),
-        Format::Fp8Block => Arc::new(QuantizeFp8Block { layers }),
-        Format::Int4 => Arc::new(QuantizeInt4 { layers }),
+impl Format {
+    /// The pass that brings linears into the format.
+    fn pass_over(self, layers: Layers, activations: ActivationScales) -> Arc<dyn Pass> {
+        match self {
+            Format::Int8Weight => Arc::new(QuantizeInt8Weight { layers }),
+            Format::Int8Smoothquant => Arc::new(QuantizeInt8Smoothquant { layers, activations }),
+            Format::Fp8 => Arc::new(QuantizeFp8 { layers, activations }),
+            Format::Fp8Block => Arc::new(QuantizeFp8Block { layers }),
+            Format::Int4 => Arc::new(QuantizeInt4 { layers }),
+            Format::Int4Awq => Arc::new(QuantizeInt4Awq { layers }),
+            Format::Int4Gptq => Arc::new(QuantizeInt4Gptq { layers }),
+        }
+    }
+
+    /// Whether linears must know their activations to come into the format.
+    pub fn needs_calibration(self, activations: ActivationScales) -> bool {
+        self.pass_over(Layers::Inner, activations).needs_calibration()
     }
 }
 

@@ -8,40 +8,57 @@ use std::str::FromStr;
 pub enum Format {
     /// 8-bit weights, a scale each output.
     Int8Weight,
+    /// 8-bit integers on both sides, scales by output and by token, channels smoothed. (SmoothQuant, arXiv 2211.10438.)
+    Int8Smoothquant,
     /// E4M3 on both sides, scales by output and by token.
     Fp8,
     /// E4M3 on both sides, scales by 128 x 128 weights and by 128 activations. (DeepSeek-V3, arXiv 2412.19437.)
     Fp8Block,
     /// 4-bit weights in groups of 128, rounded to the nearest.
     Int4,
+    /// The same behind factors that spare what large activations meet. (AWQ, arXiv 2306.00978.)
+    Int4Awq,
+    /// The same with each column making good what those before did. (GPTQ, arXiv 2210.17323.)
+    Int4Gptq,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 4] = [Format::Int8Weight, Format::Fp8, Format::Fp8Block, Format::Int4];
+    pub const ALL: [Format; 7] = [
+        Format::Int8Weight,
+        Format::Int8Smoothquant,
+        Format::Fp8,
+        Format::Fp8Block,
+        Format::Int4,
+        Format::Int4Awq,
+        Format::Int4Gptq,
+    ];
 
     /// The name on command lines and in maps.
     pub fn name(self) -> &'static str {
         match self {
             Format::Int8Weight => "int8-weight",
+            Format::Int8Smoothquant => "int8-smoothquant",
             Format::Fp8 => "fp8",
             Format::Fp8Block => "fp8-block",
             Format::Int4 => "int4",
+            Format::Int4Awq => "int4-awq",
+            Format::Int4Gptq => "int4-gptq",
         }
     }
 
     /// Whether activations are codes of 8 bits, too.
     pub fn narrow_activations(self) -> bool {
-        matches!(self, Format::Fp8 | Format::Fp8Block)
+        matches!(self, Format::Int8Smoothquant | Format::Fp8 | Format::Fp8Block)
     }
 
     /// Bits of a weight, scales included, where rows are `width` wide.
     pub fn weight_bits(self, width: u64) -> f64 {
         let per_row = 32.0 / width.max(1) as f64;
         match self {
-            Format::Int8Weight | Format::Fp8 => 8.0 + per_row,
+            Format::Int8Weight | Format::Int8Smoothquant | Format::Fp8 => 8.0 + per_row,
             Format::Fp8Block => 8.0 + 32.0 / (128.0 * 128.0),
-            Format::Int4 => 4.0 + 32.0 / 128.0,
+            Format::Int4 | Format::Int4Awq | Format::Int4Gptq => 4.0 + 32.0 / 128.0,
         }
     }
 }

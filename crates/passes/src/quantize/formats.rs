@@ -2,7 +2,7 @@
 
 use ir::DType;
 use ir::ops::QuantizeBlocks;
-use ir::{Graph, OpId, Patch};
+use ir::{Graph, OpId, Patch, Value};
 
 use super::{Codes, Layers, each_linear, operands, over_codes};
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
@@ -38,9 +38,8 @@ macro_rules! formats {
 formats! {
     /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i8}`.
     QuantizeInt8Weight = int8_weight;
-    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides `quantize_blocks(..) {to = f8e4m3}`.
-    QuantizeFp8 = fp8;
-    /// The same with a scale for each 128 activations and each 128 x 128 weights.
+    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides `quantize_blocks(..) {to = f8e4m3}` with
+    /// a scale for each 128 activations and each 128 x 128 weights.
     QuantizeFp8Block = fp8_block;
     /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i4, cols = 128}`.
     QuantizeInt4 = int4;
@@ -50,30 +49,49 @@ fn blocks(to: DType, rows: Option<u32>, cols: Option<u32>) -> QuantizeBlocks {
     QuantizeBlocks { to, rows, cols }
 }
 
-/// The linear over codes of its weight, and of its activations where they are made, too.
-fn quantized(graph: &Graph, id: OpId, x: Option<QuantizeBlocks>, weight: QuantizeBlocks) -> Option<Patch> {
-    let [activations, numbers] = operands(graph, id)?;
+/// Blocks that are whole rows.
+pub(crate) fn by_row(to: DType) -> QuantizeBlocks {
+    blocks(to, None, None)
+}
+
+/// The linear over codes of its weight, and of its activations as `x` makes them.
+pub(crate) fn quantized(
+    graph: &Graph,
+    id: OpId,
+    weight: QuantizeBlocks,
+    x: &dyn Fn(&mut Patch, Value) -> Codes,
+) -> Option<Patch> {
+    let [activations, _] = operands(graph, id)?;
     let mut patch = Patch::new();
-    let weight = Codes::of(patch.add(graph, weight, &[numbers.into()]));
-    let x = x.map(|x| Codes::of(patch.add(graph, x, &[activations.into()])));
-    over_codes(graph, id, &mut patch, x, weight)?;
+    let x = x(&mut patch, activations);
+    let weight = weight_codes(graph, id, &mut patch, weight)?;
+    over_codes(graph, id, &mut patch, Some(x), weight)?;
     Some(patch)
 }
 
-fn int8_weight(graph: &Graph, id: OpId) -> Option<Patch> {
-    quantized(graph, id, None, blocks(DType::I8, None, None))
+/// The linear over codes of its weight alone.
+fn weight_only(graph: &Graph, id: OpId, weight: QuantizeBlocks) -> Option<Patch> {
+    let mut patch = Patch::new();
+    let weight = weight_codes(graph, id, &mut patch, weight)?;
+    over_codes(graph, id, &mut patch, None, weight)?;
+    Some(patch)
 }
 
-fn fp8(graph: &Graph, id: OpId) -> Option<Patch> {
-    let by_row = || blocks(DType::F8E4M3, None, None);
-    quantized(graph, id, Some(by_row()), by_row())
+fn weight_codes(graph: &Graph, id: OpId, patch: &mut Patch, weight: QuantizeBlocks) -> Option<Codes> {
+    let [_, numbers] = operands(graph, id)?;
+    Some(Codes::of(patch.add(graph, weight, &[numbers.into()])))
+}
+
+fn int8_weight(graph: &Graph, id: OpId) -> Option<Patch> {
+    weight_only(graph, id, by_row(DType::I8))
 }
 
 fn fp8_block(graph: &Graph, id: OpId) -> Option<Patch> {
     let weight = blocks(DType::F8E4M3, Some(GROUP), Some(GROUP));
-    quantized(graph, id, Some(blocks(DType::F8E4M3, None, Some(GROUP))), weight)
+    let x = blocks(DType::F8E4M3, None, Some(GROUP));
+    quantized(graph, id, weight, &|patch, value| Codes::of(patch.add(graph, x.clone(), &[value.into()])))
 }
 
 fn int4(graph: &Graph, id: OpId) -> Option<Patch> {
-    quantized(graph, id, None, blocks(DType::I4, None, Some(GROUP)))
+    weight_only(graph, id, blocks(DType::I4, None, Some(GROUP)))
 }

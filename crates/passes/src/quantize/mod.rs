@@ -1,9 +1,19 @@
 //! Quantization: linears over codes of 8 and 4 bits, one format a file.
 
 mod assignment;
+mod awq;
 pub mod budget;
+mod cholesky;
 mod format;
 mod formats;
+mod fp8;
+mod gptq;
+mod group;
+mod rounding;
+mod sample;
+mod smooth;
+mod smoothquant;
+mod static_scales;
 
 use std::collections::BTreeSet;
 
@@ -13,8 +23,16 @@ use ir::{Graph, OpId, Patch, PatchValue, Rule, Value, rewrite};
 use crate::{Changed, PassError};
 
 pub use assignment::{Assignment, LinearInfo, linears};
+pub use awq::QuantizeInt4Awq;
 pub use format::Format;
-pub use formats::{QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
+pub use formats::{QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
+pub use fp8::QuantizeFp8;
+pub use gptq::QuantizeInt4Gptq;
+pub use smoothquant::QuantizeInt8Smoothquant;
+pub use static_scales::ActivationScales;
+
+/// Rows of activations on which searches measure what codes do to outputs.
+const SEARCH_ROWS: usize = 256;
 
 /// Which linears a pass quantizes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use plan::{DType, RandomPart};
+use plan::{DType, Layout, RandomPart};
 use rayon::prelude::*;
 
 use super::memory::Memory;
@@ -15,7 +15,11 @@ pub fn read_bandwidth() -> Result<f64, String> {
     const PIECE: usize = 1 << 16;
     let mut memory = Memory::zeroed(BYTES)?;
     // Written, and not zero: untouched pages would all be one page.
-    memory.fill_random(DType::F32, &[RandomPart { seed: 0, elements: BYTES / 4, mean: 0.0, std: 1.0 }]);
+    memory.fill_random(
+        DType::F32,
+        Layout::RowMajor,
+        &[RandomPart { seed: 0, elements: BYTES / 4, mean: 0.0, std: 1.0 }],
+    );
     let data = memory.floats();
     let pass = || {
         let start = Instant::now();

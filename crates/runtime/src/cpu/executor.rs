@@ -107,7 +107,7 @@ fn random_weights(plan: &Plan) -> Result<Vec<Option<Memory>>, ExecError> {
         WeightData::Stored { .. } => Ok(None),
         WeightData::Random(parts) => {
             let mut memory = Memory::zeroed(weight.bytes().unwrap_or(0)).map_err(ExecError::OutOfMemory)?;
-            memory.fill_random(weight.dtype, parts);
+            memory.fill_random(weight.dtype, weight.layout, parts);
             Ok(Some(memory))
         }
     };

@@ -2,7 +2,7 @@
 //! touched, so a large KV pool costs what is used of it.
 
 use memmap2::MmapMut;
-use plan::{DType, RandomPart};
+use plan::{DType, Layout, RandomPart};
 use rayon::prelude::*;
 
 /// Anonymous memory, zeroed, aligned to pages.
@@ -31,8 +31,11 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len() / size_of::<f32>()) }
     }
 
-    /// Fills the memory with random weights, one part behind the other.
-    pub fn fill_random(&mut self, dtype: DType, parts: &[RandomPart]) {
+    /// Fills the memory with random weights, one part behind the other. Parts of packed codes have an even size.
+    pub fn fill_random(&mut self, dtype: DType, layout: Layout, parts: &[RandomPart]) {
+        if layout == Layout::Packed {
+            return self.fill_packed(parts);
+        }
         let width = dtype.bytes() as usize;
         let mut rest: &mut [u8] = &mut self.map;
         for part in parts {
@@ -42,6 +45,19 @@ impl Memory {
             bytes.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| {
                 let first = (index * PIECE / width) as u64;
                 dtype.encode((first..).map(|index| part.value(index)), piece);
+            });
+        }
+    }
+
+    fn fill_packed(&mut self, parts: &[RandomPart]) {
+        let mut rest: &mut [u8] = &mut self.map;
+        for part in parts {
+            let (bytes, tail) = rest.split_at_mut(part.elements as usize / 2);
+            rest = tail;
+            bytes.par_iter_mut().with_min_len(1 << 16).enumerate().for_each(|(index, byte)| {
+                let (first, mut pair) = (2 * index as u64, [0; 2]);
+                DType::I4.encode([first, first + 1].map(|index| part.value(index)), &mut pair);
+                *byte = pair[0] & 0xf | pair[1] << 4;
             });
         }
     }

@@ -155,11 +155,13 @@ fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> R
     tensor_map(&Boxes {
         dtype: match buffer.dtype {
             DType::BF16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            DType::F16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            // codes are copied as they are
+            _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         },
         address,
         sizes: &[cols, rows],
-        strides: &[cols * 2],
+        strides: &[cols * buffer.dtype.bytes()],
         box_sizes: &[map.box_cols, map.box_rows],
         swizzle: CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
     })
@@ -168,17 +170,16 @@ fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> R
 /// A map over the units of a tiled weight, each 256 words of 8 bytes that lie as shared memory wants them.
 fn over_tiles(weight: &Weight, address: u64, map: TensorMap) -> Result<CUtensorMap, Failure> {
     let tiles = match weight.shape[..] {
-        [rows, cols] => Tiles::of(rows, cols),
+        [rows, cols] => Tiles::of(weight.dtype, rows, cols),
         _ => None,
     };
     let tiles = tiles.ok_or("a tensor map is not over a matrix")?;
-    let unit_bytes = Tiles::UNIT * weight.dtype.bytes();
     tensor_map(&Boxes {
         dtype: CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT64,
         address,
-        sizes: &[unit_bytes / 8, tiles.units, tiles.strips],
-        strides: &[unit_bytes, tiles.units * unit_bytes],
-        box_sizes: &[(unit_bytes / 8) as u32, 1, map.box_rows / Tiles::ROWS as u32],
+        sizes: &[Tiles::UNIT_BYTES / 8, tiles.units, tiles.strips],
+        strides: &[Tiles::UNIT_BYTES, tiles.units * Tiles::UNIT_BYTES],
+        box_sizes: &[(Tiles::UNIT_BYTES / 8) as u32, 1, map.box_rows / Tiles::ROWS as u32],
         swizzle: CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
     })
 }

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plan::{CHUNK_BYTES, ExecError, Layout, PlanError, PlanFile, RandomPart, Scalar, Weight, WeightData};
+use plan::{CHUNK_BYTES, ExecError, Layout, PlanError, PlanFile, RandomPart, Scalar, Tiles, Weight, WeightData};
 
 use super::driver::{Context, Function, Memory, Pinned, Stream};
 use super::failure::Failure;
@@ -122,7 +122,7 @@ fn fill_random(
     let rows = weight.elements().unwrap_or(0) / cols.max(1);
     if weight.layout != Layout::RowMajor {
         // SAFETY: the memory has the weight's size.
-        unsafe { stream.fill(address, 0, weight.bytes().unwrap_or(0)) }?;
+        unsafe { stream.fill(address, Tiles::padding(weight.dtype), weight.bytes().unwrap_or(0)) }?;
     }
     let mut first = 0u64;
     for part in parts {

@@ -7,7 +7,7 @@ use plan::{DType, Dim, ProgramKind};
 
 use super::body::{Body, c_float, c_type};
 use super::rope::{HeadNorm, frequencies};
-use super::{dim, is_16_bit};
+use super::{dim, is_16_bit, is_byte_code};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
@@ -49,8 +49,8 @@ fn shape<'a>(site: &Site<'a>) -> Result<Shape<'a>, Refusal> {
 
 /// Whether tensor cores can take attention of such queries, or why not.
 fn check_tensor_cores(queries: DType, kv: &KvDecl, head_dim: u32, scale: f32) -> Result<(), Refusal> {
-    if queries != kv.dtype || !is_16_bit(queries) {
-        return Err(Refusal::because("takes queries and cache of one 16-bit type"));
+    if !is_16_bit(queries) || (queries != kv.dtype && !is_byte_code(kv.dtype)) {
+        return Err(Refusal::because("takes queries of 16 bits, and a cache of the same type or of codes of a byte"));
     }
     if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
         return Err(Refusal::because(format!("takes heads of 16, 32, … 256, these have {head_dim}")));
@@ -72,12 +72,13 @@ impl Shape<'_> {
         self.heads / u64::from(self.op.kv_heads)
     }
 
-    /// The instance of a body for queries of one type and this many more template arguments.
+    /// The instance of a body for queries and a cache of one type each, and this many more template arguments.
     fn instance(&self, site: &Site<'_>, ty: &str, more: &[u64]) -> Result<String, Refusal> {
         let PagedAttention { kv_heads, head_dim, scale, .. } = self.op;
-        let (dtype, heads, scale) = (c_type(site.operand_type(0)?.dtype), self.heads, c_float(*scale));
+        let (dtype, cache) = (c_type(site.operand_type(0)?.dtype), c_type(self.kv.dtype));
+        let (heads, scale) = (self.heads, c_float(*scale));
         let more: String = more.iter().map(|value| format!(", {value}")).collect();
-        Ok(format!("{ty}<{dtype}, {heads}, {kv_heads}, {head_dim}, {scale}{more}>"))
+        Ok(format!("{ty}<{dtype}, {cache}, {heads}, {kv_heads}, {head_dim}, {scale}{more}>"))
     }
 
     fn call(&self, site: &Site<'_>, mut body: Body) -> Result<Call, Refusal> {
@@ -96,7 +97,7 @@ pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refus
     let splits = splits.unwrap_or_else(|| splits_of(site, &shape.tokens, clusters));
     let instance = shape.instance(site, "AttentionDecode", &[splits])?;
     let grid = shape.tokens.clone() * (clusters * splits).into();
-    let body = decode_body("attention_decode", instance, shape.op.head_dim, grid, splits);
+    let body = decode_body("attention_decode", instance, shape.kv, grid, splits);
     Ok(shape.call(site, body)?.int("splits", splits as i64))
 }
 
@@ -118,11 +119,16 @@ pub(super) fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     distinct(decode(site, None), SPLITS.into_iter().map(|splits| decode(site, Some(splits))))
 }
 
-fn decode_body(name: &'static str, instance: String, head_dim: u32, grid: Dim, splits: u64) -> Body {
+/// Bytes of a key, or of a value.
+fn row_bytes(kv: &KvDecl) -> u32 {
+    kv.head_dim * kv.dtype.bytes() as u32
+}
+
+fn decode_body(name: &'static str, instance: String, kv: &KvDecl, grid: Dim, splits: u64) -> Body {
     let mut body = Body::new(name, "attention/decode.cuh", instance, WARPS * 32, grid);
     body.cluster = splits as u32;
     // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
-    let share = 16 * head_dim * 2;
+    let share = 16 * row_bytes(kv);
     let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
     body.shared_bytes = WARPS * stages * 2 * share;
     body
@@ -138,16 +144,16 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
         return Err(Refusal::because(format!("takes 16 heads of a kv head, these are {}", heads / kv_heads)));
     }
     let (half, norm) = (frequencies(site, 4)?, HeadNorm::of(site, op.norm_eps)?);
-    let (dtype, row, scale) = (c_type(out.dtype), c_type(qkv.dtype), c_float(scale));
+    let (types, scale) = ([out.dtype, kv.dtype, qkv.dtype].map(c_type).join(", "), c_float(scale));
     let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
     let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
     let shape = format!("{heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}");
-    let instance = format!("RopeAttentionDecode<{dtype}, {row}, {shape}, {}>", norm.ty);
+    let instance = format!("RopeAttentionDecode<{types}, {shape}, {}>", norm.ty);
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
-    let mut body = decode_body("rope_attention_decode", instance, head_dim, grid, splits);
+    let mut body = decode_body("rope_attention_decode", instance, kv, grid, splits);
     // behind the stages: turned queries, padded, key and value, and two tables of the turns
     let queries = u64::from(heads / kv_heads) * u64::from(head_dim + 8) * 2;
-    let turned = queries + 2 * u64::from(head_dim) * 2 + 2 * half.max(1) * 4;
+    let turned = queries + 2 * u64::from(row_bytes(kv)) + 2 * half.max(1) * 4;
     body.shared_bytes += turned.next_multiple_of(16) as u32;
     body.kv = Some((group, layer, true));
     body.absent = norm.absent;
@@ -169,20 +175,19 @@ pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
     let tiles = (shape.tokens.clone() * shape.group().into()).ceil_div(rows) + shape.sequences.clone();
     let grid = tiles * u64::from(shape.op.kv_heads).into();
     let mut body = Body::new("attention_prefill", "attention/prefill.cuh", instance, WARPS * 32, grid);
-    // queries, and two stages of the keys and values of a block
-    body.shared_bytes = (rows as u32 + 2 * 2 * BLOCK_TOKENS) * head_dim * 2;
+    // queries, and two stages of the keys and values of a block; of codes one, and what becomes the next
+    let (stages, codes) = if is_byte_code(shape.kv.dtype) { (1, 2 * BLOCK_TOKENS * head_dim) } else { (2, 0) };
+    body.shared_bytes = (rows as u32 + stages * 2 * BLOCK_TOKENS) * head_dim * 2 + codes;
     Ok(shape.call(site, body)?.int("rows", rows as i64))
 }
 
 pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
-    let PagedAttention { kv_heads, head_dim, scale, .. } = shape.op;
-    if *head_dim > 512 {
+    let head_dim = shape.op.head_dim;
+    if head_dim > 512 {
         return Err(Refusal::because(format!("it holds up to 512 elements of a head in registers, here {head_dim}")));
     }
-    let (dtype, kv_dtype) = (c_type(site.operand_type(0)?.dtype), c_type(shape.kv.dtype));
-    let (heads, scale) = (shape.heads, c_float(*scale));
-    let instance = format!("AttentionPlain<{dtype}, {kv_dtype}, {heads}, {kv_heads}, {head_dim}, {scale}>");
-    let grid = (shape.tokens.clone() * heads.into()).ceil_div(WARPS.into());
+    let instance = shape.instance(site, "AttentionPlain", &[])?;
+    let grid = (shape.tokens.clone() * shape.heads.into()).ceil_div(WARPS.into());
     shape.call(site, Body::new("attention_plain", "attention/plain.cuh", instance, WARPS * 32, grid))
 }

@@ -1,29 +1,30 @@
 //! `kernels/linear`: streaming for few rows, wgmma for many, plain loops for everything else.
 
-use ir::ops::{Epilogue, Linear, LinearParts, Norm, Prologue};
-use ir::{Graph, Value};
-use plan::{Dim, Formula, Layout, TensorMap};
+mod codes;
+mod plain;
+mod skinny;
+mod wgmma;
 
-use super::body::{Body, c_float, c_type};
+use ir::ops::{Epilogue, LinearParts};
+use ir::{Graph, Value};
+use plan::{DType, Dim, Formula, Layout};
+
+use super::body::{Body, c_type};
 use super::map::functor;
-use super::{SHARED_BYTES, dim, is, is_16_bit, norm};
-use crate::kernels::distinct;
+use super::{dim, is_16_bit};
 use crate::{Call, Refusal, Site};
 
-/// Rows up to which a linear is a stream of weights.
-const SKINNY_ROWS: u64 = 32;
-/// A weight with as many outputs keeps the chip busy in wide blocks, too: from 17 rows on these read x less often.
+pub(super) use plain::{plain, plain_few};
+pub(super) use skinny::{skinny, skinny_candidates};
+pub(super) use wgmma::{
+    codes as wgmma_codes, codes_candidates as wgmma_codes_candidates, numbers as wgmma,
+    numbers_candidates as wgmma_candidates, weights as wgmma_weights, weights_candidates as wgmma_weights_candidates,
+};
+
+/// A weight with as many outputs keeps the chip busy in wide blocks, too.
 const WIDE: u64 = 16384;
-const WIDE_ROWS: u64 = 16;
 /// Multiprocessors that a product should keep busy: those of an H100 or H200.
 const MULTIPROCESSORS: u64 = 132;
-/// Rows up to which the plain kernel takes a warp for each column.
-const PLAIN_FEW_ROWS: u64 = 8;
-const PLAIN_TILE: u64 = 64;
-
-/// Rows that every block of the streaming kernel may norm for itself: with two or more, a launch that norms them once
-/// costs less than reading them in each block.
-const NORM_ROWS: u64 = 1;
 
 /// A linear, `[rows, k]` by `[n, k]`, and what stands before and behind it.
 struct Shape {
@@ -62,15 +63,19 @@ pub(super) fn layout_of(graph: &Graph, weight: Value) -> Layout {
 
 /// Whether tensor cores can take a linear, or why not.
 fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
-    let dtypes = [Some(parts.weight), parts.operand(Epilogue::Bias)].into_iter().flatten();
-    let mut dtypes = dtypes.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
-    let first = parts.product_dtype(graph).filter(|dtype| is_16_bit(*dtype));
-    if first.is_none_or(|first| dtypes.any(|dtype| dtype != first)) {
-        return Err(Refusal::because("takes activations, weight and bias of one 16-bit type"));
-    }
     let [n, k] = sizes(graph, parts.weight).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
-    if k % 8 != 0 {
-        return Err(Refusal::because(format!("rows of {k} elements are no whole 16-byte chunks")));
+    if parts.scales.iter().next().is_some() {
+        codes::tensor_cores(graph, parts)?;
+    } else {
+        let dtypes = [Some(parts.weight), parts.operand(Epilogue::Bias)].into_iter().flatten();
+        let mut dtypes = dtypes.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
+        let first = parts.product_dtype(graph).filter(|dtype| is_16_bit(*dtype));
+        if first.is_none_or(|first| dtypes.any(|dtype| dtype != first)) {
+            return Err(Refusal::because("takes activations, weight and bias of one 16-bit type"));
+        }
+        if k % 8 != 0 {
+            return Err(Refusal::because(format!("rows of {k} elements are no whole 16-byte chunks")));
+        }
     }
     if !graph.is_constant(parts.weight) {
         return Err(Refusal::because("the weight is no constant that could be packed"));
@@ -95,10 +100,21 @@ fn check_tiled(site: &Site<'_>, shape: &Shape) -> Result<Layout, Refusal> {
 }
 
 impl Shape {
+    /// The 16-bit type in which tensor cores multiply: that of the activations, and where those are codes, one in which
+    /// all codes are exact.
+    fn product_type(&self, site: &Site<'_>) -> &'static str {
+        let product = self.parts.product_dtype(site.graph).unwrap_or(self.parts.result);
+        c_type(if product.is_code() { DType::F16 } else { product })
+    }
+
     /// The types of products and of the result.
     fn types(&self, site: &Site<'_>) -> String {
-        let product = self.parts.product_dtype(site.graph).unwrap_or(self.parts.result);
-        [product, self.parts.result].map(c_type).join(", ")
+        [self.product_type(site), c_type(self.parts.result)].join(", ")
+    }
+
+    /// The scales of the activations and of the weight, and the latter's zeros.
+    fn scales(&self) -> [Option<Value>; 3] {
+        [self.parts.scales.x, self.parts.scales.weight, self.parts.scales.zero]
     }
 
     fn gated(&self) -> bool {
@@ -130,226 +146,5 @@ impl Shape {
 
     fn residual(&self) -> Option<Value> {
         self.parts.operand(Epilogue::Add)
-    }
-}
-
-pub(super) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
-    let shape = shape(site)?;
-    let layout = check_tiled(site, &shape)?;
-    let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let most = if shape.n >= WIDE { WIDE_ROWS } else { SKINNY_ROWS };
-    if bound > most {
-        let n = shape.n;
-        return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
-    }
-    let rows = bound.next_multiple_of(8);
-    let config = config.unwrap_or_else(|| SkinnyConfig::of(shape.n, shape.k, rows));
-    let SkinnyConfig { warps, strips, depth } = config;
-    let Shape { n, k, .. } = shape;
-    let mut more = String::new();
-    // partial sums of each warp, padded so that they lie in different banks
-    let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
-    let (gated, formula) = (shape.gated(), shape.formula());
-    if gated || formula.is_some() || shape.parts.before.is_some() {
-        more.push_str(&format!(", {gated}"));
-    }
-    let [gain, shift] = match &shape.parts.before {
-        None => [None; 2],
-        Some((Prologue { norm, eps, .. }, operands)) => {
-            if bound > NORM_ROWS {
-                return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
-            }
-            let gain = norm::gain(site, operands)?;
-            let types = [site.tensor(shape.parts.x)?.dtype, gain].map(c_type).join(", ");
-            more.push_str(&format!(", {types}, {bound}, {}", c_float(*eps)));
-            if *norm == Norm::Layer {
-                more.push_str(", true");
-            }
-            shared_bytes += bound * (k + 32) * 2;
-            [operands.first().copied(), operands.get(1).copied()]
-        }
-    };
-    if formula.is_some() {
-        let product = c_type(shape.parts.product_dtype(site.graph).unwrap_or(shape.parts.result));
-        more.push_str(&match &shape.parts.before {
-            None => format!(", {product}, {product}, 0, 0.0f, false, Formula"),
-            Some((Prologue { norm: Norm::Rms, .. }, _)) => ", false, Formula".to_owned(),
-            Some((Prologue { norm: Norm::Layer, .. }, _)) => ", Formula".to_owned(),
-        });
-    }
-    if shared_bytes > SHARED_BYTES.into() {
-        return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
-    }
-    let types = shape.types(site);
-    let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}{more}>");
-    let grid = n.div_ceil(16 * strips).into();
-    let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
-    body.says_blocks = true;
-    body.shared_bytes = shared_bytes as u32;
-    let call = shape.call(site, body, &[gain, shift, shape.bias(), shape.residual()])?.layout(1, layout);
-    Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
-}
-
-pub(super) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    let shape = shape(site)?;
-    let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let others = SkinnyConfig::others(shape.n, rows).into_iter();
-    distinct(skinny(site, None), others.map(|config| skinny(site, Some(config))))
-}
-
-/// How few rows are spread over warps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SkinnyConfig {
-    /// Warps of a block, which share the columns of its strips.
-    warps: u64,
-    /// Strips of 16 outputs of a block.
-    strips: u64,
-    /// Units of 2 KiB that a warp has under way in each strip.
-    depth: u64,
-}
-
-impl SkinnyConfig {
-    /// What was fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
-    /// share what is read of x; a multiprocessor wants some 100 KB under way, and all blocks should run at once.
-    fn of(n: u64, k: u64, rows: u64) -> SkinnyConfig {
-        let strips = n.div_ceil(16);
-        let even = strips.is_multiple_of(2);
-        let (warps, strips, depth) = match rows {
-            0..=8 if (2 * MULTIPROCESSORS + 1..=3 * MULTIPROCESSORS).contains(&strips) => (8, 1, 2),
-            0..=8 if even && (strips > 3 * MULTIPROCESSORS || (strips > 200 && k < 8192)) => (8, 2, 4),
-            0..=8 => (8, 1, 4),
-            _ if even && n >= WIDE => (8, 2, 1),
-            _ if even => (16, 2, 1),
-            _ => (8, 1, 1),
-        };
-        SkinnyConfig { warps, strips, depth }
-    }
-
-    /// What came close for some sizes, or won (`bench/weight-layout.json`).
-    fn others(n: u64, rows: u64) -> Vec<SkinnyConfig> {
-        let all: &[(u64, u64, u64)] = match rows {
-            0..=8 => &[(8, 1, 2), (8, 1, 4), (16, 1, 1), (16, 1, 2), (4, 1, 4), (8, 2, 1), (8, 2, 2), (8, 2, 4)],
-            _ => &[(8, 1, 1), (8, 1, 2), (16, 1, 1), (8, 2, 1), (16, 2, 1)],
-        };
-        let even = n.div_ceil(16).is_multiple_of(2);
-        let fits = |(_, strips, _): &&(u64, u64, u64)| *strips == 1 || even;
-        let config = |&(warps, strips, depth): &_| SkinnyConfig { warps, strips, depth };
-        all.iter().filter(fits).map(config).collect()
-    }
-}
-
-pub(super) fn wgmma(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
-    let shape = shape(site)?;
-    let layout = check_tiled(site, &shape)?;
-    if shape.parts.before.is_some() {
-        return Err(Refusal::because("the copy engine brings its activations, and norms nothing"));
-    }
-    if site.graph.inputs().contains(&shape.parts.x) {
-        return Err(Refusal::because("its activations are an input of the program, which has no fixed address"));
-    }
-    let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    let WgmmaConfig { rows, cols, stages } = config.unwrap_or_else(|| WgmmaConfig::of(shape.n, bound));
-    let Shape { n, k, .. } = shape;
-    let more = match (shape.gated(), shape.formula()) {
-        (true, _) => ", true",
-        (false, Some(_)) => ", false, Formula",
-        (false, None) => "",
-    };
-    let instance = format!("LinearWgmma<{}, {n}, {k}, {rows}, {cols}, {stages}{more}>", shape.types(site));
-    let grid = shape.rows.ceil_div(rows) * n.div_ceil(cols).into();
-    let threads = 2 * rows as u32 + 32;
-    let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, grid);
-    body.says_blocks = true;
-    // a ring of tiles of activations and weights, and two barriers for each
-    body.shared_bytes = (stages * 128 * (rows + cols) + 16 * stages) as u32;
-    let map = |input, rows: u64| TensorMap { input, box_rows: rows as u32, box_cols: 64 };
-    body.maps = vec![map(0, rows), map(1, cols)];
-    let call = shape.call(site, body, &[shape.bias(), shape.residual()])?.layout(1, layout);
-    Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
-}
-
-pub(super) fn wgmma_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    let bound = site.program.bound(&shape(site)?.rows).unwrap_or(u64::MAX);
-    let others = WgmmaConfig::others(bound).into_iter();
-    distinct(wgmma(site, None), others.map(|config| wgmma(site, Some(config))))
-}
-
-/// The block of outputs of the wgmma kernel, and the depth of its ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WgmmaConfig {
-    rows: u64,
-    cols: u64,
-    stages: u64,
-}
-
-impl WgmmaConfig {
-    /// What was fastest on an H200 (`bench/weight-layout.json`). Up to 64 rows weights stream, and a deep ring counts.
-    /// Beyond, blocks run in waves over the chip: the fewest columns in all waves win, with a price on narrow blocks.
-    fn of(n: u64, bound: u64) -> WgmmaConfig {
-        if bound <= 64 {
-            let (cols, stages) = if n >= WIDE { (128, 8) } else { (64, 12) };
-            return WgmmaConfig { rows: 64, cols, stages };
-        }
-        let rows = 128;
-        let waves = |cols: u64| (bound.div_ceil(rows) * n.div_ceil(cols)).div_ceil(MULTIPROCESSORS);
-        // columns of a block, what a column costs in percent, stages
-        let blocks = [(256, 100, 4), (192, 102, 4), (128, 106, 5), (64, 135, 8), (32, 300, 8)];
-        let best = blocks.into_iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
-        let (cols, _, stages) = best.unwrap_or(blocks[0]);
-        WgmmaConfig { rows, cols, stages }
-    }
-
-    /// Each width that registers hold, in a ring as deep as shared memory has room for, and a shallower one.
-    fn others(bound: u64) -> Vec<WgmmaConfig> {
-        let all: &[(u64, u64, u64)] = match bound {
-            0..=64 => &[(64, 32, 16), (64, 64, 8), (64, 64, 12), (64, 128, 6), (64, 128, 8)],
-            _ => &[(128, 256, 4), (128, 192, 4), (128, 192, 5), (128, 128, 5), (128, 128, 6), (128, 64, 8)],
-        };
-        all.iter().map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages }).collect()
-    }
-}
-
-pub(super) fn plain_few(site: &Site<'_>) -> Result<Call, Refusal> {
-    is::<Linear>(site)?;
-    let shape = shape(site)?;
-    let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
-    if bound > PLAIN_FEW_ROWS {
-        return Err(Refusal::because(format!("takes {PLAIN_FEW_ROWS} rows, this program has up to {bound}")));
-    }
-    let instance = plain_instance(site, "LinearPlainFew", &shape)?;
-    let grid = shape.n.div_ceil(8).into();
-    let body = Body::new("linear_plain_few", "linear/plain.cuh", instance, 256, grid);
-    shape.call(site, body, &[shape.bias()])
-}
-
-pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
-    is::<Linear>(site)?;
-    let shape = shape(site)?;
-    let instance = plain_instance(site, "LinearPlain", &shape)?;
-    let grid = shape.rows.ceil_div(PLAIN_TILE) * shape.n.div_ceil(PLAIN_TILE).into();
-    shape.call(site, Body::new("linear_plain", "linear/plain.cuh", instance, 256, grid), &[shape.bias()])
-}
-
-fn plain_instance(site: &Site<'_>, ty: &str, shape: &Shape) -> Result<String, Refusal> {
-    let (x, weight, y) = (site.operand_type(0)?, site.operand_type(1)?, site.result_type()?);
-    let bias = shape.bias().map(|bias| site.tensor(bias)).transpose()?.map_or(weight.dtype, |bias| bias.dtype);
-    let types = [x.dtype, weight.dtype, bias, y.dtype].map(c_type).join(", ");
-    Ok(format!("{ty}<{types}, {}, {}, {}>", shape.n, shape.k, shape.bias().is_some()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn configurations_are_those_that_were_fastest() {
-        // the linears of Llama-3.1-8B
-        let shapes = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)];
-        let skinny = |rows| shapes.map(|(n, k)| SkinnyConfig::of(n, k, rows)).map(|c| (c.warps, c.strips, c.depth));
-        assert_eq!(skinny(8), [(8, 1, 2), (8, 2, 4), (8, 2, 4), (8, 1, 4), (8, 2, 4)]);
-        assert_eq!(skinny(16), [(16, 2, 1), (16, 2, 1), (8, 2, 1), (16, 2, 1), (8, 2, 1)]);
-        let wgmma = |bound| shapes.map(|(n, _)| WgmmaConfig::of(n, bound)).map(|c| (c.rows, c.cols, c.stages));
-        assert_eq!(wgmma(512), [(128, 192, 4), (128, 128, 5), (128, 128, 5), (128, 128, 5), (128, 256, 4)]);
-        assert_eq!(wgmma(32)[2], (64, 128, 8));
     }
 }

@@ -6,6 +6,7 @@ mod body;
 mod linear;
 mod map;
 mod norm;
+mod quantize;
 mod rope;
 mod rows;
 mod sampling;
@@ -62,6 +63,8 @@ pub(crate) fn catalog() -> Catalog {
     Catalog::new(vec![
         tuned("linear_skinny", |site| linear::skinny(site, None), linear::skinny_candidates),
         tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
+        tuned("linear_wgmma_codes", |site| linear::wgmma_codes(site, None), linear::wgmma_codes_candidates),
+        tuned("linear_wgmma_weights", |site| linear::wgmma_weights(site, None), linear::wgmma_weights_candidates),
         kernel("linear_plain_few", linear::plain_few),
         kernel("linear_plain", linear::plain),
         tuned("rope_attention_decode", |site| attention::rope_decode(site, None), attention::rope_decode_candidates),
@@ -73,6 +76,9 @@ pub(crate) fn catalog() -> Catalog {
         kernel("rope", rope::rope),
         kernel("add_rms_norm", norm::add_rms_norm),
         kernel("rms_norm", norm::rms_norm),
+        kernel("rms_norm_quantize", quantize::rms_norm_quantize),
+        kernel("quantize_blocks", quantize::quantize_blocks),
+        kernel("quantize", quantize::quantize),
         kernel("add_layer_norm", norm::add_layer_norm),
         kernel("layer_norm", norm::layer_norm),
         kernel("swiglu", rows::swiglu),
@@ -107,4 +113,9 @@ fn is<T: OpDef>(site: &Site<'_>) -> Result<(), Refusal> {
 
 fn is_16_bit(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
+}
+
+/// Whether elements are codes of a byte.
+fn is_byte_code(dtype: DType) -> bool {
+    matches!(dtype, DType::I8 | DType::F8E4M3)
 }

@@ -82,6 +82,6 @@ pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal>
 }
 
 /// A vector of eight elements for each thread, as long as a block has that many: one load, no second trip.
-fn threads(cols: u64) -> u32 {
+pub(super) fn threads(cols: u64) -> u32 {
     (cols.div_ceil(8).next_multiple_of(32) as u32).clamp(32, 1024)
 }

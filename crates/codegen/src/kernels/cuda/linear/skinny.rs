@@ -1,0 +1,210 @@
+//! `kernels/linear/skinny.cuh`: weights, or codes of them, stream past few rows.
+
+use ir::ops::{Norm, Prologue};
+use plan::DType;
+
+use super::codes::Codes;
+use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, shape};
+use crate::kernels::cuda::body::{Body, c_float, c_type};
+use crate::kernels::cuda::{SHARED_BYTES, norm};
+use crate::kernels::distinct;
+use crate::{Call, Refusal, Site};
+
+/// Rows up to which a linear is a stream of weights.
+const SKINNY_ROWS: u64 = 32;
+/// The same for wide weights, whose blocks are busy with more rows, too: beyond, those of wgmma read x less often.
+const WIDE_ROWS: u64 = 16;
+/// Rows that every block may norm for itself: with two or more, a launch that norms them once costs less than reading
+/// them in each block.
+const NORM_ROWS: u64 = 1;
+
+pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
+    let shape = shape(site)?;
+    let layout = check_tiled(site, &shape)?;
+    let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
+    let most = if shape.n >= WIDE { WIDE_ROWS } else { SKINNY_ROWS };
+    if bound > most {
+        let n = shape.n;
+        return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
+    }
+    let rows = bound.next_multiple_of(8);
+    let codes = Codes::of(site.graph, &shape.parts)?;
+    let config = config.unwrap_or_else(|| match codes.coded {
+        false => SkinnyConfig::of(shape.n, shape.k, rows),
+        true => SkinnyConfig::of_codes(shape.n, shape.k, rows, &codes),
+    });
+    let SkinnyConfig { warps, strips, depth } = config;
+    let Shape { n, k, .. } = shape;
+    // partial sums of each warp, padded so that they lie in different banks
+    let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
+    let product = shape.product_type(site);
+    let mut types = Arguments {
+        gated: shape.gated(),
+        x: if codes.x.is_some() { c_type(codes.x_dtype) } else { product },
+        gain: product,
+        normed: 0,
+        eps: 0.0,
+        centred: false,
+        formula: shape.formula().is_some(),
+        codes: codes.coded.then(|| codes.arguments(k)),
+        bias: product,
+    };
+    if let Some(bias) = shape.bias() {
+        types.bias = c_type(site.tensor(bias)?.dtype);
+    }
+    let [gain, shift] = match &shape.parts.before {
+        None => [None; 2],
+        Some((Prologue { norm, eps, .. }, operands)) => {
+            if bound > NORM_ROWS {
+                return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
+            }
+            let x = c_type(site.tensor(shape.parts.x)?.dtype);
+            let gain = c_type(norm::gain(site, operands)?);
+            types = Arguments { x, gain, normed: bound, eps: *eps, centred: *norm == Norm::Layer, ..types };
+            shared_bytes += bound * (k + 32) * 2;
+            [operands.first().copied(), operands.get(1).copied()]
+        }
+    };
+    let more = types.text(product);
+    if shared_bytes > SHARED_BYTES.into() {
+        return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
+    }
+    let types = shape.types(site);
+    let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}{more}>");
+    let grid = n.div_ceil(16 * strips).into();
+    let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
+    body.says_blocks = true;
+    body.shared_bytes = shared_bytes as u32;
+    let [x_scale, weight_scale, zero] = shape.scales();
+    let operands = [gain, shift, x_scale, weight_scale, zero, shape.bias(), shape.residual()];
+    let call = shape.call(site, body, &operands)?.layout(1, layout);
+    Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
+}
+
+/// The template arguments behind the configuration, which say what is not the default.
+struct Arguments {
+    gated: bool,
+    x: &'static str,
+    gain: &'static str,
+    /// Rows that are normed.
+    normed: u64,
+    eps: f32,
+    centred: bool,
+    formula: bool,
+    /// Those of codes.
+    codes: Option<String>,
+    bias: &'static str,
+}
+
+impl Arguments {
+    /// As many as are needed, where products are of type `product`.
+    fn text(&self, product: &str) -> String {
+        let Arguments { gated, x, gain, normed, centred, bias, .. } = self;
+        let list = [
+            (*gated, gated.to_string()),
+            (*normed > 0, format!("{x}, {gain}, {normed}, {}", c_float(self.eps))),
+            (*centred, centred.to_string()),
+            (self.formula, if self.formula { "Formula" } else { "smelt::Same" }.to_owned()),
+            (self.codes.is_some() || *bias != product, (*bias).to_owned()),
+            (self.codes.is_some(), self.codes.clone().unwrap_or_default()),
+        ];
+        let last = list.iter().rposition(|(told, _)| *told).map_or(0, |last| last + 1);
+        list.into_iter().take(last).map(|(_, argument)| format!(", {argument}")).collect()
+    }
+}
+
+pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let shape = shape(site)?;
+    let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
+    let others = SkinnyConfig::others(shape.n, rows).into_iter();
+    distinct(skinny(site, None), others.map(|config| skinny(site, Some(config))))
+}
+
+/// How few rows are spread over warps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernels::cuda) struct SkinnyConfig {
+    /// Warps of a block, which share the columns of its strips.
+    warps: u64,
+    /// Strips of 16 outputs of a block.
+    strips: u64,
+    /// Units of 2 KiB that a warp has under way in each strip.
+    depth: u64,
+}
+
+impl SkinnyConfig {
+    /// What was fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
+    /// share what is read of x; a multiprocessor wants some 100 KB under way, and all blocks should run at once.
+    fn of(n: u64, k: u64, rows: u64) -> SkinnyConfig {
+        let strips = n.div_ceil(16);
+        let even = strips.is_multiple_of(2);
+        let (warps, strips, depth) = match rows {
+            0..=8 if (2 * MULTIPROCESSORS + 1..=3 * MULTIPROCESSORS).contains(&strips) => (8, 1, 2),
+            0..=8 if even && (strips > 3 * MULTIPROCESSORS || (strips > 200 && k < 8192)) => (8, 2, 4),
+            0..=8 => (8, 1, 4),
+            _ if even && n >= WIDE => (8, 2, 1),
+            _ if even => (16, 2, 1),
+            _ => (8, 1, 1),
+        };
+        SkinnyConfig { warps, strips, depth }
+    }
+
+    /// For codes, which take more registers than they fill: fewer units are under way, so that two blocks still share a
+    /// multiprocessor. Not timed yet.
+    fn of_codes(n: u64, k: u64, rows: u64, codes: &Codes) -> SkinnyConfig {
+        let strips = n.div_ceil(16);
+        let even = strips.is_multiple_of(2);
+        let (of_4_bits, many) = (codes.weight_dtype == DType::I4, strips > 3 * MULTIPROCESSORS);
+        let (warps, strips, depth) = match rows {
+            0..=8 if codes.zero => (8, 1, 1),
+            0..=8 if codes.x.is_some_and(|x| x.cols > 0) => (8, 1, 3),
+            0..=8 if even && many && codes.x.is_none() => (8, 2, if of_4_bits { 1 } else { 2 }),
+            0..=8 if strips > 2 * MULTIPROCESSORS && !many => (8, 1, 2),
+            0..=8 if even && strips > 200 && k < 8192 && codes.x.is_none() => (8, 2, if of_4_bits { 2 } else { 4 }),
+            0..=8 => (8, 1, if of_4_bits { 2 } else { 3 }),
+            _ if even => (8, 2, 1),
+            _ => (8, 1, 1),
+        };
+        SkinnyConfig { warps, strips, depth }
+    }
+
+    /// What came close for some sizes, or won (`bench/weight-layout.json`).
+    fn others(n: u64, rows: u64) -> Vec<SkinnyConfig> {
+        let all: &[(u64, u64, u64)] = match rows {
+            0..=8 => &[(8, 1, 2), (8, 1, 4), (16, 1, 1), (16, 1, 2), (4, 1, 4), (8, 2, 1), (8, 2, 2), (8, 2, 4)],
+            _ => &[(8, 1, 1), (8, 1, 2), (16, 1, 1), (8, 2, 1), (16, 2, 1)],
+        };
+        let even = n.div_ceil(16).is_multiple_of(2);
+        let fits = |(_, strips, _): &&(u64, u64, u64)| *strips == 1 || even;
+        let config = |&(warps, strips, depth): &_| SkinnyConfig { warps, strips, depth };
+        all.iter().filter(fits).map(config).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_are_those_that_were_fastest() {
+        // the linears of Llama-3.1-8B
+        let shapes = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)];
+        let skinny = |rows| shapes.map(|(n, k)| SkinnyConfig::of(n, k, rows)).map(|c| (c.warps, c.strips, c.depth));
+        assert_eq!(skinny(8), [(8, 1, 2), (8, 2, 4), (8, 2, 4), (8, 1, 4), (8, 2, 4)]);
+        assert_eq!(skinny(16), [(16, 2, 1), (16, 2, 1), (8, 2, 1), (16, 2, 1), (8, 2, 1)]);
+    }
+
+    #[test]
+    fn codes_of_4_bits_have_half_as_many_units_under_way() {
+        let codes = |weight_dtype| Codes {
+            coded: true,
+            x_dtype: DType::BF16,
+            x: None,
+            weight_dtype,
+            weight: None,
+            zero: false,
+        };
+        let depth = |dtype, n, k| SkinnyConfig::of_codes(n, k, 8, &codes(dtype)).depth;
+        assert_eq!([depth(DType::I8, 28672, 4096), depth(DType::I4, 28672, 4096)], [2, 1]);
+        assert_eq!([depth(DType::I8, 4096, 4096), depth(DType::I4, 4096, 4096)], [4, 2]);
+    }
+}

@@ -1,0 +1,313 @@
+//! `kernels/linear/wgmma*.cuh`: many rows. Numbers by numbers, codes by codes, or numbers by a weight of codes.
+
+use ir::Value;
+use plan::{DType, Dim, TensorMap, Tiles};
+
+use super::codes::{Codes, Sharing};
+use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, shape};
+use crate::kernels::cuda::body::{Body, c_type};
+use crate::kernels::distinct;
+use crate::{Call, Refusal, Site};
+
+/// Columns that tensor cores add up before the sum is scaled.
+const STEP: u64 = 128;
+/// Columns of which products of 8-bit integers fit a sum of 32 bits.
+const EXACT_COLS: u64 = 1 << 17;
+
+/// The block of outputs of a kernel, and the depth of its ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernels::cuda) struct WgmmaConfig {
+    rows: u64,
+    cols: u64,
+    stages: u64,
+}
+
+/// A block's columns, what each costs in percent, and stages of its ring.
+type Width = (u64, u64, u64);
+
+/// Widths of blocks of 128 rows: what was fastest on an H200 (`bench/weight-layout.json`).
+const WIDTHS: [Width; 5] = [(256, 100, 4), (192, 102, 4), (128, 106, 5), (64, 135, 8), (32, 300, 8)];
+/// Those of which a thread holds two sums.
+const STEP_WIDTHS: &[Width] = WIDTHS.split_at(2).1;
+/// Widths where a weight is widened in shared memory, which takes room for two tiles of it.
+const WIDENED_WIDTHS: [Width; 3] = [(192, 102, 2), (128, 106, 3), (64, 135, 4)];
+const WIDENED_STEP_WIDTHS: &[Width] = WIDENED_WIDTHS.split_at(1).1;
+
+impl WgmmaConfig {
+    /// Up to 64 rows weights stream, and a deep ring counts.
+    fn few_rows(n: u64) -> WgmmaConfig {
+        let (cols, stages) = if n >= WIDE { (128, 8) } else { (64, 12) };
+        WgmmaConfig { rows: 64, cols, stages }
+    }
+
+    /// Beyond, blocks run in waves over the chip: the fewest columns in all waves win, with a price on narrow blocks.
+    fn many_rows(n: u64, bound: u64, widths: &[Width]) -> WgmmaConfig {
+        let rows = 128;
+        let waves = |cols: u64| (bound.div_ceil(rows) * n.div_ceil(cols)).div_ceil(MULTIPROCESSORS);
+        let best = widths.iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
+        let (cols, _, stages) = best.copied().unwrap_or(WIDTHS[2]);
+        WgmmaConfig { rows, cols, stages }
+    }
+
+    /// Of a product that reads its operands as they come.
+    fn of(n: u64, bound: u64, widths: &[Width]) -> WgmmaConfig {
+        if bound <= 64 { WgmmaConfig::few_rows(n) } else { WgmmaConfig::many_rows(n, bound, widths) }
+    }
+
+    /// Of a product that widens its weight.
+    fn widened(n: u64, bound: u64, widths: &[Width]) -> WgmmaConfig {
+        match bound {
+            0..=64 if n >= WIDE => WgmmaConfig { rows: 64, cols: 128, stages: 4 },
+            0..=64 => WgmmaConfig { rows: 64, cols: 64, stages: 6 },
+            _ => WgmmaConfig::many_rows(n, bound, widths),
+        }
+    }
+
+    /// Each width that registers hold, in a ring as deep as shared memory has room for, and a shallower one.
+    fn others(bound: u64, widest: u64) -> Vec<WgmmaConfig> {
+        let all: &[(u64, u64, u64)] = match bound {
+            0..=64 => &[(64, 32, 16), (64, 64, 8), (64, 64, 12), (64, 128, 6), (64, 128, 8)],
+            _ => &[(128, 256, 4), (128, 192, 4), (128, 192, 5), (128, 128, 5), (128, 128, 6), (128, 64, 8)],
+        };
+        configs(all, widest)
+    }
+
+    fn others_widened(bound: u64, widest: u64) -> Vec<WgmmaConfig> {
+        let all: &[(u64, u64, u64)] = match bound {
+            0..=64 => &[(64, 32, 8), (64, 64, 6), (64, 128, 3), (64, 128, 4)],
+            _ => &[(128, 192, 2), (128, 128, 2), (128, 128, 3), (128, 64, 4)],
+        };
+        configs(all, widest)
+    }
+}
+
+fn configs(all: &[(u64, u64, u64)], widest: u64) -> Vec<WgmmaConfig> {
+    let fits = all.iter().filter(|(_, cols, _)| *cols <= widest);
+    fits.map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages }).collect()
+}
+
+/// A product for tensor cores: its shape, and the rows of the program.
+struct Product {
+    shape: Shape,
+    codes: Codes,
+    bound: u64,
+}
+
+impl Product {
+    /// Checks what all kernels of this file want.
+    fn of(site: &Site<'_>) -> Result<Product, Refusal> {
+        let shape = shape(site)?;
+        check_tiled(site, &shape)?;
+        if shape.parts.before.is_some() {
+            return Err(Refusal::because("the copy engine brings its activations, and norms nothing"));
+        }
+        if site.graph.inputs().contains(&shape.parts.x) {
+            return Err(Refusal::because("its activations are an input of the program, which has no fixed address"));
+        }
+        let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
+        Ok(Product { codes: Codes::of(site.graph, &shape.parts)?, shape, bound })
+    }
+
+    /// The same for kernels that are for weights of codes alone.
+    fn over_codes(site: &Site<'_>) -> Result<Product, Refusal> {
+        match shape(site)?.parts.scales.weight {
+            Some(_) => Product::of(site),
+            None => Err(Refusal::OtherOp),
+        }
+    }
+
+    /// Whether x and the weight are codes.
+    fn scaled(&self) -> (bool, bool) {
+        (self.codes.x.is_some(), self.codes.weight.is_some())
+    }
+
+    /// The type that says how the scales of an operand lie, and whether they are of groups.
+    fn scales(&self, sharing: Option<Sharing>) -> Result<(bool, String), Refusal> {
+        let cols = sharing.map_or(0, |sharing| sharing.cols);
+        match cols.is_multiple_of(STEP) {
+            true => Ok((cols != 0, Sharing::argument(sharing, self.shape.k))),
+            false => Err(Refusal::because(format!("scales groups of a multiple of {STEP} columns, not of {cols}"))),
+        }
+    }
+
+    /// The argument that names the functions behind the product, where there are some.
+    fn formula(&self) -> &'static str {
+        if self.shape.formula().is_some() { ", Formula" } else { "" }
+    }
+
+    /// The type of a bias, `other` where there is none.
+    fn bias(&self, site: &Site<'_>, other: DType) -> Result<DType, Refusal> {
+        self.shape.bias().map_or(Ok(other), |bias| Ok(site.tensor(bias)?.dtype))
+    }
+
+    /// The call of a body: boxes of x and w in its maps, and the operands behind the weight, of which some may be absent.
+    fn call(
+        &self,
+        site: &Site<'_>,
+        mut body: Body,
+        config: WgmmaConfig,
+        more: &[Option<Value>],
+    ) -> Result<Call, Refusal> {
+        let WgmmaConfig { rows, cols, stages } = config;
+        let parts = &self.shape.parts;
+        let map = |input, value, box_rows: u64| {
+            let box_cols = Tiles::cols_of(site.tensor(value)?.dtype);
+            let box_cols = box_cols.ok_or_else(|| Refusal::because("takes operands of 16 bits, and codes"))?;
+            Ok::<_, Refusal>(TensorMap { input, box_rows: box_rows as u32, box_cols: box_cols as u32 })
+        };
+        body.says_blocks = true;
+        body.maps = vec![map(0, parts.x, rows)?, map(1, parts.weight, cols)?];
+        let more: Vec<Option<Value>> = more.iter().copied().chain([self.shape.bias(), self.shape.residual()]).collect();
+        let call = self.shape.call(site, body, &more)?.layout(1, super::layout_of(site.graph, parts.weight));
+        Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
+    }
+
+    fn grid(&self, config: WgmmaConfig) -> Dim {
+        self.shape.rows.ceil_div(config.rows) * self.shape.n.div_ceil(config.cols).into()
+    }
+}
+
+/// Bytes of a ring of tiles of activations and weights, and of two barriers for each.
+fn ring_bytes(WgmmaConfig { rows, cols, stages }: WgmmaConfig) -> u32 {
+    (stages * 128 * (rows + cols) + 16 * stages) as u32
+}
+
+pub(in crate::kernels::cuda) fn numbers(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
+    let product = Product::of(site)?;
+    if product.scaled() != (false, false) {
+        return Err(Refusal::because("takes numbers"));
+    }
+    let Shape { n, k, .. } = product.shape;
+    let config = config.unwrap_or_else(|| WgmmaConfig::of(n, product.bound, &WIDTHS));
+    let WgmmaConfig { rows, cols, stages } = config;
+    let more = match (product.shape.gated(), product.formula()) {
+        (true, _) => ", true".to_owned(),
+        (false, "") => String::new(),
+        (false, formula) => format!(", false{formula}"),
+    };
+    let types = product.shape.types(site);
+    let instance = format!("LinearWgmma<{types}, {n}, {k}, {rows}, {cols}, {stages}{more}>");
+    let threads = 2 * rows as u32 + 32;
+    let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, product.grid(config));
+    body.shared_bytes = ring_bytes(config);
+    product.call(site, body, config, &[])
+}
+
+pub(in crate::kernels::cuda) fn codes(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
+    let product = Product::over_codes(site)?;
+    let parts = &product.shape.parts;
+    if product.scaled() != (true, true) {
+        return Err(Refusal::because("takes codes on both sides"));
+    }
+    let (code, other) = (product.codes.x_dtype, product.codes.weight_dtype);
+    if code != other || !matches!(code, DType::I8 | DType::F8E4M3) {
+        return Err(Refusal::because(format!("multiplies i8 or f8e4m3 with the same, not {code} with {other}")));
+    }
+    if product.codes.zero {
+        return Err(Refusal::because("multiplies codes without zeros"));
+    }
+    let Shape { n, k, .. } = product.shape;
+    if code == DType::I8 && k >= EXACT_COLS {
+        return Err(Refusal::because(format!("sums of {k} products would not fit 32 bits")));
+    }
+    let (x_grouped, x_scales) = product.scales(product.codes.x)?;
+    let (w_grouped, w_scales) = product.scales(product.codes.weight)?;
+    let in_steps = code == DType::F8E4M3 || x_grouped || w_grouped;
+    let config =
+        config.unwrap_or_else(|| WgmmaConfig::of(n, product.bound, if in_steps { STEP_WIDTHS } else { &WIDTHS }));
+    let WgmmaConfig { rows, cols, stages } = config;
+    let gated = product.shape.gated();
+    let (half_cols, halves) = if gated { (cols / 2, n / 2) } else { (cols, 0) };
+    let shared_rows = product.codes.weight.map_or(0, |sharing| sharing.rows);
+    if w_grouped && !(shared_rows.is_multiple_of(half_cols) && halves.is_multiple_of(half_cols)) {
+        return Err(Refusal::because(format!(
+            "blocks of {shared_rows} rows of weights end within {half_cols} outputs"
+        )));
+    }
+    let types = [code, product.bias(site, parts.result)?, parts.result].map(c_type).join(", ");
+    let formula = product.formula();
+    let instance = format!(
+        "LinearWgmmaCodes<{types}, {x_scales}, {w_scales}, {n}, {k}, {rows}, {cols}, {stages}, {gated}{formula}>"
+    );
+    let threads = 2 * rows as u32 + 32;
+    let grid = product.grid(config);
+    let mut body = Body::new("linear_wgmma_codes", "linear/wgmma_codes.cuh", instance, threads, grid);
+    body.shared_bytes = ring_bytes(config);
+    product.call(site, body, config, &[parts.scales.x, parts.scales.weight])
+}
+
+pub(in crate::kernels::cuda) fn weights(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
+    let product = Product::over_codes(site)?;
+    let parts = &product.shape.parts;
+    if product.scaled() != (false, true) {
+        return Err(Refusal::because("takes numbers, and a weight of codes"));
+    }
+    let (x, code) = (product.codes.x_dtype, product.codes.weight_dtype);
+    if product.bias(site, x)? != x {
+        return Err(Refusal::because(format!("takes a bias of {x}, as the activations are")));
+    }
+    let Shape { n, k, .. } = product.shape;
+    let (grouped, w_scales) = product.scales(product.codes.weight)?;
+    let widths = if grouped { WIDENED_STEP_WIDTHS } else { &WIDENED_WIDTHS };
+    let config = config.unwrap_or_else(|| WgmmaConfig::widened(n, product.bound, widths));
+    let WgmmaConfig { rows, cols, stages } = config;
+    let (gated, zeros, formula) = (product.shape.gated(), product.codes.zero, product.formula());
+    let types = [x, code, parts.result].map(c_type).join(", ");
+    let instance = format!(
+        "LinearWgmmaWeights<{types}, {w_scales}, {n}, {k}, {rows}, {cols}, {stages}, {zeros}, {gated}{formula}>"
+    );
+    let threads = 2 * rows as u32 + 160;
+    let grid = product.grid(config);
+    let mut body = Body::new("linear_wgmma_weights", "linear/wgmma_weights.cuh", instance, threads, grid);
+    // rings of activations and codes, two tiles, their scales, and barriers
+    let scales = if grouped { 8 * cols } else { 0 };
+    body.shared_bytes = (stages * (256 * rows + 128 * cols) + 512 * cols + scales + 32 * (stages + 1)) as u32;
+    product.call(site, body, config, &[parts.scales.weight, parts.scales.zero])
+}
+
+type Make = fn(&Site<'_>, Option<WgmmaConfig>) -> Result<Call, Refusal>;
+
+/// All configurations that a kernel takes, its own choice first.
+fn candidates(site: &Site<'_>, make: Make, others: impl Fn(u64) -> Vec<WgmmaConfig>) -> Result<Vec<Call>, Refusal> {
+    let bound = site.program.bound(&shape(site)?.rows).unwrap_or(u64::MAX);
+    let first = make(site, None)?;
+    let taken = others(bound).into_iter().filter_map(|config| make(site, Some(config)).ok());
+    distinct(Ok(first), taken.map(Ok))
+}
+
+pub(in crate::kernels::cuda) fn numbers_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    candidates(site, numbers, |bound| WgmmaConfig::others(bound, 256))
+}
+
+pub(in crate::kernels::cuda) fn codes_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let exact = in_one_sum(site)?;
+    candidates(site, codes, |bound| WgmmaConfig::others(bound, if exact { 256 } else { 128 }))
+}
+
+pub(in crate::kernels::cuda) fn weights_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    let one_sum = in_one_sum(site)?;
+    candidates(site, weights, |bound| WgmmaConfig::others_widened(bound, if one_sum { 192 } else { 128 }))
+}
+
+/// Whether all columns are added up in one sum: nothing is in groups, and sums of f8e4m3 are of numbers.
+fn in_one_sum(site: &Site<'_>) -> Result<bool, Refusal> {
+    let Codes { x_dtype, x, weight, .. } = Product::over_codes(site)?.codes;
+    let grouped = [x, weight].into_iter().flatten().any(|sharing| sharing.cols != 0);
+    Ok(x_dtype != DType::F8E4M3 && !grouped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_are_those_that_were_fastest() {
+        // the linears of Llama-3.1-8B
+        let outputs = [6144, 4096, 28672, 4096, 128256];
+        let of = |bound| outputs.map(|n| WgmmaConfig::of(n, bound, &WIDTHS)).map(|c| (c.rows, c.cols, c.stages));
+        assert_eq!(of(512), [(128, 192, 4), (128, 128, 5), (128, 128, 5), (128, 128, 5), (128, 256, 4)]);
+        assert_eq!(of(32)[2], (64, 128, 8));
+        let in_steps = outputs.map(|n| WgmmaConfig::of(n, 512, STEP_WIDTHS)).map(|c| (c.rows, c.cols, c.stages));
+        assert!(in_steps.iter().all(|(_, cols, _)| *cols <= 128), "{in_steps:?}");
+    }
+}

@@ -1,0 +1,97 @@
+//! `kernels/rows/quantize.cuh`: what makes codes of activations, with their scales or by given ones.
+
+use ir::ops::{Quantize, QuantizeBlocks, RmsNormQuantize, quantize::block};
+use plan::{DType, Dim};
+
+use super::body::{Body, c_float, c_type};
+use super::rows::{BLOCK_ELEMENTS, THREADS};
+use super::{norm, row_count, width};
+use crate::{Call, Refusal, Site};
+
+const FILE: &str = "rows/quantize.cuh";
+
+/// Codes of a program are a byte each.
+fn check_codes(dtype: DType) -> Result<(), Refusal> {
+    match dtype {
+        DType::I8 | DType::F8E4M3 => Ok(()),
+        _ => Err(Refusal::because(format!("makes codes of i8 and f8e4m3, not {dtype}"))),
+    }
+}
+
+/// Columns that share a scale, where rows have so many scales.
+fn part(cols: u64, scales: Option<u64>) -> Result<u64, Refusal> {
+    let scales = scales.ok_or_else(|| Refusal::because("rows have a symbolic number of scales"))?;
+    block(cols, scales).ok_or_else(|| Refusal::because(format!("{scales} scales are no blocks of {cols} columns")))
+}
+
+/// Columns that share a scale, by the second result.
+fn part_of_result(site: &Site<'_>) -> Result<u64, Refusal> {
+    let scales = site.graph.results(site.op).nth(1).ok_or(Refusal::OtherOp)?;
+    part(width(site)?, site.tensor(scales)?.width())
+}
+
+/// The widest vector of columns that a thread takes: 16 bytes that divide a row, and whole parts.
+fn vector(dtype: DType, cols: u64, part: u64) -> u64 {
+    let widest = 16 / dtype.bytes();
+    let divides = 1 << cols.trailing_zeros().min(widest.trailing_zeros());
+    if part == cols { divides } else { part.min(divides) }
+}
+
+pub(super) fn quantize_blocks(site: &Site<'_>) -> Result<Call, Refusal> {
+    let op = site.cast::<QuantizeBlocks>()?;
+    check_codes(op.to)?;
+    if op.block().0 != 1 {
+        return Err(Refusal::because(format!("makes scales of a row, not of {}", op.block().0)));
+    }
+    let (rows, cols, part) = (row_count(site)?, width(site)?, part_of_result(site)?);
+    let x = site.operand_type(0)?.dtype;
+    let vector = vector(x, cols, part);
+    // a part that is wider than a warp has a block of its own
+    let span = if part == cols || part / vector <= 32 { cols } else { part };
+    let threads = norm::threads(span * 8 / vector.max(1));
+    let instance = format!("QuantizeBlocks<{}, {}, {cols}, {part}, {threads}>", c_type(x), c_type(op.to));
+    let grid = rows.clone() * cols.div_ceil(span).into();
+    let body = Body::new("quantize_blocks", FILE, instance, threads, grid);
+    Ok(body.scalar("rows", rows).call(site)?.int("part", part as i64).int("threads", threads))
+}
+
+pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
+    let op = site.cast::<RmsNormQuantize>()?;
+    check_codes(op.to)?;
+    if !site.graph.is_constant(site.operand(1)?) {
+        return Err(Refusal::because(
+            "its gain is computed in the step, and it reads the gain before it waits for that",
+        ));
+    }
+    let (rows, cols, part) = (row_count(site)?, width(site)?, part_of_result(site)?);
+    let (x, gain) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype);
+    let vector = vector(x, cols, cols);
+    if part != cols && (part < vector || part / vector > 32) {
+        return Err(Refusal::because(format!("scales of {part} columns are no whole vectors of a warp's lanes")));
+    }
+    let threads = norm::threads(cols);
+    let types = [x, op.norm, gain, op.to].map(c_type).join(", ");
+    let instance = format!("RmsNormQuantize<{types}, {cols}, {}, {part}, {threads}>", c_float(op.eps));
+    let body = Body::new("rms_norm_quantize", FILE, instance, threads, rows.clone());
+    Ok(body.scalar("rows", rows).call(site)?.int("part", part as i64).int("threads", threads))
+}
+
+pub(super) fn quantize(site: &Site<'_>) -> Result<Call, Refusal> {
+    let op = site.cast::<Quantize>()?;
+    check_codes(op.to)?;
+    if site.graph.operands(site.op).len() > 2 {
+        return Err(Refusal::because("makes codes without zeros"));
+    }
+    let (rows, cols) = (row_count(site)?, width(site)?);
+    let (x, scale) = (site.operand_type(0)?, site.operand_type(1)?);
+    let part = part(cols, scale.width())?;
+    let each_row = scale.shape.first() == x.shape.first() && rows != Dim::from(1);
+    if !each_row && scale.shape.first() != Some(&Dim::from(1)) {
+        return Err(Refusal::because("takes scales of each row or of all, not of blocks of rows"));
+    }
+    let types = [x.dtype, op.to, scale.dtype].map(c_type).join(", ");
+    let instance = format!("Quantize<{types}, {cols}, {part}, {each_row}>");
+    let grid = (rows.clone() * cols.into()).ceil_div(BLOCK_ELEMENTS);
+    let body = Body::new("quantize", FILE, instance, THREADS, grid);
+    Ok(body.scalar("rows", rows).call(site)?.int("part", part as i64))
+}

@@ -1,0 +1,142 @@
+//! Constants that passes compute, beside those of a checkpoint: scales that were searched, codes that were chosen.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{PoisonError, RwLock};
+
+use plan::{DType, RandomPart};
+
+use crate::WeightSource;
+
+/// A source of weights to which passes add tensors of their own.
+pub struct MadeWeights<'a> {
+    source: &'a dyn WeightSource,
+    made: RwLock<BTreeMap<String, Made>>,
+}
+
+/// A tensor that was added.
+enum Made {
+    /// Its bytes; of 4-bit codes, two in each.
+    Values { dtype: DType, bytes: Vec<u8> },
+    /// Rows of another tensor, each times a factor of its own.
+    Rows { of: String, dtype: DType, width: u64, factors: Vec<f32> },
+}
+
+impl<'a> MadeWeights<'a> {
+    /// The tensors of a source, and none of its own yet.
+    pub fn over(source: &'a dyn WeightSource) -> MadeWeights<'a> {
+        MadeWeights { source, made: RwLock::default() }
+    }
+
+    /// Adds a tensor of these values, each rounded to `dtype`; one of the same key gives way.
+    pub fn add(&self, key: &str, dtype: DType, values: &[f32]) {
+        let mut bytes = vec![0; values.len() * dtype.bytes() as usize];
+        dtype.encode(values.iter().copied(), &mut bytes);
+        if dtype == DType::I4 {
+            bytes = bytes.chunks(2).map(|pair| pair[0] & 0xf | pair.get(1).unwrap_or(&0) << 4).collect();
+        }
+        self.insert(key, Made::Values { dtype, bytes });
+    }
+
+    /// Adds a matrix of `dtype` and `width` columns: the rows of `of`, which has that dtype, each times its factor. They
+    /// are computed when they are read.
+    pub fn add_scaled_rows(&self, key: &str, of: &str, dtype: DType, width: u64, factors: Vec<f32>) {
+        self.insert(key, Made::Rows { of: of.to_owned(), dtype, width, factors });
+    }
+
+    /// Whether a tensor of this key was added.
+    pub fn made(&self, key: &str) -> bool {
+        self.made.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    /// The values of a tensor that was added as such.
+    pub fn values(&self, key: &str) -> Option<Vec<f32>> {
+        match self.made.read().unwrap_or_else(PoisonError::into_inner).get(key)? {
+            Made::Values { dtype, bytes } if *dtype != DType::I4 => Some(dtype.decode(bytes)),
+            _ => None,
+        }
+    }
+
+    fn insert(&self, key: &str, made: Made) {
+        self.made.write().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), made);
+    }
+}
+
+impl fmt::Debug for MadeWeights<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_tuple("MadeWeights").field(&made.keys().collect::<Vec<_>>()).finish()
+    }
+}
+
+impl WeightSource for MadeWeights<'_> {
+    fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
+        match made.get(key) {
+            None => self.source.read(key, elements, out),
+            Some(Made::Values { dtype: DType::I4, bytes }) => {
+                for (index, cell) in elements.zip(out) {
+                    let pair = bytes.get((index / 2) as usize).ok_or_else(|| outside(key))?;
+                    // the sign of four bits, spread over eight
+                    *cell = ((pair << if index % 2 == 0 { 4 } else { 0 }) as i8 >> 4) as u8;
+                }
+                Ok(())
+            }
+            Some(Made::Values { dtype, bytes }) => {
+                let range = (elements.start * dtype.bytes()) as usize..(elements.end * dtype.bytes()) as usize;
+                out.copy_from_slice(bytes.get(range).ok_or_else(|| outside(key))?);
+                Ok(())
+            }
+            Some(Made::Rows { of, dtype, width, factors }) => {
+                self.source.read(of, elements.clone(), out)?;
+                let mut values = dtype.decode(out);
+                for (index, value) in elements.zip(&mut values) {
+                    *value *= factors.get((index / width) as usize).ok_or_else(|| outside(key))?;
+                }
+                dtype.encode(values, out);
+                Ok(())
+            }
+        }
+    }
+
+    fn random(&self, key: &str) -> Option<RandomPart> {
+        if self.made(key) { None } else { self.source.random(key) }
+    }
+}
+
+fn outside(key: &str) -> String {
+    format!("elements outside of `{key}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NoWeights;
+
+    #[test]
+    fn what_was_added_is_read() {
+        let weights = MadeWeights::over(&NoWeights);
+        weights.add("codes", DType::I4, &[-8.0, 7.0, -1.0, 0.0, 3.0]);
+        let mut bytes = [0; 4];
+        weights.read("codes", 1..5, &mut bytes).unwrap();
+        assert_eq!(DType::I4.decode(&bytes), [7.0, -1.0, 0.0, 3.0]);
+        weights.add("scales", DType::BF16, &[1.0, -0.5]);
+        let mut bytes = [0; 2];
+        weights.read("scales", 1..2, &mut bytes).unwrap();
+        assert_eq!(DType::BF16.decode(&bytes), [-0.5]);
+        assert!(weights.read("scales", 1..3, &mut [0; 4]).unwrap_err().contains("outside of `scales`"));
+        assert!(weights.read("other", 0..1, &mut bytes).unwrap_err().contains("no tensor `other`"));
+    }
+
+    #[test]
+    fn rows_are_scaled_as_they_are_read() {
+        let source = MadeWeights::over(&NoWeights);
+        source.add("w", DType::F32, &[1.0, 2.0, 3.0, 4.0]);
+        let weights = MadeWeights::over(&source);
+        weights.add_scaled_rows("w.rows", "w", DType::F32, 2, vec![2.0, 0.5]);
+        let mut bytes = [0; 12];
+        weights.read("w.rows", 1..4, &mut bytes).unwrap();
+        assert_eq!(DType::F32.decode(&bytes), [4.0, 1.5, 2.0]);
+    }
+}

@@ -1,0 +1,58 @@
+//! E4M3 on both sides: a scale for each output, and for each token or for all of a tensor.
+
+use ir::{DType, Graph};
+
+use super::formats::{by_row, quantized};
+use super::group::{rows, shrink_key};
+use super::static_scales::{self, ActivationScales};
+use super::{Codes, Layers, SEARCH_ROWS, each_linear, group};
+use crate::{Changed, Numerics, Pass, PassContext, PassError};
+
+/// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides in E4M3, by token and by output.
+#[derive(Clone, Debug, Default)]
+pub struct QuantizeFp8 {
+    /// Which linears.
+    pub layers: Layers,
+    /// Where the scales of activations come from.
+    pub activations: ActivationScales,
+}
+
+impl Pass for QuantizeFp8 {
+    fn summary(&self) -> &'static str {
+        "`linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides in E4M3, by token and by output."
+    }
+
+    fn needs_calibration(&self) -> bool {
+        self.activations == ActivationScales::Static
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Different
+    }
+
+    fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
+        let weight = || by_row(DType::F8E4M3);
+        if self.activations == ActivationScales::Dynamic {
+            return each_linear(graph, &self.layers, "fp8", &|graph, id| {
+                quantized(graph, id, weight(), &|patch, x| {
+                    Codes::of(patch.add(graph, by_row(DType::F8E4M3), &[x.into()]))
+                })
+            });
+        }
+        let inputs = group::inputs(graph, &self.layers);
+        for x in &inputs {
+            let name = graph.value_name(*x).to_owned();
+            let by = ctx.weights.values(&shrink_key(&name));
+            let rows = rows(graph, ctx, *x, SEARCH_ROWS)?;
+            let scale = static_scales::scale(ctx, &name, by.as_deref(), &rows, DType::F8E4M3)?;
+            for linear in group::members(graph, &self.layers, *x) {
+                let patch = quantized(graph, linear, weight(), &|patch, x| {
+                    static_scales::codes(graph, ctx, patch, x, scale, DType::F8E4M3)
+                });
+                let patch = patch.ok_or_else(|| PassError::Other(format!("`{name}`: expected linears")))?;
+                graph.apply("fp8", linear, patch)?;
+            }
+        }
+        Ok((!inputs.is_empty()).into())
+    }
+}

@@ -1,0 +1,90 @@
+//! Scales of activations: of each token when the model runs, or one that calibration chose.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ir::ops::{Constant, Quantize};
+use ir::{DType, Graph, Patch, TensorType, Value};
+
+use super::Codes;
+use super::group::multiply;
+use crate::calibration::{self, ClipMethod, Rows, TensorStats};
+use crate::{PassContext, PassError};
+
+/// Where the scales of activations come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ActivationScales {
+    /// Of each token its own, when the model runs.
+    #[default]
+    Dynamic,
+    /// One for all of a tensor, by the clip of its calibration.
+    Static,
+}
+
+impl ActivationScales {
+    /// Both.
+    pub const ALL: [ActivationScales; 2] = [ActivationScales::Dynamic, ActivationScales::Static];
+
+    /// The name on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            ActivationScales::Dynamic => "dynamic",
+            ActivationScales::Static => "static",
+        }
+    }
+}
+
+impl fmt::Display for ActivationScales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ActivationScales {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ActivationScales, String> {
+        let found = ActivationScales::ALL.into_iter().find(|scales| scales.name() == text);
+        found.ok_or_else(|| format!("expected dynamic or static, found `{text}`"))
+    }
+}
+
+/// The scale of codes of what the calibration knows as `name`, by its method. `by` is what channels have been multiplied
+/// by since: then most methods look at the sampled `rows`, which have been, too.
+pub(crate) fn scale(
+    ctx: &PassContext<'_>,
+    name: &str,
+    by: Option<&[f32]>,
+    rows: &Rows,
+    to: DType,
+) -> Result<f32, PassError> {
+    let stats = stats(ctx, name)?;
+    let method = ctx.calibration.map_or(ClipMethod::default(), |calibration| calibration.method);
+    let codes = if to == DType::F8E4M3 { calibration::Codes::Fp8E4m3 } else { calibration::Codes::Int8 };
+    let clip = match (by, method) {
+        (None, _) => stats.clip(method, codes),
+        (Some(by), ClipMethod::MinMax) => {
+            let mut largest = stats.channel_absmax.clone();
+            multiply(&mut largest, by);
+            super::rounding::absmax(&largest)
+        }
+        (Some(_), _) => TensorStats::of(rows.channels, &rows.values).clip(method, codes),
+    };
+    Ok(ir::ops::quantize::scale_of(clip, to))
+}
+
+/// What the calibration knows of a tensor.
+pub(crate) fn stats<'a>(ctx: &PassContext<'a>, name: &str) -> Result<&'a TensorStats, PassError> {
+    let stats = ctx.calibration.and_then(|calibration| calibration.tensors.get(name));
+    stats.ok_or_else(|| PassError::Other(format!("the calibration has no statistics of `{name}`")))
+}
+
+/// Codes of `x` by a scale that is kept with the weights.
+pub(crate) fn codes(graph: &Graph, ctx: &PassContext<'_>, patch: &mut Patch, x: Value, scale: f32, to: DType) -> Codes {
+    let key = format!("{}.scale.{to}", graph.value_name(x));
+    ctx.weights.add(&key, DType::F32, &[scale]);
+    let ty = TensorType { dtype: DType::F32, shape: vec![1.into(), 1.into()] };
+    let scale = patch.add(graph, Constant { key, ty }, &[]);
+    let codes = patch.add(graph, Quantize { to }, &[x.into(), scale]);
+    Codes { codes, scale, zero: None }
+}

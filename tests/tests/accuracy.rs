@@ -1,0 +1,89 @@
+//! What formats that know activations cost in perplexity, on the demo model and on the same with outliers among its
+//! activations. The figures of the whole held-out text are in `docs/accuracy.md`.
+
+use std::path::{Path, PathBuf};
+
+use smelt::eval::{Passage, WindowOptions, score};
+use smelt::{
+    ActivationScales, CalibrateOptions, CompileOptions, Dataset, Driver, Format, Llm, LoadOptions, PrecisionOptions,
+    Quiet, RunOptions, TargetChoice,
+};
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
+/// Bytes that are scored, and bytes behind them that are calibrated with.
+const BYTES: usize = 9000;
+
+fn heldout() -> String {
+    std::fs::read_to_string(Path::new(DEMO).join("heldout.txt")).unwrap()
+}
+
+fn on_cpu() -> TargetChoice {
+    TargetChoice::Named("cpu".to_owned())
+}
+
+/// Calibrates a model with a text that is not scored.
+fn calibrate(model: &Path, folder: &Path) -> PathBuf {
+    let text = heldout();
+    let (start, end) = (text.floor_char_boundary(BYTES), text.floor_char_boundary(3 * BYTES));
+    let dataset = Dataset { path: PathBuf::from("heldout.txt"), text: text[start..end].to_owned(), lines: false };
+    let out = folder.join("calibration.json");
+    let options = CalibrateOptions { target: on_cpu(), hessian: true, ..CalibrateOptions::default() };
+    Driver::new().calibrate(model, &dataset, &out, &options, &mut Quiet).unwrap();
+    out
+}
+
+fn perplexity(model: &Path, precision: PrecisionOptions) -> f64 {
+    let text = heldout();
+    let windows = WindowOptions::default();
+    let options = CompileOptions { target: on_cpu(), precision, ..CompileOptions::default() };
+    let load = LoadOptions { compile: windows.compile_options(options), cache: None, run: RunOptions::default() };
+    let mut llm = Llm::load_with(&Driver::new(), model, &load, &mut Quiet).unwrap();
+    let passage = Passage::new(&llm, &text[..text.floor_char_boundary(BYTES)]).unwrap();
+    let windows = windows.resolve(&llm, &passage).unwrap();
+    score(&mut llm, &passage, windows, &mut |_, _, _| {}).unwrap().perplexity
+}
+
+/// How much more perplexity a format has, in percent.
+struct Increase<'a> {
+    model: &'a Path,
+    calibration: PathBuf,
+    reference: f64,
+}
+
+impl Increase<'_> {
+    fn of(&self, format: Format, activations: ActivationScales) -> f64 {
+        let calibration = Some(self.calibration.clone());
+        let precision =
+            PrecisionOptions { linears: Some(format), activations, calibration, ..PrecisionOptions::default() };
+        100.0 * (perplexity(self.model, precision) / self.reference - 1.0)
+    }
+}
+
+#[test]
+fn formats_keep_to_their_bounds_with_outliers_too() {
+    use ActivationScales::{Dynamic, Static};
+    let folder = tempfile::tempdir().unwrap();
+    let planted = folder.path().join("planted");
+    tests::plant_outliers(Path::new(DEMO), &planted).unwrap();
+    let reference = perplexity(Path::new(DEMO), PrecisionOptions::default());
+    assert_eq!(perplexity(&planted, PrecisionOptions::default()), reference, "outliers change no bit");
+    // bounds of a text this short, and twice that with outliers
+    for (model, times) in [(Path::new(DEMO), 1.0), (planted.as_path(), 2.0)] {
+        let increase = Increase { model, calibration: calibrate(model, folder.path()), reference };
+        let within = |format: Format, activations: ActivationScales, bound: f64| {
+            let found = increase.of(format, activations);
+            assert!(found < times * bound, "{format}, {activations}: {found:.2} %, expected below {times} * {bound} %");
+            found
+        };
+        within(Format::Int8Smoothquant, Dynamic, 1.5);
+        within(Format::Int8Smoothquant, Static, 1.5);
+        within(Format::Fp8, Dynamic, 1.0);
+        let awq = within(Format::Int4Awq, Dynamic, 5.0);
+        let nearest = increase.of(Format::Int4, Dynamic);
+        assert!(awq < 0.8 * nearest, "AWQ {awq:.2} %, to the nearest {nearest:.2} %");
+        if times == 1.0 {
+            let gptq = within(Format::Int4Gptq, Dynamic, 5.0);
+            assert!(gptq < 0.8 * nearest, "GPTQ {gptq:.2} %, to the nearest {nearest:.2} %");
+        }
+    }
+}

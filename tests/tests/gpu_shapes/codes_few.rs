@@ -1,0 +1,162 @@
+//! Linears over weights of codes, with as few rows as decoding has.
+
+use tests::Case;
+
+use super::case;
+
+/// Cases of this module.
+pub fn cases() -> Vec<Case> {
+    [linears(), dummies()].concat()
+}
+
+/// How a weight is coded.
+#[derive(Clone, Copy)]
+struct Format {
+    dtype: &'static str,
+    /// Rows and columns of the blocks that share a scale.
+    blocks: [Option<u64>; 2],
+    zero: bool,
+}
+
+const fn format(dtype: &'static str, rows: Option<u64>, cols: Option<u64>, zero: bool) -> Format {
+    Format { dtype, blocks: [rows, cols], zero }
+}
+
+const FORMATS: [Format; 11] = [
+    format("i8", None, None, false),
+    format("i8", None, Some(128), false),
+    format("i8", None, Some(64), true),
+    format("i8", None, None, true),
+    format("f8e4m3", None, None, false),
+    format("f8e4m3", Some(128), Some(128), false),
+    format("i4", None, Some(128), false),
+    format("i4", None, Some(128), true),
+    format("i4", None, Some(256), false),
+    format("i4", None, None, false),
+    // which share too little for tensor cores
+    format("i4", None, Some(32), true),
+];
+
+/// A linear over codes with what stands before and behind it; the last step decodes `b`.
+fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
+    let Format { dtype: to, blocks: [rows, cols], zero } = format;
+    let width = if behind.contains("swiglu") { n / 2 } else { n };
+    let result = if behind.ends_with("add") { "f32" } else { dtype };
+    let size = |name: &str, size: Option<u64>| size.map_or_else(String::new, |size| format!(", {name} = {size}"));
+    let shape = format!("[{}, {}]", n.div_ceil(rows.unwrap_or(1)), k.div_ceil(cols.unwrap_or(k)));
+    let widening = if dtype == "f32" { "silu %narrow" } else { "cast %narrow {to = f32}" };
+    let mut lines = vec![
+        format!("%table = constant @\"table\" : {dtype}[32, {k}]"),
+        format!("%narrow = embedding %tokens, %table : {dtype}[T, {k}]"),
+        format!("%wide = {widening} : f32[T, {k}]"),
+        format!("%gain = constant @\"gain\" : {dtype}[{k}]"),
+        format!("%shift = constant @\"shift.bias\" : {dtype}[{k}]"),
+        format!("%bias = constant @\"w.bias\" : {dtype}[{n}]"),
+        format!("%residuals = constant @\"residuals\" : {result}[32, {width}]"),
+        format!("%r = embedding %tokens, %residuals : {result}[T, {width}]"),
+        format!("%w = constant @\"fan_in\" : {dtype}[{n}, {k}]"),
+        format!(
+            "%codes, %scale = quantize_blocks %w {{to = {to}{}{}}} : {to}[{n}, {k}], f32{shape}",
+            size("rows", rows),
+            size("cols", cols)
+        ),
+        format!("%zero = constant @\"zero\" : i8{shape}"),
+        format!("%shifted = quantize %w, %scale, %zero {{to = {to}}} : {to}[{n}, {k}]"),
+    ];
+    let x = if before.is_empty() { "%narrow" } else { "%wide" };
+    let mut operands = vec![x, if zero { "%shifted" } else { "%codes" }];
+    operands.extend(match before {
+        "" => &[][..],
+        "layer_norm" => &["%gain", "%shift"],
+        _ => &["%gain"],
+    });
+    operands.push("%scale");
+    operands.extend(zero.then_some("%zero"));
+    operands.extend(behind.contains("bias").then_some("%bias"));
+    operands.extend(behind.ends_with("add").then_some("%r"));
+    let norm = if before.is_empty() { String::new() } else { format!("before = {before}(1e-5, {dtype}), ") };
+    let scaled = if zero { "weight, zero" } else { "weight" };
+    let list = if behind.is_empty() { String::new() } else { format!(", behind = [{behind}]") };
+    let to = if result == if before.is_empty() { dtype } else { "f32" } {
+        String::new()
+    } else {
+        format!(", to = {result}")
+    };
+    lines.push(format!(
+        "%y = fused_linear {} {{{norm}scaled = [{scaled}]{list}{to}}} : {result}[T, {width}]",
+        operands.join(", ")
+    ));
+    let text = format!(
+        "graph @codes<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  {}\n  return %y\n}}\n",
+        lines.join("\n  ")
+    );
+    let of = format.dtype;
+    let name = format!(
+        "linear of {of} in blocks {:?}, zero {zero}, {dtype} {n}x{k}, {t} rows, {b} decoded, {before:?}, {behind}",
+        format.blocks
+    );
+    case(name, &[("T", t), ("B", b)], text)
+}
+
+fn linears() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let around = [
+        ("", ""),
+        ("rms_norm", "bias"),
+        ("", "add"),
+        ("rms_norm", "swiglu"),
+        ("", "bias, gelu"),
+        ("rms_norm", "bias, add"),
+        ("layer_norm", "bias, gelu_tanh"),
+        ("", "bias, swiglu"),
+    ];
+    let shapes = [[16, 16], [40, 8], [48, 208], [33, 264], [208, 136], [528, 520], [7, 13], [320, 1032], [96, 4104]];
+    let mut turn = 0;
+    for format in FORMATS {
+        for (place, [n, k]) in shapes.into_iter().enumerate() {
+            let rows = [[1, 1], [16, 2], [5, 5], [9, 8], [12, 11], [33, 32]];
+            for [t, b] in rows.into_iter().skip(place % 2).step_by(2) {
+                turn += 1;
+                let (before, behind) = match around[turn % around.len()] {
+                    (before, gated) if gated.ends_with("swiglu") && n % 2 == 1 => (before, ""),
+                    around => around,
+                };
+                let dtype = ["bf16", "f16", "bf16", "bf16", "f32"][turn % 5];
+                // an f32 norm needs no other type
+                let before = if dtype == "f32" { "" } else { before };
+                cases.push(linear(format, dtype, [n, k, t, b], before, behind));
+            }
+        }
+        for [n, k, t, b] in [[1024, 4096, 8, 1], [512, 14336, 4, 4], [8192, 512, 1, 1]] {
+            for (before, behind) in [("rms_norm", "swiglu"), ("", "add")] {
+                cases.push(linear(format, "bf16", [n, k, t, b], before, behind));
+            }
+        }
+    }
+    cases
+}
+
+/// Codes that are made on the device, row-major and in tiles.
+fn dummies() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (dtype, n, k) in
+        [("i8", 48, 200), ("f8e4m3", 48, 200), ("i4", 48, 200), ("i8", 7, 13), ("i4", 7, 13), ("i4", 32, 272)]
+    {
+        for behind in ["", "behind = [swiglu]"] {
+            if !behind.is_empty() && n % 2 == 1 {
+                continue;
+            }
+            let width = if behind.is_empty() { n } else { n / 2 };
+            let list = if behind.is_empty() { String::new() } else { format!(", {behind}") };
+            let text = format!(
+                "graph @codes<T in 1..20, B in 1..3>(%tokens: i32[T]) {{\n  \
+                 %table = constant @\"table\" : bf16[32, {k}]\n  %x = embedding %tokens, %table : bf16[T, {k}]\n  \
+                 %w = constant @\"w\" : {dtype}[{n}, {k}]\n  %scale = constant @\"scale\" : f32[{n}, 1]\n  \
+                 %y = fused_linear %x, %w, %scale {{scaled = [weight]{list}, to = f32}} : f32[T, {width}]\n  return %y\n}}\n"
+            );
+            let name = format!("dummy codes {dtype} {n}x{k}, {behind}");
+            cases.push(Case { dummy_weights: true, ..case(name, &[("T", 20), ("B", 3)], text) });
+        }
+    }
+    cases
+}
