@@ -1,10 +1,9 @@
-//! Seeded rows for what the linears of a graph read.
+//! Seeded rows for what the linears of a graph read and its KV cache keeps.
 
 use std::collections::BTreeMap;
 
 use ir::Graph;
-use passes::calibration::{Activations, Calibration, ClipMethod, Rows, TensorStats};
-use passes::quantize::linears;
+use passes::calibration::{Activations, Calibration, ClipMethod, Rows, TensorStats, observed};
 use plan::RandomPart;
 
 /// Rows that are kept of each tensor.
@@ -19,7 +18,7 @@ pub struct SeededActivations {
 }
 
 impl SeededActivations {
-    /// Those of a graph's linears.
+    /// Those of a graph's linears and cache.
     pub fn of(graph: &Graph) -> SeededActivations {
         let rows = |name: &str, channels: usize| {
             let part = RandomPart::named(name, (ROWS * channels) as u64, 0.0, 1.0);
@@ -27,9 +26,12 @@ impl SeededActivations {
             values.chunks_exact_mut(channels).for_each(|row| row[OUTLIER % channels] *= 64.0);
             Rows { channels, values }
         };
-        let linears = linears(graph).into_iter().filter(|linear| linear.inputs > 0);
-        let rows = linears.map(|linear| (linear.input.clone(), rows(&linear.input, linear.inputs as usize)));
-        SeededActivations { rows: rows.collect() }
+        let named = observed(graph).into_iter().filter_map(|seen| {
+            let channels = graph.tensor(seen.value)?.width().filter(|channels| *channels > 0)?;
+            let name = graph.value_name(seen.value);
+            Some((name.to_owned(), rows(name, channels as usize)))
+        });
+        SeededActivations { rows: named.collect() }
     }
 
     /// Their statistics.

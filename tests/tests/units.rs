@@ -118,8 +118,9 @@ fn odd_shapes_build() {
 }
 
 /// What a layer of a token of one sequence costs in launches, with the configurations of the kernels left out.
-fn launches(config: &Path, layer: u32, driver: &Driver) -> Vec<String> {
-    let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
+fn launches(config: &Path, layer: u32, kv: Option<DType>, driver: &Driver) -> Vec<String> {
+    let precision = PrecisionOptions { kv, ..PrecisionOptions::default() };
+    let compile = CompileOptions { weights: WeightsChoice::Dummy, precision, ..options(DType::BF16) };
     let mut dumps = Dumps::default();
     driver.compile(config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
     let decode = dumps.kernels.split("// ").find(|program| program.starts_with("decode@1")).unwrap();
@@ -136,7 +137,7 @@ fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
     let config = scratch.path().join("config.json");
     std::fs::write(&config, r#"{"architectures": ["Starcoder2ForCausalLM"], "num_hidden_layers": 3}"#).unwrap();
     assert_eq!(
-        launches(&config, 0, &driver(cache()).unwrap_or_default()),
+        launches(&config, 0, None, &driver(cache()).unwrap_or_default()),
         [
             "%layers.0.attn.q_k_v = fused_linear : linear_skinny",
             "%layers.0.attn.mixed = rope_attention : rope_attention_decode",
@@ -149,9 +150,9 @@ fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
 
 #[test]
 fn a_layer_of_an_8b_decode_step_has_five_launches() {
-    for model in ["llama-3.1-8b", "qwen3-8b"] {
+    for (model, kv) in [("llama-3.1-8b", None), ("qwen3-8b", None), ("llama-3.1-8b", Some(DType::F8E4M3))] {
         assert_eq!(
-            launches(&folder().join("../bench/configs").join(model), 17, &Driver::new()),
+            launches(&folder().join("../bench/configs").join(model), 17, kv, &Driver::new()),
             [
                 "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
                 "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
@@ -159,7 +160,7 @@ fn a_layer_of_an_8b_decode_step_has_five_launches() {
                 "%layers.17.mlp.gated = fused_linear : linear_skinny",
                 "%layers.17.mlp.sum = fused_linear : linear_skinny",
             ],
-            "{model}"
+            "{model}, {kv:?}"
         );
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::calibration::InsertObservers;
 use crate::quantize::{
     QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq, QuantizeInt8Smoothquant,
-    QuantizeInt8Weight,
+    QuantizeInt8Weight, ScaleKv,
 };
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
@@ -64,6 +64,7 @@ impl PassList {
             QuantizeInt8Smoothquant: "linears over 8-bit integers on both sides, channels smoothed; needs a calibration",
             QuantizeInt8Weight: "linears over 8-bit weights, scaled by output",
             RemoveDeadOps: "removes ops whose results nothing uses",
+            ScaleKv: "keys and values of a cache of codes get scales of heads, in weights; needs a calibration",
             Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",
         ]
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use frontend::Checkpoint;
-use ir::{Graph, MadeWeights};
-use passes::calibration::Calibration;
-use passes::quantize::{Assignment, Format, LinearInfo, linears};
+use ir::{DType, Graph, MadeWeights};
+use passes::calibration::{Calibration, observed};
+use passes::quantize::{Assignment, Format, LinearInfo, ScaleKv, linears};
 use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
 
 use crate::calibrate::{ActivationFile, activations_path, check_calibration};
@@ -30,15 +30,14 @@ pub(crate) fn passes(
 ) -> Result<Vec<Arc<dyn Pass>>, Error> {
     let linears = linears(graph);
     let assignment = assignment(&linears, options)?;
-    let passes = assignment.passes(options.activations);
+    let mut passes = assignment.passes(options.activations);
+    if let Some(pass) = scale_kv(graph, options.kv, calibrated)? {
+        // first: the scales go into tensors of the checkpoint, before those become codes
+        passes.insert(0, pass);
+    }
     let needs = |format: &Format| format.needs_calibration(options.activations);
     if let Some(format) = assignment.formats.values().find(|format| needs(format)) {
-        let Some(calibrated) = calibrated else {
-            return Err(Error::Usage(format!(
-                "{format} needs to know the model's activations: `smelt calibrate DIR --text FILE -o calibration.json` \
-                 looks at them, `--calibration calibration.json` passes them on"
-            )));
-        };
+        let Some(calibrated) = calibrated else { return Err(uncalibrated(format.name())) };
         let looked_at = |linear: &LinearInfo| calibrated.calibration.tensors.contains_key(&linear.input);
         let needed = |linear: &&LinearInfo| assignment.formats.get(&linear.name).is_some_and(needs);
         if let Some(linear) = linears.iter().filter(needed).find(|linear| !looked_at(linear)) {
@@ -47,6 +46,31 @@ pub(crate) fn passes(
         }
     }
     Ok(passes)
+}
+
+/// The pass that gives codes of keys and values scales. Without a calibration there is none: E4M3 has room for what they
+/// are like in most models, integers have not.
+fn scale_kv(graph: &Graph, kv: Option<DType>, calibrated: Option<&Calibrated>) -> Result<Option<Arc<dyn Pass>>, Error> {
+    if !kv.is_some_and(DType::is_code) {
+        return Ok(None);
+    }
+    let Some(calibrated) = calibrated else {
+        return if kv == Some(DType::I8) { Err(uncalibrated("a KV cache of int8")) } else { Ok(None) };
+    };
+    let mut kept = observed(graph).into_iter().filter(|seen| !seen.by_linear).map(|seen| graph.value_name(seen.value));
+    match kept.find(|name| !calibrated.calibration.tensors.contains_key(*name)) {
+        Some(name) => {
+            Err(Error::BadInput(format!("{}: lacks `{name}`, which the KV cache keeps", calibrated.path.display())))
+        }
+        None => Ok(Some(Arc::new(ScaleKv))),
+    }
+}
+
+fn uncalibrated(what: &str) -> Error {
+    Error::Usage(format!(
+        "{what} needs to know the model's activations: `smelt calibrate DIR --text FILE -o calibration.json` looks at \
+         them, `--calibration calibration.json` passes them on"
+    ))
 }
 
 /// The pipeline with these passes.

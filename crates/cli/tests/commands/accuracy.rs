@@ -122,3 +122,20 @@ fn the_layer_that_errs_is_named() {
     let printed = sandbox.ok(&[&debug[..], &["--bound", "100"]].concat());
     assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
 }
+
+#[test]
+fn a_cache_of_integers_takes_a_calibration() {
+    let sandbox = Sandbox::new();
+    let (text, calibration) = (text(&sandbox), sandbox.text("calibration.json"));
+    let eval = [&["eval"], &DEMO[..], &["--text", &text, "--json"]].concat();
+    let with = |kv: &'static str, more: &[&str]| sandbox.json(&[&eval[..], &["--kv-precision", kv], more].concat());
+    let refused = [&eval[..], &["--kv-precision", "int8"]].concat();
+    sandbox.fails(&refused, 2, "a KV cache of int8 needs to know the model's activations: `smelt calibrate");
+    sandbox.ok(&[&["calibrate"], &DEMO[..], &["--text", &text, "-o", &calibration]].concat());
+    let perplexity = |report: Value| report["perplexity"].as_f64().unwrap();
+    let plain = perplexity(with("bf16", &[]));
+    for kv in ["int8", "fp8"] {
+        let coded = perplexity(with(kv, &["--calibration", &calibration]));
+        assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{kv}: {coded} of {plain}");
+    }
+}

@@ -9,6 +9,7 @@ mod formats;
 mod fp8;
 mod gptq;
 mod group;
+mod kv;
 mod rounding;
 mod sample;
 mod smooth;
@@ -28,6 +29,7 @@ pub use format::Format;
 pub use formats::{QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
 pub use fp8::QuantizeFp8;
 pub use gptq::QuantizeInt4Gptq;
+pub use kv::ScaleKv;
 pub use smoothquant::QuantizeInt8Smoothquant;
 pub use static_scales::ActivationScales;
 

@@ -3,7 +3,7 @@
 //!
 //! Factors are powers of two: no product changes by a bit, not even where weights and gains have 8 bits of precision.
 
-use ir::ops::{AppendKv, Constant, LayerNorm, Linear, LinearParts, Mul, PagedAttention, RmsNorm};
+use ir::ops::{AppendKv, Cast, Constant, LayerNorm, Linear, LinearParts, Mul, PagedAttention, RmsNorm};
 use ir::{DType, Graph, OpId, Patch, PatchValue, TensorType, Value};
 
 use super::group::{shrink_key, width};
@@ -75,8 +75,12 @@ fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<Place> {
     let linear = foldable(*graph.operands(append).get(1)?).filter(|_| kept.is_float())?;
     let (head_dim, channels) = (attention.head_dim as usize, graph.tensor(x)?.width()? as usize);
     let sharers = (channels / head_dim / attention.kv_heads as usize).max(1);
-    let row = |channel: usize| channel / head_dim / sharers * head_dim + channel % head_dim;
-    Some(Place::Rows { linear, rows: (0..channels).map(row).collect() })
+    Some(Place::Rows { linear, rows: rows_of_values(channels, head_dim, sharers) })
+}
+
+/// The channel of the values of which each channel behind attention is made, where so many query heads share a head.
+pub(crate) fn rows_of_values(channels: usize, head_dim: usize, sharers: usize) -> Vec<usize> {
+    (0..channels).map(|channel| channel / head_dim / sharers * head_dim + channel % head_dim).collect()
 }
 
 /// Factors `x^a / w^b` of the magnitudes of channels for each of the blends, the first of all ones. Each is a power of
@@ -145,7 +149,7 @@ impl Place {
         for linear in &linears {
             let operands = graph.operands(*linear);
             let mut operands: Vec<PatchValue> = operands.into_iter().map(Into::into).collect();
-            operands[1] = edit.times(operands[1], &format!("{name}.grow"), factors);
+            operands[1] = edit.times(operands[1], &format!("{result}.grow"), factors);
             operands[0] = read;
             let grown = edit.patch.add_op(graph, graph.op(*linear).clone(), &operands);
             edit.patch.replace(graph.result(*linear), grown);
@@ -177,7 +181,7 @@ impl Edit<'_> {
 }
 
 /// The norm with a gain, and a bias where it has one, that are shrunk.
-fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32]) -> Patch {
+pub(crate) fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32]) -> Patch {
     let mut operands: Vec<PatchValue> = graph.operands(norm).into_iter().map(Into::into).collect();
     let key = shrink_key(graph.value_name(graph.result(norm)));
     let mut edit = Edit { graph, ctx, patch: Patch::new() };
@@ -189,8 +193,8 @@ fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32])
     edit.patch
 }
 
-/// The linear with each row times what the channels made of it are.
-fn shrunk_rows(
+/// The linear with each row times what the channels made of it are. Its weight is a tensor of the checkpoint, or that cast.
+pub(crate) fn shrunk_rows(
     graph: &Graph,
     ctx: &PassContext<'_>,
     linear: OpId,
@@ -198,8 +202,10 @@ fn shrunk_rows(
     shrink: &[f32],
 ) -> Result<Patch, PassError> {
     let gone = || PassError::Other("expected a linear over a tensor of the checkpoint".to_owned());
-    let parts = LinearParts::of(graph, linear).ok_or_else(gone)?;
-    let (_, constant) = graph.producer::<Constant>(parts.weight).ok_or_else(gone)?;
+    let weight = LinearParts::of(graph, linear).ok_or_else(gone)?.weight;
+    let cast = graph.producer::<Cast>(weight).map(|(cast, _)| cast);
+    let stored = cast.map_or(weight, |cast| graph.operands(cast)[0]);
+    let (_, constant) = graph.producer::<Constant>(stored).ok_or_else(gone)?;
     let mut factors = vec![1.0; width(graph, graph.result(linear))?];
     rows.iter().zip(shrink).for_each(|(row, by)| factors[*row] = *by);
     let key = shrink_key(graph.value_name(graph.result(linear)));
@@ -213,6 +219,9 @@ fn shrunk_rows(
     let columns = constant.ty.width().ok_or_else(gone)?;
     ctx.weights.add_scaled_rows(&key, &constant.key, constant.ty.dtype, columns, factors);
     operands[1] = edit.patch.add(graph, Constant { key, ty: constant.ty.clone() }, &[]);
+    if let Some(cast) = cast {
+        operands[1] = edit.patch.add_op(graph, graph.op(cast).clone(), &[operands[1]]);
+    }
     let smoothed = edit.patch.add_op(graph, graph.op(linear).clone(), &operands);
     edit.patch.replace(graph.result(linear), smoothed);
     Ok(edit.patch)

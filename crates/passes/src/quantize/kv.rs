@@ -1,0 +1,277 @@
+//! Scales of keys and values that are kept as codes. They are powers of two in the weights around attention: the cache
+//! has codes of `k / s`, and queries are made `s` times as large; of values alike, with the linears behind attention.
+
+use ir::ops::{AppendKv, Linear, PagedAttention, RmsNorm, Rope};
+use ir::{DType, Graph, OpId, Value};
+
+use super::group::{shrink_key, width};
+use super::smooth::{Place, rows_of_values, shrunk_gain, shrunk_rows};
+use super::static_scales::stats;
+use crate::{Changed, Numerics, Pass, PassContext, PassError};
+
+/// Scales are at most 2 to the power of this, and at least its reciprocal: f16 has room for what they multiply.
+const MOST: f32 = 12.0;
+
+/// Keys and values of a cache of codes are divided by a power of two for each head, queries and outputs multiplied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScaleKv;
+
+impl Pass for ScaleKv {
+    fn summary(&self) -> &'static str {
+        "Keys and values of a cache of codes are divided by a power of two for each head, queries and outputs multiplied."
+    }
+
+    fn needs_calibration(&self) -> bool {
+        true
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Different
+    }
+
+    fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
+        let layers: Vec<Layer> = graph.ops().filter_map(|id| Layer::of(graph, id)).collect();
+        let mut changed = false;
+        for layer in layers {
+            if !ctx.weights.made(&shrink_key(graph.value_name(layer.k))) {
+                changed |= layer.scale(graph, ctx)?;
+            }
+        }
+        Ok(changed.into())
+    }
+}
+
+/// An op whose results can be multiplied by what it has as weights.
+#[derive(Clone, Copy, Debug)]
+enum Maker {
+    /// By the rows of its weight.
+    Linear(OpId),
+    /// By its gain, which is that of a head or of the row.
+    Norm(OpId),
+}
+
+impl Maker {
+    /// The op that makes `x`, or that makes what a rotation turns into it.
+    fn of(graph: &Graph, x: Value) -> Option<Maker> {
+        let before = match graph.producer::<Rope>(x) {
+            Some((rope, _)) if graph.used_once(x) => *graph.operands(rope).first()?,
+            _ => x,
+        };
+        if !graph.used_once(before) {
+            return None;
+        }
+        let linear = graph.producer::<Linear>(before).map(|(id, _)| Maker::Linear(id));
+        linear.or_else(|| graph.producer::<RmsNorm>(before).map(|(id, _)| Maker::Norm(id)))
+    }
+
+    /// Whether all heads have one gain.
+    fn is_shared(self, graph: &Graph) -> bool {
+        matches!(self, Maker::Norm(norm) if graph.cast::<RmsNorm>(norm).is_some_and(|norm| norm.head_dim.is_some()))
+    }
+
+    /// Multiplies the channels of the result, those of each head by one factor where heads share a gain.
+    fn multiply(self, graph: &mut Graph, ctx: &PassContext<'_>, by: &[f32]) -> Result<(), PassError> {
+        let (op, patch) = match self {
+            Maker::Linear(linear) => {
+                let rows: Vec<usize> = (0..by.len()).collect();
+                (linear, shrunk_rows(graph, ctx, linear, &rows, by)?)
+            }
+            Maker::Norm(norm) => {
+                let gain = graph.operands(norm)[1];
+                (norm, shrunk_gain(graph, ctx, norm, &by[..width(graph, gain)?]))
+            }
+        };
+        Ok(graph.apply("scale-kv", op, patch)?)
+    }
+}
+
+/// The keys and values of a layer, and who is concerned with their scales.
+#[derive(Debug)]
+struct Layer {
+    dtype: DType,
+    head_dim: usize,
+    /// Query heads of a key and value head.
+    sharers: usize,
+    k: Value,
+    v: Value,
+    mixed: Value,
+    /// What makes queries and keys.
+    makers: Option<[Maker; 2]>,
+    /// The linears behind attention.
+    outs: Vec<OpId>,
+}
+
+impl Layer {
+    /// The layer of an `append_kv` into a cache of codes, which one attention reads.
+    fn of(graph: &Graph, append: OpId) -> Option<Layer> {
+        let kv = graph.kv().get(graph.cast::<AppendKv>(append)?.group as usize)?;
+        kv.dtype.largest_code()?;
+        let [k, v, ..] = graph.operands(append)[..] else { return None };
+        let [reader] = graph.uses(graph.result(append))[..] else { return None };
+        graph.cast::<PagedAttention>(reader.op)?;
+        let (q, mixed) = (*graph.operands(reader.op).first()?, graph.result(reader.op));
+        let head_dim = kv.head_dim as usize;
+        let heads = width(graph, q).ok()? / head_dim;
+        let mut outs: Vec<OpId> = graph.uses(mixed).into_iter().map(|user| user.op).collect();
+        outs.sort_by_key(|id| graph.place(*id));
+        Some(Layer {
+            dtype: kv.dtype,
+            head_dim,
+            sharers: heads / kv.kv_heads as usize,
+            k,
+            v,
+            mixed,
+            makers: Maker::of(graph, q).zip(Maker::of(graph, k)).map(|(q, k)| [q, k]),
+            outs,
+        })
+    }
+
+    fn scale(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<bool, PassError> {
+        let (k_name, v_name) = (graph.value_name(self.k).to_owned(), graph.value_name(self.v).to_owned());
+        let expected = |what: &str| PassError::Other(format!("`{k_name}`: expected {what}"));
+        let [q, k] = self.makers.ok_or_else(|| expected("queries and keys that linears or norms make"))?;
+        let (v, _) = graph
+            .producer::<Linear>(self.v)
+            .filter(|_| graph.used_once(self.v))
+            .ok_or_else(|| expected("values that a linear makes"))?;
+        if !self.outs.iter().all(|out| graph.cast::<Linear>(*out).is_some()) {
+            return Err(expected("nothing but linears behind attention"));
+        }
+        let mut keys = self.scales(ctx, &k_name)?;
+        if q.is_shared(graph) || k.is_shared(graph) {
+            keys.fill(keys.iter().copied().fold(0.0, f32::max));
+        }
+        let values = self.scales(ctx, &v_name)?;
+
+        let shrunk = |scales: &[f32]| scales.iter().map(|scale| 1.0 / scale).collect::<Vec<f32>>();
+        ctx.weights.add(&shrink_key(&k_name), DType::F32, &self.channels(&shrunk(&keys), 1));
+        if keys.iter().any(|scale| *scale != 1.0) {
+            k.multiply(graph, ctx, &self.channels(&shrunk(&keys), 1))?;
+            q.multiply(graph, ctx, &self.channels(&keys, self.sharers))?;
+        }
+        if values.iter().any(|scale| *scale != 1.0) {
+            let factors = self.channels(&values, self.sharers);
+            let place = Place::Rows { linear: v, rows: rows_of_values(factors.len(), self.head_dim, self.sharers) };
+            place.smooth(graph, ctx, self.mixed, &self.outs, &factors)?;
+        }
+        Ok(keys.iter().chain(&values).any(|scale| *scale != 1.0))
+    }
+
+    /// A scale for each head of what the calibration has by this name: the power of two with which none is too large.
+    fn scales(&self, ctx: &PassContext<'_>, name: &str) -> Result<Vec<f32>, PassError> {
+        let largest = self.dtype.largest_code().unwrap_or(1.0);
+        let heads = stats(ctx, name)?.channel_absmax.chunks(self.head_dim);
+        let absmax = heads.map(|head| head.iter().copied().fold(0.0, f32::max));
+        let scale = |absmax: f32| (absmax / largest).log2().ceil().clamp(-MOST, MOST).exp2();
+        Ok(absmax.map(|absmax| if absmax > 0.0 && absmax.is_finite() { scale(absmax) } else { 1.0 }).collect())
+    }
+
+    /// What is of heads, for each channel of `each` times as many.
+    fn channels(&self, heads: &[f32], each: usize) -> Vec<f32> {
+        heads.iter().flat_map(|value| std::iter::repeat_n(*value, each * self.head_dim)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use ir::{Environment, HostTensor, KvState, MadeWeights, NoWeights, OpSet, evaluate, text};
+
+    use super::*;
+    use crate::calibration::{Activations, Calibration, ClipMethod, Rows, TensorStats};
+
+    const ATTENTION: &str = r#"graph @attention(%x: f32[4, 8], %positions: i32[4], %query_starts: i32[2], %block_table: i32[1, 1]) {
+  kv 0 : KV {layers = 1, kv_heads = 2, head_dim = 4, block_tokens = 4}
+  %frequencies = rope_frequencies {dim = 4, theta = 10000.0, scaling = default} : f32[2]
+  %q.weight = constant @"q" : f32[16, 8]
+  %q.narrow = cast %q.weight {to = bf16} : bf16[16, 8]
+  %q = linear %x, %q.narrow : f32[4, 16]
+  %q.rope = rope %q, %positions, %frequencies {head_dim = 4} : f32[4, 16]
+  %k.weight = constant @"k" : bf16[8, 8]
+  %k.bias = constant @"k.bias" : bf16[8]
+  %k = linear %x, %k.weight, %k.bias : f32[4, 8]
+  %k.rope = rope %k, %positions, %frequencies {head_dim = 4} : f32[4, 8]
+  %v.weight = constant @"v" : bf16[8, 8]
+  %v = linear %x, %v.weight : f32[4, 8]
+  %cache = append_kv %k.rope, %v, %positions, %query_starts, %block_table {group = 0, layer = 0} : effect
+  %mixed = paged_attention %q.rope, %cache, %positions, %query_starts, %block_table {group = 0, layer = 0, head_dim = 4, kv_heads = 2, scale = 0.5} : f32[4, 16]
+  %out.weight = constant @"out" : bf16[8, 16]
+  %out = linear %mixed, %out.weight : f32[4, 8]
+  return %out
+}"#;
+
+    struct Nothing;
+
+    impl Activations for Nothing {
+        fn rows(&self, _: &str) -> Option<Rows> {
+            None
+        }
+
+        fn hessian(&self, _: &str) -> Option<Vec<f32>> {
+            None
+        }
+    }
+
+    fn parse(kv: &str) -> Graph {
+        let text = ATTENTION.replace("KV", kv);
+        text::parse(&text, &OpSet::standard()).map_or_else(|error| panic!("{error}"), |parsed| parsed.graph)
+    }
+
+    /// Numbers of no pattern between -1 and 1.
+    fn numbers(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|index| (index as f32 * 12.9898 + seed).sin()).collect()
+    }
+
+    fn output(graph: &Graph, weights: &MadeWeights<'_>) -> Vec<f32> {
+        let inputs = HashMap::from([
+            ("x".to_owned(), HostTensor::f32([4, 8], numbers(32, 0.5))),
+            ("positions".to_owned(), HostTensor::i32([4], vec![0, 1, 2, 3])),
+            ("query_starts".to_owned(), HostTensor::i32([2], vec![0, 4])),
+            ("block_table".to_owned(), HostTensor::i32([1, 1], vec![0])),
+        ]);
+        let env = Environment { weights, inputs, ..Environment::empty() };
+        evaluate(graph, &env, &mut KvState::new(graph.kv())).unwrap()[0].floats().to_vec()
+    }
+
+    /// Keys of the first head are small, its values large, and the other way round in the second head: neither has a
+    /// place in codes as they are.
+    #[test]
+    fn codes_of_small_and_large_heads_mean_what_floats_did() {
+        let (none, exact) = (NoWeights, parse("f32"));
+        let source = MadeWeights::over(&none);
+        let by_head = |mut values: Vec<f32>, first: f32, second: f32| {
+            let half = values.len() / 2;
+            values.iter_mut().enumerate().for_each(|(at, value)| *value *= if at < half { first } else { second });
+            values
+        };
+        source.add("q", DType::F32, &by_head(numbers(128, 1.0), 100.0, 0.01));
+        source.add("k", DType::BF16, &by_head(numbers(64, 2.0), 0.001, 300.0));
+        source.add("k.bias", DType::BF16, &by_head(numbers(8, 3.0), 0.001, 300.0));
+        source.add("v", DType::BF16, &by_head(numbers(64, 4.0), 1000.0, 0.001));
+        source.add("out", DType::BF16, &by_head(numbers(128, 5.0), 1.0, 1.0));
+        let mut calibration = Calibration::new("seeded", 1, ClipMethod::MinMax);
+        for (name, first, second) in [("k.rope", 0.004, 1500.0), ("v", 4000.0, 0.004)] {
+            let stats = TensorStats::of(8, &by_head(vec![1.0; 8], first, second));
+            calibration.tensors.insert(name.to_owned(), stats);
+        }
+        let expected = output(&exact, &MadeWeights::over(&source));
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let off = |found: &[f32]| {
+            let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+            apart.fold(0.0, f32::max) / largest
+        };
+        for (kv, most) in [("f8e4m3", 0.1), ("i8", 0.05)] {
+            let mut graph = parse(kv);
+            let weights = MadeWeights::over(&source);
+            let plain = off(&output(&graph, &weights));
+            let ctx = PassContext::new(&weights).calibrated(&calibration, &Nothing);
+            assert_eq!(ScaleKv.run(&mut graph, &ctx), Ok(Changed::Yes));
+            let scaled = off(&output(&graph, &weights));
+            assert!(scaled < most && plain > 4.0 * scaled, "{kv}: {plain} before, {scaled} after");
+            assert_eq!(ScaleKv.run(&mut graph, &ctx), Ok(Changed::No));
+            // floats need no scales
+            assert_eq!(ScaleKv.run(&mut parse("bf16"), &ctx), Ok(Changed::No));
+        }
+    }
+}
