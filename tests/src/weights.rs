@@ -34,7 +34,9 @@ impl SeededWeights {
             None => (0.0, 0.5),
         };
         // codes use most of their range
-        let unit = ty.dtype.largest_code().map_or(1.0, |largest| largest / 2.0);
+        // zeros are codes among those that they move, which may have 4 bits
+        let largest = if key.ends_with("zero") { Some(8.0) } else { ty.dtype.largest_code() };
+        let unit = largest.map_or(1.0, |largest| largest / 2.0);
         Ok((RandomPart::named(key, elements, mean * unit, std * unit), ty.dtype))
     }
 }

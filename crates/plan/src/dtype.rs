@@ -80,9 +80,10 @@ impl DType {
             DType::F32 | DType::I32 => value,
             DType::F16 => half::f16::from_f32(value).to_f32(),
             DType::BF16 => half::bf16::from_f32(value).to_f32(),
-            DType::I8 => value.round_ties_even().clamp(-128.0, 127.0),
+            // integers have one zero
+            DType::I8 => value.round_ties_even().clamp(-128.0, 127.0) + 0.0,
             DType::F8E4M3 => e4m3::decode(e4m3::encode(value)),
-            DType::I4 => value.round_ties_even().clamp(-8.0, 7.0),
+            DType::I4 => value.round_ties_even().clamp(-8.0, 7.0) + 0.0,
         }
     }
 

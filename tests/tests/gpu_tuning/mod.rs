@@ -16,13 +16,13 @@ const CASES: [&str; 12] = [
     "linear f16 96x14336, 33 rows, 5 decoded",
     "linear bf16 4096x256, 200 rows, 2 decoded",
     "linear f32 129x200, 65 rows, 8 decoded",
-    "fused linear bf16 512x4096, 128 rows, 2 decoded, norm true, swiglu",
-    "fused linear bf16 2048x1024, 64 rows, 4 decoded, norm true, bias, add",
-    "fused linear f16 208x136, 65 rows, 4 decoded, norm false, swiglu",
-    "fused linear bf16 528x520, 131 rows, 12 decoded, norm false, add",
-    "attention bf16 8/2 heads of 128, 70 tokens of 3",
-    "attention bf16 8/2 heads of 128, 200 tokens of 5",
-    "attention f16 20/1 heads of 48, 200 tokens of 5",
+    "fused linear bf16 512x4096, 128 rows, 2 decoded, norm \"rms_norm\", swiglu",
+    "fused linear bf16 2048x1024, 64 rows, 4 decoded, norm \"rms_norm\", bias, add",
+    "fused linear f16 208x136, 65 rows, 4 decoded, norm \"\", swiglu",
+    "fused linear bf16 528x520, 131 rows, 12 decoded, norm \"\", add",
+    "attention bf16 over bf16, 8/2 heads of 128, 70 tokens of 3",
+    "attention bf16 over bf16, 8/2 heads of 128, 200 tokens of 5",
+    "attention f16 over f16, 20/1 heads of 48, 200 tokens of 5",
 ];
 
 /// Runs a case with the candidates that are fastest by timings made up for it, each once. Returns how many rounds that

@@ -109,8 +109,8 @@ impl KvAccess {
 
     /// The same op on another layer; `None` for ops without state.
     pub fn moved(op: &Op, group: u32, layer: u32) -> Option<Op> {
-        if let Some(op) = op.cast::<AppendKv>() {
-            return Some(Op::new(AppendKv { group, layer, ..op.clone() }));
+        if op.cast::<AppendKv>().is_some() {
+            return Some(Op::new(AppendKv { group, layer }));
         }
         if let Some(op) = op.cast::<PagedAttention>() {
             return Some(Op::new(PagedAttention { group, layer, ..op.clone() }));

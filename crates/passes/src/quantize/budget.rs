@@ -49,8 +49,8 @@ pub fn frontier(things: &[Vec<Offer>]) -> Vec<Pick> {
         picked.push(picks);
     }
     let mut found: Vec<Pick> = Vec::new();
-    for at in 0..=limit {
-        if least[at].is_finite() && found.last().is_none_or(|last| least[at] < last.loss) {
+    for (at, loss) in least.into_iter().enumerate() {
+        if loss.is_finite() && found.last().is_none_or(|last| loss < last.loss) {
             found.push(trace(things, &picked, step, at));
         }
     }
