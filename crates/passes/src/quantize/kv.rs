@@ -139,7 +139,8 @@ impl Layer {
         }
         let mut keys = self.scales(ctx, &k_name)?;
         if q.is_shared(graph) || k.is_shared(graph) {
-            keys.fill(keys.iter().copied().fold(0.0, f32::max));
+            let largest = keys.iter().copied().fold(0.0, f32::max);
+            keys.fill(largest);
         }
         let values = self.scales(ctx, &v_name)?;
 
