@@ -75,7 +75,7 @@ fn other_models_are_refused_with_what_is_accepted() {
         ("architectures", json!(["MambaForCausalLM"]), Unsupported, "expected a list with one of `LlamaForCausalLM`"),
         ("rope_parameters", yarn, Unsupported, "yarn"),
         ("sliding_window", json!(1024), Unsupported, "which changes the mathematics: expected null or false"),
-        ("quantization_config", json!({"quant_method": "gptq"}), Unsupported, "quantized by gptq"),
+        ("quantization_config", json!({"quant_method": "bitsandbytes"}), Unsupported, "bitsandbytes"),
         ("architectures", Value::Null, BadInput, "LlamaForCausalLM"),
         ("num_key_value_heads", json!(3), BadInput, "expected a divisor of the 4 heads"),
         ("vocab_size", json!(1u64 << 40), BadInput, "expected a whole number from 1"),

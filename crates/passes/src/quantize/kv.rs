@@ -262,7 +262,8 @@ mod tests {
             let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
             apart.fold(0.0, f32::max) / largest
         };
-        for (kv, most) in [("f8e4m3", 0.1), ("i8", 0.05)] {
+        // twice half a unit of 3 bits: keys and values are rounded
+        for (kv, most) in [("f8e4m3", 0.125), ("i8", 0.05)] {
             let mut graph = parse(kv);
             let weights = MadeWeights::over(&source);
             let plain = off(&output(&graph, &weights));
