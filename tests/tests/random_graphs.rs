@@ -47,6 +47,9 @@ fn random_graphs_keep_their_meaning() {
     eprintln!("{cases} graphs; changed by each pass alone, and in the pipeline: {:?}", seen.changed);
     for info in PassList::standard().iter() {
         let name = info.pass.name();
+        if info.pass.numerics() == Numerics::Different {
+            continue; // some want a calibration: their cases are in tests/cases/quantize
+        }
         let changed = seen.changed.get(name.as_ref()).copied().unwrap_or_default();
         assert!(changed.0 > 0, "no graph was changed by `{name}`: it lacks a piece in tests/src/graphs.rs");
     }

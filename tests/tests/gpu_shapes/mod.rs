@@ -251,7 +251,13 @@ fn attention() -> Vec<Case> {
                      {dtype}[T, {q}], effect\n  \
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
-                     return {shown}%mixed\n}}\n",
+                     {smaller}return {shown}{mixed}\n}}\n",
+                    // as large as those of other caches: weights of the softmax are rounded to 16 bits, relative to values
+                    smaller = match by == 1.0 {
+                        true => String::new(),
+                        false => format!("%meant = scale %mixed {{by = {:?}}} : {dtype}[T, {q}]\n  ", 1.0 / by),
+                    },
+                    mixed = if by == 1.0 { "%mixed" } else { "%meant" },
                     // queries that are an output keep what makes them apart
                     shown = if t == 70 { "%q, " } else { "" },
                     half = head_dim / 2 * 2,

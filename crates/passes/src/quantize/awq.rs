@@ -6,7 +6,7 @@ use ir::{DType, Graph, OpId, Patch, TensorType};
 use rayon::prelude::*;
 
 use super::formats::GROUP;
-use super::group::{inputs, magnitudes, members, multiply, rows, weights};
+use super::group::{find, inputs, magnitudes, members, multiply, rows, weights};
 use super::rounding::{absmax, dot, round_by, round_groups};
 use super::sample::{Sample, divided};
 use super::smooth::{Place, candidates};
@@ -41,7 +41,8 @@ impl Pass for QuantizeInt4Awq {
 
     fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
         let inputs = inputs(graph, &self.layers);
-        for x in &inputs {
+        for name in &inputs {
+            let x = &find(graph, name)?;
             let linears = members(graph, &self.layers, *x);
             let rows = rows(graph, ctx, *x, SEARCH_ROWS)?;
             let place = Place::of(graph, ctx, *x);

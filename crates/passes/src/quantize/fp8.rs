@@ -40,11 +40,11 @@ impl Pass for QuantizeFp8 {
             });
         }
         let inputs = group::inputs(graph, &self.layers);
-        for x in &inputs {
-            let name = graph.value_name(*x).to_owned();
-            let by = ctx.weights.values(&shrink_key(&name));
+        for name in &inputs {
+            let x = &group::find(graph, name)?;
+            let by = ctx.weights.values(&shrink_key(name));
             let rows = rows(graph, ctx, *x, SEARCH_ROWS)?;
-            let scale = static_scales::scale(ctx, &name, by.as_deref(), &rows, DType::F8E4M3)?;
+            let scale = static_scales::scale(ctx, name, by.as_deref(), &rows, DType::F8E4M3)?;
             for linear in group::members(graph, &self.layers, *x) {
                 let patch = quantized(graph, linear, weight(), &|patch, x| {
                     static_scales::codes(graph, ctx, patch, x, scale, DType::F8E4M3)

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::cholesky::cholesky;
 use super::formats::GROUP;
-use super::group::{hessian, inputs, members, weights};
+use super::group::{find, hessian, inputs, members, weights};
 use super::rounding::{absmax, dot, nearest};
 use super::{Codes, Layers, over_codes};
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
@@ -49,9 +49,10 @@ impl Pass for QuantizeInt4Gptq {
 
     fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
         let inputs = inputs(graph, &self.layers);
-        for x in &inputs {
+        for name in &inputs {
+            let x = &find(graph, name)?;
             let planes = Planes::of(&hessian(graph, ctx, *x)?)
-                .ok_or_else(|| PassError::Other(format!("`{}` has activations of no use", graph.value_name(*x))))?;
+                .ok_or_else(|| PassError::Other(format!("`{name}` has activations of no use")))?;
             for linear in members(graph, &self.layers, *x) {
                 let matrix = weights(graph, ctx, &[linear])?.remove(0);
                 let patch = coded(graph, ctx, linear, &planes.round(&matrix))?;

@@ -10,7 +10,8 @@ use crate::{PassContext, PassError};
 
 /// The activations of the linears of `layers`, last first: what is folded into a linear then comes before that is
 /// quantized itself.
-pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<Value> {
+/// By their names, which stay where what is done for one puts another op in the place of that which makes the next.
+pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<String> {
     let mut inputs: Vec<Value> = Vec::new();
     for id in graph.ops().filter(|id| layers.contain(graph, *id)) {
         let x = graph.operands(id)[0];
@@ -18,8 +19,12 @@ pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<Value> {
             inputs.push(x);
         }
     }
-    inputs.reverse();
-    inputs
+    inputs.into_iter().rev().map(|x| graph.value_name(x).to_owned()).collect()
+}
+
+/// The value of this name.
+pub(crate) fn find(graph: &Graph, name: &str) -> Result<Value, PassError> {
+    graph.find(name).ok_or_else(|| PassError::Other(format!("`{name}` is gone")))
 }
 
 /// The linears of `layers` over `x`, in order.

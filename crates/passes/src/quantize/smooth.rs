@@ -265,7 +265,9 @@ mod tests {
 
     fn places(graph: &Graph, ctx: &PassContext<'_>) -> Vec<(String, Place)> {
         let inputs = inputs(graph, &Layers::Inner).into_iter();
-        inputs.map(|x| (graph.value_name(x).to_owned(), Place::of(graph, ctx, x))).collect()
+        inputs
+            .map(|name| (name.clone(), Place::of(graph, ctx, super::super::group::find(graph, &name).unwrap())))
+            .collect()
     }
 
     #[test]
@@ -326,6 +328,7 @@ mod tests {
             };
             let before = values_of(&graph);
             for x in inputs(&graph, &Layers::Inner) {
+                let x = super::super::group::find(&graph, &x).unwrap();
                 let linears = members(&graph, &Layers::Inner, x);
                 let place = Place::of(&graph, &ctx, x);
                 let mut factors: Vec<f32> =

@@ -4,7 +4,7 @@ use ir::ops::quantize::scale_of;
 use ir::{DType, Graph, HostTensor, Value};
 
 use super::formats::{by_row, quantized};
-use super::group::{inputs, magnitudes, members, multiply, rows, shrink_key, weights};
+use super::group::{find, inputs, magnitudes, members, multiply, rows, shrink_key, weights};
 use super::rounding::{absmax, round_by};
 use super::sample::{Sample, divided};
 use super::smooth::{Place, candidates};
@@ -41,7 +41,8 @@ impl Pass for QuantizeInt8Smoothquant {
 
     fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
         let inputs = inputs(graph, &self.layers);
-        for x in &inputs {
+        for name in &inputs {
+            let x = &find(graph, name)?;
             let linears = members(graph, &self.layers, *x);
             let group = Group::of(graph, ctx, *x, self.activations)?;
             let factors = group.factors(&weights(graph, ctx, &linears)?)?;

@@ -157,9 +157,15 @@ impl SkinnyConfig {
         let (warps, strips, depth) = match rows {
             0..=8 if codes.zero => (8, 1, 1),
             0..=8 if codes.x.is_some_and(|x| x.cols > 0) => (8, 1, 3),
+            // scales of blocks take registers, and widening e4m3 takes more than integers
+            0..=8 if codes.weight_dtype == DType::F8E4M3 && codes.weight.is_some_and(|weight| weight.cols > 0) => {
+                (8, 1, 2)
+            }
             0..=8 if even && many && codes.x.is_none() => (8, 2, if of_4_bits { 1 } else { 2 }),
             0..=8 if strips > 2 * MULTIPROCESSORS && !many => (8, 1, 2),
             0..=8 if even && strips > 200 && k < 8192 && codes.x.is_none() => (8, 2, if of_4_bits { 2 } else { 4 }),
+            // a row of 4-bit codes as long as this, on few strips, would spill with more under way
+            0..=8 if of_4_bits && k >= 8192 && strips < 64 => (8, 1, 1),
             0..=8 => (8, 1, if of_4_bits { 2 } else { 3 }),
             _ if even => (8, 2, 1),
             _ => (8, 1, 1),
