@@ -48,8 +48,8 @@ pub(crate) fn passes(
     Ok(passes)
 }
 
-/// The pass that gives codes of keys and values scales. Without a calibration there is none: E4M3 has room for what they
-/// are like in most models, integers have not.
+/// The pass that gives codes of keys and values scales. Without a calibration there is none: E4M3 reaches from
+/// 2^-9 to 448, integers have too few steps for numbers around 1.
 fn scale_kv(graph: &Graph, kv: Option<DType>, calibrated: Option<&Calibrated>) -> Result<Option<Arc<dyn Pass>>, Error> {
     if !kv.is_some_and(DType::is_code) {
         return Ok(None);
