@@ -1,4 +1,4 @@
-// Codes: numbers over a scale, rounded to the nearest, ties to even, and no further than the largest code.
+// Codes: numbers over a scale, rounded to the nearest, ties to even, and no further than the codes go.
 #pragma once
 #include "common/types.cuh"
 
@@ -26,7 +26,7 @@ __device__ __forceinline__ Vec<C, kWidth> codes_of(const float (&x)[kWidth], flo
   Vec<C, kWidth> codes;
   if constexpr (kLargestCode<C> == kLargestCode<i8>) {
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) codes[i] = C(min(max(__float2int_rn(__fmul_rn(x[i], reciprocal)), -127), 127));
+    for (int i = 0; i < kWidth; ++i) codes[i] = C(min(max(__float2int_rn(__fmul_rn(x[i], reciprocal)), -128), 127));
   } else {
 #pragma unroll
     for (int i = 0; i < kWidth; i += 2) {

@@ -4,14 +4,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use ir::{Graph, HostData, OpSet, Stage, text};
+use ir::{Graph, HostData, MadeWeights, OpSet, Stage, WeightSource, text};
 use passes::{Changed, Numerics, PassList, Pipeline, pipeline};
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
 use runtime::CpuExecutor;
 use tests::{
     Piece, Scenario, SeededWeights, StepOutputs, Tolerance, compare, compile, execute, in_f32, interpret, random_graph,
-    run_passes,
+    run_passes, run_passes_over,
 };
 
 /// What all graphs together have shown.
@@ -47,8 +47,8 @@ fn random_graphs_keep_their_meaning() {
     eprintln!("{cases} graphs; changed by each pass alone, and in the pipeline: {:?}", seen.changed);
     for info in PassList::standard().iter() {
         let name = info.pass.name();
-        if info.pass.numerics() == Numerics::Different {
-            continue; // some want a calibration: their cases are in tests/cases/quantize
+        if name == "scale-kv" {
+            continue; // for caches of codes, which no graph here has: a rounded value would fall to another code
         }
         let changed = seen.changed.get(name.as_ref()).copied().unwrap_or_default();
         assert!(changed.0 > 0, "no graph was changed by `{name}`: it lacks a piece in tests/src/graphs.rs");
@@ -63,13 +63,14 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     let wide = in_f32(graph);
     let wide_weights = SeededWeights::of(&wide, false);
     let wide_expected = interpret(&wide, &wide_weights, &scenario)?;
-    let same = |after: &Graph, numerics: Numerics| match numerics {
-        Numerics::Exact => compare(graph, &expected, &interpret(after, &weights, &scenario)?, Tolerance::Exact),
+    let same = |after: &Graph, numerics: Numerics, weights: &dyn WeightSource| match numerics {
+        Numerics::Exact => compare(graph, &expected, &interpret(after, weights, &scenario)?, Tolerance::Exact),
         Numerics::Rounding => {
             let found = interpret(&in_f32(after), &wide_weights, &scenario)?;
             close(graph, &wide_expected, found, Tolerance::Relative(1e-3))
         }
-        Numerics::Different => Ok(()), // the verifier has looked at it
+        // how far apart is for the cases of the pass to say; there is a value at all, from constants that are there
+        Numerics::Different => interpret(after, weights, &scenario).map(drop),
     };
 
     let printed = text::print(graph);
@@ -77,13 +78,14 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     if text::print(&parsed.graph) != printed {
         return Err("printing the parsed text gives another".to_owned());
     }
-    same(&parsed.graph, Numerics::Exact)?;
+    same(&parsed.graph, Numerics::Exact, &weights)?;
 
     for info in PassList::standard().iter() {
         let name = info.pass.name();
         let alone = Pipeline::of(vec![info.pass.clone()]);
-        let (after, reports) = run_passes(&alone, graph, &weights)?;
-        same(&after, info.pass.numerics()).map_err(|reason| format!("`{name}`: {reason}"))?;
+        let made = MadeWeights::over(&weights);
+        let (after, reports) = run_passes_over(&alone, graph, &made)?;
+        same(&after, info.pass.numerics(), &made).map_err(|reason| format!("`{name}`: {reason}"))?;
         let changed = text::print(&after) != printed;
         if changed != (reports[0].changed == Changed::Yes) {
             return Err(format!("`{name}` reports the opposite of changed = {changed}"));
@@ -95,7 +97,7 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     }
 
     let (after, reports) = run_passes(&pipeline::standard(), graph, &weights)?;
-    same(&after, Numerics::Rounding).map_err(|reason| format!("the pipeline: {reason}"))?;
+    same(&after, Numerics::Rounding, &weights).map_err(|reason| format!("the pipeline: {reason}"))?;
     for report in reports {
         seen.changed.entry(report.name).or_default().1 += u32::from(report.changed == Changed::Yes);
     }

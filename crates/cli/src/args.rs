@@ -258,7 +258,8 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
     }
 }
 
-fn parse_scales(text: &str) -> Result<ActivationScales, String> {
+/// Where scales of activations come from.
+pub fn parse_scales(text: &str) -> Result<ActivationScales, String> {
     text.parse()
 }
 

@@ -28,7 +28,7 @@ pub use made::MadeWeights;
 pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
 /// Element types, sizes and formulas, from the words that compiler and runtime share.
-pub use plan::{Apply, DType, Dim, Formula, ScalarFn, Store, Term};
+pub use plan::{Apply, DType, Dim, Formula, ScalarFn, Store, Term, largest_magnitude, scale_block, scale_of};
 pub use rewrite::{Patch, PatchValue, RewriteError, Rule, expand, rewrite};
 pub use types::{TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, type_error};
 pub use verify::{Diagnostic, Stage, Verified, verify};

@@ -16,11 +16,23 @@ pub struct MadeWeights<'a> {
 }
 
 /// A tensor that was added.
+#[derive(PartialEq)]
 enum Made {
     /// Its bytes; of 4-bit codes, two in each.
     Values { dtype: DType, bytes: Vec<u8> },
     /// Rows of another tensor, each times a factor of its own.
     Rows { of: String, dtype: DType, width: u64, factors: Vec<f32> },
+}
+
+impl Made {
+    fn values(dtype: DType, values: &[f32]) -> Made {
+        let mut bytes = vec![0; values.len() * dtype.bytes() as usize];
+        dtype.encode(values.iter().copied(), &mut bytes);
+        if dtype == DType::I4 {
+            bytes = bytes.chunks(2).map(|pair| pair[0] & 0xf | pair.get(1).unwrap_or(&0) << 4).collect();
+        }
+        Made::Values { dtype, bytes }
+    }
 }
 
 impl<'a> MadeWeights<'a> {
@@ -31,12 +43,19 @@ impl<'a> MadeWeights<'a> {
 
     /// Adds a tensor of these values, each rounded to `dtype`; one of the same key gives way.
     pub fn add(&self, key: &str, dtype: DType, values: &[f32]) {
-        let mut bytes = vec![0; values.len() * dtype.bytes() as usize];
-        dtype.encode(values.iter().copied(), &mut bytes);
-        if dtype == DType::I4 {
-            bytes = bytes.chunks(2).map(|pair| pair[0] & 0xf | pair.get(1).unwrap_or(&0) << 4).collect();
-        }
-        self.insert(key, Made::Values { dtype, bytes });
+        self.insert(key, Made::values(dtype, values));
+    }
+
+    /// The key of a tensor of these values: `key`, or one made from it where that is taken by others. Several passes may
+    /// keep something of the same value, and none may take away what an op of another reads.
+    pub fn keep(&self, key: &str, dtype: DType, values: &[f32]) -> String {
+        let made = Made::values(dtype, values);
+        let mut known = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        let keys = (0..).map(|index| if index == 0 { key.to_owned() } else { format!("{key}.{index}") });
+        let free = |key: &String| known.get(key).is_none_or(|found| *found == made);
+        let key = keys.into_iter().find(free).expect("some number is free");
+        known.insert(key.clone(), made);
+        key
     }
 
     /// Adds a matrix of `dtype` and `width` columns: the rows of `of`, which has that dtype, each times its factor. They
@@ -127,6 +146,14 @@ mod tests {
         assert_eq!(DType::BF16.decode(&bytes), [-0.5]);
         assert!(weights.read("scales", 1..3, &mut [0; 4]).unwrap_err().contains("outside of `scales`"));
         assert!(weights.read("other", 0..1, &mut bytes).unwrap_err().contains("no tensor `other`"));
+    }
+
+    #[test]
+    fn what_is_kept_takes_no_key_of_other_values() {
+        let weights = MadeWeights::over(&NoWeights);
+        let keep = |value| weights.keep("by", DType::F32, &[value]);
+        assert_eq!([keep(1.0), keep(2.0), keep(1.0), keep(3.0)], ["by", "by.1", "by", "by.2"]);
+        assert_eq!(weights.values("by"), Some(vec![1.0]));
     }
 
     #[test]

@@ -49,13 +49,22 @@ impl DType {
         self.largest_code().is_some()
     }
 
-    /// The largest number that quantization uses; its negative is the smallest, so that both signs err alike. `None`
-    /// for what is no code.
+    /// The largest number, which scales are made for: both signs err alike by them. `None` for what is no code.
     pub fn largest_code(self) -> Option<f32> {
         match self {
             DType::I8 => Some(127.0),
             DType::F8E4M3 => Some(e4m3::MAX),
             DType::I4 => Some(7.0),
+            DType::F32 | DType::F16 | DType::BF16 | DType::I32 => None,
+        }
+    }
+
+    /// The smallest number, where what is below a scale's range ends. `None` for what is no code.
+    pub fn smallest_code(self) -> Option<f32> {
+        match self {
+            DType::I8 => Some(-128.0),
+            DType::F8E4M3 => Some(-e4m3::MAX),
+            DType::I4 => Some(-8.0),
             DType::F32 | DType::F16 | DType::BF16 | DType::I32 => None,
         }
     }

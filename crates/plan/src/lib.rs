@@ -17,6 +17,7 @@ mod model;
 mod random;
 mod roofline;
 mod scalar;
+mod scales;
 mod work;
 
 pub use check::check;
@@ -35,4 +36,5 @@ pub use model::{
 pub use random::RandomPart;
 pub use roofline::{Bound, Estimate, Machine};
 pub use scalar::ScalarFn;
+pub use scales::{SMALLEST_SCALE, largest_magnitude, scale_block, scale_of};
 pub use work::{CONTEXT, Cost, Work, context, full_step};

@@ -299,16 +299,16 @@ fn inputs(checkpoint: &Checkpoint, options: &CompileOptions, calibrated: Option<
     let mut inputs = checkpoint.inputs();
     let rules = options.rewrites.iter().map(|file| (&file.path, &file.text));
     let map = options.precision.map.iter().map(|map| (&map.path, &map.text));
-    inputs.extend(rules.chain(map).map(|(path, text)| text_input(path, text)));
-    inputs.extend(calibrated.map(Calibrated::input));
+    inputs.extend(rules.chain(map).map(|(path, text)| file_input(path, text.as_bytes())));
+    inputs.extend(calibrated.into_iter().flat_map(Calibrated::inputs));
     inputs.sort_by(|a, b| a.name.cmp(&b.name));
     inputs
 }
 
-/// The fingerprint of a file with a text.
-pub(crate) fn text_input(path: &Path, text: &str) -> plan::Input {
+/// The fingerprint of a file with these contents.
+pub(crate) fn file_input(path: &Path, contents: &[u8]) -> plan::Input {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    plan::Input { name, bytes: text.len() as u64, hash: *blake3::hash(text.as_bytes()).as_bytes() }
+    plan::Input { name, bytes: contents.len() as u64, hash: *blake3::hash(contents).as_bytes() }
 }
 
 /// Opens what the options ask for.

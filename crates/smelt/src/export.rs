@@ -11,14 +11,15 @@ use std::time::Instant;
 use codegen::Target;
 use frontend::Checkpoint;
 use ir::{Graph, MadeWeights, Stage};
-use passes::quantize::{Format, linears};
-use passes::{PassContext, PassManager, PassOptions, Silent};
+use passes::quantize::linears;
+use passes::{PassManager, PassOptions, Silent};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::tensors::{Exported, Origins};
+use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
-use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, TargetChoice, precision};
+use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, TargetChoice};
 
 /// What a quantization wrote.
 #[derive(Clone, Debug, Serialize)]
@@ -79,24 +80,20 @@ impl Driver {
         if assignment.formats.is_empty() {
             return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
         }
-        let searched = |format: &&Format| format.needs_calibration(options.activations);
-        if let Some(format) = assignment.formats.values().find(searched) {
-            let expected = "expected int8-weight, fp8, fp8-block or int4";
-            return Err(Error::Unsupported(format!("{format} is for plans, not for checkpoints: {expected}")));
-        }
-        let passes = assignment.passes(options.activations);
-        let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
+        let calibrated = Calibrated::open(options, &checkpoint)?;
         let weights = MadeWeights::over(&checkpoint);
-        let context = PassContext::new(&weights);
+        let context = Calibrated::context(calibrated.as_ref(), &weights);
+        let passes = precision::passes(&graph, options, calibrated.as_ref())?;
+        let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
         let manager = PassManager::new(PassOptions::default());
         let done = manager.run(&pipeline, &mut graph, &context, &mut Silent);
         done.map_err(|failure| self.pass_failed(failure))?;
 
-        let exported = Exported::of(&graph, &origins, &checkpoint)?;
+        let exported = Exported::of(&graph, &origins, checkpoint.config().tie_word_embeddings, &weights)?;
         let config = config(&checkpoint, &exported)?;
         progress.phase("write checkpoint");
         let folder = Unfinished::new(out)?;
-        let output_bytes = exported.write(&folder.file(WEIGHTS), &checkpoint, progress)?;
+        let output_bytes = exported.write(&folder.file(WEIGHTS), &weights, progress)?;
         write(&folder.file(CONFIG), &config)?;
         copy_texts(dir, &checkpoint, &folder)?;
         folder.finish(out)?;

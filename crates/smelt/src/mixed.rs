@@ -224,7 +224,7 @@ impl<'a> Search<'a> {
                 let kl = self.divergence(&assignment(group.linears.iter(), *format))?;
                 group.formats.push(self.offer(group, Some(*format), kl));
                 done += 1;
-                progress.weights(done, total as u64);
+                progress.items(done, total as u64);
             }
         }
         Ok(())

@@ -116,8 +116,9 @@ impl Calibrated {
         }
     }
 
-    /// The file as an input of a plan.
-    pub fn input(&self) -> plan::Input {
-        crate::compile::text_input(&self.path, &self.text)
+    /// The files as inputs of a plan.
+    pub fn inputs(&self) -> [plan::Input; 2] {
+        let input = crate::compile::file_input;
+        [input(&self.path, self.text.as_bytes()), input(self.activations.path(), self.activations.contents())]
     }
 }

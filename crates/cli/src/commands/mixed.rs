@@ -6,7 +6,7 @@ use clap::Args;
 use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Point, PrecisionMap, RunOptions};
 
 use super::eval::read_text;
-use super::inspect::html::Html;
+use super::inspect::html::{Html, document};
 use crate::args::{CompileArgs, PrecisionChoice};
 use crate::failure::Failure;
 use crate::output::{print_error, write_file};
@@ -107,9 +107,6 @@ impl MixedArgs {
     }
 }
 
-const STYLE: &str = include_str!("inspect/page.css");
-const POLICY: &str =
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n";
 /// The plot's size, and the space for its labels.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
@@ -117,22 +114,15 @@ const MARGIN: f64 = 56.0;
 
 /// Speed against loss: the best choices, uniform formats, the choice; and a row for each group.
 fn page(mixed: &Mixed) -> String {
-    let title = "Precision of each linear";
-    let mut html = Html::default();
-    html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n").raw(POLICY);
-    html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    html.leaf("title", "", title).raw("\n<style>\n").raw(STYLE).raw("</style>\n</head>\n<body>\n<header>");
-    html.leaf("h1", "", title);
     let increase = 100.0 * (mixed.score.perplexity / mixed.reference.perplexity - 1.0);
     let summary = format!(
         "{:.2} bits a weight · perplexity {:.4}, {increase:+.2} % · decode steps {:.2} times as fast by the roofline",
         mixed.chosen.bits, mixed.score.perplexity, mixed.chosen.speedup
     );
-    html.leaf("p", "sub", &summary).raw("</header>\n<main>\n");
-    plot(&mut html, mixed);
-    groups(&mut html, mixed);
-    html.raw("</main>\n</body>\n</html>\n");
-    html.finish()
+    document("Precision of each linear", &summary, |html| {
+        plot(html, mixed);
+        groups(html, mixed);
+    })
 }
 
 fn plot(html: &mut Html, mixed: &Mixed) {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use smelt::{Driver, Format, PrecisionOptions, QuantizeReport};
+use smelt::{ActivationScales, Driver, Format, PrecisionOptions, QuantizeReport};
 
 use super::compile::with_repro;
-use crate::args::{parse_format, read_map};
+use crate::args::{parse_format, parse_scales, read_map};
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_error, print_json};
 use crate::progress::Stderr;
@@ -19,7 +19,8 @@ pub struct Quantize {
     /// Folder to write, which must not exist yet.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Number format of the linears, but for the head: int8-weight, fp8, fp8-block or int4.
+    /// Number format of the linears, but for the head: int8-weight, int8-smoothquant, fp8, fp8-block, int4, int4-awq or
+    /// int4-gptq.
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     precision: Option<Format>,
     /// Number format of the head, which keeps its numbers by default.
@@ -28,6 +29,13 @@ pub struct Quantize {
     /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
     #[arg(long, value_name = "FILE")]
     precision_map: Option<PathBuf>,
+    /// Where the scales of activations come from, in int8-smoothquant and fp8: dynamic (of each token its own) or static
+    /// (of the calibration).
+    #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
+    activation_scales: ActivationScales,
+    /// Calibration of the model, which int8-smoothquant, int4-awq, int4-gptq and static scales need.
+    #[arg(long, value_name = "FILE.json")]
+    calibration: Option<PathBuf>,
     /// Prints the report as JSON.
     #[arg(long)]
     json: bool,
@@ -37,8 +45,14 @@ impl Quantize {
     /// Runs it.
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let map = self.precision_map.as_deref().map(read_map).transpose()?;
-        let (linears, head) = (self.precision, self.lm_head_precision);
-        let options = PrecisionOptions { linears, head, map, ..PrecisionOptions::default() };
+        let options = PrecisionOptions {
+            linears: self.precision,
+            head: self.lm_head_precision,
+            map,
+            activations: self.activation_scales,
+            calibration: self.calibration.clone(),
+            ..PrecisionOptions::default()
+        };
         let mut progress = Stderr::new(false);
         let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
         progress.finish();

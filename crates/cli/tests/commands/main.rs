@@ -416,14 +416,14 @@ fn timings_decide_and_foreign_caches_are_refused() {
 #[test]
 fn a_checkpoint_is_quantized_to_another() {
     let sandbox = Sandbox::new();
-    let out = sandbox.text("int4");
-    let report = sandbox.json(&["quantize", MHA, "-o", &out, "--precision", "int4", "--json"]);
+    let out = sandbox.text("int8");
+    let report = sandbox.json(&["quantize", MHA, "-o", &out, "--precision", "int8-weight", "--json"]);
     assert_eq!(
         (&report["format"], &report["quantized"], &report["kept"]),
         (&"pack-quantized".into(), &21.into(), &1.into())
     );
-    assert_eq!(report["output_bytes"], std::fs::metadata(sandbox.path("int4/model.safetensors")).unwrap().len());
-    let config: Value = serde_json::from_slice(&std::fs::read(sandbox.path("int4/config.json")).unwrap()).unwrap();
+    assert_eq!(report["output_bytes"], std::fs::metadata(sandbox.path("int8/model.safetensors")).unwrap().len());
+    let config: Value = serde_json::from_slice(&std::fs::read(sandbox.path("int8/config.json")).unwrap()).unwrap();
     assert_eq!(config["quantization_config"]["ignore"], serde_json::json!(["lm_head"]));
     sandbox.ok(&["generate", &out, "--prompt-ids", "5,6,7", "--max-tokens", "2"]);
 
@@ -443,7 +443,9 @@ fn a_checkpoint_is_quantized_to_another() {
     );
     sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "config.json: not found");
     sandbox.fails(&["quantize", MHA, "-o", &sandbox.text("no/where"), "--precision", "fp8"], 3, "no/where: ");
+    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq needs to know");
+    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4"], 4, "expected whole groups of columns");
     let mut files = sandbox.files();
     files.sort();
-    assert_eq!(files, ["cache", "int4"]);
+    assert_eq!(files, ["cache", "int8"]);
 }

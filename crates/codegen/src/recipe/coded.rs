@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use ir::WeightSource;
-use ir::ops::quantize::{block, scale_of};
 use plan::{DType, RandomPart};
+use plan::{largest_magnitude, scale_block, scale_of};
 use rayon::prelude::*;
 
 use crate::Recipe;
@@ -38,7 +38,6 @@ impl Coded {
         let last = (range.end - 1) / cols_of_matrix / rows + 1;
         let scales = self.scales.floats(weights, first * width..last * width)?;
         let zeros = self.zero.as_ref().map(|zero| zero.floats(weights, first * width..last * width)).transpose()?;
-        let largest = self.to.largest_code();
         let mut at = range.start;
         let mut values_left = &values[..];
         let mut results = Vec::with_capacity(values.len());
@@ -49,10 +48,10 @@ impl Coded {
             let (scale, zero) = (scales[index], zeros.as_ref().map(|zeros| zeros[index]));
             let (block, rest) = values_left.split_at(len as usize);
             let reciprocal = 1.0 / scale;
-            results.extend(block.iter().map(|value| match (largest, zero) {
-                (None, zero) => (value - zero.unwrap_or(0.0)) * scale,
-                (Some(_), Some(zero)) => (value * reciprocal).round_ties_even() + zero,
-                (Some(largest), None) => (value * reciprocal).clamp(-largest, largest),
+            results.extend(block.iter().map(|value| match (self.to.is_code(), zero) {
+                (false, zero) => (value - zero.unwrap_or(0.0)) * scale,
+                (true, Some(zero)) => (value * reciprocal).round_ties_even() + zero,
+                (true, None) => value * reciprocal,
             }));
             (values_left, at) = (rest, at + len);
         }
@@ -74,7 +73,9 @@ impl Coded {
 
     /// Rows and columns that share a scale.
     fn blocks(&self) -> Result<[u64; 2], String> {
-        let of = |axis: usize| block(self.shape[axis], self.scale_shape[axis]).ok_or("scales that do not fit a matrix");
+        let of = |axis: usize| {
+            scale_block(self.shape[axis], self.scale_shape[axis]).ok_or("scales that do not fit a matrix")
+        };
         Ok([of(0)?, of(1)?])
     }
 }
@@ -153,7 +154,7 @@ impl BlockScales {
         for row in line * block_rows..((line + 1) * block_rows).min(rows) {
             let values = self.matrix.floats(weights, row * cols..(row + 1) * cols)?;
             for (largest, values) in largest.iter_mut().zip(values.chunks(block_cols as usize)) {
-                *largest = values.iter().fold(*largest, |a, b| if b.abs() > a || b.is_nan() { b.abs() } else { a });
+                *largest = largest_magnitude(*largest, values);
             }
         }
         Ok(largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect())

@@ -152,7 +152,7 @@ impl LinearShape<'_> {
     /// Whether so many neighbours can share a scale; reported where not.
     fn groups(&self, config: &str, group: u64, report: &mut Report) -> Option<u64> {
         let groups = self.cols.div_ceil(group.max(1));
-        if ir::ops::quantize::block(self.cols, groups) == Some(group.min(self.cols)) {
+        if ir::scale_block(self.cols, groups) == Some(group.min(self.cols)) {
             return Some(groups);
         }
         report.unsupported(format!(

@@ -1,6 +1,6 @@
 //! Numbers as codes times scales: how tensors of 8 and 4 bits come to be, and what they mean.
 
-use plan::DType;
+use plan::{DType, largest_magnitude, scale_block, scale_of};
 
 use crate::{
     HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_dtype, expect_rank, expect_same, op,
@@ -27,21 +27,6 @@ op! {
     pub struct Dequantize = "dequantize" (codes, scale; zero) { to: DType }
 }
 
-/// The smallest scale, so that rows of zeros have one whose reciprocal is finite.
-pub const SMALLEST_SCALE: f32 = f32::from_bits((127 - 100) << 23);
-
-/// How many indices of an axis of this size share a scale, where there are so many scales; `None` where they do not fit.
-pub fn block(size: u64, scales: u64) -> Option<u64> {
-    if scales == 1 {
-        return Some(size.max(1));
-    }
-    if scales == size {
-        return Some(1);
-    }
-    let block = size.div_ceil(scales.max(1)).next_power_of_two();
-    (size.div_ceil(block) == scales).then_some(block)
-}
-
 /// The dtype must be one of codes.
 pub(super) fn expect_codes(name: &str, dtype: DType) -> Result<(), TypeError> {
     match dtype.is_code() {
@@ -64,7 +49,7 @@ pub(super) fn check_scales(
     for (size, scales) in matrix.shape.iter().zip(&scale.shape) {
         let fits = match (size.as_const(), scales.as_const()) {
             (_, Some(1)) => true,
-            (Some(size), Some(scales)) => block(size, scales).is_some(),
+            (Some(size), Some(scales)) => scale_block(size, scales).is_some(),
             _ => size == scales,
         };
         if !fits {
@@ -84,7 +69,7 @@ pub(super) fn check_scales(
 /// `apply(element, scale, zero)` for each element of a matrix.
 fn with_scales(operands: &[&HostTensor], apply: impl Fn(f32, f32, f32) -> f32) -> HostTensor {
     let (matrix, scale, zero) = (operands[0], operands[1], operands.get(2));
-    let block = |axis: usize| block(matrix.shape[axis] as u64, scale.shape[axis] as u64).unwrap_or(1) as usize;
+    let block = |axis: usize| scale_block(matrix.shape[axis] as u64, scale.shape[axis] as u64).unwrap_or(1) as usize;
     let (rows, cols) = (block(0), block(1));
     let mut values = Vec::with_capacity(matrix.floats().len());
     for (row, elements) in matrix.rows().enumerate() {
@@ -98,11 +83,8 @@ fn with_scales(operands: &[&HostTensor], apply: impl Fn(f32, f32, f32) -> f32) -
 
 /// The codes of a matrix by given scales.
 fn quantize(operands: &[&HostTensor], to: DType) -> HostTensor {
-    let largest = to.largest_code().unwrap_or(f32::MAX);
-    let bounded = |value: f32| if value.is_nan() { value } else { value.clamp(-largest, largest) };
     match operands.len() {
-        2 => with_scales(operands, |x, scale, _| to.round(bounded(x * (1.0 / scale)))),
-        // codes with a zero use the whole range
+        2 => with_scales(operands, |x, scale, _| to.round(x * (1.0 / scale))),
         _ => with_scales(operands, |x, scale, zero| to.round((x * (1.0 / scale)).round_ties_even() + zero)),
     }
 }
@@ -154,7 +136,7 @@ impl Semantics for QuantizeBlocks {
         let Some((width, scales)) = width.zip(scales).filter(|_| rows > 0 && cols != Some(0)) else {
             return type_error(format!("expected rows of a constant width, and blocks of at least one, found {x}"));
         };
-        if block(width, scales).is_none_or(|block| cols.is_some_and(|cols| block != cols.min(width))) {
+        if scale_block(width, scales).is_none_or(|block| cols.is_some_and(|cols| block != cols.min(width))) {
             return type_error(format!(
                 "expected blocks of a power of two of columns, found {}",
                 cols.unwrap_or(width)
@@ -176,20 +158,13 @@ impl Semantics for QuantizeBlocks {
         for (row, elements) in x.rows().enumerate() {
             for (block, elements) in elements.chunks(cols).enumerate() {
                 let largest = &mut largest[row / rows * blocks + block];
-                // a NaN stays: its block has no scale
-                *largest = elements.iter().fold(*largest, |a, b| if b.abs() > a || b.is_nan() { b.abs() } else { a });
+                *largest = largest_magnitude(*largest, elements);
             }
         }
         let scale_of = |largest: &f32| scale_of(*largest, self.to);
         let scales = HostTensor::f32([x.shape[0].div_ceil(rows), blocks], largest.iter().map(scale_of).collect());
         Ok(vec![quantize(&[x, &scales], self.to), scales])
     }
-}
-
-/// The scale of a block with this largest magnitude.
-pub fn scale_of(largest: f32, codes: DType) -> f32 {
-    let scale = largest / codes.largest_code().unwrap_or(1.0);
-    if scale < SMALLEST_SCALE { SMALLEST_SCALE } else { scale }
 }
 
 impl Semantics for Dequantize {

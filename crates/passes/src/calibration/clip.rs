@@ -66,7 +66,7 @@ impl FromStr for ClipMethod {
 /// Codes of 8 bits with a scale for the whole tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codes {
-    /// Integers of -127..127.
+    /// Integers up to 127.
     Int8,
     /// Floats with 4 bits of exponent and 3 of mantissa, without infinities: up to 448.
     Fp8E4m3,

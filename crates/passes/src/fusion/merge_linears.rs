@@ -1,7 +1,7 @@
 //! One large matrix product instead of several small ones: q/k/v, gate/up.
 
-use ir::ops::quantize::block;
 use ir::ops::{Concat, Epilogue, LinearParts, Scales, Split};
+use ir::scale_block;
 use ir::{Graph, OpId, Patch, PatchValue, Value};
 
 use crate::{Numerics, rewrite_pass};
@@ -83,7 +83,7 @@ fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
 fn block_rows(graph: &Graph, parts: &LinearParts) -> Option<u64> {
     let rows = |value: Value| graph.tensor(value)?.shape.first()?.as_const();
     let (rows, scales) = (rows(parts.weight)?, rows(parts.scales.weight?)?);
-    let block = block(rows, scales).filter(|_| scales > 1)?;
+    let block = scale_block(rows, scales).filter(|_| scales > 1)?;
     rows.is_multiple_of(block).then_some(block)
 }
 

@@ -1,7 +1,7 @@
 //! 4-bit weights behind factors that keep those large which large activations meet. (AWQ, arXiv 2306.00978.)
 
-use ir::ops::quantize::scale_of;
 use ir::ops::{Constant, LinearParts, Quantize};
+use ir::scale_of;
 use ir::{DType, Graph, OpId, Patch, TensorType};
 use rayon::prelude::*;
 

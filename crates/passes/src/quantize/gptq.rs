@@ -8,14 +8,14 @@
 //! columns as they stand, so that nothing is permuted when the model runs.
 
 use ir::ops::Constant;
-use ir::ops::quantize::scale_of;
+use ir::scale_of;
 use ir::{DType, Graph, HostTensor, OpId, Patch, TensorType};
 use rayon::prelude::*;
 
 use super::cholesky::cholesky;
 use super::formats::GROUP;
 use super::group::{find, hessian, inputs, members, weights};
-use super::rounding::{absmax, dot, nearest};
+use super::rounding::{absmax, dot, integer};
 use super::{Codes, Layers, over_codes};
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
@@ -203,8 +203,7 @@ fn to_nearest(row: &[f32]) -> Rounded {
 }
 
 fn code(value: f32) -> f32 {
-    let largest = DType::I4.largest_code().unwrap_or(f32::MAX);
-    nearest(value.clamp(-largest, largest))
+    integer(value, DType::I4)
 }
 
 #[cfg(test)]
@@ -242,7 +241,7 @@ mod tests {
                     codes: all.codes[index * 140..][..140].to_vec(),
                     scales: all.scales[index * 2..][..2].to_vec(),
                 };
-                prop_assert!(rounded.codes.iter().all(|code| code.fract() == 0.0 && code.abs() <= 7.0));
+                prop_assert!(rounded.codes.iter().all(|code| code.fract() == 0.0 && (-8.0..=7.0).contains(code)));
                 let (found, nearest) = (off(weights, &rounded), off(weights, &to_nearest(weights)));
                 prop_assert!(found <= nearest * 1.001 + 1e-3, "{found} above {nearest}");
             }

@@ -9,8 +9,8 @@ use crate::calibration::Rows;
 use crate::{PassContext, PassError};
 
 /// The activations of the linears of `layers`, last first: what is folded into a linear then comes before that is
-/// quantized itself.
-/// By their names, which stay where what is done for one puts another op in the place of that which makes the next.
+/// quantized itself. By their names, which stay where what is done for one puts another op in the place of that which
+/// makes the next.
 pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<String> {
     let mut inputs: Vec<Value> = Vec::new();
     for id in graph.ops().filter(|id| layers.contain(graph, *id)) {

@@ -1,18 +1,14 @@
 //! What rounding to codes leaves of numbers, in place.
 
 use ir::DType;
-use ir::ops::quantize::scale_of;
+use ir::scale_of;
 
 /// What is left of numbers that become codes by one scale and are read back, as `quantize` and `dequantize` define it.
 pub(crate) fn round_by(values: &mut [f32], scale: f32, to: DType) {
-    let (reciprocal, largest) = (1.0 / scale, to.largest_code().unwrap_or(f32::MAX));
+    let reciprocal = 1.0 / scale;
     match to {
-        DType::I8 | DType::I4 => values.iter_mut().for_each(|value| {
-            *value = nearest((*value * reciprocal).clamp(-largest, largest)) * scale;
-        }),
-        _ => values.iter_mut().for_each(|value| {
-            *value = to.round((*value * reciprocal).clamp(-largest, largest)) * scale;
-        }),
+        DType::I8 | DType::I4 => values.iter_mut().for_each(|value| *value = integer(*value * reciprocal, to) * scale),
+        _ => values.iter_mut().for_each(|value| *value = to.round(*value * reciprocal) * scale),
     }
 }
 
@@ -21,9 +17,16 @@ pub(crate) fn round_groups(values: &mut [f32], group: usize, to: DType) {
     values.chunks_mut(group).for_each(|values| round_by(values, scale_of(absmax(values), to), to));
 }
 
+/// The integer code nearest to a number.
+pub(crate) fn integer(value: f32, to: DType) -> f32 {
+    let bounds = to.smallest_code().zip(to.largest_code());
+    let (smallest, largest) = bounds.unwrap_or((f32::MIN, f32::MAX));
+    nearest(value.clamp(smallest, largest))
+}
+
 /// The integer nearest to a number of a magnitude below 2^22, ties to even. Adding 1.5 * 2^23 leaves no bit for a
 /// fraction; a call of `round_ties_even` would cost ten times as much where the processor has no instruction for it.
-pub(crate) fn nearest(value: f32) -> f32 {
+fn nearest(value: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (value + SHIFT) - SHIFT
 }
@@ -56,7 +59,7 @@ mod tests {
     fn codes_round_to_nearest_even_and_saturate() {
         let mut values = [0.5, 1.5, -2.5, 6.6, 100.0, -100.0];
         round_by(&mut values, 1.0, DType::I4);
-        assert_eq!(values, [0.0, 2.0, -2.0, 7.0, 7.0, -7.0]);
+        assert_eq!(values, [0.0, 2.0, -2.0, 7.0, 7.0, -8.0]);
         for value in [0.49999997f32, 126.5, -63.5, 2.0e6, -3.0] {
             assert_eq!(nearest(value), value.round_ties_even());
         }

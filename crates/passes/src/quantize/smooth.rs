@@ -135,7 +135,10 @@ impl Place {
         }
         let mut edit = Edit { graph, ctx, patch: Patch::new() };
         let (linears, read, result) = if *self == Place::Here {
-            let smoothed = format!("{name}.smooth");
+            // formats of their own may each have smoothed it for their linears
+            let names =
+                (0..).map(|index| if index == 0 { format!("{name}.smooth") } else { format!("{name}.smooth.{index}") });
+            let smoothed = names.into_iter().find(|name| graph.find(name).is_none()).expect("some number is free");
             let read = edit.times(x.into(), &format!("{smoothed}.by"), &shrink);
             edit.patch.name(smoothed.clone());
             (linears.to_vec(), read, smoothed)
@@ -172,8 +175,7 @@ impl Edit<'_> {
     /// A value times a row of numbers, in its dtype: for each dtype the row has a key of its own.
     fn times(&mut self, value: PatchValue, key: &str, by: &[f32]) -> PatchValue {
         let dtype = self.patch.tensor(self.graph, value).map_or(DType::F32, |ty| ty.dtype);
-        let key = format!("{key}.{dtype}");
-        self.ctx.weights.add(&key, dtype, by);
+        let key = self.ctx.weights.keep(&format!("{key}.{dtype}"), dtype, by);
         let ty = TensorType { dtype, shape: vec![(by.len() as u64).into()] };
         let row = self.patch.add(self.graph, Constant { key, ty }, &[]);
         self.patch.add(self.graph, Mul {}, &[value, row])
@@ -235,7 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Layers;
-    use super::super::group::{inputs, members};
+    use super::super::group::{find, inputs, members};
     use super::*;
 
     const BLOCK: &str = r#"graph @block(%x: bf16[3, 8], %q: bf16[3, 16], %k: bf16[3, 8], %positions: i32[3], %query_starts: i32[2], %block_table: i32[1, 1]) {
@@ -264,10 +266,8 @@ mod tests {
     }
 
     fn places(graph: &Graph, ctx: &PassContext<'_>) -> Vec<(String, Place)> {
-        let inputs = inputs(graph, &Layers::Inner).into_iter();
-        inputs
-            .map(|name| (name.clone(), Place::of(graph, ctx, super::super::group::find(graph, &name).unwrap())))
-            .collect()
+        let place = |name: &String| Place::of(graph, ctx, find(graph, name).unwrap());
+        inputs(graph, &Layers::Inner).into_iter().map(|name| (name.clone(), place(&name))).collect()
     }
 
     #[test]
@@ -293,6 +293,36 @@ mod tests {
         let blends = [(1.0, 0.0), (0.5, 0.5), (0.0, 0.0)].into_iter();
         let found = candidates(&[100.0, 1.0, 0.0], &[0.01, 1.0, 1.0], blends);
         assert_eq!(found, [vec![1.0, 1.0, 1.0], vec![8.0, 0.125, 1.0]]);
+    }
+
+    /// Two formats, each of which smooths the same activations for the linear that it takes.
+    #[test]
+    fn formats_smooth_for_their_own_linears() {
+        let text = r#"graph @two(%x: bf16[3, 4]) {
+  %a.weight = constant @"a" : bf16[4, 4]
+  %a = linear %x, %a.weight : bf16[3, 4]
+  %b.weight = constant @"b" : bf16[4, 4]
+  %b = linear %x, %b.weight : bf16[3, 4]
+  return %a, %b
+}"#;
+        let mut graph = text::parse(text, &OpSet::standard()).unwrap().graph;
+        let none = NoWeights;
+        let weights = MadeWeights::over(&none);
+        let numbers: Vec<f32> = (0..16).map(|index| index as f32 - 7.0).collect();
+        ["a", "b"].into_iter().for_each(|key| weights.add(key, DType::BF16, &numbers));
+        let ctx = PassContext::new(&weights);
+        let values_of = |graph: &Graph| {
+            let inputs = HashMap::from([("x".to_owned(), HostTensor::f32([3, 4], numbers[..12].to_vec()))]);
+            let env = Environment { weights: &weights, inputs, ..Environment::empty() };
+            evaluate(graph, &env, &mut KvState::new(graph.kv())).unwrap()
+        };
+        let before = values_of(&graph);
+        let smoothed = [("a", 2.0), ("b", 8.0)].map(|(name, factor)| {
+            let [x, linear] = ["x", name].map(|name| graph.find(name).unwrap());
+            Place::Here.smooth(&mut graph, &ctx, x, &[linear.op], &[1.0, factor, 0.5, 1.0]).unwrap()
+        });
+        assert_ne!(smoothed[0], smoothed[1]);
+        assert_eq!(before, values_of(&graph));
     }
 
     proptest! {
@@ -328,7 +358,7 @@ mod tests {
             };
             let before = values_of(&graph);
             for x in inputs(&graph, &Layers::Inner) {
-                let x = super::super::group::find(&graph, &x).unwrap();
+                let x = find(&graph, &x).unwrap();
                 let linears = members(&graph, &Layers::Inner, x);
                 let place = Place::of(&graph, &ctx, x);
                 let mut factors: Vec<f32> =

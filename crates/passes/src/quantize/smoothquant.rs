@@ -1,6 +1,6 @@
 //! 8-bit integers on both sides, behind factors that share what is hard between them. (SmoothQuant, arXiv 2211.10438.)
 
-use ir::ops::quantize::scale_of;
+use ir::scale_of;
 use ir::{DType, Graph, HostTensor, Value};
 
 use super::formats::{by_row, quantized};

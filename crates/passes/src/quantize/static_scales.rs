@@ -70,7 +70,7 @@ pub(crate) fn scale(
         }
         (Some(_), _) => TensorStats::of(rows.channels, &rows.values).clip(method, codes),
     };
-    Ok(ir::ops::quantize::scale_of(clip, to))
+    Ok(ir::scale_of(clip, to))
 }
 
 /// What the calibration knows of a tensor.

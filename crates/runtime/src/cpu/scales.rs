@@ -78,18 +78,12 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// How a matrix is covered by scales; the rule is that of the `quantize` op.
+    /// How a matrix is covered by scales.
     fn of(rows: usize, cols: usize, scale: &Tensor) -> Result<Blocks, String> {
         let misfit = || format!("scales {:?} do not cover {rows} rows of {cols}", scale.shape());
         let &[scale_rows, width] = scale.shape() else { return Err(misfit()) };
-        let block = |size: usize, scales: usize| match scales {
-            0 => None,
-            1 => Some(size.max(1)),
-            _ if scales == size => Some(1),
-            _ => {
-                let block = size.div_ceil(scales).next_power_of_two();
-                (size.div_ceil(block) == scales).then_some(block)
-            }
+        let block = |size: usize, scales: usize| {
+            (scales > 0).then(|| plan::scale_block(size as u64, scales as u64)).flatten().map(|block| block as usize)
         };
         let (block_rows, block_cols) = block(rows, scale_rows).zip(block(cols, width)).ok_or_else(misfit)?;
         match scale.dtype().is_float() {
@@ -120,11 +114,10 @@ pub(super) struct Quantize;
 
 /// Writes the codes of some numbers, by the reciprocal of their scale.
 fn write_codes(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<(), String> {
-    let largest = out.dtype().largest_code().ok_or("expected codes to write")?;
     let reciprocal = 1.0 / scale;
     // SAFETY: codes have a byte, rows are divided between tasks.
     let bytes = unsafe { out.write::<u8>(at..at + values.len())? };
-    out.dtype().encode(values.iter().map(|value| (value * reciprocal).clamp(-largest, largest)), bytes);
+    out.dtype().encode(values.iter().map(|value| value * reciprocal), bytes);
     Ok(())
 }
 
@@ -164,14 +157,11 @@ impl CpuKernel for QuantizeBlocks {
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let (codes, scales) = (&args.outputs[0], &args.outputs[1]);
-        let largest_code = codes.dtype().largest_code().ok_or("expected codes to write")?;
         let cols = QuantizeBlocks::cols(args);
         for row in task_rows(task, args.inputs[0].row_count()) {
             let values = &x[row * width..(row + 1) * width];
             for (index, block) in values.chunks(cols).enumerate() {
-                let largest = block.iter().fold(0.0f32, |a, b| if b.abs() > a || b.is_nan() { b.abs() } else { a });
-                let scale = largest / largest_code;
-                let scale = if scale < SMALLEST_SCALE { SMALLEST_SCALE } else { scale };
+                let scale = plan::scale_of(plan::largest_magnitude(0.0, block), codes.dtype());
                 write_codes(block, scale, codes, row * width + index * cols)?;
                 let at = row * scales.width() + index;
                 // SAFETY: rows are divided between tasks.
@@ -181,9 +171,6 @@ impl CpuKernel for QuantizeBlocks {
         Ok(())
     }
 }
-
-/// 2^-100, as the op says.
-const SMALLEST_SCALE: f32 = f32::from_bits((127 - 100) << 23);
 
 impl CpuKernel for Quantize {
     fn name(&self) -> &'static str {

@@ -40,6 +40,11 @@ impl ActivationFile {
         &self.model
     }
 
+    /// All of its bytes.
+    pub fn contents(&self) -> &[u8] {
+        &self.map
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

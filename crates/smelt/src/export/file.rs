@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use codegen::{CodegenError, WriteError};
-use frontend::Checkpoint;
+use ir::WeightSource;
 use plan::PlanError;
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ use crate::{Error, Progress};
 
 impl Exported {
     /// Writes all tensors; returns the size of the file.
-    pub fn write(&self, path: &Path, checkpoint: &Checkpoint, progress: &mut dyn Progress) -> Result<u64, Error> {
+    pub fn write(&self, path: &Path, weights: &dyn WeightSource, progress: &mut dyn Progress) -> Result<u64, Error> {
         let mut tensors: Vec<&Tensor> = self.tensors.iter().collect();
         // wide elements first: each is then aligned
         tensors.sort_by_key(|tensor| (std::cmp::Reverse(width(tensor.dtype)), tensor.name.as_str()));
@@ -29,7 +29,7 @@ impl Exported {
             match &tensor.content {
                 Content::Bytes(bytes) => file.write_all(bytes).map_err(io)?,
                 Content::Recipe { recipe, flip } => {
-                    let done = recipe.chunks(checkpoint, &mut |chunk| {
+                    let done = recipe.chunks(weights, &mut |chunk| {
                         chunk.iter_mut().for_each(|byte| *byte ^= flip);
                         let written = file.write_all(chunk);
                         Ok(written.map_err(|error| PlanError::Io { path: path.to_owned(), error })?)

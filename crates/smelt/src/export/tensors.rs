@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use codegen::Recipe;
-use frontend::{Checkpoint, EMBEDDING, HEAD};
-use ir::ops::quantize::block;
+use frontend::{EMBEDDING, HEAD};
 use ir::ops::{Cast, Constant, Epilogue, Linear, LinearParts, Quantize, QuantizeBlocks, RopeFrequencies};
-use ir::{Graph, OpId, TensorType, Value};
+use ir::scale_block;
+use ir::{Graph, OpId, TensorType, Value, WeightSource};
 use plan::DType;
 
 use super::result_name;
@@ -87,8 +87,8 @@ pub(super) struct Exported {
 }
 
 impl Exported {
-    pub fn of(graph: &Graph, origins: &Origins, checkpoint: &Checkpoint) -> Result<Exported, Error> {
-        let tied = checkpoint.config().tie_word_embeddings;
+    /// `tied`: whether the head of the model is its embedding table.
+    pub fn of(graph: &Graph, origins: &Origins, tied: bool, weights: &dyn WeightSource) -> Result<Exported, Error> {
         let mut exported = Exported { tensors: Vec::new(), schemes: Schemes::default(), untied: false };
         let mut written: BTreeSet<String> = BTreeSet::new();
         for id in graph.ops().filter(|id| !graph.is_constant(graph.result(*id))) {
@@ -98,12 +98,15 @@ impl Exported {
                     let module = origins.module(graph, id)?;
                     exported.untied |= tied && module == HEAD;
                     let scheme = scheme(graph, parts).ok_or_else(|| {
-                        Error::Unsupported(format!("`{module}`: codes of a kind that compressed-tensors does not have"))
+                        let expected = "whole groups of columns, and whole words of packed codes";
+                        Error::Unsupported(format!(
+                            "`{module}`: compressed-tensors has no such codes, expected {expected}"
+                        ))
                     })?;
                     exported.schemes.add(&module, Some(scheme));
-                    let mut tensors = coded(graph, parts, &module, scheme, checkpoint)?;
+                    let mut tensors = coded(graph, parts, &module, scheme, weights)?;
                     if let Some(bias) = parts.operand(Epilogue::Bias) {
-                        tensors.push(plain(graph, bias, origins.key(graph, id, 2)?, checkpoint)?);
+                        tensors.push(plain(graph, bias, origins.key(graph, id, 2)?, weights)?);
                     }
                     tensors
                 }
@@ -118,7 +121,7 @@ impl Exported {
                         graph.is_constant(*value) && graph.producer::<RopeFrequencies>(*value).is_none()
                     });
                     let tensors =
-                        constants.map(|(place, value)| plain(graph, value, origins.key(graph, id, place)?, checkpoint));
+                        constants.map(|(place, value)| plain(graph, value, origins.key(graph, id, place)?, weights));
                     tensors.collect::<Result<Vec<_>, _>>()?
                 }
             };
@@ -131,13 +134,13 @@ impl Exported {
 }
 
 /// A tensor of numbers; what was only cast is written as it was read.
-fn plain(graph: &Graph, value: Value, name: &str, checkpoint: &Checkpoint) -> Result<Tensor, Error> {
+fn plain(graph: &Graph, value: Value, name: &str, weights: &dyn WeightSource) -> Result<Tensor, Error> {
     let stored = graph.producer::<Cast>(value).and_then(|(cast, _)| {
         let inner = *graph.operands(cast).first()?;
         graph.producer::<Constant>(inner).map(|_| inner)
     });
     let value = stored.unwrap_or(value);
-    let recipe = recipe(graph, value, checkpoint)?;
+    let recipe = recipe(graph, value, weights)?;
     let dtype = match recipe.dtype() {
         DType::F16 => "F16",
         DType::BF16 => "BF16",
@@ -147,8 +150,8 @@ fn plain(graph: &Graph, value: Value, name: &str, checkpoint: &Checkpoint) -> Re
     Ok(Tensor { name: name.to_owned(), dtype, shape, content: Content::Recipe { recipe, flip: 0 } })
 }
 
-fn recipe(graph: &Graph, value: Value, checkpoint: &Checkpoint) -> Result<Recipe, Error> {
-    Recipe::of(graph, value, checkpoint).map_err(|error| codegen::CodegenError::Constant(error).into())
+fn recipe(graph: &Graph, value: Value, weights: &dyn WeightSource) -> Result<Recipe, Error> {
+    Recipe::of(graph, value, weights).map_err(|error| codegen::CodegenError::Constant(error).into())
 }
 
 fn matrix(graph: &Graph, value: Value) -> Option<[u64; 2]> {
@@ -165,14 +168,17 @@ fn scheme(graph: &Graph, parts: &LinearParts) -> Option<Scheme> {
         Some(block) => Scales::Block(block),
         None if scale_rows != rows => return None,
         None if scale_cols == 1 => Scales::Row,
-        None => Scales::Group(block(cols, scale_cols)?),
+        None => Scales::Group(scale_block(cols, scale_cols).filter(|group| cols % group == 0)?),
     };
     let inputs = match parts.scales.x {
         None => None,
         Some(_) if graph.tensor(parts.x)?.dtype != codes => return None,
         Some(_) => Some(match graph.producer::<QuantizeBlocks>(parts.x) {
-            Some((_, QuantizeBlocks { cols: None, .. })) => Inputs::Token,
-            Some((_, QuantizeBlocks { cols: Some(cols), .. })) => Inputs::Group(u64::from(*cols)),
+            Some((_, quantize)) => match quantize.cols.map(u64::from).filter(|group| *group < cols) {
+                None => Inputs::Token,
+                Some(group) if cols % group == 0 => Inputs::Group(group),
+                Some(_) => return None,
+            },
             None => {
                 graph.producer::<Quantize>(parts.x)?;
                 Inputs::Static
@@ -191,7 +197,7 @@ fn coded(
     parts: &LinearParts,
     module: &str,
     scheme: Scheme,
-    checkpoint: &Checkpoint,
+    weights: &dyn WeightSource,
 ) -> Result<Vec<Tensor>, Error> {
     let shape = |value: Value| matrix(graph, value).unwrap_or_default();
     let tensor = |suffix: &str, dtype, shape: &[u64], content| Tensor {
@@ -201,11 +207,11 @@ fn coded(
         content,
     };
     let numbers = |value: Value| -> Result<Content, Error> {
-        let scales = recipe(graph, value, checkpoint)?;
+        let scales = recipe(graph, value, weights)?;
         let scales = if scales.dtype() == DType::F32 { scales } else { Recipe::Cast(Box::new(scales), DType::F32) };
         Ok(Content::Recipe { recipe: scales, flip: 0 })
     };
-    let ([rows, cols], codes) = (shape(parts.weight), recipe(graph, parts.weight, checkpoint)?);
+    let ([rows, cols], codes) = (shape(parts.weight), recipe(graph, parts.weight, weights)?);
     let mut tensors = if scheme.packed() {
         let words = [rows, cols * u64::from(scheme.bits) / 32];
         // in words codes are counted from the smallest: -8 is 0

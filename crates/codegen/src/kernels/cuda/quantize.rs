@@ -1,6 +1,7 @@
 //! `kernels/rows/quantize.cuh`: what makes codes of activations, with their scales or by given ones.
 
-use ir::ops::{Quantize, QuantizeBlocks, RmsNormQuantize, quantize::block};
+use ir::ops::{Quantize, QuantizeBlocks, RmsNormQuantize};
+use ir::scale_block;
 use plan::{DType, Dim};
 
 use super::body::{Body, c_float, c_type};
@@ -21,7 +22,8 @@ fn check_codes(dtype: DType) -> Result<(), Refusal> {
 /// Columns that share a scale, where rows have so many scales.
 fn part(cols: u64, scales: Option<u64>) -> Result<u64, Refusal> {
     let scales = scales.ok_or_else(|| Refusal::because("rows have a symbolic number of scales"))?;
-    block(cols, scales).ok_or_else(|| Refusal::because(format!("{scales} scales are no blocks of {cols} columns")))
+    scale_block(cols, scales)
+        .ok_or_else(|| Refusal::because(format!("{scales} scales are no blocks of {cols} columns")))
 }
 
 /// Columns that share a scale, by the second result.

@@ -1,7 +1,7 @@
 //! Codes as operands of a product: which of them kernels take, and how they are told what codes mean.
 
-use ir::ops::quantize::block;
 use ir::ops::{Epilogue, LinearParts};
+use ir::scale_block;
 use ir::{Graph, TensorType, Value};
 use plan::{DType, Tiles};
 
@@ -49,7 +49,7 @@ fn shared(matrix: &TensorType, scale: &TensorType, axis: usize) -> Option<u64> {
     match (size.as_const(), scales.as_const()) {
         (_, Some(1)) => Some(0),
         _ if size == scales => Some(1),
-        (Some(size), Some(scales)) => block(size, scales),
+        (Some(size), Some(scales)) => scale_block(size, scales),
         _ => None,
     }
 }
