@@ -5,8 +5,7 @@ use serde::Serialize;
 use smelt::{Calibration, ClipMethod, Codes, TensorStats};
 
 use super::figures::{count, number_of};
-use super::html::Html;
-use super::page::{POLICY, STYLE};
+use super::html::{Html, document};
 
 /// Bars of a histogram: as many as a narrow picture can show apart.
 const BARS: usize = 64;
@@ -101,33 +100,29 @@ impl<'a> Report<'a> {
 
     /// The page for a browser.
     pub fn page(&self) -> String {
-        let mut html = Html::default();
-        html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n").raw(POLICY);
-        html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-        html.raw("<title>Calibration</title>\n<style>\n").raw(STYLE).raw("</style>\n</head>\n<body>\n<header>");
-        html.leaf("h1", "", "Calibration").leaf("p", "sub", &self.headline()).raw("</header>\n<main>\n");
-        html.raw(
+        document("Calibration", &self.headline(), |html| {
+            html.raw(
             "<p class=\"note\">How many values (upwards, logarithmic) have which magnitude (to the right, up to the ",
         );
-        html.raw(
+            html.raw(
             "largest). The line is the default method's clip: what is to the right of it becomes the largest code. ",
         );
-        html.raw("Outliers: the largest channel over the middle one.</p>\n");
-        for (index, rows) in self.tensors.chunk_by(|a, b| layer(a.name) == layer(b.name)).enumerate() {
-            let title = layer(rows[0].name).map_or("behind the layers".to_owned(), |layer| format!("layer {layer}"));
-            let open: &[(&str, &str)] = &[("class", "program"), ("open", "")];
-            html.tag("details", if index == 0 { open } else { &open[..1] }, |html| {
-                html.tag("summary", &[], |html| {
-                    html.leaf("h2", "", &title).raw(" ");
-                    let worst = rows.iter().filter_map(|row| row.outlier_ratio).fold(0.0, f32::max);
-                    html.leaf("span", "", &format!("outliers up to {}", ratio(Some(worst))));
+            html.raw("Outliers: the largest channel over the middle one.</p>\n");
+            for (index, rows) in self.tensors.chunk_by(|a, b| layer(a.name) == layer(b.name)).enumerate() {
+                let title =
+                    layer(rows[0].name).map_or("behind the layers".to_owned(), |layer| format!("layer {layer}"));
+                let open: &[(&str, &str)] = &[("class", "program"), ("open", "")];
+                html.tag("details", if index == 0 { open } else { &open[..1] }, |html| {
+                    html.tag("summary", &[], |html| {
+                        html.leaf("h2", "", &title).raw(" ");
+                        let worst = rows.iter().filter_map(|row| row.outlier_ratio).fold(0.0, f32::max);
+                        html.leaf("span", "", &format!("outliers up to {}", ratio(Some(worst))));
+                    });
+                    html.tag("div", &[("class", "columns")], |html| rows.iter().for_each(|row| self.tensor(html, row)));
                 });
-                html.tag("div", &[("class", "columns")], |html| rows.iter().for_each(|row| self.tensor(html, row)));
-            });
-            html.raw("\n");
-        }
-        html.raw("</main>\n</body>\n</html>\n");
-        html.finish()
+                html.raw("\n");
+            }
+        })
     }
 
     fn tensor(&self, html: &mut Html, row: &Row<'_>) {

@@ -73,6 +73,23 @@ impl Html {
     }
 }
 
+const STYLE: &str = include_str!("page.css");
+/// Nothing is loaded and nothing runs, whatever a plan says.
+const POLICY: &str =
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n";
+
+/// A page that needs nothing else.
+pub fn document(title: &str, subtitle: &str, body: impl FnOnce(&mut Html)) -> String {
+    let mut html = Html::default();
+    html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n").raw(POLICY);
+    html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    html.leaf("title", "", title).raw("\n<style>\n").raw(STYLE).raw("</style>\n</head>\n<body>\n<header>");
+    html.leaf("h1", "", title).leaf("p", "sub", subtitle).raw("</header>\n<main>\n");
+    body(&mut html);
+    html.raw("</main>\n</body>\n</html>\n");
+    html.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

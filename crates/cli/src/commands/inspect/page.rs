@@ -5,18 +5,13 @@ use smelt::plans::{Arg, Dim, Kernel, ProgramKind, Weight};
 
 use super::arena;
 use super::figures::{count, number_of, percent, quantity, time};
-use super::html::Html;
+use super::html::{Html, document};
 use super::source::Sources;
 use super::view::{Node, Section, Share, View, kernel_label};
 use super::weights::{self, typed};
 use crate::output::bytes;
 
 /// How pages look.
-pub const STYLE: &str = include_str!("page.css");
-/// Nothing is loaded and nothing runs, whatever a plan says.
-pub const POLICY: &str =
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n";
-
 /// A plan on a machine: what the page is about.
 pub struct Subject<'a> {
     pub plan: &'a Plan,
@@ -29,20 +24,14 @@ pub struct Subject<'a> {
 pub fn page(subject: &Subject<'_>) -> String {
     let plan = subject.plan;
     let title = format!("{} on {}", plan.model.architecture, plan.target);
-    let mut html = Html::default();
-    html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    html.raw(POLICY);
-    html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    html.leaf("title", "", &title).raw("\n<style>\n").raw(STYLE).raw("</style>\n</head>\n<body>\n<header>");
-    html.leaf("h1", "", &title).leaf("p", "sub", &subtitle(subject)).raw("</header>\n<main>\n");
-    for (index, view) in subject.views.iter().enumerate() {
-        program(&mut html, subject, view, index == 0);
-    }
-    memory(&mut html, plan);
-    kernels(&mut html, subject);
-    provenance(&mut html, plan);
-    html.raw("</main>\n</body>\n</html>\n");
-    html.finish()
+    document(&title, &subtitle(subject), |html| {
+        for (index, view) in subject.views.iter().enumerate() {
+            program(html, subject, view, index == 0);
+        }
+        memory(html, plan);
+        kernels(html, subject);
+        provenance(html, plan);
+    })
 }
 
 fn subtitle(subject: &Subject<'_>) -> String {
