@@ -3,6 +3,7 @@
 
 mod common;
 mod gpu_damage;
+mod gpu_formats;
 mod gpu_shapes;
 mod gpu_tuning;
 

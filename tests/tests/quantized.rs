@@ -2,32 +2,12 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::expected::{Expected, ORACLES, worst};
-use common::{demo, ids, load, oracle};
-use smelt::{
-    ActivationScales, CalibrateOptions, CompileOptions, DType, Dataset, Driver, Format, GenerationParams, PrecisionMap,
-    PrecisionOptions, Quiet, TargetChoice,
-};
-
-/// A folder of `tests/quantized`, and how far a logit may be from what is expected. Where activations are codes, one that
-/// lies between two may become the other.
-const CHECKPOINTS: [(&str, f32); 12] = [
-    ("ct-int8-token", 1e-4),
-    ("ct-int8-static", 1e-4),
-    ("ct-fp8-token", 1e-4),
-    ("ct-fp8-block", 5e-3),
-    ("ct-int4-group", 1e-4),
-    ("ct-int4-zeros", 1e-4),
-    ("ct-mixed", 1e-4),
-    ("modelopt-fp8", 1e-4),
-    ("fp8-block", 5e-3),
-    ("awq", 1e-4),
-    ("gptq", 1e-4),
-    ("gptq-v2-int8", 1e-4),
-];
+use common::expected::{Expected, worst};
+use common::quantized::{CHECKPOINTS, calibrate, cases, least_share, prompts};
+use common::{ids, load};
+use smelt::{CompileOptions, DType, Driver, GenerationParams, Quiet, TargetChoice};
 
 /// Everything that is no code, the KV cache included, in f32.
 fn in_f32() -> CompileOptions {
@@ -51,45 +31,6 @@ fn logits_are_those_that_the_codes_mean() {
         }
     }
     assert!(apart.is_empty(), "{apart:?}");
-}
-
-/// Checkpoints and what they are quantized to. Groups of 128 columns are whole in the demo model alone.
-fn cases(calibration: &Path) -> Vec<(PathBuf, PrecisionOptions)> {
-    let plain = |format| PrecisionOptions { linears: Some(format), ..PrecisionOptions::default() };
-    let calibrated = |format| PrecisionOptions { calibration: Some(calibration.to_owned()), ..plain(format) };
-    let static_scales = |format| PrecisionOptions { activations: ActivationScales::Static, ..calibrated(format) };
-    // compressed-tensors scales int8 codes of activations by 1/127.5 of the largest where it looks for that itself
-    let dynamic = Format::ALL.into_iter().filter(|format| *format != Format::Int8Smoothquant).map(calibrated);
-    let scaled = [Format::Int8Smoothquant, Format::Fp8].map(static_scales);
-    let of_demo = dynamic.chain(scaled).chain([mixture()]);
-    let small = [Format::Int8Weight, Format::Fp8];
-    let oracles = ORACLES.into_iter().flat_map(|name| small.map(|format| (oracle(name), plain(format))));
-    of_demo.map(|precision| (demo(), precision)).chain(oracles).collect()
-}
-
-/// The head of a tied model as well, and formats of all kinds side by side.
-fn mixture() -> PrecisionOptions {
-    let text = "layers.*.attn.* int8-weight\nlayers.0.mlp.down fp8\nlayers.1.* none".to_owned();
-    let map = PrecisionMap { path: "map".into(), text };
-    let (linears, head) = (Some(Format::Int4), Some(Format::Int8Weight));
-    PrecisionOptions { linears, head, map: Some(map), ..PrecisionOptions::default() }
-}
-
-fn calibrate(folder: &Path) -> PathBuf {
-    let text = std::fs::read_to_string(demo().join("heldout.txt")).unwrap();
-    let text = text[..text.floor_char_boundary(9000)].to_owned();
-    let dataset = Dataset { path: PathBuf::from("heldout.txt"), text, lines: false };
-    let out = folder.join("calibration.json");
-    let target = TargetChoice::Named("cpu".to_owned());
-    let options = CalibrateOptions { target, hessian: true, ..CalibrateOptions::default() };
-    Driver::new().calibrate(&demo(), &dataset, &out, &options, &mut Quiet).unwrap();
-    out
-}
-
-/// Many of one token, of which none sees what happened to another, and a longer one.
-fn prompts() -> Vec<Vec<u32>> {
-    let tokens = |range: std::ops::Range<u32>| range.map(|index| 3 + index * 37 % 300).collect();
-    (0..40).map(|index| tokens(index..index + 1)).chain([tokens(0..80)]).collect()
 }
 
 #[test]
@@ -136,9 +77,7 @@ fn transformers_reads_what_is_written() {
         eprintln!("{}, {format}, {}: {}", model.display(), precision.activations, text.trim());
         let [apart, share] = text.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{text}") };
         let (apart, share): (f64, f64) = (apart.parse().unwrap(), share.parse().unwrap());
-        // an activation that lies between two codes may become the other, and all that follows in that prompt sees it
-        let activations_are_codes = format.narrow_activations() || precision.map.is_some();
-        let agrees = if activations_are_codes { share >= 0.85 } else { apart <= 1e-4 };
+        let agrees = least_share(&precision).map_or(apart <= 1e-4, |least| share >= least);
         assert!(agrees, "{}, {precision:?}: {text}", model.display());
     }
 }

@@ -15,7 +15,7 @@ const ARCHIVE: &str = ".bundle/smelt-gpu.tar.gz";
 const SCRIPTS: &str = "xtask/bundle";
 
 /// Folders of the repository that the tests read.
-const DATA: [&str; 5] = ["tests/cases", "tests/oracle", "models/demo", "bench/configs", SCRIPTS];
+const DATA: [&str; 6] = ["tests/cases", "tests/oracle", "tests/quantized", "models/demo", "bench/configs", SCRIPTS];
 
 /// Builds the program and the GPU tests, strips them, and packs them with their data.
 pub fn run(root: &Path) -> Result<(), String> {

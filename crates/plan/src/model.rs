@@ -21,7 +21,7 @@ pub struct Plan {
     pub kernels: Vec<Kernel>,
     /// The graph under several substitutions of its symbols.
     pub programs: Vec<Program>,
-    /// Tokenizer files of the checkpoint, as they were.
+    /// Tokenizer files of the checkpoint, as they were; and the formats of linears, where some are codes.
     pub files: Vec<TextFile>,
     /// The effective configuration of the compilation, sorted by key.
     pub config: Vec<(String, String)>,
@@ -315,7 +315,7 @@ pub enum Arg {
     },
 }
 
-/// A file of the checkpoint that travels inside the plan.
+/// A file that travels inside the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextFile {
     /// Name without folders, such as `tokenizer.json`.

@@ -220,6 +220,7 @@ impl Driver {
             None => &mut nobody,
         };
         let formats = precision::passes(&graph, &options.precision, calibrated.as_ref())?;
+        let formats_file = precision::file(&graph, &options.precision)?;
         let pipeline = precision::quantizing(driver.pipeline(), formats);
         let passes = manager.run(&pipeline, &mut graph, &context, observer);
         let passes = passes.map_err(|failure| driver.pass_failed(failure))?;
@@ -232,7 +233,7 @@ impl Driver {
             model: model(&checkpoint),
             limits: settings.limits.clone(),
             kv_blocks: settings.kv_blocks,
-            files: checkpoint.files(),
+            files: checkpoint.files().into_iter().chain(formats_file).collect(),
             config: settings.effective(options),
             inputs: inputs(&checkpoint, options, calibrated.as_ref()),
         };

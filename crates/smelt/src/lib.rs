@@ -55,6 +55,7 @@ pub use passes::calibration::{Calibration, ClipMethod, Codes, Histogram, TensorS
 pub use passes::quantize::{ActivationScales, Format};
 pub use passes::{PassOptions, Slot};
 pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
+pub use precision::PRECISION_FILE;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::probe as cuda_driver;
 

@@ -98,28 +98,32 @@ pub struct Mixed {
 }
 
 impl Mixed {
-    /// The table of formats, with the reason of each as a comment.
-    pub fn table(&self) -> String {
-        let width = self.groups.iter().flat_map(|group| &group.linears).map(|linear| linear.name.len()).max();
-        let width = width.unwrap_or(0);
-        let mut table = format!(
-            "# {:.2} bits a weight, perplexity {:.4} ({:+.2} %), decode steps {:.2} times as fast by the roofline\n",
+    /// What was chosen, in a line.
+    pub fn summary(&self) -> String {
+        format!(
+            "{:.2} bits a weight, perplexity {:.4} ({:+.2} %), decode steps {:.2} times as fast by the roofline",
             self.chosen.bits,
             self.score.perplexity,
             100.0 * (self.score.perplexity / self.reference.perplexity - 1.0),
             self.chosen.speedup
-        );
-        for (group, chosen) in self.groups.iter().zip(&self.chosen.formats) {
+        )
+    }
+
+    /// The table of formats, with the reason of each as a comment.
+    pub fn table(&self) -> String {
+        let mut chosen = picked(&self.groups, &self.chosen.formats);
+        let uniform = |(format, point): &(Format, Point)| format!("{format} {:.2}", point.bits);
+        let uniform: Vec<String> = self.uniform.iter().map(uniform).collect();
+        chosen.notes = vec![self.summary(), format!("bits of one format for all: {}", uniform.join(", "))];
+        for (group, index) in self.groups.iter().zip(&self.chosen.formats) {
             let name = |measured: &GroupFormat| measured.format.map_or("none", Format::name);
-            let others = group.formats.iter().enumerate().filter(|(index, _)| index != chosen);
+            let others = group.formats.iter().enumerate().filter(|(other, _)| other != index);
             let others: Vec<String> = others.map(|(_, other)| format!("{} {:.2e}", name(other), other.kl)).collect();
-            let chosen = &group.formats[*chosen];
-            for linear in &group.linears {
-                let reason = format!("kl {:.2e}; {}", chosen.kl, others.join(", "));
-                table.push_str(&format!("{:<width$}  {:<16} # {reason}\n", linear.name, name(chosen)));
-            }
+            let reason = format!("kl {:.2e}; {}", group.formats[*index].kl, others.join(", "));
+            chosen.reasons.extend(group.linears.iter().map(|linear| (linear.name.clone(), reason.clone())));
         }
-        table
+        let linears: Vec<LinearInfo> = self.groups.iter().flat_map(|group| group.linears.clone()).collect();
+        chosen.table(&linears)
     }
 }
 
@@ -144,6 +148,8 @@ struct Search<'a> {
     dir: &'a Path,
     /// Those of the reference.
     options: CompileOptions,
+    /// What else is asked for: of the head, of the KV cache, and what is known of activations.
+    precision: PrecisionOptions,
     mixed: &'a MixedOptions,
     passage: Passage,
     windows: Windows,
@@ -166,6 +172,7 @@ impl<'a> Search<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Search<'a>, Error> {
         progress.phase("measure the reference");
+        let precision = options.precision.clone();
         let options = CompileOptions { precision: PrecisionOptions::default(), ..options.clone() };
         let mut reference = load(driver, dir, &options, mixed)?;
         let passage = Passage::new(&reference, &mixed.text)?;
@@ -184,6 +191,7 @@ impl<'a> Search<'a> {
             driver,
             dir,
             options,
+            precision,
             mixed,
             passage,
             windows,
@@ -297,8 +305,17 @@ impl<'a> Search<'a> {
     ) -> Result<(&'p Pick, Score), Error> {
         let limit = self.reference.perplexity * (1.0 + part);
         let (mut low, mut high) = (0, picks.len() - 1);
-        // the last pick is the one without any loss
-        let mut best = (&picks[high], self.reference);
+        // the last pick keeps all numbers: what is lost is lost by the head and the cache
+        let mut best = (&picks[high], self.score(groups, &picks[high])?);
+        if best.1.perplexity > limit {
+            return Err(Error::Usage(format!(
+                "--max-perplexity-increase {}%: the formats of the head and the KV cache alone take the perplexity from \
+                 {:.4} to {:.4}",
+                100.0 * part,
+                self.reference.perplexity,
+                best.1.perplexity
+            )));
+        }
         while low < high {
             let middle = low + (high - low) / 2;
             let score = self.score(groups, &picks[middle])?;
@@ -324,21 +341,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What the whole text costs a pick.
+    /// What the whole text costs a pick, with the formats of the head and of the KV cache.
     fn score(&self, groups: &[Group], pick: &Pick) -> Result<Score, Error> {
-        let mut picked = Assignment::default();
-        for (group, index) in groups.iter().zip(&pick.offers) {
-            if let Some(format) = group.formats[*index].format {
-                picked.formats.extend(assignment(group.linears.iter(), format).formats);
-            }
-        }
-        let mut llm = self.load(&picked)?;
+        let PrecisionOptions { head, kv, .. } = self.precision;
+        let mut llm =
+            self.load(&picked(groups, &pick.offers), PrecisionOptions { head, kv, ..PrecisionOptions::default() })?;
         eval::score(&mut llm, &self.passage, self.windows, &mut |_, _, _| {})
     }
 
     /// How far the logits move from the reference's.
     fn divergence(&self, assignment: &Assignment) -> Result<f64, Error> {
-        let mut llm = self.load(assignment)?;
+        let mut llm = self.load(assignment, PrecisionOptions::default())?;
         let start = self.passage.start(self.mixed.tokens);
         let mut scoring = Scoring::new(&mut llm, &start, self.windows);
         let (mut sum, mut count) = (0.0, 0);
@@ -351,17 +364,29 @@ impl<'a> Search<'a> {
         Ok(sum / f64::from(count as u32))
     }
 
-    fn load(&self, assignment: &Assignment) -> Result<Llm, Error> {
+    fn load(&self, assignment: &Assignment, other: PrecisionOptions) -> Result<Llm, Error> {
         let lines = assignment.formats.iter().map(|(name, format)| format!("{name} {format}\n"));
         let map = PrecisionMap { path: PathBuf::from("precision"), text: lines.collect() };
-        let PrecisionOptions { activations, calibration, .. } = self.options.precision.clone();
-        let precision = PrecisionOptions { map: Some(map), activations, calibration, ..PrecisionOptions::default() };
+        let PrecisionOptions { activations, calibration, .. } = self.precision.clone();
+        let precision = PrecisionOptions { map: Some(map), activations, calibration, ..other };
         load(self.driver, self.dir, &CompileOptions { precision, ..self.options.clone() }, self.mixed)
     }
 }
 
 fn assignment<'a>(linears: impl Iterator<Item = &'a LinearInfo>, format: Format) -> Assignment {
-    Assignment { formats: linears.map(|linear| (linear.name.clone(), format)).collect() }
+    let formats = linears.map(|linear| (linear.name.clone(), format)).collect();
+    Assignment { formats, ..Assignment::default() }
+}
+
+/// The formats that groups have by these indices.
+fn picked(groups: &[Group], formats: &[usize]) -> Assignment {
+    let mut picked = Assignment::default();
+    for (group, index) in groups.iter().zip(formats) {
+        if let Some(format) = group.formats[*index].format {
+            picked.formats.extend(assignment(group.linears.iter(), format).formats);
+        }
+    }
+    picked
 }
 
 fn load(driver: &Driver, dir: &Path, options: &CompileOptions, mixed: &MixedOptions) -> Result<Llm, Error> {

@@ -8,6 +8,7 @@ use ir::{DType, Graph, MadeWeights};
 use passes::calibration::{Calibration, observed};
 use passes::quantize::{Assignment, Format, LinearInfo, ScaleKv, linears};
 use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
+use plan::TextFile;
 
 use crate::calibrate::{ActivationFile, activations_path, check_calibration};
 use crate::{Error, PrecisionOptions};
@@ -20,6 +21,17 @@ pub(crate) fn assignment(linears: &[LinearInfo], options: &PrecisionOptions) -> 
         edited.map_err(|reason| Error::BadInput(format!("{}: {reason}", map.path.display())))?;
     }
     Ok(assignment)
+}
+
+/// The name in a plan of the table of formats.
+pub const PRECISION_FILE: &str = "precision.map";
+
+/// The format of each linear of an imported graph as a file of the plan, where some are codes.
+pub(crate) fn file(graph: &Graph, options: &PrecisionOptions) -> Result<Option<TextFile>, Error> {
+    let linears = linears(graph);
+    let assignment = assignment(&linears, options)?;
+    let file = || TextFile { name: PRECISION_FILE.to_owned(), bytes: assignment.table(&linears).into_bytes() };
+    Ok((!assignment.formats.is_empty()).then(file))
 }
 
 /// The passes of the formats that options ask for, each of which can run.

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod expected;
+pub mod quantized;
 
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
@@ -22,7 +23,7 @@ pub fn oracle(name: &str) -> PathBuf {
 
 /// The demo model, which has a tokenizer.
 pub fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo")
+    tests::folder().join("../models/demo")
 }
 
 /// Compiles a checkpoint where it is with one thread, and a copy of it elsewhere with four. Returns the plan, of which

@@ -7,6 +7,7 @@ mod dot;
 pub(super) mod figures;
 pub(super) mod html;
 mod page;
+mod precision;
 mod source;
 mod summary;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::failure::Failure;
 use crate::output::{bytes, print, print_json, write_file};
 use diff::{Diff, Side};
 use page::Subject;
+use precision::Precision;
 use summary::Summary;
 use view::View;
 
@@ -41,6 +43,9 @@ pub struct Inspect {
     /// Shows what lives in the arena when: the fullest step of a program, and every buffer of it.
     #[arg(long)]
     memory: bool,
+    /// Shows the format of each linear and why it has that: a table that compile takes back with --precision-map.
+    #[arg(long, conflicts_with = "what")]
+    precision: bool,
     /// Writes a page for a browser: where the time should go, launches by layer with their kernels and costs, memory,
     /// and the CUDA C. Of a calibration: histograms with their clips.
     #[arg(long, value_name = "OUT.html")]
@@ -81,6 +86,11 @@ impl Inspect {
             let memory = memory::Memory::of(file.plan(), self.program.as_deref())?;
             return if self.json { print_json(&memory) } else { print(&memory.table()) };
         }
+        if self.precision {
+            let all_numbers = "the plan's linears all have their numbers: it was compiled without a format for them";
+            let precision = Precision::of(file.plan()).ok_or_else(|| Failure::usage(all_numbers))?;
+            return if self.json { print_json(&precision) } else { print(precision.table()) };
+        }
         if let Some(path) = &self.html {
             return self.write_page(&file, path);
         }
@@ -100,7 +110,7 @@ impl Inspect {
     }
 
     fn calibration(&self) -> Result<(), Failure> {
-        if self.memory || self.dot || self.diff.is_some() || self.program.is_some() {
+        if self.memory || self.precision || self.dot || self.diff.is_some() || self.program.is_some() {
             return Err(Failure::usage("a calibration is shown as a table, or with --html or --json"));
         }
         let calibration = read_calibration(&self.plan)?;

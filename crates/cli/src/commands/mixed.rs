@@ -91,9 +91,7 @@ impl MixedArgs {
         progress.finish();
         let mixed = mixed?;
         let table = mixed.table();
-        if let Some(line) = table.lines().next() {
-            print_error(line.trim_start_matches("# "));
-        }
+        print_error(&mixed.summary());
         if let Some(path) = &self.precision_table {
             write_file(path, table.as_bytes())?;
         }
@@ -167,10 +165,16 @@ fn plot(html: &mut Html, mixed: &Mixed) {
         let line: Vec<String> = mixed.frontier.iter().map(|point| at(point).join(",")).collect();
         let line = line.join(" ");
         html.tag("polyline", &[("points", &line), ("fill", "none"), ("stroke", "currentColor")], |_| {});
+        // labels of points that are near each other stand above each other
+        let mut placed: Vec<[f64; 2]> = Vec::new();
         for (format, point) in &mixed.uniform {
             let [x, y] = at(point);
             html.tag("circle", &[("cx", &x), ("cy", &y), ("r", "4"), ("class", "c1")], |_| {});
-            let (x, y) = (x.parse().unwrap_or(0.0) - 8.0, y.parse().unwrap_or(0.0) - 8.0);
+            let (x, mut y) = (x.parse().unwrap_or(0.0) - 8.0, y.parse().unwrap_or(0.0) - 8.0);
+            while placed.iter().any(|other| (x - other[0]).abs() < 80.0 && (y - other[1]).abs() < 13.0) {
+                y -= 13.0;
+            }
+            placed.push([x, y]);
             label(html, x, y, "end", format.name());
         }
         let [x, y] = at(&mixed.chosen);

@@ -139,3 +139,50 @@ fn a_cache_of_integers_takes_a_calibration() {
         assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{kv}: {coded} of {plain}");
     }
 }
+
+#[test]
+fn formats_are_chosen_with_reasons() {
+    let sandbox = Sandbox::new();
+    let (text, calibration) = (text(&sandbox), sandbox.text("calibration.json"));
+    let [plan, again, table, page] = ["x.plan", "y.plan", "x.map", "x.html"].map(|name| sandbox.text(name));
+    sandbox.ok(&[&["calibrate"], &DEMO[..], &["--text", &text, "-o", &calibration, "--hessian"]].concat());
+    let compile = [&["compile"], &DEMO[..], &["--calibration", &calibration]].concat();
+    let mixed = ["--precision", "mixed", "--precision-text", &text, "--precision-tokens", "32"];
+    let mixed = [&compile[..], &mixed].concat();
+    let files = ["-o", &plan, "--precision-table", &table, "--precision-html", &page];
+    let choices = ["--target-bits", "5", "--formats", "int8-weight,int4-gptq"];
+    let chosen = sandbox.run(&[&mixed[..], &choices, &files].concat());
+    let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
+    assert!(chosen.status.success() && said.contains("bits a weight, perplexity "), "{said}");
+
+    // the plan says what was chosen and why; that is the table, which gives the same plan
+    let kept = std::fs::read_to_string(&table).unwrap();
+    let printed = sandbox.ok(&["inspect", &plan, "--precision"]);
+    let rows = |table: &str| {
+        let lines = table.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
+    };
+    assert_eq!(rows(&printed)[..42], rows(&kept)[..], "all but the head");
+    let bits: f64 = kept.trim_start_matches("# ").split(' ').next().unwrap().parse().unwrap();
+    assert!(4.0 < bits && bits <= 5.0 && kept.contains("int4-gptq 4.25"), "{kept}");
+    assert!(
+        ["int4-gptq", "int8-weight"].iter().all(|format| rows(&kept).iter().any(|row| row[1] == *format)),
+        "{kept}"
+    );
+    let json = sandbox.json(&["inspect", &plan, "--precision", "--json"]);
+    assert!(json["linears"][0]["reason"].as_str().unwrap().starts_with("kl "), "{json}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains("Precision of each linear"));
+    std::fs::write(sandbox.path("x.html"), "").unwrap();
+    sandbox.ok(&["inspect", &plan, "--html", &page]);
+    assert!(std::fs::read_to_string(&page).unwrap().contains("layers.5.mlp.down"));
+    sandbox.ok(&[&compile[..], &["--precision-map", &table, "-o", &again]].concat());
+    assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&again).unwrap());
+
+    let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
+    sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
+    sandbox.fails(&goal(&[]), 2, "wants a goal");
+    sandbox.fails(&goal(&["--max-perplexity-increase", "1"]), 2, "expected one such as 1%");
+    sandbox.fails(&["inspect", &plan, "--precision", "--dot"], 2, "cannot be used with");
+    sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
+    sandbox.fails(&["inspect", &again, "--precision"], 2, "all have their numbers");
+}

@@ -51,6 +51,10 @@ pub fn linears(graph: &Graph) -> Vec<LinearInfo> {
 pub struct Assignment {
     /// Formats by the name of the linear.
     pub formats: BTreeMap<String, Format>,
+    /// Why a linear has its format, where that is known.
+    pub reasons: BTreeMap<String, String>,
+    /// What is said of the whole.
+    pub notes: Vec<String>,
 }
 
 /// What a table says of a linear that keeps its numbers.
@@ -61,17 +65,21 @@ impl Assignment {
     pub fn uniform(linears: &[LinearInfo], inner: Option<Format>, head: Option<Format>) -> Assignment {
         let format = |linear: &LinearInfo| if linear.head { head } else { inner };
         let formats = linears.iter().filter_map(|linear| Some((linear.name.clone(), format(linear)?)));
-        Assignment { formats: formats.collect() }
+        Assignment { formats: formats.collect(), ..Assignment::default() }
     }
 
     /// Changes what the lines of a table name: `layers.*.mlp.down fp8`, a star for any part of a name, `none` for a linear
-    /// that keeps its numbers, and comments behind `#`. Later lines win. The error says what is wrong with which line.
+    /// that keeps its numbers, and behind `#` the reason. Later lines win. The error says what is wrong with which line.
     pub fn edit(&mut self, table: &str, linears: &[LinearInfo]) -> Result<(), String> {
         for (number, line) in (1..).zip(table.lines()) {
-            let text = line.split('#').next().unwrap_or_default();
+            let (text, comment) = line.split_once('#').unwrap_or((line, ""));
+            let comment = comment.trim();
             let words: Vec<&str> = text.split_whitespace().collect();
             let (pattern, format) = match words[..] {
-                [] => continue,
+                [] => {
+                    self.notes.extend(Some(comment.to_owned()).filter(|note| !note.is_empty()));
+                    continue;
+                }
                 [pattern, UNCHANGED] => (pattern, None),
                 [pattern, format] => {
                     (pattern, Some(format.parse().map_err(|error| format!("line {number}: {error}, or {UNCHANGED}"))?))
@@ -89,6 +97,10 @@ impl Assignment {
                     Some(format) => self.formats.insert(linear.name.clone(), format),
                     None => self.formats.remove(&linear.name),
                 };
+                match comment {
+                    "" => self.reasons.remove(&linear.name),
+                    reason => self.reasons.insert(linear.name.clone(), reason.to_owned()),
+                };
             }
         }
         Ok(())
@@ -97,10 +109,13 @@ impl Assignment {
     /// The table that [`Assignment::edit`] reads, a line for each linear.
     pub fn table(&self, linears: &[LinearInfo]) -> String {
         let width = linears.iter().map(|linear| linear.name.len()).max().unwrap_or(0);
-        let mut table = String::new();
+        let mut table: String = self.notes.iter().map(|note| format!("# {note}\n")).collect();
         for linear in linears {
             let format = self.formats.get(&linear.name).map_or(UNCHANGED, |format| format.name());
-            let _ = writeln!(table, "{:<width$}  {format}", linear.name);
+            let _ = match self.reasons.get(&linear.name) {
+                Some(reason) => writeln!(table, "{:<width$}  {format:<16} # {reason}", linear.name),
+                None => writeln!(table, "{:<width$}  {format}", linear.name),
+            };
         }
         table
     }
@@ -163,10 +178,11 @@ mod tests {
     fn tables_come_back() {
         let mut assignment = Assignment::uniform(&linears(), Some(Format::Int8Weight), None);
         assignment
-            .edit("layers.*.down fp8 # it matters\n\nlogits fp8-block\nlayers.0.attn.q none", &linears())
+            .edit("# by hand\nlayers.*.down fp8 # it matters\n\nlogits fp8-block\nlayers.0.attn.q none", &linears())
             .unwrap();
         let table = assignment.table(&linears());
-        assert_eq!(table, "layers.0.attn.q    none\nlayers.0.mlp.down  fp8\nlogits             fp8-block\n");
+        let down = "layers.0.mlp.down  fp8              # it matters";
+        assert_eq!(table, format!("# by hand\nlayers.0.attn.q    none\n{down}\nlogits             fp8-block\n"));
         let mut read = Assignment::default();
         read.edit(&table, &linears()).unwrap();
         assert_eq!(read, assignment);

@@ -6,6 +6,7 @@ use smelt::plans::{Arg, Dim, Kernel, ProgramKind, Weight};
 use super::arena;
 use super::figures::{count, number_of, percent, quantity, time};
 use super::html::{Html, document};
+use super::precision::Precision;
 use super::source::Sources;
 use super::view::{Node, Section, Share, View, kernel_label};
 use super::weights::{self, typed};
@@ -30,6 +31,7 @@ pub fn page(subject: &Subject<'_>) -> String {
         }
         memory(html, plan);
         kernels(html, subject);
+        precision(html, plan);
         provenance(html, plan);
     })
 }
@@ -319,6 +321,15 @@ fn uses(subject: &Subject<'_>, kernel: u32) -> String {
     });
     let uses = uses.collect::<Vec<_>>();
     if uses.is_empty() { "No launch of these programs.".to_owned() } else { uses.join("; ") }
+}
+
+/// The format of each linear with its reason, where some are codes.
+fn precision(html: &mut Html, plan: &Plan) {
+    if let Some(precision) = Precision::of(plan) {
+        html.raw("<section>").leaf("h2", "", "Precision").leaf("p", "note", &precision.summary());
+        html.raw("<details><summary>Each linear</summary>").leaf("pre", "", precision.table());
+        html.raw("</details></section>\n");
+    }
 }
 
 /// Configuration, inputs and files: what the plan was made of.

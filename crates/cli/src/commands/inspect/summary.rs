@@ -3,6 +3,7 @@
 use serde::Serialize;
 use smelt::PlanFile;
 
+use super::precision::Precision;
 use crate::output::bytes;
 
 /// A plan in figures. Sizes are in bytes.
@@ -25,6 +26,7 @@ pub struct Summary {
     weight_bytes: u64,
     stored_weight_bytes: u64,
     kv: Vec<KvSummary>,
+    precision: Option<String>,
     kernels: Vec<String>,
     programs: Vec<ProgramSummary>,
     config: Vec<(String, String)>,
@@ -91,6 +93,7 @@ impl Summary {
                     bytes: group.pool_bytes(),
                 })
                 .collect(),
+            precision: Precision::of(plan).map(|precision| precision.summary()),
             kernels: plan.kernels.iter().map(|kernel| kernel.name.clone()).collect(),
             programs: plan
                 .programs
@@ -143,6 +146,7 @@ impl Summary {
             let pool = format!("{} blocks of {} tokens, {}", kv.blocks, kv.block_tokens, bytes(kv.bytes));
             rows.push(("KV cache".to_owned(), format!("{} {shape}, {pool}", kv.dtype)));
         }
+        rows.extend(self.precision.iter().map(|precision| ("precision".to_owned(), precision.clone())));
         rows.push(("kernels".to_owned(), self.kernels.join(", ")));
         for program in &self.programs {
             let text = format!("{}, {} steps, arena {}", program.name, program.steps, bytes(program.arena_bytes));
