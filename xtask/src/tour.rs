@@ -1,31 +1,46 @@
-//! `cargo xtask tour`: runs the README's commands as a reader would.
+//! `cargo xtask tour`: runs the commands of the README and of the book's pages as a reader would.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{cargo, run as run_command};
 use crate::test;
 
-/// Code blocks of the README that are run, one shell for all of them.
+/// Code blocks that are run, one shell for all of a page.
 const FENCE: &str = "```sh tour";
 
 /// Builds the program and runs the tour with it on the path.
 pub fn run(root: &Path) -> Result<(), String> {
-    let readme = std::fs::read_to_string(root.join("README.md")).map_err(|error| format!("README.md: {error}"))?;
-    let script = script(&readme);
-    if script.is_empty() {
-        return Err(format!("README.md has no block that starts with {FENCE}"));
-    }
+    let book = std::fs::read_dir(root.join("docs/book")).map_err(|error| format!("docs/book: {error}"))?;
+    let mut pages: Vec<PathBuf> = book.flatten().map(|entry| entry.path()).collect();
+    pages.sort();
+    pages.insert(0, root.join("README.md"));
     run_command(&mut cargo(root, ["build", "--release", "--quiet", "-p", "cli"]))?;
     let old = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(root.join("target/release")).chain(std::env::split_paths(&old));
     let path = std::env::join_paths(folders).map_err(|error| error.to_string())?;
-    let mut bash = Command::new("bash");
-    bash.envs(test::nvrtc_home(root).map(|home| ("SMELT_CUDA_HOME", home)));
-    bash.current_dir(root).env("PATH", path).args(["-c", &format!("set -euxo pipefail\n{script}")]);
-    // The script is long: the shell shows its lines as it runs them.
-    let status = bash.status().map_err(|error| format!("bash did not start: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("the README's tour failed ({status})")) }
+    let home = test::nvrtc_home(root);
+    for page in pages {
+        let text = std::fs::read_to_string(&page).map_err(|error| format!("{}: {error}", page.display()))?;
+        let script = script(&text);
+        let name = page.strip_prefix(root).unwrap_or(&page).display();
+        match page.file_name() {
+            _ if !script.is_empty() => {}
+            Some(file) if file == "README.md" && page.parent() == Some(root) => {
+                return Err(format!("{name} has no block that starts with {FENCE}"));
+            }
+            _ => continue,
+        }
+        let mut bash = Command::new("bash");
+        bash.envs(home.as_ref().map(|home| ("SMELT_CUDA_HOME", home)));
+        bash.current_dir(root).env("PATH", &path).args(["-c", &format!("set -euxo pipefail\n{script}")]);
+        // The script is long: the shell shows its lines as it runs them.
+        let status = bash.status().map_err(|error| format!("bash did not start: {error}"))?;
+        if !status.success() {
+            return Err(format!("the commands of {name} failed ({status})"));
+        }
+    }
+    Ok(())
 }
 
 /// The lines of all blocks.

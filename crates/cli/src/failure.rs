@@ -46,6 +46,9 @@ impl Failure {
     }
 }
 
+/// What a shell reports for a program that Ctrl-C ended: 128 + SIGINT.
+pub const INTERRUPTED: i32 = 130;
+
 /// What a shell reports for a program that a closed pipe ended: 128 + SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
 

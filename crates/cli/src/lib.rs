@@ -50,6 +50,11 @@ enum Command {
 /// Runs the command line of this process.
 pub fn run(driver: Driver) -> ExitCode {
     failure::install();
+    // a second handler, of a program around this one, is its own business
+    let _ = ctrlc::set_handler(|| {
+        smelt::plans::partial::remove_all();
+        std::process::exit(failure::INTERRUPTED);
+    });
     let driver = driver.cuda_folders(environment::cuda_folders);
     let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
     let done = match cli.command {

@@ -29,15 +29,13 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Writes a file beside its place and renames it.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |error| Failure::from(Error::Io { path: path.to_owned(), error });
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut file = builder.prefix(".smelt-").suffix(".partial").tempfile_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
+    smelt::plans::partial::write_file(path, bytes).map_err(|error| Error::Io { path: path.to_owned(), error }.into())
+}
+
+/// Whether a file can be at a path, before work is done for it.
+pub fn check_place(path: &Path) -> Result<(), Failure> {
+    let place = smelt::plans::partial::place(path);
+    place.map(drop).map_err(|error| Error::Io { path: path.to_owned(), error }.into())
 }
 
 /// Makes a folder and those above it.

@@ -50,6 +50,8 @@ impl Progress for Stderr {
         self.end_phase();
         self.phase = Some((name.to_owned(), Instant::now()));
         if let Some(bar) = &self.bar {
+            bar.set_style(ProgressStyle::default_spinner());
+            bar.unset_length();
             bar.set_message(name.to_owned());
         }
     }

@@ -252,6 +252,15 @@ impl Recipe {
         }
     }
 
+    /// The tensor of the checkpoint that it changes nothing but the form of.
+    pub(crate) fn tensor(&self) -> Option<&str> {
+        match self {
+            Recipe::Tensor { key, .. } => Some(key),
+            Recipe::Cast(inner, _) | Recipe::Packed(inner) => inner.tensor(),
+            _ => None,
+        }
+    }
+
     /// Computes a range of elements, widened to f32.
     pub(crate) fn floats(&self, weights: &dyn WeightSource, range: Range<u64>) -> Result<Vec<f32>, String> {
         let mut source = vec![0; ((range.end - range.start) * self.dtype().bytes()) as usize];

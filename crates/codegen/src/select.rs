@@ -248,7 +248,7 @@ pub(crate) fn configured(kernel: &str, call: &Call) -> String {
 pub(crate) fn param_text(param: &Param) -> String {
     match &param.value {
         Scalar::Int(value) => format!("{} = {value}", param.name),
-        Scalar::Float(value) => format!("{} = {value:?}", param.name),
+        Scalar::Float(value) => format!("{} = {}", param.name, plan::float_text(*value)),
         Scalar::Text(value) => format!("{} = {value}", param.name),
     }
 }

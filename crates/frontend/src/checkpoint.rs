@@ -227,13 +227,19 @@ impl Checkpoint {
         inputs
     }
 
-    /// What tells the model from others, in hexadecimal: a hash of its configuration and the headers of its weights.
+    /// What tells the model from others, in hexadecimal: a hash of its configuration, and of the headers and a sample of
+    /// its weights.
     pub fn fingerprint(&self) -> String {
         let mut hash = blake3::Hasher::new();
         let of_model =
             |input: &plan::Input| input.name == self.texts.config.name() || input.name.ends_with(".safetensors");
         for input in self.inputs().iter().filter(|input| of_model(input)) {
             hash.update(&input.hash);
+        }
+        for shard in self.tensors().into_iter().flat_map(Tensors::shards) {
+            for piece in shard.sample() {
+                hash.update(piece);
+            }
         }
         hash.finalize().to_hex().to_string()
     }

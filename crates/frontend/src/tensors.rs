@@ -61,6 +61,15 @@ impl Shard {
         &self.map[..self.header_bytes]
     }
 
+    /// Pieces of the file, evenly taken: another training of the same shapes has others.
+    pub fn sample(&self) -> impl Iterator<Item = &[u8]> {
+        const PIECES: usize = 4096;
+        const BYTES: usize = 64;
+        let weights = &self.map[self.header_bytes..];
+        let step = weights.len().div_ceil(PIECES).max(BYTES);
+        weights.chunks(step).map(|chunk| &chunk[..chunk.len().min(BYTES)])
+    }
+
     /// Bytes of the file.
     pub fn bytes(&self) -> u64 {
         self.map.len() as u64

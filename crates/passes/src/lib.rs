@@ -20,7 +20,7 @@ pub use fusion::{
 #[doc(hidden)]
 pub use ir;
 pub use list::{PassInfo, PassList};
-pub use manager::{Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
+pub use manager::{Cause, Observer, PassFailure, PassManager, PassOptions, PassReport, Silent};
 pub use pass::{Changed, Numerics, Pass, PassContext, PassError};
 pub use pipeline::{Pipeline, Slot};
 pub use rules::TextRule;

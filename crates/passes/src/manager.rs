@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ir::{Diagnostic, Graph, Stage, text, verify};
 
 use crate::pipeline::{Entry, Pipeline};
-use crate::{Changed, Pass, PassContext};
+use crate::{Changed, Pass, PassContext, PassError};
 
 /// Which passes run.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct PassOptions {
 pub struct PassReport {
     /// Place among the passes that ran, from 0.
     pub index: usize,
+    /// Its number, from 1, among those that a bisect limit counts; none where it is required.
+    pub bisect: Option<usize>,
     /// Its name.
     pub name: String,
     /// Whether it changed the graph.
@@ -58,6 +60,19 @@ pub struct PassFailure {
     pub reason: String,
     /// The graph before the pass as a test case that shows the failure.
     pub repro: String,
+    /// Whose fault it is.
+    pub cause: Cause,
+}
+
+/// Whose fault a failure of a pass is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The pass's own.
+    Bug,
+    /// A weight or the calibration is not fit for it.
+    Input,
+    /// The pass does not do this.
+    Unsupported,
 }
 
 /// Runs pipelines.
@@ -94,16 +109,25 @@ impl PassManager {
                 }
                 Entry::Pass(pass) => {
                     let name = pass.name().into_owned();
+                    let mut bisect = None;
                     if !pass.required() {
                         let over = self.options.bisect_limit.is_some_and(|limit| optional >= limit);
                         if over || self.options.disabled.contains(&name) {
                             continue;
                         }
                         optional += 1;
+                        bisect = Some(optional);
                     }
                     let before = graph.clone();
-                    let report = run_pass(pass.as_ref(), reports.len(), graph, ctx);
-                    let report = report.map_err(|reason| failure(&name, reason, &before))?;
+                    let report = run_pass(pass.as_ref(), reports.len(), bisect, graph, ctx);
+                    let report = report.map_err(|error| {
+                        let cause = match &error {
+                            PassError::Input(_) => Cause::Input,
+                            PassError::Unsupported(_) => Cause::Unsupported,
+                            PassError::Rewrite(_) | PassError::Other(_) => Cause::Bug,
+                        };
+                        Box::new(PassFailure { cause, ..*failure(&name, error.to_string(), &before) })
+                    })?;
                     observer.after_pass(&report, graph);
                     check(graph, stage).map_err(|reason| failure(&name, reason, &before))?;
                     reports.push(report);
@@ -115,12 +139,18 @@ impl PassManager {
     }
 }
 
-fn run_pass(pass: &dyn Pass, index: usize, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<PassReport, String> {
+fn run_pass(
+    pass: &dyn Pass,
+    index: usize,
+    bisect: Option<usize>,
+    graph: &mut Graph,
+    ctx: &PassContext<'_>,
+) -> Result<PassReport, PassError> {
     let ops_before = graph.len();
     let start = Instant::now();
-    let changed = pass.run(graph, ctx).map_err(|error| error.to_string())?;
+    let changed = pass.run(graph, ctx)?;
     let time = start.elapsed();
-    Ok(PassReport { index, name: pass.name().into_owned(), changed, ops_before, ops_after: graph.len(), time })
+    Ok(PassReport { index, bisect, name: pass.name().into_owned(), changed, ops_before, ops_after: graph.len(), time })
 }
 
 fn check(graph: &Graph, stage: Stage) -> Result<(), String> {
@@ -134,5 +164,5 @@ fn check(graph: &Graph, stage: Stage) -> Result<(), String> {
 
 fn failure(pass: &str, reason: String, before: &Graph) -> Box<PassFailure> {
     let repro = format!("// test: pass {pass}\n{}", text::print(before));
-    Box::new(PassFailure { pass: pass.to_owned(), reason, repro })
+    Box::new(PassFailure { pass: pass.to_owned(), reason, repro, cause: Cause::Bug })
 }

@@ -19,9 +19,9 @@ pub trait Pass: fmt::Debug + Send + Sync {
         "plugged in"
     }
 
-    /// Whether later stages need it: such a pass cannot be switched off.
+    /// Whether it cannot be switched off: later stages need it, or it changes what the graph computes, as was asked for.
     fn required(&self) -> bool {
-        false
+        self.numerics() == Numerics::Different
     }
 
     /// Whether it must know activations: it then runs in contexts with a calibration alone.
@@ -94,6 +94,12 @@ pub enum PassError {
     /// A rewriting rule misbehaved.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
+    /// A weight or the calibration is not fit for the pass: nobody's bug.
+    #[error("{0}")]
+    Input(String),
+    /// The pass does not do this.
+    #[error("{0}")]
+    Unsupported(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),

@@ -125,7 +125,13 @@ fn shape(shape: &[Dim]) -> String {
 fn scalar(value: &Scalar) -> String {
     match value {
         Scalar::Int(value) => value.to_string(),
-        Scalar::Float(value) => format!("{value:?}"),
+        Scalar::Float(value) => float_text(*value),
         Scalar::Text(value) => value.clone(),
     }
+}
+
+/// The shortest text that means a number, which often was one of 32 bits before.
+pub fn float_text(value: f64) -> String {
+    let short = value as f32;
+    if f64::from(short) == value { format!("{short:?}") } else { format!("{value:?}") }
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::partial::PartialFile;
 use crate::{Plan, codec};
 
 /// Version of the file format. Plans of another version are refused.
@@ -79,7 +80,7 @@ struct Section {
 /// Writes a plan beside its final place and renames it when complete: a failure leaves nothing behind.
 pub struct PlanWriter {
     path: PathBuf,
-    file: tempfile::NamedTempFile,
+    file: PartialFile,
     pending: Vec<u8>,
     chunks: Vec<[u8; 32]>,
     weight_bytes: u64,
@@ -89,15 +90,8 @@ impl PlanWriter {
     /// Starts a plan that will stand at `path`.
     pub fn create(path: &Path) -> Result<PlanWriter, PlanError> {
         let io = |error| PlanError::Io { path: path.to_owned(), error };
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-        let mut file = builder.prefix(".smelt-").suffix(".partial").tempfile_in(folder).map_err(io)?;
-        file.write_all(&[0; HEADER_BYTES as usize]).map_err(io)?;
+        let mut file = PartialFile::create(path).map_err(io)?;
+        file.file().write_all(&[0; HEADER_BYTES as usize]).map_err(io)?;
         let pending = Vec::with_capacity(CHUNK_BYTES);
         Ok(PlanWriter { path: path.to_owned(), file, pending, chunks: Vec::new(), weight_bytes: 0 })
     }
@@ -143,19 +137,18 @@ impl PlanWriter {
             hash: *blake3::hash(&metadata).as_bytes(),
         };
         let header = header(&plan.target, weights, section);
-        let written = self.file.write_all(&metadata);
-        let written = written.and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        let written = written.and_then(|_| self.file.write_all(&header));
-        let written = written.and_then(|()| self.file.as_file().sync_all());
-        written.map_err(|error| self.io(error))?;
-        let path = self.path;
-        self.file.persist(&path).map_err(|error| PlanError::Io { path, error: error.error })?;
+        let file = self.file.file();
+        let written = file.write_all(&metadata);
+        let written = written.and_then(|()| file.seek(SeekFrom::Start(0)));
+        let written = written.and_then(|_| file.write_all(&header));
+        let PlanWriter { path, file, .. } = self;
+        written.and_then(|()| file.finish()).map_err(|error| PlanError::Io { path, error })?;
         Ok(section.offset + section.bytes)
     }
 
     fn flush_chunk(&mut self) -> Result<(), PlanError> {
         self.chunks.push(*blake3::hash(&self.pending).as_bytes());
-        self.file.write_all(&self.pending).map_err(|error| PlanError::Io { path: self.path.clone(), error })?;
+        self.file.file().write_all(&self.pending).map_err(|error| PlanError::Io { path: self.path.clone(), error })?;
         self.pending.clear();
         Ok(())
     }

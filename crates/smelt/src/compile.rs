@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use codegen::cuda::{Built, Usage};
-use codegen::{CodegenError, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
+use codegen::{CodegenError, Lowered, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
 use frontend::Checkpoint;
 use ir::{Graph, MadeWeights, Stage};
 use passes::{Changed, Observer, PassManager, PassOptions, PassReport};
@@ -81,6 +81,8 @@ pub struct CompileReport {
 /// What one pass did.
 #[derive(Clone, Debug, Serialize)]
 pub struct PassTime {
+    /// Its number, from 1, among those that `bisect_limit` counts; none where it is required.
+    pub bisect: Option<usize>,
     /// Its name.
     pub name: String,
     /// Whether it changed the graph.
@@ -96,6 +98,7 @@ pub struct PassTime {
 impl From<&PassReport> for PassTime {
     fn from(report: &PassReport) -> PassTime {
         PassTime {
+            bisect: report.bisect,
             name: report.name.clone(),
             changed: report.changed == Changed::Yes,
             ops_before: report.ops_before,
@@ -111,7 +114,7 @@ pub struct Dumps {
     /// The graph as it was imported.
     pub imported: String,
     /// The graph after each pass that `wanted_passes` names.
-    pub after_passes: Vec<(String, String)>,
+    pub after_passes: Vec<(usize, String, String)>,
     /// Passes whose graphs are wanted.
     pub wanted_passes: WantedPasses,
     /// The graph from which the plan was made.
@@ -171,6 +174,15 @@ fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
     kernels.collect()
 }
 
+impl Dumps {
+    /// Keeps the texts of what was chosen.
+    fn show(&mut self, graph: &Graph, lowered: &Lowered) {
+        self.graph = ir::text::print(graph);
+        self.kernels = lowered.selection.print();
+        self.plan = plan::dump(&lowered.plan);
+    }
+}
+
 impl Observer for Dumps {
     fn after_pass(&mut self, report: &PassReport, graph: &Graph) {
         let wanted = match &self.wanted_passes {
@@ -180,7 +192,7 @@ impl Observer for Dumps {
             WantedPasses::Named(names) => names.contains(&report.name),
         };
         if wanted {
-            self.after_passes.push((report.name.clone(), ir::text::print(graph)));
+            self.after_passes.push((report.index, report.name.clone(), ir::text::print(graph)));
         }
     }
 }
@@ -254,6 +266,9 @@ impl Driver {
         }
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
         let mut lowered = lower(verified, &catalog, spec.clone(), &weights)?;
+        if let Some(dumps) = &mut dumps {
+            dumps.show(&graph, &lowered);
+        }
         // before kernels are compiled, which takes a hundred times as long and adds buffers only where fused ops are slow
         check_workspace(&lowered.plan, options.workspace_bytes)?;
         let mut built = Vec::new();
@@ -264,9 +279,7 @@ impl Driver {
         }
         if let Some(dumps) = dumps {
             dumps.units = units(&lowered.plan, built);
-            dumps.graph = ir::text::print(&graph);
-            dumps.kernels = lowered.selection.print();
-            dumps.plan = plan::dump(&lowered.plan);
+            dumps.show(&graph, &lowered);
         }
         warnings.extend(lowered.selection.warnings());
         let mut report = report(&lowered.plan, &passes, warnings);
@@ -288,7 +301,9 @@ impl Driver {
         }
         for name in disabled {
             if self.pass_named(name)?.required() {
-                return Err(Error::Usage(format!("pass `{name}` is required by later stages, it cannot be disabled")));
+                return Err(Error::Usage(format!(
+                    "pass `{name}` is required, by later stages or by what was asked for: it cannot be disabled"
+                )));
             }
         }
         Ok(())

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use codegen::cuda::Compiler;
 use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
-use ir::{DeclaredOp, MadeWeights, OpSet};
-use passes::{Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules};
+use ir::{DeclaredOp, MadeWeights, OpSet, Stage};
+use passes::{
+    Cause, Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules,
+};
 use plan::{ExecError, Executor};
 use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
@@ -110,9 +112,11 @@ impl Driver {
 
     /// Whose bug it is that a pass failed.
     pub(crate) fn pass_failed(&self, failure: Box<PassFailure>) -> Error {
-        match self.rules.contains(&failure.pass) {
-            true => Error::Rule(failure),
-            false => Error::Pass(failure),
+        match failure.cause {
+            Cause::Input => Error::BadInput(failure.reason),
+            Cause::Unsupported => Error::Unsupported(failure.reason),
+            Cause::Bug if self.rules.contains(&failure.pass) => Error::Rule(failure),
+            Cause::Bug => Error::Pass(failure),
         }
     }
 
@@ -173,6 +177,10 @@ impl Driver {
         let passes = names.iter().map(|name| self.pass_named(name)).collect::<Result<Vec<_>, _>>()?;
         let parsed = ir::text::parse(text, &self.ops).map_err(|error| Error::BadInput(error.to_string()))?;
         let mut graph = parsed.graph;
+        if let Err(found) = ir::verify(&graph, Stage::Imported) {
+            let found: Vec<String> = found.iter().take(8).map(ToString::to_string).collect();
+            return Err(Error::BadInput(format!("the graph is not legal: {}", found.join("; "))));
+        }
         dumps.imported = ir::text::print(&graph);
         if let Some(pass) = passes.iter().find(|pass| pass.needs_calibration()) {
             let name = pass.name();

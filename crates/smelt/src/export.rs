@@ -150,16 +150,21 @@ struct Unfinished {
     /// Only its owner may enter it; the folder inside has the permissions of any new one.
     shelter: tempfile::TempDir,
     folder: PathBuf,
+    _known: plan::partial::Unfinished,
 }
 
 impl Unfinished {
     fn new(out: &Path) -> Result<Unfinished, Error> {
         let io = |error| Error::Io { path: out.to_owned(), error };
-        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = plan::partial::folder_of(out);
+        if !parent.is_dir() {
+            return Err(io(std::io::Error::new(std::io::ErrorKind::NotFound, "its folder does not exist")));
+        }
         let shelter = tempfile::Builder::new().prefix(".smelt-").suffix(".partial").tempdir_in(parent).map_err(io)?;
+        let known = plan::partial::Unfinished::of(shelter.path());
         let folder = shelter.path().join("checkpoint");
         fs::create_dir(&folder).map_err(io)?;
-        Ok(Unfinished { shelter, folder })
+        Ok(Unfinished { shelter, folder, _known: known })
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -6,6 +6,7 @@ mod bound;
 use std::fmt;
 use std::path::Path;
 
+use plan::partial::{self, Unfinished};
 use serde::Serialize;
 
 pub use bound::{Bound, Gate, Measured};
@@ -47,7 +48,7 @@ pub struct GateReport {
 }
 
 /// Why a plan was not kept.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GateFailure {
     /// What was measured.
     pub report: GateReport,
@@ -72,9 +73,11 @@ impl Gated<'_> {
             error => error.into(),
         })?;
         let options = &CompileOptions { target: TargetChoice::Named(target), ..options.clone() };
-        let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let io = |error| Error::Io { path: out.to_owned(), error };
-        let scratch = tempfile::Builder::new().prefix(".smelt-gate-").tempdir_in(folder).map_err(io)?;
+        let place = partial::place(out).map_err(io)?;
+        let scratch =
+            tempfile::Builder::new().prefix(".smelt-gate-").tempdir_in(partial::folder_of(&place)).map_err(io)?;
+        let _unfinished = Unfinished::of(scratch.path());
         let [plan, reference] = ["new.plan", "reference.plan"].map(|name| scratch.path().join(name));
         let mut report = self.driver.compile(dir, Some(&plan), options, dumps, progress)?;
         self.driver.compile(dir, Some(&reference), &options.reference(), None, progress)?;
@@ -87,7 +90,7 @@ impl Gated<'_> {
             });
             return Err(Error::Gate(Box::new(GateFailure { report: measured, layers })));
         }
-        std::fs::rename(&plan, out).map_err(io)?;
+        std::fs::rename(&plan, place).map_err(io)?;
         report.gate = Some(measured);
         Ok(report)
     }
@@ -115,6 +118,7 @@ impl Gated<'_> {
         let text = &self.text[..end];
         let found = compare_layers(self.driver, dir, text, (options, WindowOptions::default()), progress)?;
         let mut layers = found.layers();
+        layers.retain(|layer| layer.growth > 0.0);
         layers.sort_by(|a, b| b.growth.total_cmp(&a.growth));
         layers.truncate(WORST_LAYERS);
         Ok(layers)
@@ -128,7 +132,7 @@ impl fmt::Display for GateFailure {
             write!(f, "\n{bound}")?;
         }
         if !self.layers.is_empty() {
-            write!(f, "\n\nerror of the residual stream, where it grows most:")?;
+            write!(f, "\n\nerror of the residual stream and the logits, where it grows most:")?;
         }
         for layer in &self.layers {
             write!(f, "\n{:<16} +{:.4} %, to {:.4} %", layer.layer, layer.growth * 100.0, layer.error * 100.0)?;

@@ -111,6 +111,7 @@ impl Llm {
         // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
         let temporary = tempfile::Builder::new().prefix("smelt-").tempdir();
         let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
+        let _unfinished = plan::partial::Unfinished::of(temporary.path());
         let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
             driver.compile(path, Some(&unkept), &compile, None, progress)?;

@@ -15,7 +15,11 @@ use crate::compile::open;
 use crate::eval::{self, Passage, Rows, Score, Scoring, WindowOptions, Windows};
 use crate::{
     CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Quiet, RunOptions,
+    precision,
 };
+
+/// What bits are worth beside time, where a choice is for speed: shares of what numbers take.
+const BITS_SHARE: f64 = 0.1;
 
 /// What a choice must reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,8 +140,15 @@ impl Driver {
         mixed: &MixedOptions,
         progress: &mut dyn Progress,
     ) -> Result<Mixed, Error> {
+        let uncalibrated = |format: &&Format| {
+            options.precision.calibration.is_none() && format.needs_calibration(options.precision.activations)
+        };
+        if let Some(format) = mixed.formats.iter().find(uncalibrated) {
+            return Err(precision::uncalibrated(format.name()));
+        }
         let mut search = Search::new(self, dir, options, mixed, progress)?;
         let mut groups = search.groups()?;
+        search.check_goal(&groups)?;
         search.measure(&mut groups, progress)?;
         search.choose(groups, progress)
     }
@@ -159,6 +170,8 @@ struct Search<'a> {
     machine: Machine,
     /// A decode step of the reference at the least.
     step_seconds: f64,
+    /// The same with the formats that the head and the KV cache are to have.
+    base_seconds: f64,
     /// Bits of a weight that keeps its numbers.
     kept_bits: f64,
 }
@@ -187,7 +200,8 @@ impl<'a> Search<'a> {
         let kept_bits = 8.0 * options.dtype.unwrap_or(open(dir, &options)?.dtype()).bytes() as f64;
         let machine = Machine::of_target(&reference.plan().plan().target);
         let step_seconds = step_seconds(&reference, mixed.batch, machine);
-        Ok(Search {
+        let base_seconds = step_seconds;
+        let mut search = Search {
             driver,
             dir,
             options,
@@ -199,8 +213,51 @@ impl<'a> Search<'a> {
             reference: score,
             machine,
             step_seconds,
+            base_seconds,
             kept_bits,
-        })
+        };
+        if search.precision.head.is_some() || search.precision.kv.is_some() {
+            let base = search.load(&Assignment::default(), search.of_head_and_cache())?;
+            search.base_seconds = self::step_seconds(&base, mixed.batch, machine);
+        }
+        Ok(search)
+    }
+
+    /// What is asked for beside the linears of layers.
+    fn of_head_and_cache(&self) -> PrecisionOptions {
+        PrecisionOptions { head: self.precision.head, kv: self.precision.kv, ..PrecisionOptions::default() }
+    }
+
+    /// Refuses a goal that no choice can reach, whatever it loses, before anything is measured.
+    fn check_goal(&self, groups: &[Group]) -> Result<(), Error> {
+        let least = |value: fn(&GroupFormat) -> f64| -> f64 {
+            let formats = || self.mixed.formats.iter().copied().map(Some).chain([None]);
+            let least =
+                |group| formats().map(|format| value(&self.offer(group, format, 0.0))).fold(f64::INFINITY, f64::min);
+            groups.iter().map(least).sum()
+        };
+        let formats = || self.mixed.formats.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+        let problem = match self.mixed.goal {
+            Goal::Bits(bits) => {
+                let fewest = least(|offer| offer.bits) / weights(groups) as f64;
+                (fewest > bits)
+                    .then(|| format!("--target-bits {bits}: {} need at least {fewest:.2} bits a weight", formats()))
+            }
+            Goal::Speedup(speedup) => {
+                let kept: f64 = groups.iter().map(|group| self.offer(group, None, 0.0).seconds).sum();
+                let fastest = self.step_seconds / (self.base_seconds - kept + least(|offer| offer.seconds));
+                (fastest < speedup).then(|| {
+                    format!(
+                        "--min-speedup {speedup}: by the roofline, decode steps of {} sequences get at most {fastest:.2} \
+                         times as fast with {}, since all else stays as it is",
+                        self.mixed.batch,
+                        formats()
+                    )
+                })
+            }
+            Goal::PerplexityIncrease(_) => None,
+        };
+        problem.map_or(Ok(()), |problem| Err(Error::Usage(problem)))
     }
 
     /// The linears but for the head, by their activations.
@@ -255,34 +312,27 @@ impl<'a> Search<'a> {
     }
 
     fn choose(&mut self, groups: Vec<Group>, progress: &mut dyn Progress) -> Result<Mixed, Error> {
-        let by_bits = matches!(self.mixed.goal, Goal::Bits(_));
-        let offers = |group: &Group| {
-            let offer = |format: &GroupFormat| Offer {
-                cost: if by_bits { format.bits } else { format.seconds },
-                loss: format.kl,
-            };
-            group.formats.iter().map(offer).collect()
+        let kept = |value: fn(&GroupFormat) -> f64| groups.iter().map(|group| value(&group.formats[0])).sum::<f64>();
+        let (kept_bits, kept_seconds) = (kept(|format| format.bits), kept(|format| format.seconds));
+        let cost = |format: &GroupFormat| match self.mixed.goal {
+            Goal::Bits(_) => format.bits,
+            Goal::Speedup(_) => format.seconds,
+            // where steps are no faster for it, memory is still less
+            Goal::PerplexityIncrease(_) => format.seconds / kept_seconds + BITS_SHARE * format.bits / kept_bits,
         };
+        let offers =
+            |group: &Group| group.formats.iter().map(|format| Offer { cost: cost(format), loss: format.kl }).collect();
         let picks = frontier(&groups.iter().map(offers).collect::<Vec<_>>());
-        let weights: u64 = groups.iter().flat_map(|group| &group.linears).map(|l| l.outputs * l.inputs).sum();
-        let kept: f64 = groups.iter().map(|group| group.formats[0].seconds).sum();
         progress.phase("judge the choice");
         let (pick, score) = match self.mixed.goal {
             Goal::Bits(bits) => {
-                let pick = within_cost(&picks, bits * weights as f64)
-                    .ok_or_else(|| unreachable_goal(&picks, &groups, weights))?;
+                // costs are rounded up: the cheapest of all may seem a little dearer than it is
+                let pick = within_cost(&picks, bits * weights(&groups) as f64).unwrap_or(&picks[0]);
                 (pick, self.score(&groups, pick)?)
             }
             Goal::Speedup(speedup) => {
-                let budget = kept - self.step_seconds * (1.0 - 1.0 / speedup);
-                let pick = within_cost(&picks, budget).ok_or_else(|| {
-                    let fastest = self.point(&groups, picks[0].offers.clone());
-                    Error::Usage(format!(
-                        "--min-speedup {speedup}: by the roofline, decode steps get at most {:.2} times as fast, since \
-                         all else stays as it is",
-                        fastest.speedup
-                    ))
-                })?;
+                let budget = kept_seconds - self.base_seconds + self.step_seconds / speedup;
+                let pick = within_cost(&picks, budget).unwrap_or(&picks[0]);
                 (pick, self.score(&groups, pick)?)
             }
             Goal::PerplexityIncrease(part) => self.within_perplexity(&groups, &picks, part)?,
@@ -330,22 +380,19 @@ impl<'a> Search<'a> {
 
     fn point(&self, groups: &[Group], formats: Vec<usize>) -> Point {
         let chosen = || groups.iter().zip(&formats).map(|(group, index)| &group.formats[*index]);
-        let weights: u64 = groups.iter().flat_map(|group| &group.linears).map(|l| l.outputs * l.inputs).sum();
         let saved: f64 = groups.iter().map(|group| group.formats[0].seconds).sum::<f64>()
             - chosen().map(|format| format.seconds).sum::<f64>();
         Point {
             kl: chosen().map(|format| format.kl).sum(),
-            bits: chosen().map(|format| format.bits).sum::<f64>() / weights as f64,
-            speedup: self.step_seconds / (self.step_seconds - saved),
+            bits: chosen().map(|format| format.bits).sum::<f64>() / weights(groups) as f64,
+            speedup: self.step_seconds / (self.base_seconds - saved),
             formats,
         }
     }
 
     /// What the whole text costs a pick, with the formats of the head and of the KV cache.
     fn score(&self, groups: &[Group], pick: &Pick) -> Result<Score, Error> {
-        let PrecisionOptions { head, kv, .. } = self.precision;
-        let mut llm =
-            self.load(&picked(groups, &pick.offers), PrecisionOptions { head, kv, ..PrecisionOptions::default() })?;
+        let mut llm = self.load(&picked(groups, &pick.offers), self.of_head_and_cache())?;
         eval::score(&mut llm, &self.passage, self.windows, &mut |_, _, _| {})
     }
 
@@ -408,8 +455,7 @@ fn step_seconds(llm: &Llm, batch: u32, machine: Machine) -> f64 {
     estimates.unwrap_or_default().iter().map(|estimate| estimate.seconds).sum()
 }
 
-fn unreachable_goal(picks: &[Pick], groups: &[Group], weights: u64) -> Error {
-    let bits = picks.first().map_or(0.0, |pick| pick.cost) / weights as f64;
-    let formats: Vec<&str> = groups[0].formats.iter().filter_map(|format| format.format).map(Format::name).collect();
-    Error::Usage(format!("--target-bits: {} need at least {bits:.2} bits a weight", formats.join(", ")))
+/// Weights of all groups.
+fn weights(groups: &[Group]) -> u64 {
+    groups.iter().flat_map(|group| &group.linears).map(|linear| linear.outputs * linear.inputs).sum()
 }

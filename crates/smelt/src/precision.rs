@@ -78,7 +78,8 @@ fn scale_kv(graph: &Graph, kv: Option<DType>, calibrated: Option<&Calibrated>) -
     }
 }
 
-fn uncalibrated(what: &str) -> Error {
+/// The error where a calibration is missing.
+pub(crate) fn uncalibrated(what: &str) -> Error {
     Error::Usage(format!(
         "{what} needs to know the model's activations: `smelt calibrate DIR --text FILE -o calibration.json` looks at \
          them, `--calibration calibration.json` passes them on"

@@ -2,7 +2,6 @@
 //! are compared and merged like sources.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use codegen::{Outcome, Timings};
@@ -129,15 +128,8 @@ impl TimingCache {
 
     /// Writes the file beside its place and renames it.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let io = |error| Error::Io { path: path.to_owned(), error };
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-        let mut file = builder.prefix(".smelt-").suffix(".partial").tempfile_in(folder).map_err(io)?;
-        file.write_all(self.print().as_bytes()).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        let written = plan::partial::write_file(path, self.print().as_bytes());
+        written.map_err(|error| Error::Io { path: path.to_owned(), error })
     }
 }
 

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use smelt::{CompileReport, Driver, Dumps, Error, Gate, Gated, PassTime, Progress, Unit, WantedPasses};
 
 use super::eval::read_text;
-use super::mixed::MixedArgs;
+use super::mixed::{Choice, MixedArgs};
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
-use crate::output::{bytes, make_folder, print, print_error, print_json, write_file};
+use crate::output::{bytes, check_place, make_folder, print, print_error, print_json, write_file};
 use crate::progress::Stderr;
 
 /// Compiles a Hugging Face checkpoint into a plan.
@@ -158,26 +159,48 @@ impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
         let (driver, dir) = (self.cache.driver(driver), &self.dir);
-        let options = self.mixed.options(&driver, dir, &self.compile)?;
+        output.iter().try_for_each(|path| check_place(path))?;
+        self.emit.dump_dir.iter().try_for_each(|folder| make_folder(folder))?;
+        let (options, mixed) = self.mixed.options(&driver, dir, &self.compile)?;
+        let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
             (Some(gate), Some(text), Some(output)) => {
                 let gated = Gated { driver: &driver, gate, text: &read_text(text)? };
-                compile(&self.emit, |dumps, progress| gated.compile(dir, output, &options, dumps, progress))?
+                compile(&self.emit, |dumps, progress| {
+                    let report = gated.compile(dir, output, &options, dumps, progress);
+                    if let Err(Error::Gate(failure)) = &report {
+                        failed = Some(failure.clone());
+                    }
+                    report
+                })
             }
-            _ => compile(&self.emit, |dumps, progress| {
-                driver.compile(dir, output.as_deref(), &options, dumps, progress)
-            })?,
+            _ => {
+                compile(&self.emit, |dumps, progress| driver.compile(dir, output.as_deref(), &options, dumps, progress))
+            }
         };
+        if let Some(failure) = failed.filter(|_| self.json) {
+            print_json(&serde_json::json!({ "gate": failure.report, "worst_layers": failure.layers }))?;
+        }
+        let report = report?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }
         let to_stdout = !self.emit.emit.is_empty() && self.emit.dump_dir.is_none();
         match self.json {
-            true => print_json(&report),
+            true => print_json(&WithChoice { report: &report, mixed: mixed.as_ref().map(Choice::of) }),
             false if to_stdout => Ok(()),
             false => print(&table(&report, output.as_deref())),
         }
     }
+}
+
+/// A report, and what was chosen before.
+#[derive(Serialize)]
+struct WithChoice<'a> {
+    #[serde(flatten)]
+    report: &'a CompileReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mixed: Option<Choice>,
 }
 
 /// Compiles with progress on stderr and writes the texts that were asked for.
@@ -197,8 +220,14 @@ pub fn compile(
     let wanted = (!emit.emit.is_empty()).then_some(&mut dumps);
     let report = run(wanted, &mut progress);
     progress.finish();
+    // what there is up to a failure is what shows it
+    let written = write_texts(emit, &dumps, report.as_ref().map_or(&[], |report| &report.passes));
     let report = report.map_err(|error| with_repro(error, emit.dump_dir.as_deref()))?;
-    write_texts(emit, &dumps, &report.passes)?;
+    written?;
+    let of_kernels = [Emit::Cuda, Emit::Ptx, Emit::Cubin, Emit::SassReport];
+    if emit.wants(&of_kernels) && dumps.units.is_empty() {
+        print_error(&format!("note: kernels of the target `{}` have no CUDA C to emit", report.target));
+    }
     Ok(report)
 }
 
@@ -209,8 +238,9 @@ pub fn with_repro(error: Error, folder: Option<&Path>) -> Failure {
         Error::Rule(failure) => (failure, format!("smelt opt --rewrites FILE --pass {}", failure.pass)),
         _ => return error.into(),
     };
-    let path = folder.unwrap_or(Path::new(".")).join("repro.ir");
-    let help = match write_file(&path, failure.repro.as_bytes()) {
+    let folder = folder.unwrap_or(Path::new("."));
+    let path = folder.join("repro.ir");
+    let help = match make_folder(folder).and_then(|()| write_file(&path, failure.repro.as_bytes())) {
         Ok(()) => format!("wrote {}: `{command}` on it shows the failure again", path.display()),
         Err(failure) => format!("repro.ir could not be written: {failure}"),
     };
@@ -224,11 +254,17 @@ pub fn write_texts(emit: &EmitArgs, dumps: &Dumps, passes: &[PassTime]) -> Resul
         texts.push(("imported.ir".to_owned(), &dumps.imported));
         texts.push(("graph.ir".to_owned(), &dumps.graph));
     }
-    for (index, (pass, text)) in dumps.after_passes.iter().enumerate() {
+    for (index, pass, text) in &dumps.after_passes {
         texts.push((format!("{index:02}-{pass}.ir"), text));
     }
+    for wanted in emit.emit.iter().filter_map(|emit| if let Emit::IrAfter(pass) = emit { Some(pass) } else { None }) {
+        if !dumps.after_passes.iter().any(|(_, pass, _)| pass == wanted) {
+            print_error(&format!("note: pass `{wanted}` did not run"));
+        }
+    }
+    let ran = !passes.is_empty();
     let passes = pass_table(passes);
-    if emit.wants(&[Emit::Passes]) {
+    if emit.wants(&[Emit::Passes]) && ran {
         texts.push(("passes.txt".to_owned(), &passes));
     }
     if emit.emit.contains(&Emit::Kernels) {
@@ -249,6 +285,7 @@ pub fn write_texts(emit: &EmitArgs, dumps: &Dumps, passes: &[PassTime]) -> Resul
             texts.push((format!("{}.ptx", unit.name), &unit.ptx));
         }
     }
+    texts.retain(|(_, text)| !text.is_empty());
     let Some(folder) = &emit.dump_dir else {
         return texts.into_iter().try_for_each(|(name, text)| print(&format!("// {name}\n{text}")));
     };
@@ -262,10 +299,16 @@ pub fn write_texts(emit: &EmitArgs, dumps: &Dumps, passes: &[PassTime]) -> Resul
 
 /// What each pass did, in the order in which they ran.
 fn pass_table(passes: &[PassTime]) -> String {
-    let head = format!("{:<28} {:>7} {:>10} {:>9} {:>9}\n", "pass", "changed", "ops before", "ops after", "ms");
+    let width = passes.iter().map(|pass| pass.name.len()).max().unwrap_or(0).max(28);
+    let head = format!(
+        "{:<6} {:<width$} {:>7} {:>10} {:>9} {:>9}\n",
+        "bisect", "pass", "changed", "ops before", "ops after", "ms"
+    );
     let row = |pass: &PassTime| {
         let changed = if pass.changed { "yes" } else { "no" };
-        format!("{:<28} {changed:>7} {:>10} {:>9} {:>9.3}\n", pass.name, pass.ops_before, pass.ops_after, pass.ms)
+        let bisect = pass.bisect.map_or_else(String::new, |number| number.to_string());
+        let PassTime { name, ops_before, ops_after, ms, .. } = pass;
+        format!("{bisect:>6} {name:<width$} {changed:>7} {ops_before:>10} {ops_after:>9} {ms:>9.3}\n")
     };
     passes.iter().fold(head, |text, pass| text + &row(pass))
 }

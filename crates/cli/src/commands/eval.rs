@@ -102,7 +102,9 @@ impl Eval {
         progress.phase("score the text");
         let passage = Passage::new(&llm, &text)?;
         let windows = windows.resolve(&llm, &passage)?;
-        let score = eval::score(&mut llm, &passage, windows, &mut |_, _, _| {})?;
+        let score = eval::score(&mut llm, &passage, windows, &mut |position, _, _| {
+            progress.items(position as u64, passage.tokens().len() as u64);
+        })?;
         Ok(Report { score, windows })
     }
 }

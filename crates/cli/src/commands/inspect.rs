@@ -94,9 +94,13 @@ impl Inspect {
         if let Some(path) = &self.html {
             return self.write_page(&file, path);
         }
-        if let Some(other) = &self.diff {
-            let other = open(other)?;
-            let [a, b] = [&file, &other].map(|file| Ok::<_, Failure>(Side { file, views: self.views(file.plan())? }));
+        if let Some(path) = &self.diff {
+            let other = open(path)?;
+            let [a, b] = [(&file, &self.plan), (&other, path)].map(|(file, path)| {
+                let views = self.views(file.plan());
+                let views = views.map_err(|failure| failure.help(format!("looked for in {}", path.display())));
+                Ok::<_, Failure>(Side { file, views: views? })
+            });
             let diff = Diff::of(&a?, &b?);
             return if self.json { print_json(&diff) } else { print(&diff.text()) };
         }
@@ -123,6 +127,9 @@ impl Inspect {
     }
 
     fn write_page(&self, file: &PlanFile, path: &Path) -> Result<(), Failure> {
+        if path.canonicalize().is_ok_and(|page| self.plan.canonicalize().is_ok_and(|plan| plan == page)) {
+            return Err(Failure::usage(format!("{}: is the plan, expected another file for the page", path.display())));
+        }
         let plan = file.plan();
         let page = page::page(&Subject { plan, views: self.views(plan)?, context: self.context(plan)? });
         write_html(path, &page)

@@ -1,15 +1,17 @@
 //! `smelt compile --precision mixed`: what is asked of the choice, and the page that shows it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Point, PrecisionMap, RunOptions};
 
 use super::eval::read_text;
 use super::inspect::html::{Html, document};
 use crate::args::{CompileArgs, PrecisionChoice};
 use crate::failure::Failure;
-use crate::output::{print_error, write_file};
+use crate::output::{check_place, print_error, write_file};
 use crate::progress::Stderr;
 
 /// How a format is chosen for each linear.
@@ -17,16 +19,17 @@ use crate::progress::Stderr;
 #[command(next_help_heading = "With --precision mixed")]
 pub struct MixedArgs {
     /// At most so many bits a weight, scales included, on average over the linears but for the head.
-    #[arg(long, value_name = "BITS", conflicts_with_all = ["max_perplexity_increase", "min_speedup"])]
+    #[arg(long, value_name = "BITS", value_parser = parse_positive,
+          conflicts_with_all = ["max_perplexity_increase", "min_speedup"])]
     target_bits: Option<f64>,
     /// Perplexity at most this much above that of the checkpoint's own precision, such as 1%.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
     max_perplexity_increase: Option<f64>,
     /// Decode steps at least so many times as fast, by the roofline.
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Sequences of the decode steps that are to be fast.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// Text that formats are measured with.
     #[arg(long, value_name = "FILE")]
@@ -48,13 +51,30 @@ pub struct MixedArgs {
 /// `1%`, `0.5 %`.
 fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').map(|number| number.trim_start_matches('+').trim());
-    let percent = number.and_then(|number| number.parse::<f64>().ok()).filter(|percent| *percent >= 0.0);
+    let percent =
+        number.and_then(|number| number.parse::<f64>().ok()).filter(|percent| (0.0..f64::MAX).contains(percent));
     percent.map(|percent| percent / 100.0).ok_or_else(|| format!("`{text}` is no part, expected one such as 1%"))
 }
 
+fn parse_positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| format!("`{text}` is no number above zero"))
+}
+
 impl MixedArgs {
-    /// The options of a compilation, with the formats that were chosen.
-    pub fn options(&self, driver: &Driver, dir: &Path, compile: &CompileArgs) -> Result<CompileOptions, Failure> {
+    /// Whether there are options that nothing but a choice of formats takes.
+    fn is_given(&self) -> bool {
+        let files = [&self.precision_text, &self.precision_table, &self.precision_html];
+        files.into_iter().any(Option::is_some) || !self.formats.is_empty()
+    }
+
+    /// The options of a compilation with the formats that were chosen, and the choice.
+    pub fn options(
+        &self,
+        driver: &Driver,
+        dir: &Path,
+        compile: &CompileArgs,
+    ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
             self.target_bits.map(Goal::Bits),
             self.max_perplexity_increase.map(Goal::PerplexityIncrease),
@@ -73,8 +93,17 @@ impl MixedArgs {
                 );
             }
             (_, Some(_), _) => return usage("a goal for formats is there, expected --precision mixed with it"),
-            (_, None, _) => return compile.options(),
+            _ if self.is_given() => {
+                return usage("options of a choice of formats are there, expected --precision mixed");
+            }
+            (_, None, _) => return Ok((compile.options()?, None)),
         };
+        if compile.precision_map.is_some() {
+            return usage(
+                "--precision mixed makes the map of formats: edit --precision-table, and pass that back alone",
+            );
+        }
+        self.precision_table.iter().chain(&self.precision_html).try_for_each(|path| check_place(path))?;
         let options = compile.options_but_mixed()?;
         // without a calibration, those that need none
         let possible = |format: &Format| {
@@ -98,10 +127,43 @@ impl MixedArgs {
         if let Some(path) = &self.precision_html {
             write_file(path, page(&mixed).as_bytes())?;
         }
+        if mixed.chosen.formats.iter().all(|format| *format == 0) {
+            print_error("note: every linear keeps its numbers: no format keeps the bound, or is faster");
+        }
         let mut options = options;
         let path = self.precision_table.clone().unwrap_or_else(|| PathBuf::from("precision"));
         options.precision.map = Some(PrecisionMap { path, text: table });
-        Ok(options)
+        Ok((options, Some(mixed)))
+    }
+}
+
+/// A choice in figures, for `--json`.
+#[derive(Serialize)]
+pub struct Choice {
+    bits: f64,
+    perplexity: f64,
+    reference_perplexity: f64,
+    /// Of decode steps, by the roofline.
+    speedup: f64,
+    /// The format of each linear, `none` where it keeps its numbers.
+    linears: BTreeMap<String, &'static str>,
+}
+
+impl Choice {
+    /// What was chosen.
+    pub fn of(mixed: &Mixed) -> Choice {
+        let chosen = mixed.groups.iter().zip(&mixed.chosen.formats);
+        let linears = chosen.flat_map(|(group, index)| {
+            let format = group.formats[*index].format.map_or("none", Format::name);
+            group.linears.iter().map(move |linear| (linear.name.clone(), format))
+        });
+        Choice {
+            bits: mixed.chosen.bits,
+            perplexity: mixed.score.perplexity,
+            reference_perplexity: mixed.reference.perplexity,
+            speedup: mixed.chosen.speedup,
+            linears: linears.collect(),
+        }
     }
 }
 

@@ -118,7 +118,7 @@ fn the_layer_that_errs_is_named() {
     assert_eq!(report["first_above"], "layers.3.mlp");
     let layers = report["layers"].as_array().unwrap();
     let errors: Vec<f64> = layers.iter().map(|layer| layer["error"].as_f64().unwrap()).collect();
-    assert!(errors.len() == 12 && errors[..7] == [0.0; 7] && errors[7] > 1e-3, "{errors:?}");
+    assert!(errors.len() == 13 && errors[..7] == [0.0; 7] && errors[7] > 1e-3, "{errors:?}");
     let printed = sandbox.ok(&[&debug[..], &["--bound", "100"]].concat());
     assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
 }

@@ -231,7 +231,7 @@ fn what_cannot_be_done_has_its_exit_code() {
         (&["--max-num-tokens", "4", "--max-batch-size", "8"], 2, "--max-num-tokens 4 is below"),
         (&["--max-input-len", "300", "--max-output-len", "300", "--max-seq-len", "500"], 2, "need 600 tokens"),
         (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, known ones: canonicalize"),
-        (&["--disable-pass", "canonicalize"], 2, "required by later stages"),
+        (&["--disable-pass", "canonicalize"], 2, "is required"),
         (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
         (&["--kv-cache", "1"], 6, "holds no block"),
         (&["--workspace-size", "1000"], 6, "alive in the fullest step of mixed@512"),

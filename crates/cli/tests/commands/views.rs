@@ -107,7 +107,7 @@ fn rules_from_a_file_are_passes_by_their_names() {
     std::fs::write(&rules, GATE).unwrap();
     let args = ["compile", MHA, "--dry-run", "--target", "cpu", "--rewrites", &rules, "--emit"];
     let emit = |what: &str, more: &[&str]| sandbox.ok(&[&args[..], &[what], more].concat());
-    let row = |table: &str| table.lines().find(|line| line.starts_with("silu-mul ")).map(str::to_owned);
+    let row = |table: &str| table.lines().find(|line| line.contains(" silu-mul ")).map(str::to_owned);
     assert!(row(&emit("passes", &[])).unwrap().contains(" yes "));
     assert_eq!(row(&emit("passes", &["--disable-pass", "silu-mul"])), None);
     // canonicalize and remove-dead-ops do not count: they are required
@@ -163,10 +163,10 @@ fn passes_on_text_are_seen_like_those_of_a_compilation() {
     assert_eq!(sandbox.ok(&["opt", &file, "--opt-bisect-limit", "0"]), graph);
     let fused = sandbox.ok(&["opt", &file, "--emit", "ir-after-change,passes", "--dump-dir", &dump]);
     let read = |name: &str| std::fs::read_to_string(Path::new(&dump).join(name)).unwrap();
-    assert_eq!(read("00-fuse-silu-mul.ir"), fused);
+    assert_eq!(read("07-fuse-silu-mul.ir"), fused);
     assert!(read("passes.txt").contains("fuse-swiglu"));
     let shown = sandbox.ok(&["opt", &file, "--emit", "ir-after=fuse-silu-mul"]);
-    assert_eq!(shown, format!("// 00-fuse-silu-mul.ir\n{fused}{fused}"));
+    assert_eq!(shown, format!("// 07-fuse-silu-mul.ir\n{fused}{fused}"));
     sandbox.fails(&["opt", &file, "--pass", "fuse-silu-mlu"], 2, "(did you mean `fuse-silu-mul`?)");
     sandbox.fails(&["opt", &file, "--emit", "kernels"], 2, "`smelt opt` chooses no kernels");
     let mut opt = sandbox.command(&["opt", "-", "--pass", "fuse-silu-mul"]);

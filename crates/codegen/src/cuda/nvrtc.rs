@@ -152,10 +152,29 @@ fn mapped_file(address: usize) -> Option<PathBuf> {
     })
 }
 
+/// Where the files of a unit seem to lie. Names without a root are taken for files of the working directory, which would
+/// then stand in line tables: plans made in two places would differ.
+const ROOT: &str = "/smelt/";
+
+/// The unit with all names in its `#line` marks below the root.
+fn rooted(source: &str) -> String {
+    let mut rooted = String::with_capacity(source.len());
+    for line in source.lines() {
+        match line.strip_prefix("#line ").and_then(|mark| mark.split_once('"')) {
+            Some((number, name)) => {
+                rooted.extend(["#line ", number, "\"", ROOT, name]);
+            }
+            None => rooted.push_str(line),
+        }
+        rooted.push('\n');
+    }
+    rooted
+}
+
 /// Compiles a unit to a cubin and to PTX. The error is the log.
 pub(super) fn compile(nvrtc: &Nvrtc, name: &str, source: &str, options: &[&str]) -> Result<Artifact, String> {
     let text = |text: &str| CString::new(text).map_err(|_| format!("`{name}` has a zero byte in it"));
-    let (source, file) = (text(source)?, text(name)?);
+    let (source, file) = (text(&rooted(source))?, text(&format!("{ROOT}{name}"))?);
     let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     let api = nvrtc.api.as_ref();
@@ -164,7 +183,7 @@ pub(super) fn compile(nvrtc: &Nvrtc, name: &str, source: &str, options: &[&str])
     let compiled = unsafe { (api.compile)(program.handle, options.len() as i32, options.as_ptr()) };
     // SAFETY: the functions of a program's results are paired as in the C header.
     let log = unsafe { program.result(api.log) };
-    let log = log.map(|bytes| readable(&bytes)).unwrap_or_default();
+    let log = log.map(|bytes| readable(&bytes).replace(ROOT, "")).unwrap_or_default();
     if compiled != nvrtcResult::NVRTC_SUCCESS {
         return Err(if log.is_empty() { format!("{compiled:?}") } else { log });
     }

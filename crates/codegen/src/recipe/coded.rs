@@ -157,7 +157,15 @@ impl BlockScales {
                 *largest = largest_magnitude(*largest, values);
             }
         }
-        Ok(largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect())
+        let scales: Vec<f32> = largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect();
+        match scales.iter().all(|scale| scale.is_finite()) {
+            true => Ok(scales),
+            false => {
+                let name = self.matrix.tensor().map_or_else(String::new, |key| format!(" of `{key}`"));
+                let row = line * block_rows;
+                Err(format!("a number{name} in row {row} or soon behind is NaN or infinite, which no code means"))
+            }
+        }
     }
 }
 

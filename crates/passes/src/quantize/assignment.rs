@@ -71,7 +71,7 @@ impl Assignment {
     /// Changes what the lines of a table name: `layers.*.mlp.down fp8`, a star for any part of a name, `none` for a linear
     /// that keeps its numbers, and behind `#` the reason. Later lines win. The error says what is wrong with which line.
     pub fn edit(&mut self, table: &str, linears: &[LinearInfo]) -> Result<(), String> {
-        for (number, line) in (1..).zip(table.lines()) {
+        for (number, line) in (1..).zip(table.trim_start_matches('\u{feff}').lines()) {
             let (text, comment) = line.split_once('#').unwrap_or((line, ""));
             let comment = comment.trim();
             let words: Vec<&str> = text.split_whitespace().collect();
@@ -89,7 +89,10 @@ impl Assignment {
             let named: Vec<&LinearInfo> = linears.iter().filter(|linear| matches(pattern, &linear.name)).collect();
             if named.is_empty() {
                 let near = ir::text::nearest(pattern, linears.iter().map(|linear| linear.name.as_str()));
-                let near = near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+                let near = near.map(|near| format!(", did you mean `{near}`?"));
+                let names = || linears.iter().take(1).chain(linears.last()).map(|linear| format!("`{}`", linear.name));
+                let some = || format!(", its linears have names such as {}", names().collect::<Vec<_>>().join(" and "));
+                let near = near.unwrap_or_else(some);
                 return Err(format!("line {number}: the model has no linear `{pattern}`{near}"));
             }
             for linear in named {

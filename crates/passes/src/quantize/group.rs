@@ -40,7 +40,15 @@ pub(crate) fn members(graph: &Graph, layers: &Layers, x: Value) -> Vec<OpId> {
 pub(crate) fn weights(graph: &Graph, ctx: &PassContext<'_>, linears: &[OpId]) -> Result<Vec<HostTensor>, PassError> {
     let read = |id: &OpId| {
         let parts = LinearParts::of(graph, *id).ok_or_else(|| PassError::Other("expected a linear".to_owned()))?;
-        constant_value(graph, parts.weight, ctx.weights).map_err(|error| PassError::Other(error.to_string()))
+        let weight = constant_value(graph, parts.weight, ctx.weights);
+        let weight = weight.map_err(|error| PassError::Other(error.to_string()))?;
+        match weight.floats().iter().all(|value| value.is_finite()) {
+            true => Ok(weight),
+            false => Err(PassError::Input(format!(
+                "`{}`: a weight is NaN or infinite, which no code means",
+                graph.value_name(parts.weight)
+            ))),
+        }
     };
     linears.par_iter().map(read).collect()
 }
@@ -58,7 +66,7 @@ pub(crate) fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value, most: usize) 
     let known = known.filter(|rows| rows.channels == width).ok_or_else(|| lacks("rows", name, width))?;
     let finite: Vec<&[f32]> = known.iter().filter(|row| row.iter().all(|value| value.is_finite())).collect();
     if finite.is_empty() {
-        return Err(PassError::Other(format!("the calibration has no row of `{name}` without NaN or infinity")));
+        return Err(PassError::Input(format!("the calibration has no row of `{name}` without NaN or infinity")));
     }
     let count = finite.len().min(most);
     let mut values: Vec<f32> = (0..count).flat_map(|row| finite[row * finite.len() / count]).copied().collect();

@@ -128,7 +128,12 @@ impl Layer {
 
     fn scale(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<bool, PassError> {
         let (k_name, v_name) = (graph.value_name(self.k).to_owned(), graph.value_name(self.v).to_owned());
-        let expected = |what: &str| PassError::Other(format!("`{k_name}`: expected {what}"));
+        let expected = |what: &str| {
+            PassError::Unsupported(format!(
+                "scales of a KV cache go into the linears around it: `{k_name}`: expected {what} (without a calibration, \
+                 --kv-precision fp8 needs no scales)"
+            ))
+        };
         let [q, k] = self.makers.ok_or_else(|| expected("queries and keys that linears or norms make"))?;
         let (v, _) = graph
             .producer::<Linear>(self.v)

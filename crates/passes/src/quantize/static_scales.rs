@@ -49,7 +49,8 @@ impl FromStr for ActivationScales {
     }
 }
 
-/// The scale of codes of what the calibration knows as `name`, by its method. `by` is what channels have been multiplied
+/// The scale of codes of what the calibration knows as `name`, by its method; codes with an exponent, whose steps shrink
+/// with the numbers, gain nothing from the default's clipping and reach up to the largest. `by` is what channels have been multiplied
 /// by since: then most methods look at the sampled `rows`, which have been, too.
 pub(crate) fn scale(
     ctx: &PassContext<'_>,
@@ -59,7 +60,10 @@ pub(crate) fn scale(
     to: DType,
 ) -> Result<f32, PassError> {
     let stats = stats(ctx, name)?;
-    let method = ctx.calibration.map_or(ClipMethod::default(), |calibration| calibration.method);
+    let method = match ctx.calibration.map_or(ClipMethod::default(), |calibration| calibration.method) {
+        method if to == DType::F8E4M3 && method == ClipMethod::default() => ClipMethod::MinMax,
+        method => method,
+    };
     let codes = if to == DType::F8E4M3 { calibration::Codes::Fp8E4m3 } else { calibration::Codes::Int8 };
     let clip = match (by, method) {
         (None, _) => stats.clip(method, codes),
@@ -76,7 +80,7 @@ pub(crate) fn scale(
 /// What the calibration knows of a tensor.
 pub(crate) fn stats<'a>(ctx: &PassContext<'a>, name: &str) -> Result<&'a TensorStats, PassError> {
     let stats = ctx.calibration.and_then(|calibration| calibration.tensors.get(name));
-    stats.ok_or_else(|| PassError::Other(format!("the calibration has no statistics of `{name}`")))
+    stats.ok_or_else(|| PassError::Input(format!("the calibration has no statistics of `{name}`")))
 }
 
 /// Codes of `x` by a scale that is kept with the weights.

@@ -93,6 +93,9 @@ pub fn activations_path(calibration: &Path) -> PathBuf {
     calibration.with_extension("safetensors")
 }
 
+/// Fewer tokens than this are remarked on.
+const FEW_TOKENS: u64 = 1024;
+
 impl Driver {
     /// Runs the model in `dir` over a text and writes what its activations were to `out`, and a sample of them beside
     /// it. Where a run of the same model over the same text was stopped, goes on with it.
@@ -105,8 +108,10 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<CalibrateReport, Error> {
         let start = Instant::now();
-        if options.samples == 0 || options.max_len == 0 {
-            return Err(Error::Usage("expected at least one sample of at least one token".to_owned()));
+        if options.samples == 0 || options.max_len == 0 || options.rows == 0 {
+            return Err(Error::Usage(
+                "expected at least one sample of at least one token, and one kept row".to_owned(),
+            ));
         }
         if activations_path(out) == out {
             let reason = "rows of activations go to the .safetensors file beside it, name a .json file";
@@ -126,7 +131,11 @@ impl Driver {
         }
         let job = samples.job(&model, target.name(), options);
         let fresh = Calibration::new(&model, options.max_len.into(), options.method);
-        let mut state = State::open(out, &job, fresh, &side)?;
+        let mut state = State::open(out, &job, fresh, &side, progress)?;
+        if samples.tokens() < FEW_TOKENS {
+            let tokens = samples.tokens();
+            progress.note(&format!("{tokens} tokens say little of what activations can be: some thousands say more"));
+        }
         let resumed_layers = state.segment;
         if state.segment > 0 || state.samples > 0 {
             let (layers, samples) = (state.segment, state.samples);
@@ -145,7 +154,7 @@ impl Driver {
         };
         while state.segment < segments.len() {
             progress.phase(&format!("layer {} of {}", state.segment + 1, segments.len()));
-            runner.run(executor.as_ref(), &mut state, progress)?;
+            runner.run(executor.as_ref(), &mut state, progress).map_err(|error| state.explain(error))?;
         }
         let calibration = state.finish(samples.len() as u64, samples.tokens())?;
         Ok(CalibrateReport {

@@ -103,11 +103,9 @@ impl Samples {
 
     /// A fingerprint of all that decides the result: a stopped run goes on only where it is the same.
     pub fn job(&self, model: &str, target: &str, options: &CalibrateOptions) -> String {
-        let CalibrateOptions { max_len, method, rows, hessian, .. } = options;
+        let CalibrateOptions { max_len, rows, hessian, .. } = options;
         let mut hash = blake3::Hasher::new();
-        hash.update(
-            format!("{} {model} {target} {max_len} {method} {rows} {hessian}", env!("CARGO_PKG_VERSION")).as_bytes(),
-        );
+        hash.update(format!("{} {model} {target} {max_len} {rows} {hessian}", env!("CARGO_PKG_VERSION")).as_bytes());
         for sample in &self.samples {
             hash.update(sample_hash(sample).as_bytes());
         }

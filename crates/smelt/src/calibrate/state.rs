@@ -2,7 +2,6 @@
 //! bytes as one that was not.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use passes::calibration::Calibration;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::activations_path;
 use super::side::Side;
-use crate::Error;
+use crate::{Error, Progress};
 
 const STATE: &str = "state";
 const ACTIVATIONS: &str = "activations.safetensors";
@@ -32,24 +31,52 @@ pub(super) struct State {
 
 impl State {
     /// The state of the run that writes `out`: where an earlier one with the same job was stopped, or at the start.
-    pub fn open(out: &Path, job: &str, fresh: Calibration, side: &Side) -> Result<State, Error> {
+    pub fn open(
+        out: &Path,
+        job: &str,
+        fresh: Calibration,
+        side: &Side,
+        progress: &mut dyn Progress,
+    ) -> Result<State, Error> {
         let folder = beside(out, ".partial");
         let activations = folder.join(ACTIVATIONS);
         let (out, job) = (out.to_owned(), job.to_owned());
-        if let Some((segment, samples, calibration)) = read(&folder.join(STATE), &job)
+        if let Some((segment, samples, mut calibration)) = read(&folder.join(STATE), &job)
             && let Ok(activations) = File::options().read(true).write(true).open(&activations)
         {
+            // how clips are chosen changes nothing that was seen
+            calibration.method = fresh.method;
             return Ok(State { out, folder, job, segment, samples, calibration, activations });
         }
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::Io { path: folder, error });
+        if folder.exists() {
+            if !folder.join(ACTIVATIONS).is_file() {
+                let reason = "is in the way of what an unfinished run would leave";
+                return Err(Error::Usage(format!("{}: {reason}", folder.display())));
             }
-            _ => {}
+            let place = folder.display();
+            progress.note(&format!("{place} is of another model, text or options: what it has is measured anew"));
+            fs::remove_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
         }
         fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
         let activations = side.create(&activations)?;
         Ok(State { out, folder, job, segment: 0, samples: 0, calibration: fresh, activations })
+    }
+
+    /// What an error of the run means for a next one. One of the model or the text would come again: nothing is kept.
+    pub fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::BadInput(_) => {
+                // what cannot be removed is found by the next run
+                let _ = fs::remove_dir_all(&self.folder);
+                error
+            }
+            Error::Io { path, error } if path.starts_with(&self.folder) => Error::BadInput(format!(
+                "{}: {error}; if an earlier run was broken off there, remove {} to start anew",
+                path.display(),
+                self.folder.display()
+            )),
+            error => error,
+        }
     }
 
     /// Where files of the run go.
@@ -112,14 +139,5 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Writes a file that appears whole or not at all.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |error| Error::Io { path: path.to_owned(), error };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut file = builder.prefix(".smelt-").suffix(".partial").tempfile_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    Ok(())
+    plan::partial::write_file(path, bytes).map_err(|error| Error::Io { path: path.to_owned(), error })
 }

@@ -39,7 +39,7 @@ pub struct ValueError {
 pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: Windows) -> Result<Comparison, Error> {
     let names = common_outputs(reference.plan().plan(), plan.plan().plan());
     let mut values: Vec<Sums> = names.iter().map(|_| Sums::default()).collect();
-    let mut sums = Totals::default();
+    let (mut sums, mut logits) = (Totals::default(), Sums::default());
     let mut left = Scoring::new(reference, passage, windows);
     let mut right = Scoring::new(plan, passage, windows);
     loop {
@@ -52,14 +52,26 @@ pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: 
                 ));
             }
         };
-        sums.add(&a, &b)?;
         for (name, value) in names.iter().zip(&mut values) {
             value.add(&left.output(name)?, &right.output(name)?);
         }
+        logits.add_floats(&a.logits, &b.logits);
+        sums.add(&a, &b).map_err(|error| {
+            let mut found = names.iter().zip(&values).filter(|(_, value)| !value.is_finite());
+            match (error, found.next()) {
+                (Error::BadInput(reason), Some((name, _))) => {
+                    Error::BadInput(format!("{reason}: `{name}` is the first value that is not"))
+                }
+                (error, _) => error,
+            }
+        })?;
     }
-    let values = names.into_iter().zip(values).map(|(name, sums)| sums.finish(name)).collect();
-    Ok(sums.finish(values))
+    let values = names.into_iter().zip(values).chain([(LOGITS.to_owned(), logits)]);
+    Ok(sums.finish(values.map(|(name, sums)| sums.finish(name)).collect()))
 }
+
+/// What all plans compute, as it is called.
+pub(super) const LOGITS: &str = "logits";
 
 /// Outputs beside tokens and logits that all programs of both plans have.
 fn common_outputs(reference: &Plan, plan: &Plan) -> Vec<String> {
@@ -70,7 +82,7 @@ fn common_outputs(reference: &Plan, plan: &Plan) -> Vec<String> {
     }
     let outputs = reference.programs.first().map_or(&[][..], |program| &program.outputs);
     let names = outputs.iter().map(|port| port.name.as_str());
-    let more = names.filter(|name| !["logits", "next_tokens"].contains(name) && counts[name] == programs().count());
+    let more = names.filter(|name| ![LOGITS, "next_tokens"].contains(name) && counts[name] == programs().count());
     more.map(str::to_owned).collect()
 }
 
@@ -133,7 +145,12 @@ struct Sums {
 impl Sums {
     /// Values of another kind than real numbers have no distance.
     fn add(&mut self, a: &PortData, b: &PortData) {
-        let (PortData::F32(a), PortData::F32(b)) = (a, b) else { return };
+        if let (PortData::F32(a), PortData::F32(b)) = (a, b) {
+            self.add_floats(a, b);
+        }
+    }
+
+    fn add_floats(&mut self, a: &[f32], b: &[f32]) {
         for (a, b) in a.iter().zip(b) {
             let (a, b) = (f64::from(*a), f64::from(*b));
             self.difference += (a - b) * (a - b);
@@ -141,6 +158,10 @@ impl Sums {
             self.plan += b * b;
             self.product += a * b;
         }
+    }
+
+    fn is_finite(&self) -> bool {
+        self.reference.is_finite() && self.plan.is_finite()
     }
 
     fn finish(self, name: String) -> ValueError {

@@ -8,13 +8,14 @@ use ir::{Graph, Value};
 use passes::{Changed, Pass, PassContext, PassError, Slot};
 use serde::Serialize;
 
+use super::comparison::LOGITS;
 use super::{Comparison, Passage, WindowOptions, compare};
 use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, Progress, TargetChoice};
 
 /// What a layer adds to the error of the residual stream.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LayerError {
-    /// The half of a layer, such as `layers.3.mlp`.
+    /// The half of a layer, such as `layers.3.mlp`; or `logits`, which the head adds to.
     pub layer: String,
     /// Relative error of the residual stream behind it.
     pub error: f64,
@@ -25,7 +26,7 @@ pub struct LayerError {
 }
 
 impl Comparison {
-    /// The layers, in order, of plans whose outputs have the sums behind them.
+    /// The layers, in order, of plans whose outputs have the sums behind them; then the logits.
     pub fn layers(&self) -> Vec<LayerError> {
         let mut before = 0.0;
         let layer = |value: &super::ValueError| {
@@ -33,7 +34,7 @@ impl Comparison {
             let layer = value.name.strip_suffix(SUM).unwrap_or(&value.name).to_owned();
             LayerError { layer, error: value.error, cosine: value.cosine, growth }
         };
-        self.values.iter().filter(|value| is_sum(&value.name)).map(layer).collect()
+        self.values.iter().filter(|value| is_sum(&value.name) || value.name == LOGITS).map(layer).collect()
     }
 }
 
@@ -45,6 +46,10 @@ pub fn compare_layers(
     (options, windows): (&CompileOptions, WindowOptions),
     progress: &mut dyn Progress,
 ) -> Result<Comparison, Error> {
+    if dir.is_file() {
+        let reason = "is no folder of a checkpoint, from which a plan and its twin are compiled";
+        return Err(Error::Usage(format!("{}: {reason}", dir.display())));
+    }
     let driver = driver.clone().pass(Slot::AfterImport, MarkSums);
     let target = driver.target(&options.target, progress)?.name().to_owned();
     let options = CompileOptions { target: TargetChoice::Named(target), ..windows.compile_options(options.clone()) };
