@@ -67,6 +67,12 @@ impl<'a> Operands<'a> {
 /// Rows of x that stay in the second-level cache while the weights of a task run past them.
 const ROW_TILE: usize = 32;
 
+/// Columns whose codes are unpacked at a time: whole tiles for every number of rows, that fit the first-level cache if they
+/// can.
+fn unpacked_columns(width: usize) -> usize {
+    ((16 << 10) / width.max(1) / 24).max(1) * 24
+}
+
 impl CpuKernel for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -120,8 +126,13 @@ impl CpuKernel for Linear {
         let out = &args.outputs[0];
         if operands.weight.dtype() == DType::I4 {
             // SAFETY: an element of packed codes is a byte.
-            let packed = unsafe { &operands.weight.elements::<u8>()[first * width / 2..last * width / 2] };
-            return slice(&operands, &unpack(packed), first..last, out);
+            let packed = unsafe { operands.weight.elements::<u8>() };
+            let mut codes = Vec::new();
+            return (first..last).step_by(unpacked_columns(width)).try_for_each(|first| {
+                let last = (first + unpacked_columns(width)).min(last);
+                unpack(&packed[first * width / 2..last * width / 2], &mut codes);
+                slice(&operands, &codes, first..last, out)
+            });
         }
         with_element!(operands.weight.dtype(), E => {
             // SAFETY: `with_element` chose the type of the dtype.

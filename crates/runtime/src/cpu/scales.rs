@@ -3,6 +3,8 @@
 use plan::{DType, Scalar};
 
 use super::rows::{row_tasks, task_rows};
+#[cfg(target_arch = "x86_64")]
+use super::simd::has_avx2;
 use super::{Args, CpuKernel, Tensor};
 
 /// Scales of both operands of a product by row, column and group of neighbours along K.
@@ -36,7 +38,12 @@ impl Scaling {
         }
         let spread = |rows: usize, scale: Option<&Tensor>, values: Option<&Tensor>, range: std::ops::Range<usize>| {
             let (Some(scale), Some(values)) = (scale, values) else { return Ok(Vec::new()) };
-            let (blocks, wide) = (Blocks::of(rows, width, scale)?, values.widened(0..values.len())?);
+            let blocks = Blocks::of(rows, width, scale)?;
+            if blocks.rows == 1 && blocks.cols == group {
+                let groups = width.div_ceil(group);
+                return values.widened(range.start * groups..range.end * groups);
+            }
+            let wide = values.widened(0..values.len())?;
             let starts = (0..width).step_by(group);
             let of_row = |row: usize| starts.clone().map(move |k| (row, k));
             Ok::<_, String>(range.flat_map(of_row).map(|(row, k)| wide[blocks.index(row, k)]).collect())
@@ -98,12 +105,49 @@ impl Blocks {
 }
 
 /// The codes of packed bytes, first the lower half of each.
-pub(super) fn unpack(packed: &[u8]) -> Vec<i8> {
-    let mut codes = vec![0; 2 * packed.len()];
-    for (pair, byte) in codes.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
-        *pair = [(byte << 4) as i8 >> 4, *byte as i8 >> 4];
+pub(super) fn unpack(packed: &[u8], codes: &mut Vec<i8>) {
+    codes.clear();
+    let rest = unpack_vectors(packed, codes);
+    codes.extend(rest.iter().flat_map(|byte| [(byte << 4) as i8 >> 4, *byte as i8 >> 4]));
+}
+
+/// Appends the codes of as many bytes as vectors take; returns the bytes that are left.
+#[cfg(target_arch = "x86_64")]
+fn unpack_vectors<'a>(packed: &'a [u8], codes: &mut Vec<i8>) -> &'a [u8] {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2")]
+    fn with_avx2(packed: &[[u8; 16]], codes: &mut Vec<i8>) {
+        let (low, sign) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x08));
+        codes.reserve(32 * packed.len());
+        let mut len = codes.len();
+        for bytes in packed {
+            // SAFETY: 16 bytes are there, and 32 codes were reserved for each of them.
+            unsafe {
+                // each byte in two: as it is, and its upper half as the lower of the second
+                let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes.as_ptr().cast()));
+                let halves = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16::<4>(wide)), low);
+                let signed = _mm256_sub_epi8(_mm256_xor_si256(halves, sign), sign);
+                _mm256_storeu_si256(codes.as_mut_ptr().add(len).cast(), signed);
+                len += 32;
+            }
+        }
+        // SAFETY: they were written.
+        unsafe { codes.set_len(len) };
     }
-    codes
+
+    if !has_avx2() {
+        return packed;
+    }
+    let (whole, rest) = packed.as_chunks::<16>();
+    // SAFETY: the feature was found.
+    unsafe { with_avx2(whole, codes) };
+    rest
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn unpack_vectors<'a>(packed: &'a [u8], _: &mut Vec<i8>) -> &'a [u8] {
+    packed
 }
 
 /// Codes of rows by scales of their own, one each `cols` columns, or one a row. Input x, outputs the codes and scales.
@@ -198,5 +242,22 @@ impl CpuKernel for Quantize {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_codes_come_lower_half_first() {
+        // more than a vector, and a rest
+        let bytes: Vec<u8> = (0..=255).chain(7..30).collect();
+        let codes: Vec<i8> = bytes.iter().flat_map(|byte| [(byte << 4) as i8 >> 4, *byte as i8 >> 4]).collect();
+        let mut found = vec![1];
+        unpack(&bytes, &mut found);
+        assert_eq!(found, codes);
+        unpack(&[0x8f, 0x70], &mut found);
+        assert_eq!(found, [-1, -8, 0, 7]);
     }
 }
