@@ -23,11 +23,12 @@ struct Shown {
 }
 
 /// All of them.
-const SHOWN: [Shown; 5] = [
+const SHOWN: [Shown; 6] = [
     Shown { result: accuracy::RESULT, page: "docs/accuracy.md", table: accuracy::table },
     Shown { result: RESULT, page: "docs/book/performance.md", table: cpu_table },
     Shown { result: passes::RESULT, page: "docs/book/performance.md", table: passes::table },
     Shown { result: "bench/gpu.json", page: "docs/book/performance.md", table: gpu_table },
+    Shown { result: "bench/gpu-formats.json", page: "docs/accuracy.md", table: formats_table },
     Shown { result: "bench/weight-layout.json", page: "docs/adr/0005-tiled-weights.md", table: layout_table },
 ];
 /// Runs of each measurement; the best counts, for other programs only ever make one slower.
@@ -212,6 +213,28 @@ fn gpu_table(result: &Value) -> Result<String, String> {
     }
     let rows: String = rows.into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
     Ok(format!("| | |\n| --- | --- |\n{rows}"))
+}
+
+/// A row for each format, with decoding at each batch and the first token alone.
+fn formats_table(result: &Value) -> Result<String, String> {
+    let runs = result["runs"].as_array().ok_or("there is no list `runs`")?;
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    let mut batches: Vec<u64> = Vec::new();
+    for run in runs {
+        let (format, batch) = (run["format"].as_str().unwrap_or_default(), run["batch"].as_u64().unwrap_or_default());
+        if !batches.contains(&batch) {
+            batches.push(batch);
+        }
+        if rows.last().is_none_or(|(name, _)| *name != format) {
+            rows.push((format, vec![format!("{} ms", round(number(run, "/ttft_ms")?))]));
+        }
+        let rate = round(number(run, "/decode_tokens_per_s")?);
+        rows.last_mut().into_iter().for_each(|(_, cells)| cells.push(rate.to_string()));
+    }
+    let batches: Vec<String> = batches.iter().map(|batch| format!("tok/s, batch {batch}")).collect();
+    let rule = "| --- ".repeat(batches.len() + 2);
+    let rows: String = rows.iter().map(|(name, cells)| format!("| {name} | {} |\n", cells.join(" | "))).collect();
+    Ok(format!("| format | first token, batch 1 | {} |\n{rule}|\n{rows}", batches.join(" | ")))
 }
 
 /// The best configuration of each layout, for each shape and number of rows.
