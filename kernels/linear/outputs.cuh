@@ -3,9 +3,11 @@
 //
 //   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
 //   bias [kN] of B, residual as y; each is nullptr (written in the unit) or added in float, before and behind F
+//   Y may be i8 or f8e4m3: codes of the results, times a reciprocal. Then there is no residual
 //   A warpgroup for each 64 rows. The block starts at `row`, and at strip `strip` of 16 rows of w; for kSwiglu, eight
 //   of the first half and then the same eight of the second
 #pragma once
+#include "common/codes.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
 #include "linear/behind.cuh"
@@ -37,13 +39,13 @@ template <class XS, class WS, int kN> struct Rescaled {
 
 template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu, class F> struct BlockOutputs {
   static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
-  static_assert(sizeof(Y) == 2 || sizeof(Y) == 4, "16-bit floats or float");
+  static constexpr bool kCodes = sizeof(Y) == 1;
   static constexpr int kConsumers = 2 * kBlockRows;  // threads
   static constexpr int kOutN = kSwiglu ? kN / 2 : kN;  // columns of y
   static constexpr int kOutCols = kSwiglu ? kBlockCols / 2 : kBlockCols;
   static constexpr int kPitch = 2 * kOutCols + 16;  // bytes of a row of results in shared memory: no bank conflicts
   // Of shared memory that results pass through, once all consumers are done with what was there.
-  static constexpr int kBytes = sizeof(Y) == 4 ? 0 : kBlockRows * kPitch;
+  static constexpr int kBytes = sizeof(Y) == 2 ? kBlockRows * kPitch : 0;
 
   Y* y;
   const B* bias;
@@ -51,6 +53,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
   int rows;
   int row;
   int strip;
+  float reciprocal = 1.0f;  // of the scale of codes
 
   // The bias of two neighbouring rows of w.
   __device__ __forceinline__ void add_bias(int n, float& low, float& high) const {
@@ -85,18 +88,30 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
       add_bias(n, product[0], product[1]);
       y = {apply<F>(product[0]), apply<F>(product[1])};
     }
-    if (residual != nullptr && to < rows) {
-      const Y* place = residual + (i64(to) * kOutN + n);
-      if constexpr (kOutN % 2 == 0) {
-        if (n >= kOutN) return y;
-        const Vec<Y, 2> pair = *reinterpret_cast<const Vec<Y, 2>*>(place);
-        y[0] += to_float(pair[0]), y[1] += to_float(pair[1]);
-      } else {
-        if (n < kOutN) y[0] += to_float(place[0]);
-        if (n + 1 < kOutN) y[1] += to_float(place[1]);
-      }
+    if constexpr (!kCodes) {
+      if (residual != nullptr && to < rows) add_residual(y, residual + (i64(to) * kOutN + n), n);
     }
     return y;
+  }
+
+  static __device__ __forceinline__ void add_residual(Vec<float, 2>& y, const Y* place, int n) {
+    if constexpr (kOutN % 2 == 0) {
+      if (n >= kOutN) return;
+      const Vec<Y, 2> pair = *reinterpret_cast<const Vec<Y, 2>*>(place);
+      y[0] += to_float(pair[0]), y[1] += to_float(pair[1]);
+    } else {
+      if (n < kOutN) y[0] += to_float(place[0]);
+      if (n + 1 < kOutN) y[1] += to_float(place[1]);
+    }
+  }
+
+  // Two results as they are stored.
+  __device__ __forceinline__ Vec<Y, 2> stored(const Vec<float, 2>& results) const {
+    if constexpr (kCodes) {
+      return codes_of<Y, 2>(results.at, reciprocal);
+    } else {
+      return {from_float<Y>(results[0]), from_float<Y>(results[1])};
+    }
   }
 
   // The first of the two rows of y that this lane has in a fragment; the other is eight further.
@@ -114,14 +129,14 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
   // All consumers call it.
   template <class D, class Scale>
   __device__ __forceinline__ void store(const D (&sums)[kBlockCols / 2], const Scale& scale) const {
-    if constexpr (sizeof(Y) == 4) {
-      store_fragments(sums, scale);
-    } else {
+    if constexpr (sizeof(Y) == 2) {
       store_rows(sums, scale);
+    } else {
+      store_fragments(sums, scale);
     }
   }
 
-  // Floats go to y as they lie in fragments: four lanes write 32 bytes of a row.
+  // Floats and codes go to y as they lie in fragments: four lanes write 32 or 8 bytes of a row.
   template <class D, class Scale>
   __device__ __forceinline__ void store_fragments(const D (&sums)[kBlockCols / 2], const Scale& scale) const {
     const int first = first_row();
@@ -132,7 +147,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
       for (int half = 0; half < 2; ++half) {
         const int to = first + 8 * half;
         if (to >= rows) continue;
-        const Vec<Y, 2> pair = results(sums, p, half, to, scale);
+        const Vec<Y, 2> pair = stored(results(sums, p, half, to, scale));
         Y* place = y + (i64(to) * kOutN + n);
         if (kOutN % 2 == 0 && n < kOutN) *reinterpret_cast<Vec<Y, 2>*>(place) = pair;
         if (kOutN % 2 != 0 && n < kOutN) place[0] = pair[0];

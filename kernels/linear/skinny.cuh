@@ -5,8 +5,9 @@
 //     with kCentred T((x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * gain + shift [kK])
 //   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
 //     kN / 2 + n
+//     Y may be i8 or f8e4m3: codes of that, by the scale *y_scale
 //   gain, shift of G, bias [kN] of B, residual as y; each is nullptr (written in the unit) where it is not there. Bias
-//     and residual are added in float, before and behind F
+//     and residual are added in float, before and behind F; codes have no residual
 //   w    of W, tiled as in common/tiled.cuh (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the
 //        second): [ceil(kN / 16)][units of 16 outputs x 128 bytes of k]. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
@@ -27,6 +28,7 @@
 // of x, which are exactly the other operand.
 #pragma once
 #include "common/body.cuh"
+#include "common/codes.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
 #include "common/tiled.cuh"
@@ -47,7 +49,7 @@ template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, 
           class F = Same, class B = T, class W = T, class WScales = Unscaled, bool kZero = false,
           class XScales = Unscaled>
 struct LinearSkinny {
-  static constexpr bool kCodes = WScales::kScaled, kXCodes = XScales::kScaled;
+  static constexpr bool kCodes = WScales::kScaled, kXCodes = XScales::kScaled, kMakesCodes = sizeof(Y) == 1;
   using XT = typename Either<kXCodes, X, T>::Type;  // as products read x
   static_assert(sizeof(T) == 2, "bf16 or f16");
   static_assert(kNormRows <= kRows && (kNormRows > 0 || sizeof(X) == sizeof(XT)), "x is T unless it is normed or codes");
@@ -116,6 +118,7 @@ struct LinearSkinny {
   const i8* w_zero;
   const B* bias;
   const Y* residual;
+  const float* y_scale;
   int rows;
 
   int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
@@ -352,6 +355,7 @@ struct LinearSkinny {
     if constexpr (kNormRows > 0) norm_rows();
     // What this thread adds at the end is asked for now.
     const float added = residual != nullptr ? read_residual(tile, threadIdx.x) : 0.0f;
+    const float reciprocal = kMakesCodes ? __frcp_rn(*y_scale) : 1.0f;
     multiply_tile(tile);
 
     // reduce: over warps, in their order
@@ -378,14 +382,22 @@ struct LinearSkinny {
         value = apply<F>(total(partial, row, column, bias, n));
       }
       if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
-      y[i64(row) * kOutN + n] = from_float<Y>(value);
+      if constexpr (kMakesCodes) {
+        y[i64(row) * kOutN + n] = codes_of<Y, 1>({value}, reciprocal)[0];
+      } else {
+        y[i64(row) * kOutN + n] = from_float<Y>(value);
+      }
     }
   }
 
   // The residual of result `i` of a tile; zero where there is none.
   __device__ __forceinline__ float read_residual(int tile, int i) const {
     const int row = i / kOutCols, n = tile * kOutCols + i % kOutCols;
-    return row < rows && n < kOutN ? to_float(residual[i64(row) * kOutN + n]) : 0.0f;
+    if constexpr (kMakesCodes) {
+      return 0.0f;
+    } else {
+      return row < rows && n < kOutN ? to_float(residual[i64(row) * kOutN + n]) : 0.0f;
+    }
   }
 
   // The sums of this warp over its units of a tile.

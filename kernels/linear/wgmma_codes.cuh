@@ -1,6 +1,6 @@
 // y = x * w^T (+ bias) (+ residual) for many rows where both are codes times scales, on the tensor cores' 8 bits.
 //
-//   y, bias, residual as in linear/outputs.cuh
+//   y, bias, residual as in linear/outputs.cuh; where y is codes, *y_scale is their scale
 //   x [rows][kK] and w of C (i8, f8e4m3), read through their maps alone (linear/ring.cuh). So kK % 16 == 0
 //   w     tiled as in common/tiled.cuh, a unit being 16 outputs x 128 k
 //   XS, WS  the Scales of x and w: of whole rows (or blocks of them, or all), or in groups of a multiple of 128
@@ -46,6 +46,7 @@ struct LinearWgmmaCodes {
   const typename WS::Type* w_scales;
   const B* bias;
   const Y* residual;
+  const float* y_scale;
   const TensorMap* map_x;
   const TensorMap* map_w;
   int rows;
@@ -61,7 +62,8 @@ struct LinearWgmmaCodes {
     if (threadIdx.x == Ring::kConsumers) {
       ring.fill();
     } else if (threadIdx.x < Ring::kConsumers) {
-      const Outputs outputs = {y, bias, residual, rows, ring.row, ring.strip};
+      Outputs outputs = {y, bias, residual, rows, ring.row, ring.strip};
+      if constexpr (Outputs::kCodes) outputs.reciprocal = __frcp_rn(*y_scale);
       Rescaled<XS, WS, kN> rescaled = {{}, w_scales};
       outputs.template row_scales<XS>(x_scales, rescaled.x);
       if constexpr (kInSteps) {

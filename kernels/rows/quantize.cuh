@@ -3,8 +3,9 @@
 //   QuantizeBlocks   codes [rows][kCols], scales [rows][ceil(kCols / kPart)] in float, of x [rows][kCols] of T. The
 //                    scale of kPart neighbours, a power of two or all, is their largest magnitude over the largest code
 //   RmsNormQuantize  the same of x normed with a gain [kCols] of W that no launch before writes, and rounded to N
+//   RmsNormQuantizeBy  codes of that by the scale *scale
 //   Quantize         codes of x by given scales of S: [rows, or 1 where kEachRow is false][ceil(kCols / kPart)]
-//   Grid: rows times spans of a row for QuantizeBlocks, rows for RmsNormQuantize, one block of kBlock threads each;
+//   Grid: rows times spans of a row for QuantizeBlocks, rows for those that norm, one block of kBlock threads each;
 //         ceil(rows * kCols / 2048) blocks for Quantize
 #pragma once
 #include "common/codes.cuh"
@@ -136,6 +137,36 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kPart, 
       const auto normed = row.normed(moments, weight, nullptr, at, column, read);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) values[i] = to_float(normed[i]);
+    });
+  }
+};
+
+template <class T, class N, class W, class C, int kCols, float kEps, int kBlock> struct RmsNormQuantizeBy {
+  static constexpr int kThreads = kBlock;
+  using Row = NormRow<T, N, W, kCols, kEps, kBlock>;
+  static constexpr int kWidth = Row::kWidth;
+
+  C* codes;
+  const T* x;
+  const W* weight;
+  const float* scale;
+  int rows;
+
+  Row row = {};
+
+  __device__ __forceinline__ void stream(int) { row.stream(weight, nullptr); }
+
+  __device__ __forceinline__ void tile(int tile) {
+    const T* from = x + i64(tile) * kCols;
+    const float reciprocal = __frcp_rn(*scale);
+    const auto read = [&](int column, float (&held)[kWidth]) { Row::read(from + column, held); };
+    const auto moments = row.moments(read);
+    Row::each([&](int at, int column) {
+      const auto normed = row.normed(moments, weight, nullptr, at, column, read);
+      float values[kWidth];
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) values[i] = to_float(normed[i]);
+      *reinterpret_cast<Vec<C, kWidth>*>(codes + i64(tile) * kCols + column) = codes_of<C, kWidth>(values, reciprocal);
     });
   }
 };

@@ -22,7 +22,7 @@ const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// The pieces. One more is one more line here and a function below.
-const PIECES: [fn(&mut Builder, Piece); 21] = [
+const PIECES: [fn(&mut Builder, Piece); 22] = [
     Builder::embedding,
     Builder::sum,
     Builder::norm_of_sum,
@@ -32,6 +32,7 @@ const PIECES: [fn(&mut Builder, Piece); 21] = [
     Builder::activated_linear,
     Builder::linear_over_codes,
     Builder::codes_of_a_norm,
+    Builder::codes_by_one_scale,
     Builder::parallel_linears,
     Builder::gated,
     Builder::gated_halves,
@@ -54,8 +55,8 @@ pub fn random_graph(pieces: &[Piece], narrow: bool) -> Graph {
     for piece in pieces {
         PIECES[usize::from(piece.0) % PIECES.len()](&mut builder, *piece);
     }
-    let Builder { mut graph, values, indices, .. } = builder;
-    let shown = values.into_iter().rev().step_by(3).chain(indices);
+    let Builder { mut graph, values, last, .. } = builder;
+    let shown = values.into_iter().rev().step_by(3).chain(last);
     for (index, value) in shown.enumerate() {
         graph.add_output(&format!("out{index}"), value);
     }
@@ -69,7 +70,10 @@ pub fn in_f32(graph: &Graph) -> Graph {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
         let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("scaled = [x");
-        if keeps { line } else { line.replace(", to = f32}", "}").replace(" {to = f32}", "") }
+        let dropped = |line: String| {
+            line.replace("to = f32, codes", "codes").replace(", to = f32}", "}").replace(" {to = f32}", "")
+        };
+        if keeps { line } else { dropped(line) }
     };
     let text: Vec<String> = ir::text::print(graph).lines().map(widened).collect();
     let parsed = ir::text::parse(&text.join("\n"), &ir::OpSet::standard());
@@ -81,8 +85,8 @@ struct Builder {
     narrow: bool,
     /// Floating-point rows, `[T, WIDTH]` or `[R, WIDTH]`.
     values: Vec<Value>,
-    /// Results of `argmax`.
-    indices: Vec<Value>,
+    /// What nothing reads: results of `argmax`, and codes of sums.
+    last: Vec<Value>,
     constants: u64,
     /// Layers of the KV groups that have been used.
     layers: [u32; 2],
@@ -108,7 +112,7 @@ impl Builder {
         for (name, shape) in inputs {
             graph.add_input(name, TensorType { dtype: DType::I32, shape });
         }
-        Builder { graph, narrow, values: Vec::new(), indices: Vec::new(), constants: 0, layers: [0; 2] }
+        Builder { graph, narrow, values: Vec::new(), last: Vec::new(), constants: 0, layers: [0; 2] }
     }
 
     fn input(&self, name: &str) -> Value {
@@ -263,9 +267,26 @@ impl Builder {
         let weight = self.add(blocks, &[numbers]);
         let scales = [codes, weight].map(|codes| Value { result: 1, ..codes });
         let scaled = Scaled { x: true, weight: true, zero: false };
-        let product = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)) };
+        let product =
+            FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)), codes: None };
         let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
         self.values.push(y);
+    }
+
+    /// Codes of a norm or a linear, by a scale so small that the next code is as good as equal.
+    fn codes_by_one_scale(&mut self, (_, a, b, detail): Piece) {
+        self.embedding((0, 0, 0, detail));
+        let Some(x) = self.values.pop() else { return };
+        let y = if a.is_multiple_of(2) { self.norm(x, b) } else { self.project(x, WIDTH, self.to(x, b), detail) };
+        let large = self.constant(DType::F32, &[1, 1]);
+        let scale = self.add(Scale { by: 1e-4 }, &[large]);
+        let codes = self.add(Quantize { to: DType::I8 }, &[y, scale]);
+        let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
+        let weight = self.add(QuantizeBlocks { to: DType::I8, rows: None, cols: None }, &[numbers]);
+        let scaled = Scaled { x: true, weight: true, zero: false };
+        let sum = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(DType::F32), codes: None };
+        let sum = self.add(sum, &[codes, weight, scale, Value { result: 1, ..weight }]);
+        self.last.push(sum);
     }
 
     /// Only weights are codes: of activations that are rounded elsewhere, a code may fall to the other side.
@@ -286,7 +307,7 @@ impl Builder {
         let y = if detail.is_multiple_of(2) {
             let scaled = Scaled { weight: true, ..Scaled::default() };
             self.add(
-                FusedLinear { before: None, scaled, behind: Epilogues::default(), to: self.to(x, b) },
+                FusedLinear { before: None, scaled, behind: Epilogues::default(), to: self.to(x, b), codes: None },
                 &[x, codes, scale],
             )
         } else {
@@ -394,7 +415,7 @@ impl Builder {
         let gathered = self.add(GatherRows {}, &[x, self.input("rows")]);
         let argmax = self.add(Argmax { classes: WIDTH as u32 - u32::from(detail % 3) }, &[gathered]);
         self.values.push(gathered);
-        self.indices.push(argmax);
+        self.last.push(argmax);
     }
 
     fn frequencies(&mut self, detail: u8) -> Value {

@@ -13,8 +13,9 @@ pub mod rules;
 
 pub use cleanup::{Canonicalize, EliminateCommonSubexpressions, FoldCasts, GatherRowsEarly, RemoveDeadOps, Simplify};
 pub use fusion::{
-    FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise, FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu,
-    FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, MergeLinears,
+    FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise, FuseLinearActivation, FuseLinearAdd, FuseLinearQuantize,
+    FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu,
+    MergeLinears,
 };
 /// Named by `rewrite_pass!`, whose callers may lack this crate.
 #[doc(hidden)]

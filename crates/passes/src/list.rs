@@ -9,8 +9,9 @@ use crate::quantize::{
 };
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
-    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
-    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearQuantize, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize,
+    FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps,
+    Simplify,
 };
 
 /// A row of the list.
@@ -46,9 +47,10 @@ impl PassList {
             FuseElementwise: "ops on elements that read each other's values become one map",
             FuseLinearActivation: "f(linear(x, w)) becomes fused_linear with the activation or scale f behind the product",
             FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
+            FuseLinearQuantize: "quantize(linear(x, w), scale) becomes fused_linear that makes codes, by one scale for all",
             FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the gate behind the product",
             FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product, and layer_norm alike",
-            FuseNormQuantize: "quantize_blocks(rms_norm(x, gain)) becomes rms_norm_quantize(x, gain)",
+            FuseNormQuantize: "quantize_blocks(rms_norm(x, gain)) becomes rms_norm_quantize(x, gain), and quantize by one scale alike",
             FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
             FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",

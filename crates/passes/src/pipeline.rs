@@ -6,8 +6,9 @@ use ir::Stage;
 
 use crate::{
     Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
-    FuseLinearActivation, FuseLinearAdd, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv,
-    FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps, Simplify,
+    FuseLinearActivation, FuseLinearAdd, FuseLinearQuantize, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize,
+    FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps,
+    Simplify,
 };
 
 /// Where a user's passes may enter.
@@ -58,6 +59,7 @@ pub fn standard() -> Pipeline {
             pass(FuseLinearSwiglu),     // after fuse-swiglu, whose op it matches
             pass(FuseLinearActivation), // after fuse-silu-mul: an activation that gates goes with its gate
             pass(FuseLinearAdd),        // before fuse-add-rms-norm: behind a linear the sum costs no launch
+            pass(FuseLinearQuantize),   // after what else stands behind a linear
             pass(FuseAddRmsNorm),       // sums of anything else
             pass(FuseAddLayerNorm),     // the same
             pass(FuseNormLinear),       // after the two above, which take more with them

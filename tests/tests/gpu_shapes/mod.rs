@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod codes;
+mod codes_by_one_scale;
 mod codes_few;
 
 use tests::Case;
@@ -25,7 +26,7 @@ fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    [small_cases(), large_linears(), codes::cases()].concat()
+    [small_cases(), large_linears(), codes::cases(), codes_by_one_scale::cases()].concat()
 }
 
 /// Those that take next to no time.

@@ -147,7 +147,7 @@ fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
 
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
-    let Some(behind) = parts.in_order().filter(|_| parts.before.is_none()) else {
+    let Some(behind) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
         return Err(Refusal::because("does a product, its bias, functions of elements and a residual"));
     };
     let weight = tensor(graph, parts.weight)?;

@@ -27,6 +27,7 @@ impl Builder<'_> {
             scaled: Scaled { x: x_scale.is_some(), weight: true, zero: zero.is_some() },
             behind: Epilogues(bias.iter().map(|_| Epilogue::Bias).collect()),
             to: if x_scale.is_some() { result } else { to },
+            codes: None,
         };
         let operands: Vec<Value> =
             [Some(x), Some(codes), x_scale, Some(scale), zero, bias].into_iter().flatten().collect();

@@ -9,8 +9,8 @@ use super::layer_norm::layer_norm;
 use super::linear::{add_bias, product};
 use super::map::evaluate;
 use super::norm::rms_norm;
-use super::quantize::{check_scales, dequantize, expect_codes};
-use super::{Add, Dequantize, LayerNorm, Linear, Map, Pointwise, RmsNorm, Swiglu, gated};
+use super::quantize::{check_scales, dequantize, expect_codes, expect_scale_of_all, quantize};
+use super::{Add, Dequantize, LayerNorm, Linear, Map, Pointwise, Quantize, RmsNorm, Swiglu, gated};
 use crate::{
     AttrValue, Attribute, Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, TensorType, Type,
     TypeError, Value, expect_rank, expect_same, op, type_error,
@@ -22,9 +22,10 @@ op! {
     /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. What `scaled` lists are codes, which mean
     /// `(code - zero) * scale`, as in `dequantize`. The further operands are those of `before`, `scaled` and `behind`, in
     /// order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the scales of `x` and `weight`, the zeros of the
-    /// weight; the bias, the residual. The result has the dtype of `x`, or `to`.
+    /// weight; the bias, the residual. The result has the dtype of `x`, or `to`; with `codes` it is what `quantize` makes of
+    /// it, codes of that dtype, by a scale `[1, 1]` that stands last among the operands.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
-        before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>
+        before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>, codes: Option<DType>
     }
 }
 
@@ -225,6 +226,8 @@ struct More<T> {
     scales: Scales<T>,
     /// The epilogues, with theirs.
     behind: Vec<(Epilogue, Option<T>)>,
+    /// The scale of the codes that the result is of.
+    scale: Option<T>,
 }
 
 impl FusedLinear {
@@ -243,7 +246,8 @@ impl FusedLinear {
         for epilogue in &self.behind.0 {
             behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
-        more.next().is_none().then_some(More { before, scales, behind })
+        let scale = if self.codes.is_some() { Some(more.next()?) } else { None };
+        more.next().is_none().then_some(More { before, scales, behind, scale })
     }
 }
 
@@ -251,16 +255,17 @@ impl Semantics for FusedLinear {
     const CLASS: OpClass = OpClass::Matmul;
 
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-        let plain = self.before.is_none() && self.scaled == Scaled::default();
+        let plain = self.before.is_none() && self.scaled == Scaled::default() && self.codes.is_none();
         if plain && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
             return type_error("expected something that `linear` does not do, before or behind");
         }
         let expected = 2
             + self.before.map_or(0, |before| before.norm.operands())
             + [self.scaled.x, self.scaled.weight, self.scaled.zero].into_iter().filter(|taken| *taken).count()
-            + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count();
+            + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count()
+            + usize::from(self.codes.is_some());
         let found = operands.len();
-        let Some(More { before, scales, behind }) = self.more(operands) else {
+        let Some(More { before, scales, behind, scale }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
@@ -276,11 +281,15 @@ impl Semantics for FusedLinear {
         for (epilogue, operand) in behind {
             ty = epilogue.infer(ty, operand)?;
         }
+        if let Some((to, scale)) = self.codes.zip(scale) {
+            expect_scale_of_all(scale.tensor()?)?;
+            return Quantize { to }.infer(&[&ty.into(), scale]);
+        }
         Ok(vec![ty.into()])
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { before, scales, behind } = self.more(operands).ok_or("operands of another number")?;
+        let More { before, scales, behind, scale } = self.more(operands).ok_or("operands of another number")?;
         let normed = match (self.before, before.as_slice()) {
             (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
             (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
@@ -295,7 +304,11 @@ impl Semantics for FusedLinear {
         });
         let x = x.as_ref().or(normed.as_ref()).unwrap_or(operands[0]);
         let product = product(x, weight.as_ref().unwrap_or(operands[1]));
-        Ok(vec![behind.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand))])
+        let value = behind.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand));
+        Ok(vec![match self.codes.zip(scale) {
+            Some((to, scale)) => quantize(&[&value, scale], to),
+            None => value,
+        }])
     }
 
     fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
@@ -310,6 +323,12 @@ impl Semantics for FusedLinear {
             };
             let linear = parts.add(graph, &mut patch, normed)?;
             patch.replace(graph.result(id), linear);
+            return Some(patch);
+        }
+        if let Some((to, scale)) = parts.codes.take() {
+            let linear = parts.add(graph, &mut patch, parts.x.into())?;
+            let codes = patch.add(graph, Quantize { to }, &[linear, scale.into()]);
+            patch.replace(graph.result(id), codes);
             return Some(patch);
         }
         if matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]) {
@@ -423,8 +442,10 @@ pub struct LinearParts {
     pub scales: Scales<Value>,
     /// What happens behind, with its operands.
     pub behind: Vec<(Epilogue, Option<Value>)>,
-    /// The dtype of the result.
+    /// The dtype of the result, where that is of numbers, or else of the numbers that its codes are of.
     pub result: DType,
+    /// The dtype of the codes that the result is of, with their scale.
+    pub codes: Option<(DType, Value)>,
 }
 
 impl LinearParts {
@@ -435,12 +456,15 @@ impl LinearParts {
         let result = graph.tensor(graph.result(id))?.dtype;
         if graph.cast::<Linear>(id).is_some() {
             let behind = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
-            return Some(LinearParts { before: None, x, weight, scales: Scales::default(), behind, result });
+            let scales = Scales::default();
+            return Some(LinearParts { before: None, x, weight, scales, behind, result, codes: None });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { before, scales, behind } = fused.more(&operands)?;
+        let More { before, scales, behind, scale } = fused.more(&operands)?;
         let before = fused.before.map(|prologue| (prologue, before));
-        Some(LinearParts { before, x, weight, scales, behind, result })
+        let codes = fused.codes.zip(scale);
+        let result = if codes.is_some() { fused.to.unwrap_or(graph.tensor(x)?.dtype) } else { result };
+        Some(LinearParts { before, x, weight, scales, behind, result, codes })
     }
 
     /// The epilogues, in order.
@@ -514,12 +538,14 @@ impl LinearParts {
         operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
         operands.extend(self.scales.iter().map(PatchValue::from));
         operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
+        operands.extend(self.codes.map(|(_, scale)| PatchValue::from(scale)));
         let (behind, scaled) = (self.epilogues(), self.scales.scaled());
-        let plain = self.before.is_none() && scaled == Scaled::default();
+        let plain = self.before.is_none() && scaled == Scaled::default() && self.codes.is_none();
         if plain && matches!(behind.as_slice(), [] | [Epilogue::Bias]) {
             return Some(patch.add(graph, Linear { to }, &operands));
         }
         let before = self.before.as_ref().map(|(prologue, _)| *prologue);
-        Some(patch.add(graph, FusedLinear { before, scaled, behind: Epilogues(behind), to }, &operands))
+        let codes = self.codes.map(|(dtype, _)| dtype);
+        Some(patch.add(graph, FusedLinear { before, scaled, behind: Epilogues(behind), to, codes }, &operands))
     }
 }

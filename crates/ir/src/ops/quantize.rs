@@ -66,6 +66,14 @@ pub(super) fn check_scales(
     }
 }
 
+/// One scale for all of a matrix, where an op does not say whose others would be.
+pub(super) fn expect_scale_of_all(scale: &TensorType) -> Result<(), TypeError> {
+    match scale.const_shape().as_deref() {
+        Some([1, 1]) => Ok(()),
+        _ => type_error(format!("expected one scale for all, found {scale}")),
+    }
+}
+
 /// `apply(element, scale, zero)` for each element of a matrix.
 fn with_scales(operands: &[&HostTensor], apply: impl Fn(f32, f32, f32) -> f32) -> HostTensor {
     let (matrix, scale, zero) = (operands[0], operands[1], operands.get(2));
@@ -82,7 +90,7 @@ fn with_scales(operands: &[&HostTensor], apply: impl Fn(f32, f32, f32) -> f32) -
 }
 
 /// The codes of a matrix by given scales.
-fn quantize(operands: &[&HostTensor], to: DType) -> HostTensor {
+pub(super) fn quantize(operands: &[&HostTensor], to: DType) -> HostTensor {
     match operands.len() {
         2 => with_scales(operands, |x, scale, _| to.round(x * (1.0 / scale))),
         _ => with_scales(operands, |x, scale, zero| to.round((x * (1.0 / scale)).round_ties_even() + zero)),

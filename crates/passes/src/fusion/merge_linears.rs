@@ -73,7 +73,9 @@ fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
 /// The parts of a linear that nothing but a bias is fused with, and whose scales can be joined by rows.
 fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
     let parts = LinearParts::of(graph, id)?;
-    let alone = parts.before.is_none() && matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]);
+    let alone = parts.before.is_none()
+        && parts.codes.is_none()
+        && matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]);
     let by_rows = parts.scales.weight.is_none() || block_rows(graph, &parts).is_some();
     (alone && by_rows).then_some(parts)
 }

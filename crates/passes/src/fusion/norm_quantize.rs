@@ -1,28 +1,45 @@
 //! The norm before codes are made.
 
-use ir::ops::{QuantizeBlocks, RmsNorm, RmsNormQuantize};
-use ir::{Graph, OpId, Patch, Value};
+use ir::ops::{Quantize, QuantizeBlocks, RmsNorm, RmsNormQuantize};
+use ir::{DType, Graph, OpId, Patch, Value};
 
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `quantize_blocks(rms_norm(x, gain)) → rms_norm_quantize(x, gain)`; not where the norm has other users or
-    /// is one of heads, nor for blocks of several rows.
-    pub struct FuseNormQuantize(Numerics::Exact) { norm_quantize }
+    /// `quantize_blocks(rms_norm(x, gain)) → rms_norm_quantize(x, gain)`, and `quantize` by one scale for all likewise; not
+    /// where the norm has other users or is one of heads, nor for blocks of several rows.
+    pub struct FuseNormQuantize(Numerics::Exact) { norm_quantize_blocks, norm_quantize }
 }
 
-fn norm_quantize(graph: &Graph, id: OpId) -> Option<Patch> {
+fn norm_quantize_blocks(graph: &Graph, id: OpId) -> Option<Patch> {
     let blocks = graph.cast::<QuantizeBlocks>(id)?;
     matches!(blocks.rows, None | Some(1)).then_some(())?;
     let [normed] = graph.operands_of(id)?;
-    let (norm, attrs) = graph.producer::<RmsNorm>(normed).filter(|_| graph.used_once(normed))?;
-    attrs.head_dim.is_none().then_some(())?;
-    let [x, gain] = graph.operands_of(norm)?;
-    let norm = graph.tensor(normed)?.dtype;
-    let fused = RmsNormQuantize { eps: attrs.eps, norm, to: blocks.to, cols: blocks.cols };
+    let (norm, [x, gain]) = norm_of_rows(graph, normed)?;
+    let fused = RmsNormQuantize { to: blocks.to, cols: blocks.cols, ..norm };
     let mut patch = Patch::new();
     let fused = patch.add(graph, fused, &[x.into(), gain.into()]);
     patch.replace(graph.result(id), fused);
     patch.replace(Value { op: id, result: 1 }, fused.result(1));
     Some(patch)
+}
+
+fn norm_quantize(graph: &Graph, id: OpId) -> Option<Patch> {
+    let to = graph.cast::<Quantize>(id)?.to;
+    let [normed, scale] = graph.operands_of(id)?;
+    matches!(graph.tensor(scale)?.const_shape()?.as_slice(), [1, 1]).then_some(())?;
+    let (norm, [x, gain]) = norm_of_rows(graph, normed)?;
+    let mut patch = Patch::new();
+    let fused = patch.add(graph, RmsNormQuantize { to, ..norm }, &[x.into(), gain.into(), scale.into()]);
+    patch.replace(graph.result(id), fused);
+    Some(patch)
+}
+
+/// The op that norms as the one behind `normed` does, and its operands.
+fn norm_of_rows(graph: &Graph, normed: Value) -> Option<(RmsNormQuantize, [Value; 2])> {
+    let (norm, attrs) = graph.producer::<RmsNorm>(normed).filter(|_| graph.used_once(normed))?;
+    attrs.head_dim.is_none().then_some(())?;
+    let norm_dtype = graph.tensor(normed)?.dtype;
+    let fused = RmsNormQuantize { eps: attrs.eps, norm: norm_dtype, to: DType::I8, cols: None };
+    Some((fused, graph.operands_of(norm)?))
 }

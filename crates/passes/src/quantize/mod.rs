@@ -111,7 +111,7 @@ pub(crate) fn over_codes(
         bias.map(Into::into),
     ];
     let operands: Vec<PatchValue> = operands.into_iter().flatten().collect();
-    let fused = patch.add(graph, FusedLinear { before: None, scaled, behind, to }, &operands);
+    let fused = patch.add(graph, FusedLinear { before: None, scaled, behind, to, codes: None }, &operands);
     patch.replace(graph.result(id), fused);
     Some(fused)
 }

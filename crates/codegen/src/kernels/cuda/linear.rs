@@ -11,6 +11,7 @@ use plan::{DType, Dim, Formula, Layout};
 
 use super::body::{Body, c_type};
 use super::map::functor;
+use super::quantize::check_codes;
 use super::{dim, is_16_bit};
 use crate::{Call, Refusal, Site};
 
@@ -64,6 +65,12 @@ pub(super) fn layout_of(graph: &Graph, weight: Value) -> Layout {
 /// Whether tensor cores can take a linear, or why not.
 fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
     let [n, k] = sizes(graph, parts.weight).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
+    if let Some((dtype, scale)) = parts.codes {
+        check_codes(dtype)?;
+        if graph.tensor(scale).is_none_or(|scale| scale.dtype != DType::F32) || parts.operand(Epilogue::Add).is_some() {
+            return Err(Refusal::because("makes codes by a scale in f32, and of no sums with a residual"));
+        }
+    }
     if parts.scales.iter().next().is_some() {
         codes::tensor_cores(graph, parts)?;
     } else {
@@ -109,7 +116,25 @@ impl Shape {
 
     /// The types of products and of the result.
     fn types(&self, site: &Site<'_>) -> String {
-        [self.product_type(site), c_type(self.parts.result)].join(", ")
+        [self.product_type(site), self.result_type()].join(", ")
+    }
+
+    /// The type of the result: that of its codes, where it is some.
+    fn result_type(&self) -> &'static str {
+        c_type(self.parts.codes.map_or(self.parts.result, |(codes, _)| codes))
+    }
+
+    /// The scale of the codes that the result is of.
+    fn codes_scale(&self) -> Option<Value> {
+        self.parts.codes.map(|(_, scale)| scale)
+    }
+
+    /// Refuses to make codes.
+    fn makes_numbers(self) -> Result<Shape, Refusal> {
+        match self.parts.codes {
+            Some((dtype, _)) => Err(Refusal::because(format!("makes numbers, no codes of {dtype}"))),
+            None => Ok(self),
+        }
     }
 
     /// The scales of the activations and of the weight, and the latter's zeros.
@@ -132,7 +157,11 @@ impl Shape {
             call = call.text("before", prologue.norm.name());
         }
         let behind: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
-        Ok(if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) })
+        let call = if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) };
+        Ok(match self.parts.codes {
+            Some((dtype, _)) => call.text("codes", dtype.to_string()),
+            None => call,
+        })
     }
 
     fn bias(&self) -> Option<Value> {

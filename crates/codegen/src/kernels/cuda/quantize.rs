@@ -1,7 +1,7 @@
 //! `kernels/rows/quantize.cuh`: what makes codes of activations, with their scales or by given ones.
 
 use ir::ops::{Quantize, QuantizeBlocks, RmsNormQuantize};
-use ir::scale_block;
+use ir::{Value, scale_block};
 use plan::{DType, Dim};
 
 use super::body::{Body, c_float, c_type};
@@ -12,10 +12,18 @@ use crate::{Call, Refusal, Site};
 const FILE: &str = "rows/quantize.cuh";
 
 /// Codes of a program are a byte each.
-fn check_codes(dtype: DType) -> Result<(), Refusal> {
+pub(super) fn check_codes(dtype: DType) -> Result<(), Refusal> {
     match dtype {
         DType::I8 | DType::F8E4M3 => Ok(()),
         _ => Err(Refusal::because(format!("makes codes of i8 and f8e4m3, not {dtype}"))),
+    }
+}
+
+/// Kernels that make codes on the way read a scale as a float.
+pub(super) fn check_scale(site: &Site<'_>, scale: Value) -> Result<(), Refusal> {
+    match site.tensor(scale)?.dtype {
+        DType::F32 => Ok(()),
+        dtype => Err(Refusal::because(format!("takes a scale in f32, not {dtype}"))),
     }
 }
 
@@ -65,15 +73,21 @@ pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
             "its gain is computed in the step, and it reads the gain before it waits for that",
         ));
     }
-    let (rows, cols, part) = (row_count(site)?, width(site)?, part_of_result(site)?);
-    let (x, gain) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype);
-    let vector = vector(x, cols, cols);
+    let (rows, cols) = (row_count(site)?, width(site)?);
+    let (x, gain, threads) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype, norm::threads(cols));
+    let types = [x, op.norm, gain, op.to].map(c_type).join(", ");
+    let eps = c_float(op.eps);
+    if site.graph.operands(site.op).len() > 2 {
+        check_scale(site, site.operand(2)?)?;
+        let instance = format!("RmsNormQuantizeBy<{types}, {cols}, {eps}, {threads}>");
+        let body = Body::new("rms_norm_quantize", FILE, instance, threads, rows.clone());
+        return Ok(body.scalar("rows", rows).call(site)?.int("threads", threads));
+    }
+    let (part, vector) = (part_of_result(site)?, vector(x, cols, cols));
     if part != cols && (part < vector || part / vector > 32) {
         return Err(Refusal::because(format!("scales of {part} columns are no whole vectors of a warp's lanes")));
     }
-    let threads = norm::threads(cols);
-    let types = [x, op.norm, gain, op.to].map(c_type).join(", ");
-    let instance = format!("RmsNormQuantize<{types}, {cols}, {}, {part}, {threads}>", c_float(op.eps));
+    let instance = format!("RmsNormQuantize<{types}, {cols}, {eps}, {part}, {threads}>");
     let body = Body::new("rms_norm_quantize", FILE, instance, threads, rows.clone());
     Ok(body.scalar("rows", rows).call(site)?.int("part", part as i64).int("threads", threads))
 }

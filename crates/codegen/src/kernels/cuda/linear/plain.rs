@@ -14,7 +14,7 @@ const TILE: u64 = 64;
 
 /// A linear, of numbers or codes, with nothing but a bias behind: all else falls apart.
 fn plain_shape(site: &Site<'_>) -> Result<Shape, Refusal> {
-    let shape = shape(site)?;
+    let shape = shape(site)?.makes_numbers()?;
     match shape.parts.epilogues().as_slice() {
         [] | [Epilogue::Bias] if shape.parts.before.is_none() => Ok(shape),
         _ => Err(Refusal::OtherOp),

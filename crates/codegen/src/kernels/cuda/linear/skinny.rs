@@ -76,7 +76,7 @@ pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyCon
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
     let [x_scale, weight_scale, zero] = shape.scales();
-    let operands = [gain, shift, x_scale, weight_scale, zero, shape.bias(), shape.residual()];
+    let operands = [gain, shift, x_scale, weight_scale, zero, shape.bias(), shape.residual(), shape.codes_scale()];
     let call = shape.call(site, body, &operands)?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }

@@ -116,6 +116,10 @@ impl Product {
         }
     }
 
+    fn makes_numbers(self) -> Result<Product, Refusal> {
+        Ok(Product { shape: self.shape.makes_numbers()?, ..self })
+    }
+
     /// Whether x and the weight are codes.
     fn scaled(&self) -> (bool, bool) {
         (self.codes.x.is_some(), self.codes.weight.is_some())
@@ -140,7 +144,8 @@ impl Product {
         self.shape.bias().map_or(Ok(other), |bias| Ok(site.tensor(bias)?.dtype))
     }
 
-    /// The call of a body: boxes of x and w in its maps, and the operands behind the weight, of which some may be absent.
+    /// The call of a body: boxes of x and w in its maps, and the operands `more` behind the weight, of which some may be
+    /// absent.
     fn call(
         &self,
         site: &Site<'_>,
@@ -157,8 +162,7 @@ impl Product {
         };
         body.says_blocks = true;
         body.maps = vec![map(0, parts.x, rows)?, map(1, parts.weight, cols)?];
-        let more: Vec<Option<Value>> = more.iter().copied().chain([self.shape.bias(), self.shape.residual()]).collect();
-        let call = self.shape.call(site, body, &more)?.layout(1, super::layout_of(site.graph, parts.weight));
+        let call = self.shape.call(site, body, more)?.layout(1, super::layout_of(site.graph, parts.weight));
         Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
     }
 
@@ -173,7 +177,7 @@ fn ring_bytes(WgmmaConfig { rows, cols, stages }: WgmmaConfig) -> u32 {
 }
 
 pub(in crate::kernels::cuda) fn numbers(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
-    let product = Product::of(site)?;
+    let product = Product::of(site)?.makes_numbers()?;
     if product.scaled() != (false, false) {
         return Err(Refusal::because("takes numbers"));
     }
@@ -190,7 +194,7 @@ pub(in crate::kernels::cuda) fn numbers(site: &Site<'_>, config: Option<WgmmaCon
     let threads = 2 * rows as u32 + 32;
     let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, product.grid(config));
     body.shared_bytes = ring_bytes(config);
-    product.call(site, body, config, &[])
+    product.call(site, body, config, &[product.shape.bias(), product.shape.residual()])
 }
 
 pub(in crate::kernels::cuda) fn codes(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
@@ -224,7 +228,8 @@ pub(in crate::kernels::cuda) fn codes(site: &Site<'_>, config: Option<WgmmaConfi
             "blocks of {shared_rows} rows of weights end within {half_cols} outputs"
         )));
     }
-    let types = [code, product.bias(site, parts.result)?, parts.result].map(c_type).join(", ");
+    let (bias, y) = (c_type(product.bias(site, parts.result)?), product.shape.result_type());
+    let types = [c_type(code), bias, y].join(", ");
     let formula = product.formula();
     let instance = format!(
         "LinearWgmmaCodes<{types}, {x_scales}, {w_scales}, {n}, {k}, {rows}, {cols}, {stages}, {gated}{formula}>"
@@ -233,11 +238,12 @@ pub(in crate::kernels::cuda) fn codes(site: &Site<'_>, config: Option<WgmmaConfi
     let grid = product.grid(config);
     let mut body = Body::new("linear_wgmma_codes", "linear/wgmma_codes.cuh", instance, threads, grid);
     body.shared_bytes = ring_bytes(config);
-    product.call(site, body, config, &[parts.scales.x, parts.scales.weight])
+    let behind = [product.shape.bias(), product.shape.residual(), product.shape.codes_scale()];
+    product.call(site, body, config, &[&[parts.scales.x, parts.scales.weight][..], &behind].concat())
 }
 
 pub(in crate::kernels::cuda) fn weights(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
-    let product = Product::over_codes(site)?;
+    let product = Product::over_codes(site)?.makes_numbers()?;
     let parts = &product.shape.parts;
     if product.scaled() != (false, true) {
         return Err(Refusal::because("takes numbers, and a weight of codes"));
@@ -262,7 +268,8 @@ pub(in crate::kernels::cuda) fn weights(site: &Site<'_>, config: Option<WgmmaCon
     // rings of activations and codes, two tiles, their scales, and barriers
     let scales = if grouped { 8 * cols } else { 0 };
     body.shared_bytes = (stages * (256 * rows + 128 * cols) + 512 * cols + scales + 32 * (stages + 1)) as u32;
-    product.call(site, body, config, &[parts.scales.weight, parts.scales.zero])
+    let more = [parts.scales.weight, parts.scales.zero, product.shape.bias(), product.shape.residual()];
+    product.call(site, body, config, &more)
 }
 
 type Make = fn(&Site<'_>, Option<WgmmaConfig>) -> Result<Call, Refusal>;
