@@ -47,7 +47,7 @@ fn linear(dtype: &str, n: u64, k: u64, t: u64, b: u64, bias: bool) -> Case {
     let text = format!(
         "graph @linear<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %x = embedding %tokens, %table : {dtype}[T, {k}]\n  \
-         %w = constant @\"w\" : {dtype}[{n}, {k}]\n{declared}  %y = linear %x, %w{operand}{attrs} : {result}[T, {n}]\n  \
+         %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n{declared}  %y = linear %x, %w{operand}{attrs} : {result}[T, {n}]\n  \
          return %y\n}}\n"
     );
     case(format!("linear {dtype} {n}x{k}, {t} rows, {b} decoded, bias {bias}"), &[("T", t), ("B", b)], text)
