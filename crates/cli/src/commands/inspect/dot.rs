@@ -1,8 +1,8 @@
 //! `smelt inspect --dot`: a program for Graphviz. Launches are nodes, what one hands to another is an edge, and each
-//! layer is a cluster. Nodes stand before the clusters, and are called what they compute, because Netron leaves out
+//! layer is a cluster, equal ones the same. Nodes stand before the clusters, and are called what they compute, because Netron leaves out
 //! clusters and shows names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use smelt::plans::Arg;
@@ -27,35 +27,45 @@ fn write(out: &mut String, view: &View<'_>) -> std::fmt::Result {
     for port in &program.inputs {
         writeln!(out, "  {} [shape = ellipse, label = {}];", input(&port.name), quoted(&port.name))?;
     }
-    for node in &view.nodes {
+    let (sections, into) = view.folded();
+    let shown = sections.iter().flat_map(|section| &view.nodes[section.nodes.clone()]);
+    for node in shown {
         let label = [&node.launch.site, node.op, &node.kernel.name, &time(node.estimate.seconds)].map(quote);
         writeln!(out, "  {} [label = \"{}\"];", name(node), label.join("\\n"))?;
     }
-    for run in view.nodes.chunk_by(|a, b| a.layer == b.layer) {
-        if let Some(layer) = run[0].layer {
-            let nodes: Vec<String> = run.iter().map(name).collect();
-            let cluster = format!("cluster_{layer}_{}", run[0].step);
-            writeln!(out, "  subgraph {cluster} {{ label = \"layer {layer}\"; {}; }}", nodes.join("; "))?;
-        }
+    for section in sections.iter().filter(|section| !section.layers.is_empty()) {
+        let nodes = &view.nodes[section.nodes.clone()];
+        let names: Vec<String> = nodes.iter().map(name).collect();
+        let cluster = format!("cluster_{}_{}", section.layers[0], nodes[0].step);
+        writeln!(out, "  subgraph {cluster} {{ label = {}; {}; }}", quoted(&section.title()), names.join("; "))?;
     }
-    let mut writers: HashMap<Arg, String> =
-        program.inputs.iter().map(|port| (Arg::Buffer(port.buffer), input(&port.name))).collect();
-    for node in &view.nodes {
+    let mut writers: HashMap<Arg, (String, Option<usize>)> =
+        program.inputs.iter().map(|port| (Arg::Buffer(port.buffer), (input(&port.name), None))).collect();
+    let mut drawn: HashSet<String> = HashSet::new();
+    for (node, place) in view.nodes.iter().zip(&into) {
+        let shown = name(&view.nodes[*place]);
         for arg in &node.launch.inputs {
-            let Some(writer) = writers.get(arg) else { continue };
+            let Some((writer, from)) = writers.get(arg) else { continue };
             // most launches read the step's indices: were these edges like others, they would hide them
-            let look = match program.inputs.iter().any(|port| *arg == Arg::Buffer(port.buffer)) {
-                true => "style = dotted, color = gray, constraint = false".to_owned(),
-                false => format!("label = {}", quoted(&handed(view, *arg))),
+            let look = match from {
+                None => "style = dotted, color = gray, constraint = false".to_owned(),
+                // from one layer to the next that looks like it
+                Some(from) if from >= place => {
+                    format!("style = dashed, constraint = false, label = {}", quoted(&handed(view, *arg)))
+                }
+                Some(_) => format!("label = {}", quoted(&handed(view, *arg))),
             };
-            writeln!(out, "  {writer} -> {} [{look}];", name(node))?;
+            let edge = format!("  {writer} -> {shown} [{look}];");
+            if drawn.insert(edge.clone()) {
+                writeln!(out, "{edge}")?;
+            }
         }
-        writers.extend(node.launch.outputs.iter().map(|arg| (*arg, name(node))));
+        writers.extend(node.launch.outputs.iter().map(|arg| (*arg, (shown.clone(), Some(*place)))));
     }
     for port in &program.outputs {
         let output = quoted(&format!("output {}", port.name));
         writeln!(out, "  {output} [shape = ellipse, label = {}];", quoted(&port.name))?;
-        if let Some(writer) = writers.get(&Arg::Buffer(port.buffer)) {
+        if let Some((writer, _)) = writers.get(&Arg::Buffer(port.buffer)) {
             writeln!(out, "  {writer} -> {output};")?;
         }
     }

@@ -62,7 +62,8 @@ impl<'a> View<'a> {
             let op = op_name(&launch.ir).unwrap_or(&kernel.name);
             Node { step, launch, kernel, op, layer: layer(&launch.site), estimate }
         });
-        let nodes: Vec<Node<'a>> = nodes.collect();
+        let mut nodes: Vec<Node<'a>> = nodes.collect();
+        absorb(&mut nodes);
         Ok(View { program, machine, values, ops: shares(&nodes, |node| node.op.to_owned()), nodes })
     }
 
@@ -94,7 +95,13 @@ impl<'a> View<'a> {
 
     /// The program by layer, equal layers folded into the first of them.
     pub fn sections(&self) -> Vec<Section> {
+        self.folded().0
+    }
+
+    /// The same, and for each node the one that it is folded into: often itself.
+    pub fn folded(&self) -> (Vec<Section>, Vec<usize>) {
         let mut sections: Vec<Section> = Vec::new();
+        let mut into: Vec<usize> = (0..self.nodes.len()).collect();
         let mut known: HashMap<String, usize> = HashMap::new();
         let mut start = 0;
         for run in self.nodes.chunk_by(|a, b| a.layer == b.layer) {
@@ -105,14 +112,36 @@ impl<'a> View<'a> {
                 continue;
             };
             match known.get(&run.iter().map(likeness).collect::<String>()) {
-                Some(index) => sections[*index].layers.push(layer),
+                Some(index) => {
+                    sections[*index].layers.push(layer);
+                    for (node, first) in nodes.zip(sections[*index].nodes.clone()) {
+                        into[node] = first;
+                    }
+                }
                 None => {
                     known.insert(run.iter().map(likeness).collect(), sections.len());
                     sections.push(Section { layers: vec![layer], nodes });
                 }
             }
         }
-        sections
+        (sections, into)
+    }
+}
+
+/// Gives launches in the midst of a layer to that layer, whatever they are named for: the last one gathers rows of what the
+/// one before it left.
+fn absorb(nodes: &mut [Node<'_>]) {
+    let runs: Vec<(Option<u32>, usize)> =
+        nodes.chunk_by(|a, b| a.layer == b.layer).map(|run| (run[0].layer, run.len())).collect();
+    let mut start = runs.first().map_or(0, |(_, len)| *len);
+    for around in runs.windows(3) {
+        let [before, within, behind] = [0, 1, 2].map(|place| around[place]);
+        let end = start + within.1;
+        // of two layers that change places, the longer runs are where they are
+        if before.0 == behind.0 && before.0.is_some() && within.1 < before.1.min(behind.1) {
+            nodes[start..end].iter_mut().for_each(|node| node.layer = before.0);
+        }
+        start = end;
     }
 }
 
