@@ -238,7 +238,8 @@ fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Applied, String>
             }
         };
         if graph.ty(*old) != new_type {
-            return Err(format!("the type of `%{}` would change to {new_type}", graph.value_name(*old)));
+            let (name, old_type) = (graph.value_name(*old), graph.ty(*old));
+            return Err(format!("the type of `%{name}` would change from {old_type} to {new_type}"));
         }
     }
     let mut ids: Vec<OpId> = Vec::new();

@@ -123,7 +123,7 @@ fn endless_and_ill_typed_rules_are_reported_by_name() {
     assert!(error.to_string().contains("rule `swap` still applies after"), "{error}");
     let mut graph = parse(SUM);
     let error = rewrite(&mut graph, &[Rule { name: "cast", apply: &change_type }]).unwrap_err();
-    assert!(error.to_string().contains("the type of `%y` would change to bf16[2]"), "{error}");
+    assert!(error.to_string().contains("the type of `%y` would change from f32[2] to bf16[2]"), "{error}");
 }
 
 #[test]

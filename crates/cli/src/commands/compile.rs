@@ -316,18 +316,21 @@ fn pass_table(passes: &[PassTime]) -> String {
 /// What each kernel takes of a multiprocessor. Spills and stack frames are not in it: they fail the compilation.
 fn sass_report(units: &[Unit]) -> String {
     let head = format!(
-        "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}\n",
-        "kernel", "threads", "registers", "static shared", "dynamic shared", "code"
+        "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}  {}\n",
+        "kernel", "threads", "registers", "static shared", "dynamic shared", "code", "instance"
     );
     let row = |unit: &Unit| {
+        // as `Body::text` of codegen writes it
+        let instance = unit.source.lines().find_map(|line| line.strip_prefix("using Body = "));
         format!(
-            "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}\n",
+            "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}  {}\n",
             unit.name,
             unit.threads,
             unit.usage.registers,
             unit.usage.static_shared_bytes,
             unit.shared_bytes,
-            bytes(unit.cubin.len() as u64)
+            bytes(unit.cubin.len() as u64),
+            instance.unwrap_or_default().trim_end_matches(';').replace("smelt::", "")
         )
     };
     units.iter().fold(head, |text, unit| text + &row(unit))
