@@ -48,8 +48,12 @@ template <class T> struct Widen<i4, T> {
 
   static __device__ __forceinline__ void pairs(u32 (&out)[kPairs], u32 word) {
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i)  // stored with 8 added
-      out[i] = ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x000f000f>(word >> (4 * i), kUnits2<T>), kUnits2<T> + 0x00080008);
+    for (int i = 0; i < kPairs; ++i) out[i] = pair(word >> (4 * i));
+  }
+
+  // The pair at the lowest bits of the halves of a word; stored with 8 added.
+  static __device__ __forceinline__ u32 pair(u32 shifted) {
+    return ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x000f000f>(shifted, kUnits2<T>), kUnits2<T> + 0x00080008);
   }
 };
 

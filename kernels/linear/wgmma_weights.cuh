@@ -1,22 +1,29 @@
-// y = x * w^T (+ bias) (+ residual) for many rows of numbers, where w is codes times scales: a warpgroup of decoders
-// widens codes, less their zeros, to T in shared memory, where they are exact; warpgroups multiply from there.
+// y = x * w^T (+ bias) (+ residual) for many rows of numbers, where w is codes times scales: each warp widens its codes,
+// less their zeros, to T in registers, where they are exact, and multiplies from there.
 //
-//   y, bias, residual as in linear/outputs.cuh
+//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
+//   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float, before and behind F
 //   x [rows][kK] of T (bf16, f16), read through map_x: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So
 //         kK % 8 == 0
 //   w of C (i8, f8e4m3, i4), tiled as in common/tiled.cuh, a unit being 16 outputs x 128 k, or 256 of i4, read through
 //         map_w: of units as words of 8 bytes {256, units of a strip, strips}, box {256, 1, kBlockCols / 16}, zeros
-//         outside
+//         outside. For kSwiglu a strip has eight rows of the first half and then the same eight of the second
 //   WS, zeros  the Scales of w: of whole rows, or in groups of a multiple of 128 columns; a zero for each, or nullptr
 //
-// Sums in float. With groups, each 128 columns are added up anew, and then, times their scales, to the whole sum.
-// One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols), rows first. 64
-// rows per consumer warpgroup, then the decoders, then one warp that asks for copies.
+// The weights are the operand of 64 rows of wgmma, which may come from registers, and the rows of x its columns: so y is
+// computed transposed. Sums in float. With groups, each 128 columns are added up anew, and then, times their scales, to
+// the whole sum. One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols), rows
+// first. A warpgroup for each 64 columns, then one of which a thread asks for copies.
 #pragma once
 #include "common/body.cuh"
+#include "common/scales.cuh"
+#include "common/silu.cuh"
+#include "common/tiled.cuh"
 #include "common/widen.cuh"
-#include "linear/outputs.cuh"
+#include "linear/behind.cuh"
 #include "ptx/bulk.cuh"
+#include "ptx/load.cuh"
+#include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 #include "ptx/shared.cuh"
 #include "ptx/wgmma.cuh"
@@ -27,36 +34,35 @@ template <class T, class C, class Y, class WS, int kN, int kK, int kBlockRows, i
           bool kSwiglu, class F = Same>
 struct LinearWgmmaWeights {
   static_assert(sizeof(T) == 2 && sizeof(C) == 1, "codes to bf16 or f16");
+  static_assert(sizeof(Y) == 2 || sizeof(Y) == 4, "16-bit floats or float");
   static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
-  static_assert(kBlockRows == 64 || kBlockRows == 128, "one or two warpgroups");
+  static_assert(kBlockRows == 32 || kBlockRows % 64 == 0 && kBlockRows <= 256, "a width that wgmma_m64k16 has");
+  static_assert(kBlockCols == 64 || kBlockCols == 128, "one or two warpgroups");
   static_assert(kStages >= 2, "a step is given back when the next one is on its way");
-  static_assert(kBlockCols == 32 || kBlockCols % 64 == 0 && kBlockCols <= 256, "a width that wgmma_m64k16 has");
   static_assert(WS::kShared % 128 == 0, "groups of whole steps");
+  static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
 
-  static constexpr int kConsumers = 2 * kBlockRows;
-  static constexpr int kDecoders = 128;
-  static constexpr int kProducer = kConsumers + kDecoders;  // the thread that asks for copies
-  static constexpr int kThreads = kProducer + 32;
+  static constexpr int kConsumers = 2 * kBlockCols;  // threads
+  static constexpr int kThreads = kConsumers + 128;
+  // The 168 registers of a thread of 384 are too few: the warpgroup that copies lends the others some.
+  static constexpr bool kLends = kConsumers == 256;
   static constexpr int kBlocks = 1;
   static constexpr int kSteps = ceil_div(kK, 128);
-  static constexpr int kPairs = Widen<C, T>::kPairs;  // of a word of codes
-  static constexpr int kUnitSteps = kPairs / 2;       // steps of a unit of w
+  static constexpr int kUnitSteps = kUnitCols<C> / 128;  // steps of a unit of w
   static constexpr bool kGrouped = WS::kGrouped;
-  // Two sums for each output are more than the 128 registers of a thread of 416: decoders lend the consumers some.
-  static constexpr bool kLends = kGrouped && kBlockRows == 128 && kBlockCols == 128;
+  static constexpr int kOutN = kSwiglu ? kN / 2 : kN;  // columns of y
+  static constexpr int kOutCols = kSwiglu ? kBlockCols / 2 : kBlockCols;
+  static constexpr int kSums = kBlockRows / 2;  // of a thread
 
-  // shared memory: rows of x and codes of w on their way in, tiles of w and their scales on the way to the consumers
-  static constexpr int kRowBytes = kBlockRows * 256;  // a step: two tiles of 64 columns
+  // shared memory: rows of x and codes of w on their way in
+  static constexpr int kRowBytes = kBlockRows * 256;   // a step: two tiles of 64 columns
   static constexpr int kCodeBytes = kBlockCols * 128;  // a unit of each strip
-  static constexpr int kTileBytes = kBlockCols * 256;  // a step, as x
   static constexpr int kCodes = kStages * kRowBytes;
-  static constexpr int kTiles = kCodes + kStages * kCodeBytes;
-  static constexpr int kScales = kTiles + 2 * kTileBytes;
-  static constexpr int kBarriers = kScales + (kGrouped ? 2 * kBlockCols * 4 : 0);
-  static constexpr int kSharedBytes = kBarriers + 8 * (4 * kStages + 4);
+  static constexpr int kBarriers = kCodes + kStages * kCodeBytes;
+  static constexpr int kSharedBytes = kBarriers + 32 * kStages;
   static_assert(kSharedBytes <= 232448, "what a block may have");
-  using Outputs = BlockOutputs<T, Y, kN, kBlockRows, kBlockCols, kSwiglu, F>;
-  static_assert(Outputs::kBytes <= kCodes, "the results take the place of the rows");
+  static constexpr int kPitch = kOutCols + 8;  // elements of a row of results in shared memory
+  static_assert(kBlockRows * kPitch * 2 <= kBarriers, "the results take the place of the rings");
 
   Y* y;
   const T* x;
@@ -73,14 +79,14 @@ struct LinearWgmmaWeights {
   int row;     // the first of the block
   int strip;
 
-  // Barriers: of the rows and the codes of each stage, full and empty; of the two tiles, ready and free.
-  __device__ __forceinline__ u32 barrier(int kind, int stage) const { return shared + kBarriers + 8 * (kind + stage); }
+  // Barriers: of the rows and the codes of each stage, full and empty.
+  __device__ __forceinline__ u32 barrier(int kind, int stage) const {
+    return shared + kBarriers + 8 * (kind * kStages + stage);
+  }
   __device__ __forceinline__ u32 rows_full(int stage) const { return barrier(0, stage); }
-  __device__ __forceinline__ u32 rows_empty(int stage) const { return barrier(kStages, stage); }
-  __device__ __forceinline__ u32 codes_full(int stage) const { return barrier(2 * kStages, stage); }
-  __device__ __forceinline__ u32 codes_empty(int stage) const { return barrier(3 * kStages, stage); }
-  __device__ __forceinline__ u32 tile_ready(int tile) const { return barrier(4 * kStages, tile); }
-  __device__ __forceinline__ u32 tile_free(int tile) const { return barrier(4 * kStages + 2, tile); }
+  __device__ __forceinline__ u32 rows_empty(int stage) const { return barrier(1, stage); }
+  __device__ __forceinline__ u32 codes_full(int stage) const { return barrier(2, stage); }
+  __device__ __forceinline__ u32 codes_empty(int stage) const { return barrier(3, stage); }
 
   __device__ __forceinline__ void copy_codes(int unit) {
     const int stage = unit % kStages;
@@ -102,42 +108,35 @@ struct LinearWgmmaWeights {
     const int row_tiles = ceil_div(rows, kBlockRows);
     row = tile % row_tiles * kBlockRows;
     strip = tile / row_tiles * (kBlockCols / 16);
-    if (threadIdx.x == kProducer) {
+    if (threadIdx.x == kConsumers) {
       ptx::prefetch_tensormap(map_x);
       ptx::prefetch_tensormap(map_w);
       for (int stage = 0; stage < kStages; ++stage) {
         ptx::mbarrier_init(rows_full(stage), 1);
         ptx::mbarrier_init(rows_empty(stage), kConsumers / 32);
         ptx::mbarrier_init(codes_full(stage), 1);
-        ptx::mbarrier_init(codes_empty(stage), kDecoders / 32);
-      }
-      for (int tile = 0; tile < 2; ++tile) {
-        ptx::mbarrier_init(tile_ready(tile), kDecoders / 32);
-        ptx::mbarrier_init(tile_free(tile), kConsumers / 32);
+        ptx::mbarrier_init(codes_empty(stage), kConsumers / 32);
       }
       ptx::fence_mbarrier_init();
     }
     __syncthreads();
-    if (threadIdx.x == kProducer)
+    if (threadIdx.x == kConsumers)
       for (int unit = 0; unit < min(kStages, ceil_div(kSteps, kUnitSteps)); ++unit) copy_codes(unit);
   }
 
   __device__ __forceinline__ void tile(int) {
-    if (threadIdx.x == kProducer) {
-      fill();
-    } else if (threadIdx.x < kConsumers) {
-      if constexpr (kLends) ptx::setmaxnreg_inc<160>();
-      const Outputs outputs = {y, bias, residual, rows, row, strip};
-      float sums[kBlockCols / 2] = {};
+    if (threadIdx.x >= kConsumers) {
+      if constexpr (kLends) ptx::setmaxnreg_dec<24>();
+      if (threadIdx.x == kConsumers) fill();
+    } else {
+      if constexpr (kLends) ptx::setmaxnreg_inc<240>();
+      float sums[kSums] = {};
       if constexpr (kGrouped) {
-        multiply_in_steps(sums);
+        multiply_in_groups(sums);
       } else {
         multiply(sums);
       }
-      outputs.store(sums, Rescaled<Unscaled, WS, kN>{{}, w_scales});
-    } else if (threadIdx.x < kProducer) {
-      if constexpr (kLends) ptx::setmaxnreg_dec<64>();
-      decode(threadIdx.x - kConsumers);
+      store(sums);
     }
   }
 
@@ -153,110 +152,173 @@ struct LinearWgmmaWeights {
     }
   }
 
-  // The row of w that stands at a place of the block, which may be behind the last.
-  __device__ __forceinline__ int output_at(int place) const {
-    if constexpr (!kSwiglu) return 16 * strip + place;
-    return (place / 8 % 2) * (kN / 2) + 8 * (strip + place / 16) + place % 8;
+  // The row of w that this lane has in the lower or the upper half of the 16 of its warp, which may be behind the last.
+  __device__ __forceinline__ int output(int half) const {
+    const int from = strip + int(threadIdx.x) / 32, g = int(threadIdx.x) % 32 / 4;
+    return kSwiglu ? half * (kN / 2) + 8 * from + g : 16 * from + 8 * half + g;
   }
 
-  // Widens the codes of each step. A thread takes 16 codes of a row at a time; eight neighbours take eight rows, whose
-  // chunks lie in different banks.
-  __device__ __forceinline__ void decode(int thread) {
-    constexpr int kWords = 8 / kPairs, kTurns = kBlockCols * 8 / kDecoders;
-    for (int step = 0; step < kSteps; ++step) {
-      const int unit = step / kUnitSteps, stage = unit % kStages, to = step % 2;
-      ptx::mbarrier_wait(codes_full(stage), unit / kStages & 1);
-      ptx::mbarrier_wait(tile_free(to), (step / 2 + 1) & 1);
-      const u32 from = shared + kCodes + stage * kCodeBytes, tile = shared + kTiles + to * kTileBytes;
-#pragma unroll 2
-      for (int turn = 0; turn < kTurns; ++turn) {
-        const int place = (turn * kDecoders + thread) % kBlockCols, part = (turn * kDecoders + thread) / kBlockCols;
-        const int byte = (step % kUnitSteps * 8 + part) * kWords * 4;
-        u32 codes[kWords], pairs[8];
-        ptx::ld_shared(from + place * 128 + (byte / 16 ^ place % 8) * 16 + byte % 16, codes);
+  // This lane's part of the weights of a step: of 16 columns at a time, pairs of the lower and the upper row, then those
+  // eight columns further.
+  __device__ __forceinline__ void widen(u32 (&pairs)[8][4], int step) const {
+    const int unit = step / kUnitSteps, stage = unit % kStages, g = int(threadIdx.x) % 32 / 4, q = int(threadIdx.x) % 4;
+    T zero[2];
+    if constexpr (kZeros) {
 #pragma unroll
-        for (int word = 0; word < kWords; ++word) {
-          u32 widened[kPairs];
-          Widen<C, T>::pairs(widened, codes[word]);
-#pragma unroll
-          for (int i = 0; i < kPairs; ++i) pairs[word * kPairs + i] = widened[i];
-        }
-        if constexpr (kZeros) {
-          const int n = min(output_at(place), kN - 1);
-          const float zero = to_float(zeros[WS::line(n) + WS::column(128 * step)]);
-#pragma unroll
-          for (int i = 0; i < 8; ++i) pairs[i] = ptx::sub_rn_x2<T>(pairs[i], pack2<T>(zero, zero));
-        }
-        const u32 line = tile + part / 4 * (kTileBytes / 2) + place * 128;
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          ptx::st_shared(line + ((part % 4 * 2 + i) ^ place % 8) * 16, pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2],
-                         pairs[4 * i + 3]);
-      }
-      if constexpr (kGrouped) {
-        float* scales = reinterpret_cast<float*>(shared_memory() + kScales) + to * kBlockCols;
-        for (int place = thread; place < kBlockCols; place += kDecoders)
-          scales[place] = WS::at(w_scales, min(output_at(place), kN - 1), 128 * step);
-      }
-      ptx::fence_proxy_async();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        ptx::mbarrier_arrive(tile_ready(to));
-        if ((step + 1) % kUnitSteps == 0) ptx::mbarrier_arrive(codes_empty(stage));
+      for (int half = 0; half < 2; ++half) {
+        const int n = min(output(half), kN - 1);
+        zero[half] = from_float<T>(to_float(zeros[WS::line(n) + WS::column(128 * step)]));
       }
     }
+    ptx::mbarrier_wait(codes_full(stage), unit / kStages & 1);
+    const u32 from = shared + kCodes + stage * kCodeBytes + int(threadIdx.x) / 32 * 2048 + g * 128;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if constexpr (kUnitSteps == 2) {
+#pragma unroll
+        for (int chunk = 0; chunk < 4; ++chunk) {
+          u32 words[4];
+          ptx::ld_shared(from + half * 1024 + ((step % 2 * 4 + chunk) ^ g) * 16, words);
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            pairs[2 * chunk + i / 2][half + i % 2 * 2] = Widen<C, T>::pair(words[i] >> (4 * q));
+        }
+      } else {
+#pragma unroll
+        for (int chunk = 0; chunk < 8; ++chunk) {
+          const u32 at = from + half * 1024 + (chunk ^ g) * 16 + 2 * q;
+          u32 widened[2];
+          Widen<C, T>::pairs(widened, u32(ptx::ld_shared_u16(at)) | u32(ptx::ld_shared_u16(at + 8)) << 16);
+          pairs[chunk][half] = widened[0], pairs[chunk][half + 2] = widened[1];
+        }
+      }
+      if constexpr (kZeros) {
+        const u32 both = u32(zero[half].bits) * 0x10001u;
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          pairs[k][half] = ptx::sub_rn_x2<T>(pairs[k][half], both);
+          pairs[k][half + 2] = ptx::sub_rn_x2<T>(pairs[k][half + 2], both);
+        }
+      }
+    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0 && ((step + 1) % kUnitSteps == 0 || step + 1 == kSteps))
+      ptx::mbarrier_arrive(codes_empty(stage));
   }
 
-  // Waits for a step, and asks for its products.
-  __device__ __forceinline__ void products(float (&d)[kBlockCols / 2], int step, bool add) const {
+  // Waits for the rows of a step, and asks for their products with weights.
+  __device__ __forceinline__ void products(float (&d)[kSums], const u32 (&pairs)[8][4], int step, bool add) const {
     const int stage = step % kStages;
     ptx::mbarrier_wait(rows_full(stage), step / kStages & 1);
-    ptx::mbarrier_wait(tile_ready(step % 2), step / 2 & 1);
-    const u32 group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
-    const u64 a = ptx::wgmma_descriptor(shared + stage * kRowBytes + group * 8192);
-    const u64 b = ptx::wgmma_descriptor(shared + kTiles + step % 2 * kTileBytes);
+    const u64 b = ptx::wgmma_descriptor(shared + stage * kRowBytes);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const u64 at_x = k / 4 * (kRowBytes / 2 / 16) + k % 4 * ptx::kWgmmaStep;
-      const u64 at_w = k / 4 * (kTileBytes / 2 / 16) + k % 4 * ptx::kWgmmaStep;
-      ptx::wgmma_m64k16<T, kBlockCols>(d, a + at_x, b + at_w, add || k > 0);
-    }
+    for (int k = 0; k < 8; ++k)
+      ptx::wgmma_m64k16_of_registers<T, kBlockRows>(
+          d, pairs[k], b + (k / 4 * (kRowBytes / 2 / 16) + k % 4 * ptx::kWgmmaStep), add || k > 0);
     ptx::wgmma_commit_group();
   }
 
   __device__ __forceinline__ void release(int step) const {
-    if (threadIdx.x % 32 != 0) return;
-    ptx::mbarrier_arrive(rows_empty(step % kStages));
-    ptx::mbarrier_arrive(tile_free(step % 2));
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(rows_empty(step % kStages));
   }
 
-  __device__ __forceinline__ void multiply(float (&sums)[kBlockCols / 2]) const {
+  __device__ __forceinline__ void multiply(float (&sums)[kSums]) const {
+    u32 even[8][4], odd[8][4];
+    widen(even, 0);
 #pragma unroll 1
-    for (int step = 0; step < kSteps; ++step) {
-      products(sums, step, step > 0);
-      ptx::wgmma_wait_group<1>();
-      if (step > 0) release(step - 1);
+    for (int step = 0; step < kSteps; step += 2) {
+      multiply_step(sums, even, odd, step);
+      if (step + 1 < kSteps) multiply_step(sums, odd, even, step + 1);
     }
     ptx::wgmma_wait_group<0>();
   }
 
-  __device__ __forceinline__ void multiply_in_steps(float (&sums)[kBlockCols / 2]) const {
-    float part[kBlockCols / 2];
+  // Multiplies what was widened, and widens what comes next meanwhile.
+  __device__ __forceinline__ void multiply_step(float (&sums)[kSums], const u32 (&pairs)[8][4], u32 (&next)[8][4],
+                                                int step) const {
+    products(sums, pairs, step, step > 0);
+    // The products of the step before are done: its rows and weights may be replaced.
+    ptx::wgmma_wait_group<1>();
+    if (step > 0) release(step - 1);
+    if (step + 1 < kSteps) widen(next, step + 1);
+  }
+
+  // Registers hold two sums for each output, and weights of one step: while a warpgroup widens, the other multiplies.
+  __device__ __forceinline__ void multiply_in_groups(float (&sums)[kSums]) const {
+    u32 pairs[8][4];
+    float part[kSums];
 #pragma unroll 1
     for (int step = 0; step < kSteps; ++step) {
-      products(part, step, false);
+      float scale[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) scale[half] = WS::at(w_scales, min(output(half), kN - 1), 128 * step);
+      widen(pairs, step);
+      products(part, pairs, step, false);
       ptx::wgmma_wait_group<0>();
       ptx::wgmma_complete(part);
-      const float* scales = reinterpret_cast<const float*>(shared_memory() + kScales) + step % 2 * kBlockCols;
-#pragma unroll
-      for (int p = 0; p < kBlockCols / 8; ++p) {
-        const auto scale = *reinterpret_cast<const Vec<float, 2>*>(scales + 8 * p + 2 * (threadIdx.x % 4));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[4 * p + i] += scale[i % 2] * part[4 * p + i];
-      }
-      __syncwarp();
       release(step);
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sums[i] += scale[i / 2 % 2] * part[i];
+    }
+  }
+
+  // Sums 4j and 4j + 1 are of the lower row of w with rows 8j + 2q and 8j + 2q + 1 of x, the next two of the upper row.
+  __device__ __forceinline__ void store(const float (&sums)[kSums]) const {
+    const int warp = int(threadIdx.x) / 32, g = int(threadIdx.x) % 32 / 4, q = int(threadIdx.x) % 4;
+    float scale[2], shift[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int n = min(output(half), kN - 1);
+      scale[half] = kGrouped ? 1.0f : WS::at(w_scales, n, 0);
+      shift[half] = bias != nullptr ? to_float(bias[n]) : 0.0f;
+    }
+    Y* const staged = reinterpret_cast<Y*>(shared_memory());
+    // Shared memory is free once all consumers are here.
+    if constexpr (sizeof(Y) == 2) ptx::bar_sync<1, kConsumers>();
+#pragma unroll
+    for (int i = 0; i < kBlockRows / 4; ++i) {
+      const int r = i / 2 * 8 + 2 * q + i % 2;
+      const float low = sums[i / 2 * 4 + i % 2] * scale[0] + shift[0];
+      const float high = sums[i / 2 * 4 + 2 + i % 2] * scale[1] + shift[1];
+      if constexpr (kSwiglu) {
+        put(staged, r, 8 * warp + g, silu(low) * high);
+      } else {
+        put(staged, r, 16 * warp + g, apply<F>(low));
+        put(staged, r, 16 * warp + 8 + g, apply<F>(high));
+      }
+    }
+    if constexpr (sizeof(Y) == 2) {
+      ptx::bar_sync<1, kConsumers>();
+      write(staged);
+    }
+  }
+
+  // The first column of y of the block.
+  __device__ __forceinline__ int first() const { return (kSwiglu ? 8 : 16) * strip; }
+
+  // A result goes to y, eight lanes writing 32 bytes of a row; of 16 bits, by way of shared memory.
+  __device__ __forceinline__ void put(Y* staged, int r, int column, float value) const {
+    const int to = row + r, n = first() + column;
+    if (to >= rows || n >= kOutN) return;
+    if (residual != nullptr) value += to_float(residual[i64(to) * kOutN + n]);
+    if constexpr (sizeof(Y) == 2) {
+      staged[r * kPitch + column] = from_float<Y>(value);
+    } else {
+      y[i64(to) * kOutN + n] = value;
+    }
+  }
+
+  __device__ __forceinline__ void write(const Y* staged) const {
+    constexpr int kWidth = vector_width<Y, kOutN>();
+    using Store = Vec<Y, kWidth>;
+    constexpr int kChunks = kOutCols / kWidth;  // of a row
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kBlockRows * kChunks; i += kConsumers) {
+      const int r = i / kChunks, column = i % kChunks * kWidth, to = row + r;
+      if (to < rows && first() + column < kOutN)
+        *reinterpret_cast<Store*>(y + (i64(to) * kOutN + first() + column)) =
+            *reinterpret_cast<const Store*>(staged + r * kPitch + column);
     }
   }
 };

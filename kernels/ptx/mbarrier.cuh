@@ -40,9 +40,6 @@ __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
   }
 }
 
-// Makes this thread's stores to shared memory visible to copies and wgmma; the threads still need a barrier.
-__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
 // Waits for `kThreads` threads, whole warps. Barrier 0 is that of __syncthreads.
 template <int kBarrier, int kThreads> __device__ __forceinline__ void bar_sync() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");

@@ -1,4 +1,4 @@
-// Loads and stores of shared memory by its address: PTX ISA, "ld", "st".
+// Loads of shared memory by its address: PTX ISA, "ld".
 #pragma once
 #include "common/types.cuh"
 
@@ -11,12 +11,10 @@ __device__ __forceinline__ void ld_shared(u32 address, u32 (&words)[4]) {
                : "memory");
 }
 
-__device__ __forceinline__ void ld_shared(u32 address, u32 (&words)[2]) {
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(words[0]), "=r"(words[1]) : "r"(address) : "memory");
-}
-
-__device__ __forceinline__ void st_shared(u32 address, u32 a, u32 b, u32 c, u32 d) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+__device__ __forceinline__ u16 ld_shared_u16(u32 address) {
+  u16 half;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(half) : "r"(address) : "memory");
+  return half;
 }
 
 }  // namespace smelt::ptx

@@ -66,6 +66,28 @@ __device__ __forceinline__ void wgmma_m64k32(D (&d)[kCols / 2], u64 a, u64 b, bo
                  : __VA_ARGS__ \
                  : "l"(a), "l"(b), "r"(int(add))); \
   }
+// The same with a from registers: a[0] and a[2] hold rows g, a[1] and a[3] rows g + 8 of the warp's 16, columns 2q and 2q + 1,
+// in the latter two eight further. They stay as they are until the products are complete.
+template <class T, int kCols>
+__device__ __forceinline__ void wgmma_m64k16_of_registers(float (&d)[kCols / 2], const u32 (&a)[4], u64 b, bool add);
+
+#define SMELT_WGMMA_A(name, cols, instruction, registers, a0, a1, a2, a3, b_, add_, ...) \
+  template <> __device__ __forceinline__ void name(float (&d)[cols / 2], const u32 (&a)[4], u64 b, bool add) { \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_ ", 0;\n" \
+                 "wgmma.mma_async.sync.aligned.m64n" #cols instruction " {" registers "}, {" \
+                 a0 ", " a1 ", " a2 ", " a3 "}, " b_ ", p, 1, 1, 0;\n}" \
+                 : __VA_ARGS__ \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add))); \
+  }
+#define SMELT_WGMMA_A_ALL(name, c, instruction) \
+  SMELT_WGMMA_A(name(32), 32, instruction, SMELT_WGMMA_16, "%16", "%17", "%18", "%19", "%20", "%21", SMELT_D16(c, 0)) \
+  SMELT_WGMMA_A(name(64), 64, instruction, SMELT_WGMMA_32, "%32", "%33", "%34", "%35", "%36", "%37", SMELT_D32(c, 0)) \
+  SMELT_WGMMA_A(name(128), 128, instruction, SMELT_WGMMA_64, "%64", "%65", "%66", "%67", "%68", "%69", \
+                SMELT_D32(c, 0), SMELT_D32(c, 32)) \
+  SMELT_WGMMA_A(name(192), 192, instruction, SMELT_WGMMA_96, "%96", "%97", "%98", "%99", "%100", "%101", \
+                SMELT_D32(c, 0), SMELT_D32(c, 32), SMELT_D32(c, 64)) \
+  SMELT_WGMMA_A(name(256), 256, instruction, SMELT_WGMMA_128, "%128", "%129", "%130", "%131", "%132", "%133", \
+                SMELT_D32(c, 0), SMELT_D32(c, 32), SMELT_D32(c, 64), SMELT_D32(c, 96))
 #define SMELT_F(x) "+f"(x)
 #define SMELT_I(x) "+r"(x)
 #define SMELT_WGMMA_ALL(name, D, c, instruction, more) \
@@ -83,8 +105,16 @@ __device__ __forceinline__ void wgmma_m64k32(D (&d)[kCols / 2], u64 a, u64 b, bo
 #define SMELT_I8(cols, D) wgmma_m64k32<i8, cols, D>
 SMELT_WGMMA_ALL(SMELT_BF16, float, SMELT_F, "k16.f32.bf16.bf16", ", 1, 1, 0, 0")
 SMELT_WGMMA_ALL(SMELT_F16, float, SMELT_F, "k16.f32.f16.f16", ", 1, 1, 0, 0")
+#define SMELT_BF16_A(cols) wgmma_m64k16_of_registers<bf16, cols>
+#define SMELT_F16_A(cols) wgmma_m64k16_of_registers<f16, cols>
+SMELT_WGMMA_A_ALL(SMELT_BF16_A, SMELT_F, "k16.f32.bf16.bf16")
+SMELT_WGMMA_A_ALL(SMELT_F16_A, SMELT_F, "k16.f32.f16.f16")
 SMELT_WGMMA_ALL(SMELT_F8, float, SMELT_F, "k32.f32.e4m3.e4m3", ", 1, 1")
 SMELT_WGMMA_ALL(SMELT_I8, int, SMELT_I, "k32.s32.s8.s8", "")
+#undef SMELT_BF16_A
+#undef SMELT_F16_A
+#undef SMELT_WGMMA_A
+#undef SMELT_WGMMA_A_ALL
 #undef SMELT_BF16
 #undef SMELT_F16
 #undef SMELT_F8

@@ -29,9 +29,10 @@ type Width = (u64, u64, u64);
 const WIDTHS: [Width; 5] = [(256, 100, 4), (192, 102, 4), (128, 106, 5), (64, 135, 8), (32, 300, 8)];
 /// Those of which a thread holds two sums.
 const STEP_WIDTHS: &[Width] = WIDTHS.split_at(2).1;
-/// Widths where a weight is widened in shared memory, which takes room for two tiles of it.
-const WIDENED_WIDTHS: [Width; 3] = [(192, 102, 2), (128, 106, 3), (64, 135, 4)];
-const WIDENED_STEP_WIDTHS: &[Width] = WIDENED_WIDTHS.split_at(1).1;
+/// Outputs of a block whose weight is widened in registers, and its widths: there rows are the columns of wgmma.
+const WIDENED_OUTPUTS: u64 = 128;
+const WIDENED_WIDTHS: [Width; 3] = [(256, 100, 2), (192, 102, 3), (128, 104, 4)];
+const WIDENED_STEP_WIDTHS: &[Width] = WIDENED_WIDTHS.split_at(2).1;
 
 impl WgmmaConfig {
     /// Up to 64 rows weights stream, and a deep ring counts.
@@ -42,7 +43,11 @@ impl WgmmaConfig {
 
     /// Beyond, blocks run in waves over the chip: the fewest columns in all waves win, with a price on narrow blocks.
     fn many_rows(n: u64, bound: u64, widths: &[Width]) -> WgmmaConfig {
-        let rows = 128;
+        WgmmaConfig::many_rows_of(n, bound, 128, widths)
+    }
+
+    /// The same of blocks of so many rows.
+    fn many_rows_of(n: u64, bound: u64, rows: u64, widths: &[Width]) -> WgmmaConfig {
         let waves = |cols: u64| (bound.div_ceil(rows) * n.div_ceil(cols)).div_ceil(MULTIPROCESSORS);
         let best = widths.iter().min_by_key(|(cols, price, _)| waves(*cols) * cols * price);
         let (cols, _, stages) = best.copied().unwrap_or(WIDTHS[2]);
@@ -56,10 +61,17 @@ impl WgmmaConfig {
 
     /// Of a product that widens its weight.
     fn widened(n: u64, bound: u64, widths: &[Width]) -> WgmmaConfig {
+        let few = |rows| match n >= WIDE {
+            true => WgmmaConfig { rows, cols: WIDENED_OUTPUTS, stages: 6 },
+            false => WgmmaConfig { rows, cols: 64, stages: 8 },
+        };
         match bound {
-            0..=64 if n >= WIDE => WgmmaConfig { rows: 64, cols: 128, stages: 4 },
-            0..=64 => WgmmaConfig { rows: 64, cols: 64, stages: 6 },
-            _ => WgmmaConfig::many_rows(n, bound, widths),
+            0..=32 => few(32),
+            33..=64 => few(64),
+            _ => {
+                let WgmmaConfig { rows, cols, stages } = WgmmaConfig::many_rows_of(bound, n, WIDENED_OUTPUTS, widths);
+                WgmmaConfig { rows: cols, cols: rows, stages }
+            }
         }
     }
 
@@ -69,21 +81,21 @@ impl WgmmaConfig {
             0..=64 => &[(64, 32, 16), (64, 64, 8), (64, 64, 12), (64, 128, 6), (64, 128, 8)],
             _ => &[(128, 256, 4), (128, 192, 4), (128, 192, 5), (128, 128, 5), (128, 128, 6), (128, 64, 8)],
         };
-        configs(all, widest)
+        configs(all).filter(|config| config.cols <= widest).collect()
     }
 
     fn others_widened(bound: u64, widest: u64) -> Vec<WgmmaConfig> {
         let all: &[(u64, u64, u64)] = match bound {
-            0..=64 => &[(64, 32, 8), (64, 64, 6), (64, 128, 3), (64, 128, 4)],
-            _ => &[(128, 192, 2), (128, 128, 2), (128, 128, 3), (128, 64, 4)],
+            0..=32 => &[(32, 64, 6), (32, 64, 8), (32, 128, 4), (32, 128, 6)],
+            33..=64 => &[(64, 64, 6), (64, 64, 8), (64, 128, 4), (64, 128, 6)],
+            _ => &[(256, 128, 2), (192, 128, 3), (128, 128, 3), (128, 128, 4), (128, 64, 4)],
         };
-        configs(all, widest)
+        configs(all).filter(|config| config.rows <= widest).collect()
     }
 }
 
-fn configs(all: &[(u64, u64, u64)], widest: u64) -> Vec<WgmmaConfig> {
-    let fits = all.iter().filter(|(_, cols, _)| *cols <= widest);
-    fits.map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages }).collect()
+fn configs(all: &[(u64, u64, u64)]) -> impl Iterator<Item = WgmmaConfig> {
+    all.iter().map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages })
 }
 
 /// A product for tensor cores: its shape, and the rows of the program.
@@ -262,12 +274,11 @@ pub(in crate::kernels::cuda) fn weights(site: &Site<'_>, config: Option<WgmmaCon
     let instance = format!(
         "LinearWgmmaWeights<{types}, {w_scales}, {n}, {k}, {rows}, {cols}, {stages}, {zeros}, {gated}{formula}>"
     );
-    let threads = 2 * rows as u32 + 160;
+    let threads = 2 * cols as u32 + 128;
     let grid = product.grid(config);
     let mut body = Body::new("linear_wgmma_weights", "linear/wgmma_weights.cuh", instance, threads, grid);
-    // rings of activations and codes, two tiles, their scales, and barriers
-    let scales = if grouped { 8 * cols } else { 0 };
-    body.shared_bytes = (stages * (256 * rows + 128 * cols) + 512 * cols + scales + 32 * (stages + 1)) as u32;
+    // rings of activations and codes, and barriers
+    body.shared_bytes = (stages * (256 * rows + 128 * cols + 32)) as u32;
     let more = [parts.scales.weight, parts.scales.zero, product.shape.bias(), product.shape.residual()];
     product.call(site, body, config, &more)
 }
@@ -293,7 +304,7 @@ pub(in crate::kernels::cuda) fn codes_candidates(site: &Site<'_>) -> Result<Vec<
 
 pub(in crate::kernels::cuda) fn weights_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     let one_sum = in_one_sum(site)?;
-    candidates(site, weights, |bound| WgmmaConfig::others_widened(bound, if one_sum { 192 } else { 128 }))
+    candidates(site, weights, |bound| WgmmaConfig::others_widened(bound, if one_sum { 256 } else { 128 }))
 }
 
 /// Whether all columns are added up in one sum: nothing is in groups, and sums of f8e4m3 are of numbers.
