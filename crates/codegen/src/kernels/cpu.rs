@@ -158,8 +158,9 @@ fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Ref
     if packed && width % 2 != 0 {
         return Err(Refusal::because("4-bit codes are packed by pairs, and its rows have an odd width"));
     }
+    // codes take as long to widen as to read two bytes: a task has as many as of bf16
+    let line = width * weight.dtype.bytes().max(2);
     // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
-    let line = if packed { width / 2 } else { width * weight.dtype.bytes() };
     let per_task = (task_bytes / line.max(1) / 24).max(1) * 24;
     let per_task = per_task.min(columns.next_multiple_of(24));
     let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
