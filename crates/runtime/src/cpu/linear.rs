@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::scales::Scales;
-use super::simd::{E4m3, LANES, Lanes, dispatch, with_element};
+use super::simd::{E4m3, LANES, Lanes, dispatch, prefetch, with_element};
 use super::weights::{Pair, Weight, append_rows};
 use super::{Args, CpuKernel, Tensor};
 use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
@@ -19,6 +19,10 @@ use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 #[derive(Default)]
 pub(super) struct Linear {
     formula: Option<Formula>,
+    /// The operands that have scales or zeros: x, the weight, and zeros of the weight.
+    scaled: [bool; 3],
+    adds: bool,
+    columns_per_task: usize,
 }
 
 /// The inputs of a product by what they are, and the formula behind it.
@@ -29,30 +33,28 @@ struct Operands<'a> {
     weight_scale: Option<&'a Tensor>,
     zero: Option<&'a Tensor>,
     bias: Option<&'a Tensor>,
-    formula: Option<&'a Formula>,
     residual: Option<&'a Tensor>,
 }
 
 impl<'a> Operands<'a> {
-    fn of(args: &'a Args) -> Result<Operands<'a>, String> {
-        let scaled = args.text("scaled").unwrap_or_default();
-        let has = |word: &str| scaled.split(", ").any(|found| found == word);
+    fn of(linear: &Linear, args: &'a Args) -> Result<Operands<'a>, String> {
         let mut inputs = args.inputs.iter();
         let mut next = |wanted: bool| match wanted {
             true => inputs.next().map(Some).ok_or("too few inputs"),
             false => Ok(None),
         };
+        let scaled = linear.scaled;
         let [x, weight, x_scale, weight_scale, zero] =
-            [next(true)?, next(true)?, next(has("x"))?, next(has("weight"))?, next(has("zero"))?];
-        let (bias, residual) = match (args.text("behind"), inputs.as_slice()) {
-            (None, []) => (None, None),
-            (None, [bias]) => (Some(bias), None),
-            (Some("add"), [residual]) => (None, Some(residual)),
-            (Some("add"), [bias, residual]) => (Some(bias), Some(residual)),
-            (behind, more) => return Err(format!("{} inputs behind the product, and {behind:?}", more.len())),
+            [next(true)?, next(true)?, next(scaled[0])?, next(scaled[1])?, next(scaled[2])?];
+        let (bias, residual) = match (linear.adds, inputs.as_slice()) {
+            (false, []) => (None, None),
+            (false, [bias]) => (Some(bias), None),
+            (true, [residual]) => (None, Some(residual)),
+            (true, [bias, residual]) => (Some(bias), Some(residual)),
+            (_, more) => return Err(format!("{} inputs behind the product", more.len())),
         };
         let (Some(x), Some(weight)) = (x, weight) else { return Err("too few inputs".to_owned()) };
-        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, formula: None, residual })
+        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, residual })
     }
 
     /// Columns of the weight: those of packed codes lie two in a byte.
@@ -125,18 +127,32 @@ impl CpuKernel for Linear {
     }
 
     fn configured(&self, kernel: &Kernel) -> Result<Option<Box<dyn CpuKernel>>, String> {
-        let Some(Scalar::Text(text)) = kernel.param("f") else { return Ok(None) };
-        let formula: Formula = text.parse()?;
-        match (formula.inputs(), formula.stores()) {
-            (1, [store]) if store.dtype == DType::F32 => Ok(Some(Box::new(Linear { formula: Some(formula) }))),
-            _ => Err(format!("expected a formula of one element that stores an f32, found {text}")),
+        let text = |name: &str| match kernel.param(name) {
+            Some(Scalar::Text(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let formula: Option<Formula> = text("f").map(str::parse).transpose()?;
+        if let Some(formula) = &formula
+            && (formula.inputs() != 1 || !matches!(formula.stores(), [store] if store.dtype == DType::F32))
+        {
+            return Err(format!("expected a formula of one element that stores an f32, found {formula}"));
         }
+        let adds = match text("behind") {
+            None => false,
+            Some("add") => true,
+            Some(other) => return Err(format!("expected `add` behind the product, found `{other}`")),
+        };
+        let Some(Scalar::Int(columns_per_task @ 1..)) = kernel.param("columns_per_task") else {
+            return Err("expected a positive integer parameter `columns_per_task`".to_owned());
+        };
+        let words = text("scaled").unwrap_or_default();
+        let scaled = ["x", "weight", "zero"].map(|word| words.split(", ").any(|found| found == word));
+        Ok(Some(Box::new(Linear { formula, scaled, adds, columns_per_task: *columns_per_task as usize })))
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(args.inputs.len().max(2), 1)?;
-        args.int("columns_per_task")?;
-        let operands = Operands::of(args)?;
+        let operands = Operands::of(self, args)?;
         let &[rows, width] = operands.x.shape() else { return Err("expected x of rank 2".to_owned()) };
         let &[columns, _] = operands.weight.shape() else { return Err("expected weight of rank 2".to_owned()) };
         if width != operands.width() {
@@ -160,29 +176,31 @@ impl CpuKernel for Linear {
     }
 
     fn tasks(&self, args: &Args) -> usize {
-        args.inputs[1].row_count().div_ceil(args.int("columns_per_task").unwrap_or(1))
+        args.inputs[1].row_count().div_ceil(self.columns_per_task)
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let per_task = args.int("columns_per_task")?;
-        let operands = Operands { formula: self.formula.as_ref(), ..Operands::of(args)? };
+        let operands = Operands::of(self, args)?;
         let (columns, width) = (operands.weight.row_count(), operands.width());
-        let first = task.saturating_mul(per_task).min(columns);
-        let last = (first + per_task).min(columns);
+        let first = task.saturating_mul(self.columns_per_task).min(columns);
+        let last = (first + self.columns_per_task).min(columns);
         let out = &args.outputs[0];
         let range = first * width..last * width;
         if operands.weight.dtype() == DType::I4 {
             // SAFETY: an element of packed codes is a byte.
             let weight = unsafe { &operands.weight.elements::<Pair>()[range.start / 2..range.end / 2] };
-            return slice(&operands, weight, first..last, out);
+            return slice(&operands, self.formula.as_ref(), weight, first..last, out);
         }
         with_element!(operands.weight.dtype(), E => {
             // SAFETY: `with_element` chose the type of the dtype.
             let weight = unsafe { &operands.weight.elements::<E>()[range] };
-            slice(&operands, weight, first..last, out)
+            slice(&operands, self.formula.as_ref(), weight, first..last, out)
         })
     }
 }
+
+const CACHE_LINE: usize = 64;
+const PAGE: usize = 4096;
 
 /// Replaces each value by what a formula makes of it, a block at a time.
 fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
@@ -198,12 +216,13 @@ fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
 /// Computes these columns of all rows.
 fn slice<W: Weight>(
     operands: &Operands<'_>,
+    formula: Option<&Formula>,
     weight: &[W],
     columns: Range<usize>,
     out: &Tensor,
 ) -> Result<(), String> {
     let residual = operands.residual.map(Tensor::floats).transpose()?;
-    let mut formula = operands.formula.map(|formula| (formula, Registers::of(formula)));
+    let mut formula = formula.map(|formula| (formula, Registers::of(formula)));
     let bias = match operands.bias {
         Some(bias) => bias.widened(columns.clone())?,
         None => vec![0.0; columns.len()],
@@ -292,6 +311,8 @@ fn multiply_body<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
         return widened_columns::<L, W, GROUPS, ZEROS>(job, count, results);
     }
     match count {
+        // scales take registers, too
+        1 if GROUPS => columns::<L, W, GROUPS, ZEROS, 1, 4>(job, 1, all, results),
         1 => columns::<L, W, GROUPS, ZEROS, 1, 8>(job, 1, all, results),
         2 => columns::<L, W, GROUPS, ZEROS, 2, 4>(job, 2, all, results),
         3 => columns::<L, W, GROUPS, ZEROS, 3, 4>(job, 3, all, results),
@@ -360,6 +381,9 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
     let mut lanes = [[L::splat(0.0); C]; R];
     let whole = width - width % LANES;
     let group = if GROUPS { scales.group } else { whole.max(1) };
+    // hardware fetches ahead in a page: of short rows the next tile's are asked for, a cache line at a time
+    let is_short = R == 1 && line * size_of::<W>() < PAGE;
+    let per_line = if is_short { CACHE_LINE / size_of::<W>() * W::WEIGHTS } else { group };
     for (index, first) in (0..whole).step_by(group).enumerate() {
         let (mut scale, mut zero) = ([L::splat(1.0); C], [L::splat(0.0); C]);
         for c in 0..C {
@@ -370,23 +394,31 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
                 zero[c] = L::splat(scales.zero(column + c, index));
             }
         }
-        for k in (first..(first + group).min(whole)).step_by(LANES) {
-            let mut weights = [L::splat(0.0); C];
-            for c in 0..C {
-                // SAFETY: `k + LANES <= width`, the weights of every row.
-                weights[c] = unsafe { W::load(w[c].as_ptr().add(k / W::WEIGHTS)) };
-                if ZEROS {
-                    weights[c] = weights[c].minus(zero[c]);
-                }
-                if GROUPS {
-                    weights[c] = weights[c].times(scale[c]);
+        let last = (first + group).min(whole);
+        for block in (first..last).step_by(per_line) {
+            if is_short {
+                for c in 0..C {
+                    prefetch(w[c].as_ptr().wrapping_add(C * line + block / W::WEIGHTS));
                 }
             }
-            for r in 0..R {
-                // SAFETY: as above.
-                let values = unsafe { L::load(x[r].as_ptr().add(k)) };
+            for k in (block..(block + per_line).min(last)).step_by(LANES) {
+                let mut weights = [L::splat(0.0); C];
                 for c in 0..C {
-                    lanes[r][c] = lanes[r][c].add_product(values, weights[c]);
+                    // SAFETY: `k + LANES <= width`, the weights of every row.
+                    weights[c] = unsafe { W::load(w[c].as_ptr().add(k / W::WEIGHTS)) };
+                    if ZEROS {
+                        weights[c] = weights[c].minus(zero[c]);
+                    }
+                    if GROUPS {
+                        weights[c] = weights[c].times(scale[c]);
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: as above.
+                    let values = unsafe { L::load(x[r].as_ptr().add(k)) };
+                    for c in 0..C {
+                        lanes[r][c] = lanes[r][c].add_product(values, weights[c]);
+                    }
                 }
             }
         }

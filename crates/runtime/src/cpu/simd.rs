@@ -291,6 +291,18 @@ mod avx2 {
     }
 }
 
+/// Asks for the cache line at an address, which need not be valid.
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has it, and it reads nothing that a program could see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Whether the CPU has what [`Avx2`] needs. The answer is cached by the standard library.
 #[cfg(target_arch = "x86_64")]
 #[inline]
