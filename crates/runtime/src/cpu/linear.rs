@@ -72,12 +72,7 @@ impl<'a> Operands<'a> {
     }
 
     /// These rows of x; codes are widened into `numbers`, times their scales where a row has several.
-    fn rows<'b>(
-        &'b self,
-        rows: Range<usize>,
-        scales: &Scales,
-        numbers: &'b mut Vec<f32>,
-    ) -> Result<&'b [f32], String> {
+    fn rows<'b>(&'b self, rows: Range<usize>, scales: &Scales, numbers: &'b mut Vec<f32>) -> Result<&'b [f32], String> {
         let (width, first) = (self.width(), rows.start);
         let range = rows.start * width..rows.end * width;
         numbers.clear();
@@ -384,7 +379,9 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
     // hardware fetches ahead in a page: of short rows the next tile's are asked for, a cache line at a time
     let is_short = R == 1 && line * size_of::<W>() < PAGE;
     let per_line = if is_short { CACHE_LINE / size_of::<W>() * W::WEIGHTS } else { group };
-    for (index, first) in (0..whole).step_by(group).enumerate() {
+    // `step_by` would divide by steps that are no constants, once for each run
+    let (mut first, mut index) = (0, 0);
+    while first < whole {
         let (mut scale, mut zero) = ([L::splat(1.0); C], [L::splat(0.0); C]);
         for c in 0..C {
             if GROUPS {
@@ -395,13 +392,14 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
             }
         }
         let last = (first + group).min(whole);
-        for block in (first..last).step_by(per_line) {
+        while first < last {
             if is_short {
                 for c in 0..C {
-                    prefetch(w[c].as_ptr().wrapping_add(C * line + block / W::WEIGHTS));
+                    prefetch(w[c].as_ptr().wrapping_add(C * line + first / W::WEIGHTS));
                 }
             }
-            for k in (block..(block + per_line).min(last)).step_by(LANES) {
+            let end = (first + per_line).min(last);
+            for k in (first..end).step_by(LANES) {
                 let mut weights = [L::splat(0.0); C];
                 for c in 0..C {
                     // SAFETY: `k + LANES <= width`, the weights of every row.
@@ -421,7 +419,9 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
                     }
                 }
             }
+            first = end;
         }
+        index += 1;
     }
     let mut sums = [[0.0; C]; R];
     for r in 0..R {
