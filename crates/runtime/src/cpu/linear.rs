@@ -77,10 +77,12 @@ impl<'a> Operands<'a> {
         let range = rows.start * width..rows.end * width;
         numbers.clear();
         // SAFETY: each dtype has its type.
-        match self.x.dtype() {
-            DType::I8 => append(unsafe { &self.x.elements::<i8>()[range] }, width, scales, first, numbers),
-            DType::F8E4M3 => append(unsafe { &self.x.elements::<E4m3>()[range] }, width, scales, first, numbers),
-            _ => return Ok(&self.x.floats()?[range]),
+        unsafe {
+            match self.x.dtype() {
+                DType::I8 => append(&self.x.elements::<i8>()[range], width, scales, first, numbers),
+                DType::F8E4M3 => append(&self.x.elements::<E4m3>()[range], width, scales, first, numbers),
+                _ => return Ok(&self.x.floats()?[range]),
+            }
         }
         Ok(numbers)
     }
@@ -394,8 +396,8 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
         let last = (first + group).min(whole);
         while first < last {
             if is_short {
-                for c in 0..C {
-                    prefetch(w[c].as_ptr().wrapping_add(C * line + first / W::WEIGHTS));
+                for row in w {
+                    prefetch(row.as_ptr().wrapping_add(C * line + first / W::WEIGHTS));
                 }
             }
             let end = (first + per_line).min(last);
@@ -427,15 +429,10 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
     for r in 0..R {
         for c in 0..C {
             sums[r][c] = lanes[r][c].sum();
-        }
-    }
-    for k in whole..width {
-        for c in 0..C {
-            let index = k / group;
-            let weight = W::widen(w[c], k) - if ZEROS { scales.zero(column + c, index) } else { 0.0 };
-            let weight = if GROUPS { weight * scales.scale(column + c, index) } else { weight };
-            for r in 0..R {
-                sums[r][c] += x[r][k] * weight;
+            for (k, value) in x[r].iter().enumerate().skip(whole) {
+                let weight = W::widen(w[c], k) - if ZEROS { scales.zero(column + c, k / group) } else { 0.0 };
+                let weight = if GROUPS { weight * scales.scale(column + c, k / group) } else { weight };
+                sums[r][c] += value * weight;
             }
         }
     }
