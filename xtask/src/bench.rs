@@ -206,7 +206,8 @@ fn cpu_table(result: &Value) -> Result<String, String> {
     ];
     for (format, of) in result["formats"].as_object().into_iter().flatten() {
         let times = |name: &str| number(of, name).map(|times| format!("{times:.2}"));
-        let value = format!("decode {} times bf16, prompt of 64 {} times", times("/decode")?, times("/prompt_64")?);
+        let value =
+            format!("decode {} of bf16's tok/s, prompt of 64 tokens {}", times("/decode")?, times("/prompt_64")?);
         rows.push((format!("the same in {format}"), value));
     }
     let rows: String = rows.into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
