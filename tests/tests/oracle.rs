@@ -3,14 +3,23 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::expected::{Expected, ORACLES, worst};
-use common::oracle;
-use smelt::{CompileOptions, DType, Driver, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, RunOptions};
+use common::{demo, oracle};
+use smelt::{
+    CompileOptions, DType, Driver, Format, Generation, GenerationParams, Llm, LoadOptions, PrecisionOptions, Prompt,
+    Quiet, RunOptions, TargetChoice,
+};
 
 fn load(name: &str, compile: CompileOptions, threads: usize) -> Llm {
+    load_folder(&oracle(name), compile, threads)
+}
+
+fn load_folder(folder: &Path, compile: CompileOptions, threads: usize) -> Llm {
     let run = RunOptions { threads: Some(threads), ..RunOptions::default() };
     let options = LoadOptions { compile, run, ..LoadOptions::default() };
-    Llm::load_with(&Driver::new(), &oracle(name), &options, &mut Quiet).unwrap()
+    Llm::load_with(&Driver::new(), folder, &options, &mut Quiet).unwrap()
 }
 
 fn generate(llm: &mut Llm, prompts: &[Vec<u32>], max_tokens: u32) -> Vec<Generation> {
@@ -99,6 +108,32 @@ fn neither_chunks_nor_batches_nor_threads_change_a_bit() {
             };
             let together = generate(&mut load(name, options, threads), &prompts, 24);
             assert!(together == alone, "{name}, {max_num_tokens} tokens a step, {max_batch_size} sequences");
+        }
+    }
+}
+
+#[test]
+fn neither_do_they_change_one_where_weights_are_codes() {
+    let lengths = [1, 2, 3, 4, 5, 8, 37, 70];
+    let prompts: Vec<Vec<u32>> =
+        lengths.map(|length| (0..length).map(|i| 2 + (37 * i + length) % 2000).collect()).into();
+    for format in [Format::Int8Weight, Format::Int4, Format::Fp8, Format::Fp8Block] {
+        let options = CompileOptions {
+            target: TargetChoice::Named("cpu".to_owned()),
+            precision: PrecisionOptions { linears: Some(format), ..PrecisionOptions::default() },
+            ..CompileOptions::default()
+        };
+        let mut llm = load_folder(&demo(), options.clone(), 1);
+        let alone: Vec<Generation> =
+            prompts.iter().map(|prompt| generate(&mut llm, std::slice::from_ref(prompt), 12).remove(0)).collect();
+        for (max_num_tokens, max_batch_size, threads) in [(7, 3, 3), (512, 8, 2)] {
+            let options = CompileOptions {
+                max_num_tokens: Some(max_num_tokens),
+                max_batch_size: Some(max_batch_size),
+                ..options.clone()
+            };
+            let together = generate(&mut load_folder(&demo(), options, threads), &prompts, 12);
+            assert!(together == alone, "{format:?}, {max_num_tokens} tokens a step, {max_batch_size} sequences");
         }
     }
 }

@@ -34,6 +34,9 @@ const SHOWN: [Shown; 6] = [
 /// Runs of each measurement; the best counts, for other programs only ever make one slower.
 const RUNS: usize = 3;
 
+/// Formats that are compared with the first of them.
+const FORMATS: [&str; 5] = ["bf16", "int8-weight", "int4", "fp8", "fp8-block"];
+
 /// Measures, writes the result and the book's table.
 pub fn run(root: &Path) -> Result<(), String> {
     run_command(&mut cargo(root, ["build", "--release", "-p", "cli"]))?;
@@ -43,6 +46,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     let bandwidth = number(&doctor, "/cpu/read_bandwidth_gb_s")?;
 
     let demo = smelt.best("models/demo", &["--prompt", "This function returns", "--max-tokens", "400"])?;
+    let formats = smelt.formats()?;
 
     let plan = smelt.folder.join("llama-3.2-1b.plan");
     let plan = plan.to_str().ok_or("the folder's name is not UTF-8")?;
@@ -63,6 +67,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         "instruction_set": doctor["cpu"]["instruction_set"],
         "read_bandwidth_gb_s": round(bandwidth),
         "demo_decode_tokens_per_s": round(number(&demo, "/timings/decode_tokens_per_s")?),
+        "formats": formats,
         "llama_1b_bf16": {
             "compile_s": round(compile_s),
             "weight_gb": round(gigabytes),
@@ -130,6 +135,27 @@ impl Smelt<'_> {
         serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
     }
 
+    /// What formats reach of bf16's tokens per second in a model of 1B, turn by turn: the best of each.
+    fn formats(&self) -> Result<Value, String> {
+        let mut best = vec![[0.0_f64; 2]; FORMATS.len()];
+        let plans: Vec<String> =
+            FORMATS.iter().map(|format| format!("target/bench/llama-3.2-1b-{format}.plan")).collect();
+        for (format, plan) in FORMATS.iter().zip(&plans) {
+            let config = "bench/configs/llama-3.2-1b";
+            self.json(&["compile", config, "-o", plan, "--weights", "dummy", "--precision", format, "--json"])?;
+        }
+        for _ in 0..RUNS {
+            for (plan, best) in plans.iter().zip(&mut best) {
+                let run =
+                    self.json(&["bench", plan, "--prompt-len", "64", "--tokens", "16", "--repeat", "2", "--json"])?;
+                best[0] = best[0].max(number(&run, "/decode_tokens_per_s")?);
+                best[1] = best[1].max(64e3 / number(&run, "/ttft_ms")?);
+            }
+        }
+        let row = |of: &[f64; 2]| json!({"decode": round(of[0] / best[0][0]), "prompt_64": round(of[1] / best[0][1])});
+        Ok(FORMATS.iter().zip(&best).skip(1).map(|(format, of)| ((*format).to_owned(), row(of))).collect())
+    }
+
     /// The run of `generate` that decoded fastest, or where nothing is decoded, prefilled fastest.
     fn best(&self, model: &str, args: &[&str]) -> Result<Value, String> {
         let args: Vec<&str> = ["generate", model, "--json", "--ignore-eos"].iter().chain(args).copied().collect();
@@ -163,7 +189,7 @@ fn cpu_table(result: &Value) -> Result<String, String> {
     let model = |name: &str| number(result, &format!("/llama_1b_bf16/{name}"));
     let cpu = result["cpu"].as_str().unwrap_or("unknown");
     let share = 100.0 * model("decode_share_of_bandwidth")?;
-    let rows = [
+    let mut rows = vec![
         ("CPU".to_owned(), format!("{cpu}, {} threads, {}", result["threads"], result["instruction_set"])),
         ("memory read bandwidth".to_owned(), format!("{} GB/s", number(result, "/read_bandwidth_gb_s")?)),
         ("demo model, decode".to_owned(), format!("{} tok/s", number(result, "/demo_decode_tokens_per_s")?)),
@@ -178,6 +204,12 @@ fn cpu_table(result: &Value) -> Result<String, String> {
         ),
         ("prompt of 256 tokens".to_owned(), format!("{} tok/s", model("prefill_256_tokens_per_s")?)),
     ];
+    for (format, of) in result["formats"].as_object().into_iter().flatten() {
+        let times = |name: &str| number(of, name).map(|times| format!("{times:.2}"));
+        let value =
+            format!("decode {} of bf16's tok/s, prompt of 64 tokens {}", times("/decode")?, times("/prompt_64")?);
+        rows.push((format!("the same in {format}"), value));
+    }
     let rows: String = rows.into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
     Ok(format!("| | |\n| --- | --- |\n{rows}"))
 }

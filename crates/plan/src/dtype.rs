@@ -84,6 +84,7 @@ impl DType {
 
     /// Rounds a value to this type (nearest, ties to even) and back; what is too large for a code becomes the largest or
     /// smallest that the type has. 32-bit integers pass unchanged.
+    #[inline]
     pub fn round(self, value: f32) -> f32 {
         match self {
             DType::F32 | DType::I32 => value,

@@ -19,19 +19,17 @@ pub fn decode(code: u8) -> f32 {
 /// The nearest code, ties to even; what is larger than [`MAX`] becomes that.
 #[inline]
 pub fn encode(value: f32) -> u8 {
-    let sign = (value.to_bits() >> 24) as u8 & 0x80;
-    if value.is_nan() {
-        return sign | NAN;
-    }
+    // without branches, so that loops over it become vectors
     let magnitude = value.abs().min(MAX);
-    if magnitude < 2f32.powi(-6) {
-        // subnormal: multiples of 2^-9; eight of them are the smallest normal number, whose code is 8
-        return sign | (magnitude * 512.0).round_ties_even() as u8;
-    }
     let bits = magnitude.to_bits();
     // half of what is cut off, less one where the bit that stays is even
     let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
-    sign | ((rounded >> 20) - (120 << 3)) as u8
+    let normal = (rounded >> 20).wrapping_sub(120 << 3);
+    // multiples of 2^-9, of which 2^14 is the sum's last place; eight are the smallest normal number, whose code is 8
+    let subnormal = (magnitude + 2f32.powi(14)).to_bits();
+    let code = if magnitude < 2f32.powi(-6) { subnormal } else { normal };
+    let code = if value.is_nan() { u32::from(NAN) } else { code };
+    ((value.to_bits() >> 24) & 0x80 | code & 0x7f) as u8
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ pub fn scale_of(largest: f32, codes: DType) -> f32 {
 
 /// The larger of a magnitude and those of some numbers; NaN where one is NaN, for its block has no scale.
 pub fn largest_magnitude(known: f32, numbers: &[f32]) -> f32 {
-    numbers.iter().fold(known, |a, b| if b.abs() > a || b.is_nan() { b.abs() } else { a })
+    // magnitudes are ordered as their bits are, NaN above all
+    let bits = |number: f32| number.abs().to_bits() as i32;
+    f32::from_bits(numbers.iter().fold(bits(known), |a, b| a.max(bits(*b))) as u32)
 }
 
 #[cfg(test)]

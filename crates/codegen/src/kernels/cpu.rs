@@ -1,7 +1,7 @@
 //! The CPU kernels: which op each does, in how many tasks. Their code is in `runtime/src/cpu`.
 //!
 //! Values are f32; weights and the KV cache may be narrower. A task should take some microseconds, for handing one
-//! to another thread takes one: so rows are taken several at a time, and linears in slices of about 128 KiB of weights.
+//! to another thread takes one: so rows are taken several at a time, and linears in slices of some 64 KiB of weights.
 
 use ir::ops::{
     AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Embedding, GatherRows, LayerNorm, LinearParts, PagedAttention,
@@ -14,8 +14,10 @@ use super::distinct;
 use crate::kernels::about::about;
 use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
-/// Bytes of weights that one task of a linear reads.
-const LINEAR_TASK_BYTES: u64 = 128 << 10;
+/// Bytes of weights that one task of a linear reads, if they are enough columns.
+const LINEAR_TASK_BYTES: u64 = 64 << 10;
+/// Columns that a task has at least, for each widens rows of x that are codes.
+const LINEAR_TASK_COLUMNS: u64 = 24;
 /// Rows that one task of a row-wise kernel takes.
 pub(crate) const ROWS: u64 = 8;
 
@@ -158,10 +160,12 @@ fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Ref
     if packed && width % 2 != 0 {
         return Err(Refusal::because("4-bit codes are packed by pairs, and its rows have an odd width"));
     }
-    // multiples of 24: whole tiles for every number of rows (8, 4 and 3 columns)
-    let line = if packed { width / 2 } else { width * weight.dtype.bytes() };
-    let per_task = (task_bytes / line.max(1) / 24).max(1) * 24;
-    let per_task = per_task.min(columns.next_multiple_of(24));
+    // codes take as long to widen as to read two bytes: a task has as many as of bf16
+    let line = width * weight.dtype.bytes().max(2);
+    let least = (task_bytes / line.max(1)).max(LINEAR_TASK_COLUMNS);
+    // a power of two, for threads halve the tasks between them; multiples of 8 columns, a tile of one row
+    let tasks = 1 << (columns / least).max(1).ilog2();
+    let per_task = columns.div_ceil(tasks).next_multiple_of(8).max(8);
     let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
     let call = if packed { call.layout(1, Layout::Packed) } else { call };
     let scaled = parts.scales.scaled();

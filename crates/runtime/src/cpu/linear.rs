@@ -5,8 +5,11 @@
 //! summed. One row streams eight rows of weights at once, four rows use each weight four times. Where operands are
 //! codes, the sums of the columns that share a scale are multiplied by it before they join the others.
 
-use super::scales::{Scaling, unpack};
-use super::simd::{E4m3, Element, LANES, Lanes, dispatch, with_element};
+use std::ops::Range;
+
+use super::scales::Scales;
+use super::simd::{E4m3, LANES, Lanes, dispatch, prefetch, with_element};
+use super::weights::{Pair, Weight, append_rows};
 use super::{Args, CpuKernel, Tensor};
 use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
@@ -16,6 +19,10 @@ use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 #[derive(Default)]
 pub(super) struct Linear {
     formula: Option<Formula>,
+    /// The operands that have scales or zeros: x, the weight, and zeros of the weight.
+    scaled: [bool; 3],
+    adds: bool,
+    columns_per_task: usize,
 }
 
 /// The inputs of a product by what they are, and the formula behind it.
@@ -26,30 +33,28 @@ struct Operands<'a> {
     weight_scale: Option<&'a Tensor>,
     zero: Option<&'a Tensor>,
     bias: Option<&'a Tensor>,
-    formula: Option<&'a Formula>,
     residual: Option<&'a Tensor>,
 }
 
 impl<'a> Operands<'a> {
-    fn of(args: &'a Args) -> Result<Operands<'a>, String> {
-        let scaled = args.text("scaled").unwrap_or_default();
-        let has = |word: &str| scaled.split(", ").any(|found| found == word);
+    fn of(linear: &Linear, args: &'a Args) -> Result<Operands<'a>, String> {
         let mut inputs = args.inputs.iter();
         let mut next = |wanted: bool| match wanted {
             true => inputs.next().map(Some).ok_or("too few inputs"),
             false => Ok(None),
         };
+        let scaled = linear.scaled;
         let [x, weight, x_scale, weight_scale, zero] =
-            [next(true)?, next(true)?, next(has("x"))?, next(has("weight"))?, next(has("zero"))?];
-        let (bias, residual) = match (args.text("behind"), inputs.as_slice()) {
-            (None, []) => (None, None),
-            (None, [bias]) => (Some(bias), None),
-            (Some("add"), [residual]) => (None, Some(residual)),
-            (Some("add"), [bias, residual]) => (Some(bias), Some(residual)),
-            (behind, more) => return Err(format!("{} inputs behind the product, and {behind:?}", more.len())),
+            [next(true)?, next(true)?, next(scaled[0])?, next(scaled[1])?, next(scaled[2])?];
+        let (bias, residual) = match (linear.adds, inputs.as_slice()) {
+            (false, []) => (None, None),
+            (false, [bias]) => (Some(bias), None),
+            (true, [residual]) => (None, Some(residual)),
+            (true, [bias, residual]) => (Some(bias), Some(residual)),
+            (_, more) => return Err(format!("{} inputs behind the product", more.len())),
         };
         let (Some(x), Some(weight)) = (x, weight) else { return Err("too few inputs".to_owned()) };
-        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, formula: None, residual })
+        Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, residual })
     }
 
     /// Columns of the weight: those of packed codes lie two in a byte.
@@ -57,21 +62,61 @@ impl<'a> Operands<'a> {
         if self.weight.dtype() == DType::I4 { 2 * self.weight.width() } else { self.weight.width() }
     }
 
-    fn scaling(&self, columns: std::ops::Range<usize>) -> Result<Scaling, String> {
-        let x = (self.x.row_count(), self.x_scale);
-        let weight = (self.weight.row_count(), self.weight_scale, self.zero);
-        Scaling::of(x, weight, self.width(), columns)
+    /// The scales of x, and those of these columns of the product, which are rows of the weight.
+    fn scales(&self, columns: Range<usize>) -> Result<(Scales, Scales), String> {
+        let (x, weight) = (self.x.row_count(), self.weight.row_count());
+        Ok((
+            Scales::of([x, self.width()], self.x_scale, None, 0..x)?,
+            Scales::of([weight, self.width()], self.weight_scale, self.zero, columns)?,
+        ))
+    }
+
+    /// These rows of x; codes are widened into `numbers`, times their scales where a row has several.
+    fn rows<'b>(&'b self, rows: Range<usize>, scales: &Scales, numbers: &'b mut Vec<f32>) -> Result<&'b [f32], String> {
+        let (width, first) = (self.width(), rows.start);
+        let range = rows.start * width..rows.end * width;
+        numbers.clear();
+        // SAFETY: each dtype has its type.
+        unsafe {
+            match self.x.dtype() {
+                DType::I8 => append(&self.x.elements::<i8>()[range], width, scales, first, numbers),
+                DType::F8E4M3 => append(&self.x.elements::<E4m3>()[range], width, scales, first, numbers),
+                _ => return Ok(&self.x.floats()?[range]),
+            }
+        }
+        Ok(numbers)
     }
 }
 
+/// Appends rows of codes as f32, times their scales where a row has several.
+fn append<W: Weight>(codes: &[W], width: usize, scales: &Scales, first: usize, to: &mut Vec<f32>) {
+    match scales.of_rows() {
+        Some(_) => append_widened(codes, width, scales, first, to),
+        None => append_scaled(codes, width, scales, first, to),
+    }
+}
+
+dispatch!(
+    fn append_widened<W: Weight>(
+        codes: &[W],
+        width: usize,
+        scales: &Scales,
+        first: usize,
+        to: &mut Vec<f32>,
+    ) -> () = append_rows, false, false
+);
+dispatch!(
+    fn append_scaled<W: Weight>(
+        codes: &[W],
+        width: usize,
+        scales: &Scales,
+        first: usize,
+        to: &mut Vec<f32>,
+    ) -> () = append_rows, true, false
+);
+
 /// Rows of x that stay in the second-level cache while the weights of a task run past them.
 const ROW_TILE: usize = 32;
-
-/// Columns whose codes are unpacked at a time: whole tiles for every number of rows, that fit the first-level cache if they
-/// can.
-fn unpacked_columns(width: usize) -> usize {
-    ((16 << 10) / width.max(1) / 24).max(1) * 24
-}
 
 impl CpuKernel for Linear {
     fn name(&self) -> &'static str {
@@ -79,18 +124,32 @@ impl CpuKernel for Linear {
     }
 
     fn configured(&self, kernel: &Kernel) -> Result<Option<Box<dyn CpuKernel>>, String> {
-        let Some(Scalar::Text(text)) = kernel.param("f") else { return Ok(None) };
-        let formula: Formula = text.parse()?;
-        match (formula.inputs(), formula.stores()) {
-            (1, [store]) if store.dtype == DType::F32 => Ok(Some(Box::new(Linear { formula: Some(formula) }))),
-            _ => Err(format!("expected a formula of one element that stores an f32, found {text}")),
+        let text = |name: &str| match kernel.param(name) {
+            Some(Scalar::Text(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let formula: Option<Formula> = text("f").map(str::parse).transpose()?;
+        if let Some(formula) = &formula
+            && (formula.inputs() != 1 || !matches!(formula.stores(), [store] if store.dtype == DType::F32))
+        {
+            return Err(format!("expected a formula of one element that stores an f32, found {formula}"));
         }
+        let adds = match text("behind") {
+            None => false,
+            Some("add") => true,
+            Some(other) => return Err(format!("expected `add` behind the product, found `{other}`")),
+        };
+        let Some(Scalar::Int(columns_per_task @ 1..)) = kernel.param("columns_per_task") else {
+            return Err("expected a positive integer parameter `columns_per_task`".to_owned());
+        };
+        let words = text("scaled").unwrap_or_default();
+        let scaled = ["x", "weight", "zero"].map(|word| words.split(", ").any(|found| found == word));
+        Ok(Some(Box::new(Linear { formula, scaled, adds, columns_per_task: *columns_per_task as usize })))
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(args.inputs.len().max(2), 1)?;
-        args.int("columns_per_task")?;
-        let operands = Operands::of(args)?;
+        let operands = Operands::of(self, args)?;
         let &[rows, width] = operands.x.shape() else { return Err("expected x of rank 2".to_owned()) };
         let &[columns, _] = operands.weight.shape() else { return Err("expected weight of rank 2".to_owned()) };
         if width != operands.width() {
@@ -108,56 +167,37 @@ impl CpuKernel for Linear {
         if operands.bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
             return Err(format!("expected a bias of {columns} elements"));
         }
-        operands.scaling(0..columns)?;
+        operands.scales(0..columns)?;
         operands.residual.map_or(Ok(()), |residual| residual.expect_shape(DType::F32, &[rows, columns]))?;
         args.outputs[0].expect_shape(DType::F32, &[rows, columns])
     }
 
     fn tasks(&self, args: &Args) -> usize {
-        args.inputs[1].row_count().div_ceil(args.int("columns_per_task").unwrap_or(1))
+        args.inputs[1].row_count().div_ceil(self.columns_per_task)
     }
 
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        let per_task = args.int("columns_per_task")?;
-        let operands = Operands { formula: self.formula.as_ref(), ..Operands::of(args)? };
+        let operands = Operands::of(self, args)?;
         let (columns, width) = (operands.weight.row_count(), operands.width());
-        let first = task.saturating_mul(per_task).min(columns);
-        let last = (first + per_task).min(columns);
+        let first = task.saturating_mul(self.columns_per_task).min(columns);
+        let last = (first + self.columns_per_task).min(columns);
         let out = &args.outputs[0];
+        let range = first * width..last * width;
         if operands.weight.dtype() == DType::I4 {
             // SAFETY: an element of packed codes is a byte.
-            let packed = unsafe { operands.weight.elements::<u8>() };
-            let mut codes = Vec::new();
-            return (first..last).step_by(unpacked_columns(width)).try_for_each(|first| {
-                let last = (first + unpacked_columns(width)).min(last);
-                unpack(&packed[first * width / 2..last * width / 2], &mut codes);
-                slice(&operands, &codes, first..last, out)
-            });
+            let weight = unsafe { &operands.weight.elements::<Pair>()[range.start / 2..range.end / 2] };
+            return slice(&operands, self.formula.as_ref(), weight, first..last, out);
         }
         with_element!(operands.weight.dtype(), E => {
             // SAFETY: `with_element` chose the type of the dtype.
-            let weight = unsafe { &operands.weight.elements::<E>()[first * width..last * width] };
-            slice(&operands, weight, first..last, out)
+            let weight = unsafe { &operands.weight.elements::<E>()[range] };
+            slice(&operands, self.formula.as_ref(), weight, first..last, out)
         })
     }
 }
 
-/// Computes these columns of all rows, for activations of any type.
-fn slice<W: Element>(
-    operands: &Operands<'_>,
-    weight: &[W],
-    columns: std::ops::Range<usize>,
-    out: &Tensor,
-) -> Result<(), String> {
-    // SAFETY: `check` allows these three dtypes, each of which has its type here.
-    unsafe {
-        match operands.x.dtype() {
-            DType::I8 => slice_of(operands, operands.x.elements::<i8>(), weight, columns, out),
-            DType::F8E4M3 => slice_of(operands, operands.x.elements::<E4m3>(), weight, columns, out),
-            _ => slice_of(operands, operands.x.floats()?, weight, columns, out),
-        }
-    }
-}
+const CACHE_LINE: usize = 64;
+const PAGE: usize = 4096;
 
 /// Replaces each value by what a formula makes of it, a block at a time.
 fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
@@ -170,29 +210,43 @@ fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
     }
 }
 
-fn slice_of<X: Element, W: Element>(
+/// Computes these columns of all rows.
+fn slice<W: Weight>(
     operands: &Operands<'_>,
-    x: &[X],
+    formula: Option<&Formula>,
     weight: &[W],
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     out: &Tensor,
 ) -> Result<(), String> {
     let residual = operands.residual.map(Tensor::floats).transpose()?;
-    let mut formula = operands.formula.map(|formula| (formula, Registers::of(formula)));
+    let mut formula = formula.map(|formula| (formula, Registers::of(formula)));
     let bias = match operands.bias {
         Some(bias) => bias.widened(columns.clone())?,
         None => vec![0.0; columns.len()],
     };
-    let scaling = operands.scaling(columns.clone())?;
-    let job = Job { x, weight, bias: &bias, width: operands.width(), scaling: &scaling };
-    let (rows, total) = (operands.x.row_count(), out.width());
+    let (x_scales, scales) = operands.scales(columns.clone())?;
+    let (rows, width, total) = (operands.x.row_count(), operands.width(), out.width());
+    let row_scales = x_scales.of_rows().map_or_else(|| vec![1.0; rows], <[f32]>::to_vec);
+    let column_scales = scales.of_rows().map_or_else(|| vec![1.0; columns.len()], <[f32]>::to_vec);
     let mut results = vec![0.0; ROW_TILE.min(rows) * columns.len()];
+    let mut numbers = Vec::new();
     for start in (0..rows).step_by(ROW_TILE) {
         let count = ROW_TILE.min(rows - start);
-        if scaling.has_zeros() {
-            multiply_with_zeros(&job, start, count, &mut results);
-        } else {
-            multiply(&job, start, count, &mut results);
+        let x = operands.rows(start..start + count, &x_scales, &mut numbers)?;
+        let job = Job {
+            x,
+            weight,
+            first: 0,
+            width,
+            scales: &scales,
+            row_scales: &row_scales[start..],
+            column_scales: &column_scales,
+            bias: &bias,
+        };
+        match (scales.of_rows(), scales.has_zeros()) {
+            (Some(_), _) => multiply(&job, count, &mut results),
+            (None, false) => multiply_by_groups(&job, count, &mut results),
+            (None, true) => multiply_with_zeros(&job, count, &mut results),
         }
         if let Some((formula, registers)) = &mut formula {
             apply(formula, &mut results[..count * columns.len()], registers);
@@ -214,66 +268,94 @@ fn slice_of<X: Element, W: Element>(
     Ok(())
 }
 
-/// Some columns of a product.
-struct Job<'a, X, W> {
-    x: &'a [X],
-    /// Rows of these columns only.
+/// Some rows of x times some columns of a task.
+struct Job<'a, W> {
+    x: &'a [f32],
     weight: &'a [W],
-    bias: &'a [f32],
+    /// The column that the weights begin with, of the task's.
+    first: usize,
     width: usize,
-    scaling: &'a Scaling,
+    scales: &'a Scales,
+    /// What sums are multiplied by at the end, by row and by column of the task.
+    row_scales: &'a [f32],
+    column_scales: &'a [f32],
+    bias: &'a [f32],
 }
 
 dispatch!(
-    /// Rows `start..start + count` of x times all weights of the job, into `results` `[count, columns]`.
-    fn multiply<X: Element, W: Element>(job: &Job<'_, X, W>, start: usize, count: usize, results: &mut [f32]) -> () =
-        multiply_body, false
+    /// These rows of x times all columns of the task, into `results` `[count, columns]`.
+    fn multiply<W: Weight>(job: &Job<'_, W>, count: usize, results: &mut [f32]) -> () = multiply_body, false, false
+);
+dispatch!(
+    /// The same of weights that have several scales in a row.
+    fn multiply_by_groups<W: Weight>(job: &Job<'_, W>, count: usize, results: &mut [f32]) -> () =
+        multiply_body, true, false
 );
 dispatch!(
     /// The same of weights that have zeros.
-    fn multiply_with_zeros<X: Element, W: Element>(
-        job: &Job<'_, X, W>,
-        start: usize,
-        count: usize,
-        results: &mut [f32],
-    ) -> () = multiply_body, true
+    fn multiply_with_zeros<W: Weight>(job: &Job<'_, W>, count: usize, results: &mut [f32]) -> () =
+        multiply_body, true, true
 );
 
 #[inline(always)]
-fn multiply_body<L: Lanes, X: Element, W: Element, const ZEROS: bool>(
-    job: &Job<'_, X, W>,
-    start: usize,
+fn multiply_body<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
+    job: &Job<'_, W>,
     count: usize,
     results: &mut [f32],
 ) {
+    let all = 0..job.bias.len();
+    if W::IS_CODE && (count > 3 || GROUPS && job.scales.group < LANES) {
+        return widened_columns::<L, W, GROUPS, ZEROS>(job, count, results);
+    }
     match count {
-        1 => columns::<L, X, W, ZEROS, 1, 8>(job, start, 0..1, results),
-        2 => columns::<L, X, W, ZEROS, 2, 4>(job, start, 0..2, results),
-        3 => columns::<L, X, W, ZEROS, 3, 4>(job, start, 0..3, results),
-        _ => columns::<L, X, W, ZEROS, 4, 3>(job, start, 0..count, results),
+        // scales take registers, too
+        1 if GROUPS => columns::<L, W, GROUPS, ZEROS, 1, 4>(job, 1, all, results),
+        1 => columns::<L, W, GROUPS, ZEROS, 1, 8>(job, 1, all, results),
+        2 => columns::<L, W, GROUPS, ZEROS, 2, 4>(job, 2, all, results),
+        3 => columns::<L, W, GROUPS, ZEROS, 3, 4>(job, 3, all, results),
+        _ => columns::<L, W, GROUPS, ZEROS, 4, 3>(job, count, all, results),
     }
 }
 
-/// All columns, C at a time, of rows `start + range`, R at a time; rows that are left over one at a time.
+/// All columns of many rows, whose codes are widened once for all of them.
 #[inline(always)]
-fn columns<L: Lanes, X: Element, W: Element, const ZEROS: bool, const R: usize, const C: usize>(
-    job: &Job<'_, X, W>,
-    start: usize,
-    range: std::ops::Range<usize>,
+fn widened_columns<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
+    job: &Job<'_, W>,
+    count: usize,
     results: &mut [f32],
 ) {
-    let columns = job.bias.len();
-    let mut column = 0;
-    while column < columns {
-        let wide = columns - column >= C;
-        let mut row = range.start;
-        while row < range.end {
-            let tall = range.end - row >= R;
+    let Job { x, width, scales, row_scales, column_scales, bias, .. } = *job;
+    let line = width / W::WEIGHTS;
+    let mut panel = Vec::new();
+    for first in (0..bias.len()).step_by(3) {
+        let range = first..(first + 3).min(bias.len());
+        let codes = &job.weight[range.start * line..range.end * line];
+        panel.clear();
+        append_rows::<L, W, GROUPS, ZEROS>(codes, width, scales, first, &mut panel);
+        let job = Job { x, weight: &panel, first, width, scales, row_scales, column_scales, bias };
+        columns::<L, f32, false, false, 4, 3>(&job, count, range, results);
+    }
+}
+
+/// These columns, C at a time, of all rows, R at a time; rows that are left over one at a time.
+#[inline(always)]
+fn columns<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usize, const C: usize>(
+    job: &Job<'_, W>,
+    count: usize,
+    range: Range<usize>,
+    results: &mut [f32],
+) {
+    let mut column = range.start;
+    while column < range.end {
+        let wide = range.end - column >= C;
+        let mut row = 0;
+        while row < count {
+            let tall = count - row >= R;
             match (tall, wide) {
-                (true, true) => tile::<L, X, W, ZEROS, R, C>(job, start, row, column, results),
-                (true, false) => tile::<L, X, W, ZEROS, R, 1>(job, start, row, column, results),
-                (false, true) => tile::<L, X, W, ZEROS, 1, C>(job, start, row, column, results),
-                (false, false) => tile::<L, X, W, ZEROS, 1, 1>(job, start, row, column, results),
+                (true, true) => tile::<L, W, GROUPS, ZEROS, R, C>(job, row, column, results),
+                (true, false) => tile::<L, W, GROUPS, ZEROS, R, 1>(job, row, column, results),
+                (false, true) => tile::<L, W, GROUPS, ZEROS, 1, C>(job, row, column, results),
+                (false, false) => tile::<L, W, GROUPS, ZEROS, 1, 1>(job, row, column, results),
             }
             row += if tall { R } else { 1 };
         }
@@ -283,56 +365,82 @@ fn columns<L: Lanes, X: Element, W: Element, const ZEROS: bool, const R: usize, 
 
 /// R rows times C columns, summed in registers.
 #[inline(always)]
-fn tile<L: Lanes, X: Element, W: Element, const ZEROS: bool, const R: usize, const C: usize>(
-    job: &Job<'_, X, W>,
-    start: usize,
+fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usize, const C: usize>(
+    job: &Job<'_, W>,
     row: usize,
     column: usize,
     results: &mut [f32],
 ) {
-    let (width, scaling) = (job.width, job.scaling);
-    let x: [&[X]; R] = std::array::from_fn(|r| &job.x[(start + row + r) * width..][..width]);
-    let w: [&[W]; C] = std::array::from_fn(|c| &job.weight[(column + c) * width..][..width]);
-    let mut totals = [[L::splat(0.0); C]; R];
+    let (width, scales) = (job.width, job.scales);
+    let line = width / W::WEIGHTS;
+    let x: [&[f32]; R] = std::array::from_fn(|r| &job.x[(row + r) * width..][..width]);
+    let w: [&[W]; C] = std::array::from_fn(|c| &job.weight[(column - job.first + c) * line..][..line]);
+    let mut lanes = [[L::splat(0.0); C]; R];
     let whole = width - width % LANES;
-    // groups of a power of two that is less than the lanes are summed one by one below
-    let lanes_fit = scaling.group >= LANES;
-    let group = if lanes_fit { scaling.group } else { whole.max(1) };
-    for (index, first) in (0..if lanes_fit { whole } else { 0 }).step_by(group).enumerate() {
-        let mut sums = [[L::splat(0.0); C]; R];
-        let zeros: [L; C] =
-            std::array::from_fn(|c| L::splat(if ZEROS { -scaling.zero(column + c, index) } else { 0.0 }));
-        for k in (first..(first + group).min(whole)).step_by(LANES) {
-            // SAFETY: `k + LANES <= width`, the length of every row.
-            let mut weights: [L; C] = std::array::from_fn(|c| unsafe { L::load(w[c].as_ptr().add(k)) });
-            if ZEROS {
-                weights = std::array::from_fn(|c| zeros[c].add_product(weights[c], L::splat(1.0)));
+    let group = if GROUPS { scales.group } else { whole.max(1) };
+    // hardware fetches ahead in a page: of short rows the next tile's are asked for, a cache line at a time
+    let is_short = R == 1 && line * size_of::<W>() < PAGE;
+    let per_line = if is_short { CACHE_LINE / size_of::<W>() * W::WEIGHTS } else { group };
+    // `step_by` would divide by steps that are no constants, once for each run
+    let (mut first, mut index) = (0, 0);
+    while first < whole {
+        let (mut scale, mut zero) = ([L::splat(1.0); C], [L::splat(0.0); C]);
+        for c in 0..C {
+            if GROUPS {
+                scale[c] = L::splat(scales.scale(column + c, index));
             }
-            for r in 0..R {
-                // SAFETY: as above.
-                let values = unsafe { L::load(x[r].as_ptr().add(k)) };
-                for c in 0..C {
-                    sums[r][c] = sums[r][c].add_product(values, weights[c]);
-                }
+            if ZEROS {
+                zero[c] = L::splat(scales.zero(column + c, index));
             }
         }
-        for r in 0..R {
-            for c in 0..C {
-                let scale = scaling.scale(start + row + r, column + c, index);
-                totals[r][c] = totals[r][c].add_product(sums[r][c], L::splat(scale));
+        let last = (first + group).min(whole);
+        while first < last {
+            if is_short {
+                for row in w {
+                    prefetch(row.as_ptr().wrapping_add(C * line + first / W::WEIGHTS));
+                }
+            }
+            let end = (first + per_line).min(last);
+            for k in (first..end).step_by(LANES) {
+                let mut weights = [L::splat(0.0); C];
+                for c in 0..C {
+                    // SAFETY: `k + LANES <= width`, the weights of every row.
+                    weights[c] = unsafe { W::load(w[c].as_ptr().add(k / W::WEIGHTS)) };
+                    if ZEROS {
+                        weights[c] = weights[c].minus(zero[c]);
+                    }
+                    if GROUPS {
+                        weights[c] = weights[c].times(scale[c]);
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: as above.
+                    let values = unsafe { L::load(x[r].as_ptr().add(k)) };
+                    for c in 0..C {
+                        lanes[r][c] = lanes[r][c].add_product(values, weights[c]);
+                    }
+                }
+            }
+            first = end;
+        }
+        index += 1;
+    }
+    let mut sums = [[0.0; C]; R];
+    for r in 0..R {
+        for c in 0..C {
+            sums[r][c] = lanes[r][c].sum();
+            for (k, value) in x[r].iter().enumerate().skip(whole) {
+                let weight = W::widen(w[c], k) - if ZEROS { scales.zero(column + c, k / group) } else { 0.0 };
+                let weight = if GROUPS { weight * scales.scale(column + c, k / group) } else { weight };
+                sums[r][c] += value * weight;
             }
         }
     }
-    let columns = job.bias.len();
+    let (scales, bias) = (&job.column_scales[column..column + C], &job.bias[column..column + C]);
     for r in 0..R {
+        let results = &mut results[(row + r) * job.bias.len() + column..][..C];
         for c in 0..C {
-            let mut sum = totals[r][c].sum();
-            for k in if lanes_fit { whole } else { 0 }..width {
-                let index = k / scaling.group;
-                let weight = w[c][k].widen() - if ZEROS { scaling.zero(column + c, index) } else { 0.0 };
-                sum += x[r][k].widen() * weight * scaling.scale(start + row + r, column + c, index);
-            }
-            results[(row + r) * columns + column + c] = sum + job.bias[column + c];
+            results[c] = sums[r][c] * (job.row_scales[row + r] * scales[c]) + bias[c];
         }
     }
 }

@@ -14,6 +14,7 @@ mod rope;
 mod rows;
 mod scales;
 mod simd;
+mod weights;
 
 pub use args::{Args, KvLayer, Tensor};
 pub use bandwidth::read_bandwidth;

@@ -1,79 +1,74 @@
-//! Codes and their scales: which scale belongs to which product, packed codes, and the kernels that make codes.
+//! Codes and their scales: which scale belongs to which code, and the kernels that make codes.
+
+use std::ops::Range;
 
 use plan::{DType, Scalar};
 
 use super::rows::{row_tasks, task_rows};
-#[cfg(target_arch = "x86_64")]
-use super::simd::has_avx2;
+use super::simd::{Element, Lanes, dispatch, with_element};
 use super::{Args, CpuKernel, Tensor};
 
-/// Scales of both operands of a product by row, column and group of neighbours along K.
-pub(super) struct Scaling {
-    /// Neighbours along K that share all scales.
+/// Scales and zeros of some rows of a matrix, by row and group of neighbours.
+pub(super) struct Scales {
+    /// Neighbours in a row that share a scale: a power of two, or all of them.
     pub group: usize,
-    x: Vec<f32>,
-    /// Groups of a row of x; none where it has no scales.
-    x_groups: usize,
-    weight: Vec<f32>,
+    /// Groups of a row.
+    groups: usize,
+    scales: Vec<f32>,
     zeros: Vec<f32>,
-    /// Groups of a row of the weight; none where it has no scales.
-    weight_groups: usize,
 }
 
-impl Scaling {
-    /// The scales of all rows of x and of some columns of the product, which are rows of the weight.
+impl Scales {
+    /// Those of numbers, which stand for themselves.
+    pub fn none(rows: usize, width: usize) -> Scales {
+        Scales { group: width.max(1), groups: 1, scales: vec![1.0; rows], zeros: Vec::new() }
+    }
+
+    /// Those of rows `range` of a matrix `[rows, width]`.
     pub fn of(
-        (x_rows, x_scale): (usize, Option<&Tensor>),
-        (weight_rows, weight_scale, zero): (usize, Option<&Tensor>, Option<&Tensor>),
-        width: usize,
-        columns: std::ops::Range<usize>,
-    ) -> Result<Scaling, String> {
-        let group = |rows: usize, scale: Option<&Tensor>| match scale {
-            Some(scale) => Blocks::of(rows, width, scale).map(|blocks| blocks.cols),
-            None => Ok(width),
-        };
-        let group = group(x_rows, x_scale)?.min(group(weight_rows, weight_scale)?).max(1);
-        if zero.map(Tensor::shape) != zero.and(weight_scale).map(Tensor::shape) {
+        [rows, width]: [usize; 2],
+        scale: Option<&Tensor>,
+        zero: Option<&Tensor>,
+        range: Range<usize>,
+    ) -> Result<Scales, String> {
+        if zero.map(Tensor::shape) != zero.and(scale).map(Tensor::shape) {
             return Err("expected a zero for each scale".to_owned());
         }
-        let spread = |rows: usize, scale: Option<&Tensor>, values: Option<&Tensor>, range: std::ops::Range<usize>| {
-            let (Some(scale), Some(values)) = (scale, values) else { return Ok(Vec::new()) };
-            let blocks = Blocks::of(rows, width, scale)?;
-            if blocks.rows == 1 && blocks.cols == group {
-                let groups = width.div_ceil(group);
-                return values.widened(range.start * groups..range.end * groups);
+        let Some(scale) = scale else { return Ok(Scales::none(range.len(), width)) };
+        let blocks = Blocks::of(rows, width, scale)?;
+        let spread = |values: &Tensor| {
+            let first = range.start / blocks.rows;
+            let own = values.widened(first * blocks.width..range.end.div_ceil(blocks.rows) * blocks.width)?;
+            if blocks.rows == 1 {
+                return Ok(own);
             }
-            let wide = values.widened(0..values.len())?;
-            let starts = (0..width).step_by(group);
-            let of_row = |row: usize| starts.clone().map(move |k| (row, k));
-            Ok::<_, String>(range.flat_map(of_row).map(|(row, k)| wide[blocks.index(row, k)]).collect())
+            let mut spread = Vec::with_capacity(range.len() * blocks.width);
+            for row in range.clone() {
+                spread.extend_from_slice(&own[(row / blocks.rows - first) * blocks.width..][..blocks.width]);
+            }
+            Ok::<_, String>(spread)
         };
-        let groups = width.div_ceil(group);
-        let count = |scale: Option<&Tensor>| if scale.is_some() { groups } else { 0 };
-        Ok(Scaling {
-            group,
-            x: spread(x_rows, x_scale, x_scale, 0..x_rows)?,
-            x_groups: count(x_scale),
-            weight: spread(weight_rows, weight_scale, weight_scale, columns.clone())?,
-            zeros: spread(weight_rows, weight_scale, zero, columns)?,
-            weight_groups: count(weight_scale),
-        })
+        let (scales, zeros) = (spread(scale)?, zero.map_or(Ok(Vec::new()), spread)?);
+        Ok(Scales { group: blocks.cols, groups: blocks.width, scales, zeros })
     }
 
     pub fn has_zeros(&self) -> bool {
         !self.zeros.is_empty()
     }
 
-    #[inline(always)]
-    pub fn scale(&self, row: usize, column: usize, group: usize) -> f32 {
-        let x = if self.x_groups > 0 { self.x[row * self.x_groups + group] } else { 1.0 };
-        let weight = if self.weight_groups > 0 { self.weight[column * self.weight_groups + group] } else { 1.0 };
-        x * weight
+    /// The scale of each row, where a row has one and nothing else.
+    pub fn of_rows(&self) -> Option<&[f32]> {
+        (self.groups == 1 && !self.has_zeros()).then_some(&self.scales)
     }
 
     #[inline(always)]
-    pub fn zero(&self, column: usize, group: usize) -> f32 {
-        self.zeros[column * self.weight_groups + group]
+    pub fn scale(&self, row: usize, group: usize) -> f32 {
+        self.scales[row * self.groups + group]
+    }
+
+    #[inline(always)]
+    pub fn zero(&self, row: usize, group: usize) -> f32 {
+        self.zeros[row * self.groups + group]
     }
 }
 
@@ -104,52 +99,6 @@ impl Blocks {
     }
 }
 
-/// The codes of packed bytes, first the lower half of each.
-pub(super) fn unpack(packed: &[u8], codes: &mut Vec<i8>) {
-    codes.clear();
-    let rest = unpack_vectors(packed, codes);
-    codes.extend(rest.iter().flat_map(|byte| [(byte << 4) as i8 >> 4, *byte as i8 >> 4]));
-}
-
-/// Appends the codes of as many bytes as vectors take; returns the bytes that are left.
-#[cfg(target_arch = "x86_64")]
-fn unpack_vectors<'a>(packed: &'a [u8], codes: &mut Vec<i8>) -> &'a [u8] {
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx2")]
-    fn with_avx2(packed: &[[u8; 16]], codes: &mut Vec<i8>) {
-        let (low, sign) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi8(0x08));
-        codes.reserve(32 * packed.len());
-        let mut len = codes.len();
-        for bytes in packed {
-            // SAFETY: 16 bytes are there, and 32 codes were reserved for each of them.
-            unsafe {
-                // each byte in two: as it is, and its upper half as the lower of the second
-                let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes.as_ptr().cast()));
-                let halves = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16::<4>(wide)), low);
-                let signed = _mm256_sub_epi8(_mm256_xor_si256(halves, sign), sign);
-                _mm256_storeu_si256(codes.as_mut_ptr().add(len).cast(), signed);
-                len += 32;
-            }
-        }
-        // SAFETY: they were written.
-        unsafe { codes.set_len(len) };
-    }
-
-    if !has_avx2() {
-        return packed;
-    }
-    let (whole, rest) = packed.as_chunks::<16>();
-    // SAFETY: the feature was found.
-    unsafe { with_avx2(whole, codes) };
-    rest
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn unpack_vectors<'a>(packed: &'a [u8], _: &mut Vec<i8>) -> &'a [u8] {
-    packed
-}
-
 /// Codes of rows by scales of their own, one each `cols` columns, or one a row. Input x, outputs the codes and scales.
 pub(super) struct QuantizeBlocks;
 
@@ -158,11 +107,21 @@ pub(super) struct Quantize;
 
 /// Writes the codes of some numbers, by the reciprocal of their scale.
 fn write_codes(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<(), String> {
-    let reciprocal = 1.0 / scale;
-    // SAFETY: codes have a byte, rows are divided between tasks.
-    let bytes = unsafe { out.write::<u8>(at..at + values.len())? };
-    out.dtype().encode(values.iter().map(|value| value * reciprocal), bytes);
-    Ok(())
+    with_element!(out.dtype(), E => {
+        // SAFETY: the type is that of the dtype; rows are divided between tasks.
+        narrow::<E>(values, 1.0 / scale, unsafe { out.write(at..at + values.len())? });
+        Ok(())
+    })
+}
+
+dispatch!(
+    /// The nearest codes of some numbers times a factor.
+    fn narrow<E: Element>(values: &[f32], factor: f32, codes: &mut [E]) -> () = narrow_body
+);
+
+#[inline(always)]
+fn narrow_body<L: Lanes, E: Element>(values: &[f32], factor: f32, codes: &mut [E]) {
+    codes.iter_mut().zip(values).for_each(|(code, value)| *code = E::narrow(value * factor));
 }
 
 fn check_codes(args: &Args) -> Result<(), String> {
@@ -242,22 +201,5 @@ impl CpuKernel for Quantize {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packed_codes_come_lower_half_first() {
-        // more than a vector, and a rest
-        let bytes: Vec<u8> = (0..=255).chain(7..30).collect();
-        let codes: Vec<i8> = bytes.iter().flat_map(|byte| [(byte << 4) as i8 >> 4, *byte as i8 >> 4]).collect();
-        let mut found = vec![1];
-        unpack(&bytes, &mut found);
-        assert_eq!(found, codes);
-        unpack(&[0x8f, 0x70], &mut found);
-        assert_eq!(found, [-1, -8, 0, 7]);
     }
 }

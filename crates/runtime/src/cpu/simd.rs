@@ -32,12 +32,22 @@ pub(super) trait Lanes: Copy {
     /// `at` must be valid for eight elements.
     unsafe fn load<E: Element>(at: *const E) -> Self;
 
+    /// Eight codes of four bits, widened, of each byte first the lower half.
+    ///
+    /// # Safety
+    /// `at` must be valid for four bytes.
+    unsafe fn load_packed(at: *const u8) -> Self;
+
     /// # Safety
     /// `at` must be valid for eight elements.
     unsafe fn store(self, at: *mut f32);
 
     /// `self + a * b`
     fn add_product(self, a: Self, b: Self) -> Self;
+
+    fn times(self, other: Self) -> Self;
+
+    fn minus(self, other: Self) -> Self;
 
     /// `((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))`
     fn sum(self) -> f32;
@@ -60,6 +70,13 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_packed(at: *const u8) -> Portable {
+        // SAFETY: promised by the caller.
+        let codes = u32::from_le_bytes(unsafe { at.cast::<[u8; 4]>().read() });
+        Portable(std::array::from_fn(|lane| ((codes << (28 - 4 * lane)) as i32 >> 28) as f32))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, at: *mut f32) {
         // SAFETY: promised by the caller.
         unsafe { at.cast::<[f32; LANES]>().write_unaligned(self.0) };
@@ -68,6 +85,16 @@ impl Lanes for Portable {
     #[inline(always)]
     fn add_product(self, a: Portable, b: Portable) -> Portable {
         Portable(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+    }
+
+    #[inline(always)]
+    fn times(self, other: Portable) -> Portable {
+        Portable(std::array::from_fn(|lane| self.0[lane] * other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn minus(self, other: Portable) -> Portable {
+        Portable(std::array::from_fn(|lane| self.0[lane] - other.0[lane]))
     }
 
     #[inline(always)]
@@ -182,12 +209,11 @@ impl Element for E4m3 {
         use std::arch::x86_64::*;
         // SAFETY: promised by the caller.
         unsafe {
-            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()));
-            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(codes, _mm256_set1_epi32(0x80)));
-            let magnitude = _mm256_slli_epi32::<20>(_mm256_and_si256(codes, _mm256_set1_epi32(0x7f)));
-            let bits = _mm256_castsi256_ps(_mm256_or_si256(sign, magnitude));
+            // the sign comes to the top with copies of it behind, which the mask removes
+            let codes = _mm256_slli_epi32::<20>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())));
+            let bits = _mm256_and_si256(codes, _mm256_set1_epi32(0x87f0_0000_u32 as i32));
             // the exponent's bias is larger by 120
-            _mm256_mul_ps(bits, _mm256_set1_ps(f32::from_bits((127 + 120) << 23)))
+            _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(f32::from_bits((127 + 120) << 23)))
         }
     }
 }
@@ -219,6 +245,17 @@ mod avx2 {
         }
 
         #[inline(always)]
+        unsafe fn load_packed(at: *const u8) -> Avx2 {
+            // SAFETY: promised by the caller; this type is used only where AVX2 was found.
+            unsafe {
+                // each lane has all eight codes, and shifts its own to the top
+                let codes = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+                let own = _mm256_sllv_epi32(codes, _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0));
+                Avx2(_mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(own)))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, at: *mut f32) {
             // SAFETY: promised by the caller.
             unsafe { _mm256_storeu_ps(at, self.0) };
@@ -231,6 +268,18 @@ mod avx2 {
         }
 
         #[inline(always)]
+        fn times(self, other: Avx2) -> Avx2 {
+            // SAFETY: this type is used only where AVX2 was found.
+            Avx2(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn minus(self, other: Avx2) -> Avx2 {
+            // SAFETY: this type is used only where AVX2 was found.
+            Avx2(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: this type is used only where AVX2 was found.
             unsafe {
@@ -240,6 +289,18 @@ mod avx2 {
             }
         }
     }
+}
+
+/// Asks for the cache line at an address, which need not be valid.
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has it, and it reads nothing that a program could see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Whether the CPU has what [`Avx2`] needs. The answer is cached by the standard library.
@@ -265,15 +326,15 @@ pub fn instruction_set() -> &'static str {
 macro_rules! dispatch {
     (
         $(#[$meta:meta])*
-        fn $name:ident<$($element:ident: Element),+>($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty =
+        fn $name:ident<$($element:ident: $bound:ident),+>($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty =
             $body:ident $(, $constant:literal)*
     ) => {
         $(#[$meta])*
-        fn $name<$($element: Element),+>($($arg: $ty),*) -> $ret {
+        fn $name<$($element: $bound),+>($($arg: $ty),*) -> $ret {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
-                fn with_avx2<$($element: Element),+>($($arg: $ty),*) -> $ret {
+                fn with_avx2<$($element: $bound),+>($($arg: $ty),*) -> $ret {
                     $body::<$crate::cpu::simd::Avx2, $($element),+ $(, $constant)*>($($arg),*)
                 }
                 if $crate::cpu::simd::has_avx2() {
