@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::tensors::{Exported, Origins};
+use crate::compile::refuse_codes;
 use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
 use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, TargetChoice};
@@ -62,10 +63,7 @@ impl Driver {
         }
         progress.phase("read checkpoint");
         let checkpoint = Checkpoint::open(dir)?;
-        if let Some(method) = checkpoint.quantized_by() {
-            let expected = "expected weights of f32, f16 or bf16";
-            return Err(Error::Unsupported(format!("{}: is quantized by {method} already, {expected}", dir.display())));
-        }
+        refuse_codes(dir, &checkpoint, "expected weights of f32, f16 or bf16")?;
         let compile = CompileOptions {
             target: TargetChoice::Named(Target::Cpu.name().to_owned()),
             precision: options.clone(),
