@@ -1,4 +1,4 @@
-//! `smelt compile --precision mixed`: what is asked of the choice, and the page that shows it.
+//! `--precision mixed` of `smelt compile` and `smelt quantize`: what is asked of the choice, and the page that shows it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Po
 
 use super::eval::read_text;
 use super::inspect::html::{Html, document};
-use crate::args::{CompileArgs, PrecisionChoice};
+use crate::args::PrecisionChoice;
 use crate::failure::Failure;
 use crate::output::{check_place, print_error, write_file};
 use crate::progress::Stderr;
@@ -68,12 +68,13 @@ impl MixedArgs {
         files.into_iter().any(Option::is_some) || !self.formats.is_empty()
     }
 
-    /// The options of a compilation with the formats that were chosen, and the choice.
+    /// The options of a compilation with the formats that were chosen, and the choice, where `precision` asks for one.
     pub fn options(
         &self,
         driver: &Driver,
         dir: &Path,
-        compile: &CompileArgs,
+        precision: Option<PrecisionChoice>,
+        options: CompileOptions,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
             self.target_bits.map(Goal::Bits),
@@ -82,7 +83,7 @@ impl MixedArgs {
         ];
         let goal = goals.into_iter().flatten().next();
         let usage = |message: &str| Err(Error::Usage(message.to_owned()).into());
-        let (goal, text) = match (compile.precision, goal, &self.precision_text) {
+        let (goal, text) = match (precision, goal, &self.precision_text) {
             (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text(text)?),
             (Some(PrecisionChoice::Mixed), Some(_), None) => {
                 return usage("--precision mixed measures formats on a text, expected --precision-text FILE");
@@ -96,15 +97,14 @@ impl MixedArgs {
             _ if self.is_given() => {
                 return usage("options of a choice of formats are there, expected --precision mixed");
             }
-            (_, None, _) => return Ok((compile.options()?, None)),
+            (_, None, _) => return Ok((options, None)),
         };
-        if compile.precision_map.is_some() {
+        if options.precision.map.is_some() {
             return usage(
                 "--precision mixed makes the map of formats: edit --precision-table, and pass that back alone",
             );
         }
         self.precision_table.iter().chain(&self.precision_html).try_for_each(|path| check_place(path))?;
-        let options = compile.options_but_mixed()?;
         // without a calibration, those that need none
         let possible = |format: &Format| {
             options.precision.calibration.is_some() || !format.needs_calibration(options.precision.activations)

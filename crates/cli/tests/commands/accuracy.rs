@@ -186,3 +186,27 @@ fn formats_are_chosen_with_reasons() {
     sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
     sandbox.fails(&["inspect", &again, "--precision"], 2, "all have their numbers");
 }
+
+#[test]
+fn a_choice_of_formats_becomes_a_checkpoint() {
+    let sandbox = Sandbox::new();
+    let text = text(&sandbox);
+    let [mixed, again, table] = ["mixed", "again", "x.map"].map(|name| sandbox.text(name));
+    let choice = ["--precision", "mixed", "--target-bits", "6", "--formats", "int8-weight,int4"];
+    let measure = ["--precision-text", &text, "--precision-tokens", "8", "--precision-table", &table, "--json"];
+    let report = sandbox.json(&[&["quantize", DEMO[0], "-o", &mixed], &choice[..], &measure].concat());
+    assert!(report["mixed"]["bits"].as_f64().is_some_and(|bits| 5.0 < bits && bits <= 6.0), "{report}");
+    let config: Value = serde_json::from_slice(&std::fs::read(sandbox.path("mixed/config.json")).unwrap()).unwrap();
+    assert_eq!(config["quantization_config"]["config_groups"].as_object().map(serde_json::Map::len), Some(2));
+    // the table gives the same
+    sandbox.ok(&["quantize", DEMO[0], "-o", &again, "--precision-map", &table]);
+    for file in ["config.json", "model.safetensors"] {
+        let read = |folder: &str| std::fs::read(sandbox.path(folder).join(file)).unwrap();
+        assert_eq!(read("mixed"), read("again"), "{file}");
+    }
+    sandbox.ok(&["eval", &mixed, "--target", "cpu", "--text", &text]);
+    // refused before anything is measured
+    let refused = [&["quantize", DEMO[0], "-o", &mixed], &choice[..], &measure[..2]].concat();
+    sandbox.fails(&refused, 2, "exists already");
+    sandbox.fails(&["quantize", DEMO[0], "-o", "other", "--precision", "mixed"], 2, "wants a goal");
+}
