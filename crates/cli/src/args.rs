@@ -314,7 +314,7 @@ pub fn with_dashes(arg: OsString) -> OsString {
 /// Where compiled plans and kernels are kept: an option, otherwise the system's folder for caches.
 #[derive(Clone, Debug, Args)]
 pub struct CacheArgs {
-    /// Folder of compiled plans and kernels [default: smelt in the user's cache folder].
+    /// Folder of compiled plans and kernels, and of what choices of formats measured [default: smelt in the user's cache folder].
     #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Compiles anew, and keeps nothing.

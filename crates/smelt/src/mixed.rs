@@ -5,14 +5,19 @@
 //! only that group quantized, from those of the reference; losses of groups add up, near enough to pick by them, and what
 //! is picked is measured whole.
 
+mod losses;
+
 use std::path::{Path, PathBuf};
 
 use passes::quantize::budget::{Offer, Pick, frontier, within_cost};
 use passes::quantize::{Assignment, Format, LinearInfo, linears};
 use plan::{Cost, Machine, ProgramKind, full_step};
 
+pub use self::losses::LossCache;
+use self::losses::Losses;
 use crate::compile::open;
 use crate::eval::{self, Passage, Rows, Score, Scoring, WindowOptions, Windows};
+use crate::precision::Calibrated;
 use crate::{
     CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Quiet, RunOptions,
     precision,
@@ -47,6 +52,8 @@ pub struct MixedOptions {
     pub formats: Vec<Format>,
     /// How plans are run.
     pub run: RunOptions,
+    /// Keeps what is measured from one search to the next.
+    pub losses: Option<LossCache>,
 }
 
 /// A format of a group.
@@ -89,6 +96,8 @@ pub struct Point {
 pub struct Mixed {
     /// The groups.
     pub groups: Vec<Group>,
+    /// The linears that are not chosen for, since they are asked for by themselves: the head, with its format.
+    pub heads: Vec<(LinearInfo, Option<Format>)>,
     /// The best choices from the cheapest on.
     pub frontier: Vec<Point>,
     /// Each format for all groups.
@@ -126,7 +135,12 @@ impl Mixed {
             let reason = format!("kl {:.2e}; {}", group.formats[*index].kl, others.join(", "));
             chosen.reasons.extend(group.linears.iter().map(|linear| (linear.name.clone(), reason.clone())));
         }
-        let linears: Vec<LinearInfo> = self.groups.iter().flat_map(|group| group.linears.clone()).collect();
+        let mut linears: Vec<LinearInfo> = self.groups.iter().flat_map(|group| group.linears.clone()).collect();
+        for (head, format) in &self.heads {
+            chosen.formats.extend(format.map(|format| (head.name.clone(), format)));
+            chosen.reasons.insert(head.name.clone(), "as --lm-head-precision says".to_owned());
+            linears.push(head.clone());
+        }
         chosen.table(&linears)
     }
 }
@@ -147,10 +161,10 @@ impl Driver {
             return Err(precision::uncalibrated(format.name()));
         }
         let mut search = Search::new(self, dir, options, mixed, progress)?;
-        let mut groups = search.groups()?;
+        let (mut groups, heads) = search.groups()?;
         search.check_goal(&groups)?;
         search.measure(&mut groups, progress)?;
-        search.choose(groups, progress)
+        search.choose(groups, heads, progress)
     }
 }
 
@@ -174,6 +188,7 @@ struct Search<'a> {
     base_seconds: f64,
     /// Bits of a weight that keeps its numbers.
     kept_bits: f64,
+    losses: Losses,
 }
 
 impl<'a> Search<'a> {
@@ -215,12 +230,28 @@ impl<'a> Search<'a> {
             step_seconds,
             base_seconds,
             kept_bits,
+            losses: Losses::default(),
         };
+        search.losses = Losses::open(mixed.losses.as_ref(), &search.decides()?);
         if search.precision.head.is_some() || search.precision.kv.is_some() {
             let base = search.load(&Assignment::default(), search.of_head_and_cache())?;
             search.base_seconds = self::step_seconds(&base, mixed.batch, machine);
         }
         Ok(search)
+    }
+
+    /// All that decides what a format does to the logits.
+    fn decides(&self) -> Result<String, Error> {
+        let CompileOptions { dtype, weights, disabled_passes, bisect_limit, rewrites, .. } = &self.options;
+        let checkpoint = open(self.dir, &self.options)?;
+        let calibration = Calibrated::open(&self.precision, &checkpoint)?.map(|calibrated| calibrated.inputs());
+        let target = self.machine.name;
+        let (model, start) = (checkpoint.fingerprint(), self.passage.start(self.mixed.tokens));
+        let (windows, activations) = (self.windows, self.precision.activations);
+        Ok(format!(
+            "{model} {target} {dtype:?} {weights:?} {disabled_passes:?} {bisect_limit:?} {rewrites:?} {activations} \
+             {calibration:?} {windows:?} {start:?}"
+        ))
     }
 
     /// What is asked for beside the linears of layers.
@@ -260,14 +291,16 @@ impl<'a> Search<'a> {
         problem.map_or(Ok(()), |problem| Err(Error::Usage(problem)))
     }
 
-    /// The linears but for the head, by their activations.
-    fn groups(&self) -> Result<Vec<Group>, Error> {
+    /// The linears by their activations, and the heads.
+    fn groups(&self) -> Result<(Vec<Group>, Vec<LinearInfo>), Error> {
         let checkpoint = open(self.dir, &self.options)?;
         let settings =
             crate::compile::resolve(self.driver.target(&self.options.target, &mut Quiet)?, &checkpoint, &self.options)?;
         let graph = checkpoint.graph(&settings.import)?;
         let mut groups: Vec<Group> = Vec::new();
-        for linear in linears(&graph).into_iter().filter(|linear| !linear.head) {
+        let (heads, linears): (Vec<LinearInfo>, Vec<LinearInfo>) =
+            linears(&graph).into_iter().partition(|linear| linear.head);
+        for linear in linears {
             match groups.iter_mut().find(|group| group.linears[0].input == linear.input) {
                 Some(group) => group.linears.push(linear),
                 None => groups.push(Group { linears: vec![linear], formats: Vec::new() }),
@@ -276,17 +309,31 @@ impl<'a> Search<'a> {
         if groups.is_empty() {
             return Err(Error::Unsupported("the model has no linears to choose formats for".to_owned()));
         }
-        Ok(groups)
+        Ok((groups, heads))
     }
 
     fn measure(&mut self, groups: &mut [Group], progress: &mut dyn Progress) -> Result<(), Error> {
         let total = groups.len() * self.mixed.formats.len();
-        progress.phase(&format!("measure {total} formats of groups"));
+        let known = |group: &Group, format: &Format| self.losses.get(&group.linears[0].name, *format).is_some();
+        let count = |group: &Group| self.mixed.formats.iter().filter(|format| known(group, format)).count();
+        let known = match groups.iter().map(count).sum() {
+            0 => String::new(),
+            known => format!(", {known} of them known from an earlier search"),
+        };
+        progress.phase(&format!("measure {total} formats of groups{known}"));
         let mut done = 0;
         for group in groups {
             group.formats.push(self.offer(group, None, 0.0));
             for format in &self.mixed.formats {
-                let kl = self.divergence(&assignment(group.linears.iter(), *format))?;
+                let first = &group.linears[0].name;
+                let kl = match self.losses.get(first, *format) {
+                    Some(kl) => kl,
+                    None => {
+                        let kl = self.divergence(&assignment(group.linears.iter(), *format))?;
+                        self.losses.add(first, *format, kl, progress);
+                        kl
+                    }
+                };
                 group.formats.push(self.offer(group, Some(*format), kl));
                 done += 1;
                 progress.items(done, total as u64);
@@ -311,7 +358,12 @@ impl<'a> Search<'a> {
         GroupFormat { format, kl, bits, seconds }
     }
 
-    fn choose(&mut self, groups: Vec<Group>, progress: &mut dyn Progress) -> Result<Mixed, Error> {
+    fn choose(
+        &mut self,
+        groups: Vec<Group>,
+        heads: Vec<LinearInfo>,
+        progress: &mut dyn Progress,
+    ) -> Result<Mixed, Error> {
         let kept = |value: fn(&GroupFormat) -> f64| groups.iter().map(|group| value(&group.formats[0])).sum::<f64>();
         let (kept_bits, kept_seconds) = (kept(|format| format.bits), kept(|format| format.seconds));
         let cost = |format: &GroupFormat| match self.mixed.goal {
@@ -342,7 +394,8 @@ impl<'a> Search<'a> {
             uniform.map(|(index, format)| (*format, self.point(&groups, vec![index + 1; groups.len()]))).collect();
         let points = picks.iter().map(|pick| self.point(&groups, pick.offers.clone())).collect();
         let chosen = self.point(&groups, pick.offers.clone());
-        Ok(Mixed { frontier: points, uniform, chosen, reference: self.reference, score, groups })
+        let heads = heads.into_iter().map(|head| (head, self.precision.head)).collect();
+        Ok(Mixed { frontier: points, uniform, chosen, reference: self.reference, score, groups, heads })
     }
 
     /// The cheapest pick whose measured perplexity is near enough to the reference: a search by halves, since what loses

@@ -162,7 +162,7 @@ impl Compile {
         output.iter().try_for_each(|path| check_place(path))?;
         self.emit.dump_dir.iter().try_for_each(|folder| make_folder(folder))?;
         let options = self.compile.options_but_mixed()?;
-        let (options, mixed) = self.mixed.options(&driver, dir, self.compile.precision, options)?;
+        let (options, mixed) = self.mixed.options(&driver, dir, (self.compile.precision, options), &self.cache)?;
         let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
             (Some(gate), Some(text), Some(output)) => {

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Point, PrecisionMap, RunOptions};
+use smelt::{
+    CompileOptions, Driver, Error, Format, Goal, LossCache, Mixed, MixedOptions, Point, PrecisionMap, RunOptions,
+};
 
 use super::eval::read_text;
+use super::generate::build_identity;
 use super::inspect::html::{Html, document};
-use crate::args::PrecisionChoice;
+use crate::args::{CacheArgs, PrecisionChoice};
 use crate::failure::Failure;
 use crate::output::{check_place, print_error, write_file};
 use crate::progress::Stderr;
@@ -73,8 +76,8 @@ impl MixedArgs {
         &self,
         driver: &Driver,
         dir: &Path,
-        precision: Option<PrecisionChoice>,
-        options: CompileOptions,
+        (precision, options): (Option<PrecisionChoice>, CompileOptions),
+        cache: &CacheArgs,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
             self.target_bits.map(Goal::Bits),
@@ -114,7 +117,8 @@ impl MixedArgs {
             false => self.formats.clone(),
         };
         let (batch, tokens) = (self.batch, self.precision_tokens);
-        let search = MixedOptions { goal, batch, text, tokens, formats, run: RunOptions::default() };
+        let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
+        let search = MixedOptions { goal, batch, text, tokens, formats, run: RunOptions::default(), losses };
         let mut progress = Stderr::new(false);
         let mixed = driver.choose_precision(dir, &options, &search, &mut progress);
         progress.finish();
@@ -153,10 +157,13 @@ impl Choice {
     /// What was chosen.
     pub fn of(mixed: &Mixed) -> Choice {
         let chosen = mixed.groups.iter().zip(&mixed.chosen.formats);
-        let linears = chosen.flat_map(|(group, index)| {
-            let format = group.formats[*index].format.map_or("none", Format::name);
-            group.linears.iter().map(move |linear| (linear.name.clone(), format))
+        let chosen = chosen.flat_map(|(group, index)| {
+            let format = group.formats[*index].format;
+            group.linears.iter().map(move |linear| (linear, format))
         });
+        let heads = mixed.heads.iter().map(|(head, format)| (head, *format));
+        let name = |format: Option<Format>| format.map_or("none", Format::name);
+        let linears = chosen.chain(heads).map(|(linear, format)| (linear.name.clone(), name(format)));
         Choice {
             bits: mixed.chosen.bits,
             perplexity: mixed.score.perplexity,

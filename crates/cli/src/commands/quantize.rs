@@ -74,7 +74,7 @@ impl Quantize {
             ..PrecisionOptions::default()
         };
         let options = CompileOptions { precision, ..CompileOptions::default() };
-        let (options, mixed) = self.mixed.options(&driver, &self.dir, self.precision, options)?;
+        let (options, mixed) = self.mixed.options(&driver, &self.dir, (self.precision, options), &self.cache)?;
         let mut progress = Stderr::new(false);
         let report = driver.quantize(&self.dir, &self.output, &options.precision, &mut progress);
         progress.finish();
