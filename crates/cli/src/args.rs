@@ -9,6 +9,8 @@ use smelt::{
     RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 
+use smelt::plans::Machine;
+
 use crate::environment::cache_folder;
 use crate::failure::Failure;
 
@@ -256,6 +258,11 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
         (_, Ok(DTypeChoice(Some(dtype)))) => Ok(dtype),
         _ => Err(format!("unknown format `{text}`, expected bf16, f16, f32, fp8 or int8")),
     }
+}
+
+pub fn parse_machine(name: &str) -> Result<Machine, String> {
+    let known = Machine::ALL.map(|machine| machine.name).join(", ");
+    Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
 }
 
 /// Where scales of activations come from.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use smelt::plans::Machine;
 use smelt::{
     CompileOptions, Driver, Error, Format, Goal, LossCache, Mixed, MixedOptions, Point, PrecisionMap, RunOptions,
 };
@@ -12,7 +13,7 @@ use smelt::{
 use super::eval::read_text;
 use super::generate::build_identity;
 use super::inspect::html::{Html, document};
-use crate::args::{CacheArgs, PrecisionChoice};
+use crate::args::{CacheArgs, PrecisionChoice, parse_machine};
 use crate::failure::Failure;
 use crate::output::{check_place, print_error, write_file};
 use crate::progress::Stderr;
@@ -28,12 +29,16 @@ pub struct MixedArgs {
     /// Perplexity at most this much above that of the checkpoint's own precision, such as 1%.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
     max_perplexity_increase: Option<f64>,
-    /// Decode steps at least so many times as fast, by the roofline.
+    /// Decode steps at least so many times as fast.
     #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Sequences of the decode steps that are to be fast.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
+    /// Machine whose roofline says what products take, h200, h100 or cpu: to choose for another machine than this one
+    /// [default: they are measured here].
+    #[arg(long, value_name = "NAME", value_parser = parse_machine)]
+    machine: Option<Machine>,
     /// Text that formats are measured with.
     #[arg(long, value_name = "FILE")]
     precision_text: Option<PathBuf>,
@@ -68,7 +73,7 @@ impl MixedArgs {
     /// Whether there are options that nothing but a choice of formats takes.
     fn is_given(&self) -> bool {
         let files = [&self.precision_text, &self.precision_table, &self.precision_html];
-        files.into_iter().any(Option::is_some) || !self.formats.is_empty()
+        files.into_iter().any(Option::is_some) || !self.formats.is_empty() || self.machine.is_some()
     }
 
     /// The options of a compilation with the formats that were chosen, and the choice, where `precision` asks for one.
@@ -116,9 +121,9 @@ impl MixedArgs {
             true => Format::ALL.into_iter().filter(possible).collect(),
             false => self.formats.clone(),
         };
-        let (batch, tokens) = (self.batch, self.precision_tokens);
+        let (batch, tokens, machine) = (self.batch, self.precision_tokens, self.machine);
         let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
-        let search = MixedOptions { goal, batch, text, tokens, formats, run: RunOptions::default(), losses };
+        let search = MixedOptions { goal, batch, text, tokens, formats, machine, run: RunOptions::default(), losses };
         let mut progress = Stderr::new(false);
         let mixed = driver.choose_precision(dir, &options, &search, &mut progress);
         progress.finish();
@@ -147,8 +152,10 @@ pub struct Choice {
     bits: f64,
     perplexity: f64,
     reference_perplexity: f64,
-    /// Of decode steps, by the roofline.
+    /// Of decode steps.
     speedup: f64,
+    /// The machine whose roofline that is by; none where products were measured.
+    roofline: Option<&'static str>,
     /// The format of each linear, `none` where it keeps its numbers.
     linears: BTreeMap<String, &'static str>,
 }
@@ -169,6 +176,7 @@ impl Choice {
             perplexity: mixed.score.perplexity,
             reference_perplexity: mixed.reference.perplexity,
             speedup: mixed.chosen.speedup,
+            roofline: mixed.roofline.map(|machine| machine.name),
             linears: linears.collect(),
         }
     }
@@ -181,12 +189,7 @@ const MARGIN: f64 = 56.0;
 
 /// Speed against loss: the best choices, uniform formats, the choice; and a row for each group.
 fn page(mixed: &Mixed) -> String {
-    let increase = 100.0 * (mixed.score.perplexity / mixed.reference.perplexity - 1.0);
-    let summary = format!(
-        "{:.2} bits a weight · perplexity {:.4}, {increase:+.2} % · decode steps {:.2} times as fast by the roofline",
-        mixed.chosen.bits, mixed.score.perplexity, mixed.chosen.speedup
-    );
-    document("Precision of each linear", &summary, |html| {
+    document("Precision of each linear", &mixed.summary(), |html| {
         plot(html, mixed);
         groups(html, mixed);
     })

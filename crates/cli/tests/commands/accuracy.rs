@@ -187,6 +187,16 @@ fn formats_are_chosen_with_reasons() {
     sandbox.ok(&[&mixed[..], &choices, &["-o", &again, "--precision-table", &table]].concat());
     assert_eq!(std::fs::read_to_string(&table).unwrap(), kept);
 
+    // products are measured where time decides, unless a machine is named
+    let fast = ["-o", &again, "--formats", "int8-weight", "--json"];
+    let chosen = |more: &[&str]| sandbox.json(&[&mixed[..], &fast, more].concat())["mixed"].clone();
+    assert_eq!(chosen(&["--max-perplexity-increase", "1%"])["roofline"], Value::Null);
+    let by_cpu = chosen(&["--min-speedup", "1.1", "--machine", "cpu"]);
+    assert!(
+        by_cpu["roofline"] == "cpu" && by_cpu["speedup"].as_f64().is_some_and(|times| times >= 1.1),
+        "{by_cpu}"
+    );
+
     let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
     sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
     sandbox.fails(&goal(&[]), 2, "wants a goal");

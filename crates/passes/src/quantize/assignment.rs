@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ir::ops::{Cast, Constant, Linear};
 use ir::{Graph, Value};
 
+use super::formats::QuantizeInt8;
 use super::{
     ActivationScales, Format, Layers, QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq,
     QuantizeInt8Smoothquant, QuantizeInt8Weight,
@@ -188,6 +189,16 @@ impl Format {
     /// Whether linears must know their activations to come into the format.
     pub fn needs_calibration(self, activations: ActivationScales) -> bool {
         self.pass_over(Layers::Inner, activations).needs_calibration()
+    }
+}
+
+/// A pass to codes as the format stores them, of whatever is nearest: what searches find changes which codes they are, not
+/// what a product of them takes.
+pub fn unsearched(format: Format, layers: Layers) -> Arc<dyn Pass> {
+    match format {
+        Format::Int8Smoothquant => Arc::new(QuantizeInt8 { layers }),
+        Format::Int4 | Format::Int4Awq | Format::Int4Gptq => Arc::new(QuantizeInt4 { layers }),
+        Format::Int8Weight | Format::Fp8 | Format::Fp8Block => format.pass_over(layers, ActivationScales::Dynamic),
     }
 }
 
