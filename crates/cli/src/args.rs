@@ -260,9 +260,16 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
     }
 }
 
+/// The name of a machine with a roofline.
 pub fn parse_machine(name: &str) -> Result<Machine, String> {
     let known = Machine::ALL.map(|machine| machine.name).join(", ");
     Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
+}
+
+/// A finite number above zero.
+pub fn parse_positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| format!("`{text}` is no number above zero"))
 }
 
 /// Where scales of activations come from.

@@ -79,7 +79,8 @@ impl Rows {
         let found: Vec<f64> = rows.zip(&self.targets).map(nll).collect();
         match found.iter().position(|nll| !nll.is_finite()) {
             Some(index) => Err(Error::BadInput(format!(
-                "the logits in front of token {} of the text are not finite numbers",
+                "the logits in front of token {} of the text are not finite numbers: expected weights and a dtype with \
+                 which the model computes some",
                 self.position + index
             ))),
             None => Ok(found),

@@ -9,7 +9,7 @@ use smelt::eval::{Comparison, LayerError, compare_layers};
 
 use super::compile::with_repro;
 use super::eval::{WindowArgs, read_text};
-use crate::args::{CacheArgs, CompileArgs};
+use crate::args::{CacheArgs, CompileArgs, parse_positive};
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::progress::Stderr;
@@ -40,7 +40,7 @@ pub struct Precision {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Growth of the relative error, in per cent, above which a layer is named.
-    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = parse_positive)]
     bound: f64,
     #[command(flatten)]
     windows: WindowArgs,

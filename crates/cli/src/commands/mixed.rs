@@ -13,7 +13,7 @@ use smelt::{
 use super::eval::read_text;
 use super::generate::build_identity;
 use super::inspect::html::{Html, document};
-use crate::args::{CacheArgs, PrecisionChoice, parse_machine};
+use crate::args::{CacheArgs, PrecisionChoice, parse_machine, parse_positive};
 use crate::failure::Failure;
 use crate::output::{check_place, print_error, write_file};
 use crate::progress::Stderr;
@@ -64,11 +64,6 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     percent.map(|percent| percent / 100.0).ok_or_else(|| format!("`{text}` is no part, expected one such as 1%"))
 }
 
-fn parse_positive(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| format!("`{text}` is no number above zero"))
-}
-
 impl MixedArgs {
     /// Whether there are options that nothing but a choice of formats takes.
     fn is_given(&self) -> bool {
@@ -117,10 +112,11 @@ impl MixedArgs {
         let possible = |format: &Format| {
             options.precision.calibration.is_some() || !format.needs_calibration(options.precision.activations)
         };
-        let formats = match self.formats.is_empty() {
-            true => Format::ALL.into_iter().filter(possible).collect(),
-            false => self.formats.clone(),
+        let asked = |format: &Format| match self.formats.is_empty() {
+            true => possible(format),
+            false => self.formats.contains(format),
         };
+        let formats = Format::ALL.into_iter().filter(asked).collect();
         let (batch, tokens, machine) = (self.batch, self.precision_tokens, self.machine);
         let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
         let search = MixedOptions { goal, batch, text, tokens, formats, machine, run: RunOptions::default(), losses };

@@ -53,6 +53,7 @@ fn what_cannot_be_scored_is_refused() {
     sandbox.fails(&["eval", "tests/oracle/llama-mha", "--text", &text], 3, "no tokenizer.json to read the text with");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "takes sequences of at most 128");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "1"], 2, "expected at least 2");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "0"], 2, "'--context <N>'");
     sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, which is the context");
     sandbox.fails(&["eval", "models/demo", "--text", &text, "--context", "4096"], 2, "made for at most 2048");
 }
@@ -95,6 +96,7 @@ fn a_plan_that_fails_its_gate_is_not_written() {
     fails(&gate, 7, "perplexity<+1000%  holds: measured");
     fails(&gate, 7, "layers.");
     fails(&["--gate", "kl>1"], 2, "expected perplexity<+N%");
+    fails(&["--gate", "kl<0"], 2, "expected perplexity<+N%");
     fails(&["--gate", "kl<1", "--dry-run"], 2, "cannot be used with");
     fails(&[], 2, "--gate <BOUNDS>");
     if sandbox.json(&["doctor", "--json"])["driver"].is_null() {
@@ -120,6 +122,7 @@ fn the_layer_that_errs_is_named() {
     let errors: Vec<f64> = layers.iter().map(|layer| layer["error"].as_f64().unwrap()).collect();
     assert!(errors.len() == 13 && errors[..7] == [0.0; 7] && errors[7] > 1e-3, "{errors:?}");
     let printed = sandbox.ok(&[&debug[..], &["--bound", "100"]].concat());
+    sandbox.fails(&[&debug[..], &["--bound", "nan"]].concat(), 2, "no number above zero");
     assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
 }
 
@@ -192,10 +195,7 @@ fn formats_are_chosen_with_reasons() {
     let chosen = |more: &[&str]| sandbox.json(&[&mixed[..], &fast, more].concat())["mixed"].clone();
     assert_eq!(chosen(&["--max-perplexity-increase", "1%"])["roofline"], Value::Null);
     let by_cpu = chosen(&["--min-speedup", "1.1", "--machine", "cpu"]);
-    assert!(
-        by_cpu["roofline"] == "cpu" && by_cpu["speedup"].as_f64().is_some_and(|times| times >= 1.1),
-        "{by_cpu}"
-    );
+    assert!(by_cpu["roofline"] == "cpu" && by_cpu["speedup"].as_f64().is_some_and(|times| times >= 1.1), "{by_cpu}");
 
     let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
     sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
