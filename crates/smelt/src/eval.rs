@@ -5,6 +5,7 @@
 //! nothing stands in front of it.
 
 mod comparison;
+mod formats;
 mod layers;
 mod passage;
 mod windows;
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 pub use comparison::{Comparison, ValueError, compare};
+pub use formats::{FormatError, compare_formats};
 pub use layers::{LayerError, compare_layers};
 pub use passage::Passage;
 use windows::Window;

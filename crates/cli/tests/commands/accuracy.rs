@@ -119,9 +119,15 @@ fn the_layer_that_errs_is_named() {
     let report = sandbox.json(&[&debug[..], &["--bound", "0.1", "--json"]].concat());
     assert_eq!(report["first_above"], "layers.3.mlp");
     let layers = report["layers"].as_array().unwrap();
+    assert_eq!(report["formats"], serde_json::json!([]), "one format is no choice");
     let errors: Vec<f64> = layers.iter().map(|layer| layer["error"].as_f64().unwrap()).collect();
     assert!(errors.len() == 13 && errors[..7] == [0.0; 7] && errors[7] > 1e-3, "{errors:?}");
     let printed = sandbox.ok(&[&debug[..], &["--bound", "100"]].concat());
+    let report = sandbox.json(&[&debug[..], &["--precision", "int8-weight", "--json"]].concat());
+    let formats = report["formats"].as_array().unwrap();
+    let of = |index: usize| (formats[index]["format"].as_str().unwrap(), formats[index]["linears"].as_u64().unwrap());
+    assert_eq!([of(0), of(1)], [("int4", 1), ("int8-weight", 41)], "the worst first");
+    assert!(formats.iter().all(|format| format["kl"].as_f64().unwrap() > 0.0), "{report}");
     sandbox.fails(&[&debug[..], &["--bound", "nan"]].concat(), 2, "no number above zero");
     assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
 }
