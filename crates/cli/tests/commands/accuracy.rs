@@ -147,6 +147,14 @@ fn a_cache_of_integers_takes_a_calibration() {
         let coded = perplexity(with(kv, &["--calibration", &calibration]));
         assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{kv}: {coded} of {plain}");
     }
+    // of a checkpoint of codes, too
+    let [codes, calibration] = ["int8", "int8.json"].map(|name| sandbox.text(name));
+    sandbox.ok(&["quantize", DEMO[0], "-o", &codes, "--precision", "int8-weight"]);
+    sandbox.ok(&["calibrate", &codes, "--target", "cpu", "--text", &text, "-o", &calibration]);
+    let eval = ["eval", &codes, "--target", "cpu", "--text", &text, "--json", "--kv-precision"];
+    let plain = perplexity(sandbox.json(&[&eval[..], &["bf16"]].concat()));
+    let coded = perplexity(sandbox.json(&[&eval[..], &["int8", "--calibration", &calibration]].concat()));
+    assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{coded} of {plain}");
 }
 
 #[test]
