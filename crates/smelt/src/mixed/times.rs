@@ -68,8 +68,11 @@ impl Times {
                 Some(known) => known,
                 None => {
                     let outcomes = launch.measure(&self.catalog, self.executor.as_ref(), self.compiler.as_ref())?;
-                    // one that runs slowly was the only one, and has no time
-                    outcomes.into_values().find_map(|outcome| outcome.nanoseconds.ok()).unwrap_or(u64::MAX / 2)
+                    let times: Option<Vec<u64>> =
+                        outcomes.into_values().map(|outcome| outcome.nanoseconds.ok()).collect();
+                    let slow =
+                        || Error::Unsupported(format!("no kernel is fast enough to be timed for {}", launch.op()));
+                    times.ok_or_else(slow)?.into_iter().sum()
                 }
             };
         }
