@@ -43,7 +43,8 @@ pub struct MixedOptions {
     pub tokens: usize,
     /// Formats to choose from.
     pub formats: Vec<Format>,
-    /// The machine whose roofline says what products take; without one they are measured.
+    /// The machine whose roofline says what products take. Without one they are measured where there is a timing cache, and
+    /// else it is that of the target.
     pub machine: Option<Machine>,
     /// How plans are run.
     pub run: RunOptions,

@@ -90,9 +90,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     let mut mixed = Vec::new();
     for (name, formats) in MIXED {
         let (plan, bound) = (place("mixed.plan"), format!("{MIXED_BOUND}%"));
-        // by the roofline, which is the same every time
-        let goal = ["--max-perplexity-increase", &bound, "--machine", "cpu", "--formats", formats];
-        let goal = [&goal[..], &["--precision-text", TEXT]].concat();
+        let goal = ["--max-perplexity-increase", &bound, "--formats", formats, "--precision-text", TEXT];
         let fixed = ["compile", DEMO, "-o", &plan, "--target", "cpu", "--calibration", &models[0].1];
         smelt.json(&[&fixed[..], &["--precision", "mixed"], &goal, &["--json"]].concat())?;
         let chosen = smelt.json(&["inspect", &plan, "--precision", "--json"])?;

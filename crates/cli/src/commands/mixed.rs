@@ -35,8 +35,8 @@ pub struct MixedArgs {
     /// Sequences of the decode steps that are to be fast.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// Machine whose roofline says what products take, h200, h100 or cpu: to choose for another machine than this one
-    /// [default: they are measured here].
+    /// Machine whose roofline says what products take, h200, h100 or cpu [default: what the target stands for; with
+    /// --timing-cache they are measured].
     #[arg(long, value_name = "NAME", value_parser = parse_machine)]
     machine: Option<Machine>,
     /// Text that formats are measured with.

@@ -204,10 +204,14 @@ fn formats_are_chosen_with_reasons() {
     sandbox.ok(&[&mixed[..], &choices, &["-o", &again, "--precision-table", &table]].concat());
     assert_eq!(std::fs::read_to_string(&table).unwrap(), kept);
 
-    // products are measured where time decides, unless a machine is named
+    // where time decides, products are measured with a timing cache, unless a machine is named
+    let times = sandbox.text("times.json");
     let fast = ["-o", &again, "--formats", "int8-weight", "--json"];
     let chosen = |more: &[&str]| sandbox.json(&[&mixed[..], &fast, more].concat())["mixed"].clone();
-    assert_eq!(chosen(&["--max-perplexity-increase", "1%"])["roofline"], Value::Null);
+    let bound = ["--max-perplexity-increase", "1%"];
+    assert_eq!(chosen(&bound)["roofline"], "cpu");
+    let cache = ["--timing-cache", &times, "--timing-cache-mode", "write"];
+    assert_eq!(chosen(&[&bound[..], &cache].concat())["roofline"], Value::Null);
     let by_cpu = chosen(&["--min-speedup", "1.1", "--machine", "cpu"]);
     assert!(by_cpu["roofline"] == "cpu" && by_cpu["speedup"].as_f64().is_some_and(|times| times >= 1.1), "{by_cpu}");
 

@@ -119,10 +119,10 @@ impl<'a> Search<'a> {
         Some(self.machine).filter(|_| self.times.is_none())
     }
 
-    /// Measures what products take, where that decides and no machine is named. One that cannot be measured leaves it to
-    /// the roofline.
+    /// Measures what products take, where that decides and a timing cache is at hand. One that cannot be measured leaves it
+    /// to the roofline.
     pub fn time(&mut self, groups: &[Group], progress: &mut dyn Progress) {
-        if matches!(self.mixed.goal, Goal::Bits(_)) || self.mixed.machine.is_some() {
+        if matches!(self.mixed.goal, Goal::Bits(_)) || self.mixed.machine.is_some() || self.options.timing.is_none() {
             return;
         }
         match self.measured(groups, progress) {
