@@ -156,6 +156,35 @@ fn a_stopped_run_over_another_text_is_not_gone_on_with() {
     assert!(report.resumed_layers == 0 && files(&whole) == files(&other));
 }
 
+/// Starts another run of the same in the middle of one.
+struct Twice<'a>(&'a Path, Vec<String>);
+
+impl Progress for Twice<'_> {
+    fn phase(&mut self, _: &str) {}
+    fn weights(&mut self, _: u64, _: u64) {}
+    fn items(&mut self, done: u64, _: u64) {
+        if done == 3 {
+            let second = calibrate("text", self.0, &options(false), &mut Quiet).unwrap_err();
+            let merged = merge_calibrations(&[PathBuf::from("a.json")], self.0).unwrap_err();
+            self.1.extend([second, merged].map(|error| error.to_string()));
+        }
+    }
+}
+
+#[test]
+fn a_place_is_written_by_one_run_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let [alone, out] = ["alone.json", "c.json"].map(|name| folder.path().join(name));
+    calibrate("This function returns", &alone, &options(false), &mut Quiet).unwrap();
+    let mut twice = Twice(&out, Vec::new());
+    calibrate("This function returns", &out, &options(false), &mut twice).unwrap();
+    assert!(twice.1.len() == 2 && twice.1.iter().all(|error| error.contains("c.json: another run is writing it")));
+    assert!(files(&alone) == files(&out));
+    let mut left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["alone.json", "alone.safetensors", "c.json", "c.safetensors"]);
+}
+
 #[test]
 fn merged_files_are_what_one_run_over_both_texts_makes() {
     let folder = tempfile::tempdir().unwrap();
@@ -174,6 +203,12 @@ fn merged_files_are_what_one_run_over_both_texts_makes() {
     run(b, "b.json");
     run(&pieces, "both.json");
     assert!(merge_calibrations(&[path("a.json"), path("b.json")], &path("merged.json")).unwrap());
+    for twice in [&["a.json", "a.json"][..], &["a.json", "b.json", "copy.json"]] {
+        std::fs::copy(path("a.json"), path("copy.json")).unwrap();
+        let files: Vec<PathBuf> = twice.iter().map(|name| path(name)).collect();
+        let error = merge_calibrations(&files, &path("no.json")).unwrap_err().to_string();
+        assert!(error.contains("have seen the same samples, which would count twice"), "{error}");
+    }
     let (merged, both) =
         (read_calibration(&path("merged.json")).unwrap(), read_calibration(&path("both.json")).unwrap());
     assert_eq!((merged.samples, merged.tokens), (both.samples, both.tokens));

@@ -9,6 +9,8 @@ use smelt::{
     RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 
+use smelt::plans::Machine;
+
 use crate::environment::cache_folder;
 use crate::failure::Failure;
 
@@ -258,6 +260,18 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
     }
 }
 
+/// The name of a machine with a roofline.
+pub fn parse_machine(name: &str) -> Result<Machine, String> {
+    let known = Machine::ALL.map(|machine| machine.name).join(", ");
+    Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
+}
+
+/// A finite number above zero.
+pub fn parse_positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| format!("`{text}` is no number above zero"))
+}
+
 /// Where scales of activations come from.
 pub fn parse_scales(text: &str) -> Result<ActivationScales, String> {
     text.parse()
@@ -314,7 +328,7 @@ pub fn with_dashes(arg: OsString) -> OsString {
 /// Where compiled plans and kernels are kept: an option, otherwise the system's folder for caches.
 #[derive(Clone, Debug, Args)]
 pub struct CacheArgs {
-    /// Folder of compiled plans and kernels [default: smelt in the user's cache folder].
+    /// Folder of compiled plans and kernels, and of what choices of formats measured [default: smelt in the user's cache folder].
     #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Compiles anew, and keeps nothing.

@@ -30,7 +30,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Compile(commands::compile::Compile),
+    Compile(Box<commands::compile::Compile>),
     Build(commands::build::Build),
     Calibrate(commands::calibrate::Calibrate),
     Generate(commands::generate::Generate),

@@ -333,12 +333,17 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, E
         WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
     };
-    match checkpoint.quantized_by().filter(|_| options.precision.linears.is_some()) {
-        Some(method) => {
-            let format = "expected no number format of linears (--precision)";
-            Err(Error::Usage(format!("{}: is quantized by {method} already, {format}", dir.display())))
-        }
-        None => Ok(checkpoint),
+    if options.precision.linears.is_some() {
+        refuse_codes(dir, &checkpoint, "expected no number format of linears (--precision)")?;
+    }
+    Ok(checkpoint)
+}
+
+/// Refuses a checkpoint of codes for what is for numbers.
+pub(crate) fn refuse_codes(dir: &Path, checkpoint: &Checkpoint, expected: &str) -> Result<(), Error> {
+    match checkpoint.quantized_by() {
+        Some(method) => Err(Error::Usage(format!("{}: is quantized by {method} already, {expected}", dir.display()))),
+        None => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 //! nothing stands in front of it.
 
 mod comparison;
+mod formats;
 mod layers;
 mod passage;
 mod windows;
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 pub use comparison::{Comparison, ValueError, compare};
+pub use formats::{FormatError, compare_formats};
 pub use layers::{LayerError, compare_layers};
 pub use passage::Passage;
 use windows::Window;
@@ -79,7 +81,8 @@ impl Rows {
         let found: Vec<f64> = rows.zip(&self.targets).map(nll).collect();
         match found.iter().position(|nll| !nll.is_finite()) {
             Some(index) => Err(Error::BadInput(format!(
-                "the logits in front of token {} of the text are not finite numbers",
+                "the logits in front of token {} of the text are not finite numbers: expected weights and a dtype with \
+                 which the model computes some",
                 self.position + index
             ))),
             None => Ok(found),

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::tensors::{Exported, Origins};
+use crate::compile::refuse_codes;
 use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
 use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, TargetChoice};
@@ -48,6 +49,11 @@ const WEIGHTS: &str = "model.safetensors";
 const MORE_TEXT: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
 
 impl Driver {
+    /// Refuses what [`Driver::quantize`] would refuse whatever the formats: a folder that is there, a checkpoint of codes.
+    pub fn check_quantize(&self, dir: &Path, out: &Path) -> Result<(), Error> {
+        open_numbers(dir, out).map(drop)
+    }
+
     /// Quantizes the checkpoint in `dir` to a new folder, which transformers reads with compressed-tensors.
     pub fn quantize(
         &self,
@@ -57,15 +63,8 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<QuantizeReport, Error> {
         let start = Instant::now();
-        if fs::symlink_metadata(out).is_ok() {
-            return Err(Error::Usage(format!("{}: exists already, expected the name of a new folder", out.display())));
-        }
         progress.phase("read checkpoint");
-        let checkpoint = Checkpoint::open(dir)?;
-        if let Some(method) = checkpoint.quantized_by() {
-            let expected = "expected weights of f32, f16 or bf16";
-            return Err(Error::Unsupported(format!("{}: is quantized by {method} already, {expected}", dir.display())));
-        }
+        let checkpoint = open_numbers(dir, out)?;
         let compile = CompileOptions {
             target: TargetChoice::Named(Target::Cpu.name().to_owned()),
             precision: options.clone(),
@@ -108,6 +107,20 @@ impl Driver {
             total_ms: start.elapsed().as_secs_f64() * 1e3,
         })
     }
+}
+
+/// The checkpoint in `dir`, which must have numbers that can be quantized to a new folder.
+fn open_numbers(dir: &Path, out: &Path) -> Result<Checkpoint, Error> {
+    if fs::symlink_metadata(out).is_ok() {
+        return Err(Error::Usage(format!("{}: exists already, expected the name of a new folder", out.display())));
+    }
+    if !plan::partial::folder_of(out).is_dir() {
+        let error = std::io::Error::new(std::io::ErrorKind::NotFound, "its folder does not exist");
+        return Err(Error::Io { path: out.to_owned(), error });
+    }
+    let checkpoint = Checkpoint::open(dir)?;
+    refuse_codes(dir, &checkpoint, "expected weights of f32, f16 or bf16")?;
+    Ok(checkpoint)
 }
 
 /// `config.json` with what was done to the weights.
@@ -157,9 +170,6 @@ impl Unfinished {
     fn new(out: &Path) -> Result<Unfinished, Error> {
         let io = |error| Error::Io { path: out.to_owned(), error };
         let parent = plan::partial::folder_of(out);
-        if !parent.is_dir() {
-            return Err(io(std::io::Error::new(std::io::ErrorKind::NotFound, "its folder does not exist")));
-        }
         let shelter = tempfile::Builder::new().prefix(".smelt-").suffix(".partial").tempdir_in(parent).map_err(io)?;
         let known = plan::partial::Unfinished::of(shelter.path());
         let folder = shelter.path().join("checkpoint");

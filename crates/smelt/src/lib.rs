@@ -46,7 +46,7 @@ pub use error::{Error, ErrorKind};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
-pub use mixed::{Goal, Group, GroupFormat, Mixed, MixedOptions, Point};
+pub use mixed::{Goal, Group, GroupFormat, LossCache, Mixed, MixedOptions, Point};
 pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };

@@ -92,6 +92,18 @@ impl Driver {
     }
 }
 
+/// What a timing cache knows already: of this machine's device where it is to be measured, or else of the one that a
+/// compilation reads.
+pub(crate) fn known(options: Option<&TimingOptions>, target: Target, here: &str) -> Result<Timings, Error> {
+    let Some(options) = options.filter(|options| options.file.exists()) else { return Ok(Timings::default()) };
+    let mut cache = TimingCache::read(&options.file)?;
+    let device = match options.mode {
+        Some(TimingMode::Write) => here.to_owned(),
+        _ => device_to_read(&cache, options, target)?,
+    };
+    Ok(cache.of(target.name(), &device).clone())
+}
+
 /// The device that was named, or the only one. That of this machine plays no part: the same files give the same plan
 /// everywhere.
 fn device_to_read(cache: &TimingCache, options: &TimingOptions, target: Target) -> Result<String, Error> {

@@ -161,7 +161,8 @@ impl Compile {
         let (driver, dir) = (self.cache.driver(driver), &self.dir);
         output.iter().try_for_each(|path| check_place(path))?;
         self.emit.dump_dir.iter().try_for_each(|folder| make_folder(folder))?;
-        let (options, mixed) = self.mixed.options(&driver, dir, &self.compile)?;
+        let options = self.compile.options_but_mixed()?;
+        let (options, mixed) = self.mixed.options(&driver, dir, (self.compile.precision, options), &self.cache)?;
         let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
             (Some(gate), Some(text), Some(output)) => {
@@ -196,11 +197,11 @@ impl Compile {
 
 /// A report, and what was chosen before.
 #[derive(Serialize)]
-struct WithChoice<'a> {
+pub struct WithChoice<'a, T> {
     #[serde(flatten)]
-    report: &'a CompileReport,
+    pub report: &'a T,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mixed: Option<Choice>,
+    pub mixed: Option<Choice>,
 }
 
 /// Compiles with progress on stderr and writes the texts that were asked for.

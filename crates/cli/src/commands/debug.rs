@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use smelt::Driver;
-use smelt::eval::{Comparison, LayerError, compare_layers};
+use smelt::eval::{Comparison, FormatError, LayerError, compare_formats, compare_layers};
 
 use super::compile::with_repro;
 use super::eval::{WindowArgs, read_text};
-use crate::args::{CacheArgs, CompileArgs};
+use crate::args::{CacheArgs, CompileArgs, parse_positive};
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::progress::Stderr;
@@ -31,7 +31,7 @@ impl Debug {
 /// Shows how far each layer is from what it computes at the checkpoint's own precision.
 ///
 /// Compiles the checkpoint twice, with the options and at its own precision, runs a text through both and compares the
-/// residual stream behind each half of a layer.
+/// residual stream behind each half of a layer. Where linears have several formats, each of these is compared alone, too.
 #[derive(Debug, Args)]
 pub struct Precision {
     /// Folder of the checkpoint.
@@ -40,7 +40,7 @@ pub struct Precision {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Growth of the relative error, in per cent, above which a layer is named.
-    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = parse_positive)]
     bound: f64,
     #[command(flatten)]
     windows: WindowArgs,
@@ -61,6 +61,8 @@ struct Report {
     layers: Vec<LayerError>,
     /// The first layer whose growth is above the bound.
     first_above: Option<String>,
+    /// Each format alone, where there are several: the worst first.
+    formats: Vec<FormatError>,
 }
 
 impl Precision {
@@ -68,20 +70,29 @@ impl Precision {
         let text = read_text(&self.text)?;
         let (driver, options) = (self.cache.driver(driver), self.compile.options()?);
         let mut progress = Stderr::new(self.json);
-        let found = compare_layers(&driver, &self.dir, &text, (&options, self.windows.into()), &mut progress);
+        let how = (&options, self.windows.into());
+        let found = compare_layers(&driver, &self.dir, &text, how, &mut progress).and_then(|found| {
+            let formats = compare_formats(&driver, &self.dir, &text, how, &mut progress)?;
+            Ok((found, formats))
+        });
         progress.finish();
-        let found = found.map_err(|error| with_repro(error, None))?;
+        let (found, formats) = found.map_err(|error| with_repro(error, None))?;
         let layers = found.layers();
         let first_above = layers.iter().find(|layer| layer.growth * 100.0 > self.bound);
         let first_above = first_above.map(|layer| layer.layer.clone());
         if self.json {
-            return print_json(&Report { kl: found.kl, top1: found.top1, layers, first_above });
+            return print_json(&Report { kl: found.kl, top1: found.top1, layers, first_above, formats });
         }
         let verdict = match first_above {
             Some(layer) => format!("first above {} %: {layer}", self.bound),
             None => format!("no layer adds more than {} %", self.bound),
         };
-        print(&format!("{}{verdict}\n", table(&found)))
+        let alone = |format: &FormatError| {
+            let FormatError { format, linears, kl, top1 } = format;
+            format!("{format} alone, in {linears} linears: kl {kl:.6} nats, the same token at {:.2} %\n", top1 * 100.0)
+        };
+        let formats: String = formats.iter().map(alone).collect();
+        print(&format!("{}{formats}{verdict}\n", table(&found)))
     }
 }
 

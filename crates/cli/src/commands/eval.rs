@@ -46,7 +46,7 @@ pub struct Eval {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WindowArgs {
     /// Tokens of a window [default: the longest sequence of the plan, at most 2048].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
     /// Tokens from the start of a window to that of the next [default: --context].
     #[arg(long, value_name = "N")]

@@ -22,6 +22,7 @@ use smelt::plans::Machine;
 use smelt::{Error, Plan, PlanFile, Program, read_calibration};
 
 use super::memory;
+use crate::args::parse_machine;
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json, write_file};
 use diff::{Diff, Side};
@@ -69,11 +70,6 @@ pub struct Inspect {
     /// Prints JSON.
     #[arg(long, conflicts_with_all = ["html", "dot"])]
     json: bool,
-}
-
-fn parse_machine(name: &str) -> Result<Machine, String> {
-    let known = Machine::ALL.map(|machine| machine.name).join(", ");
-    Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
 }
 
 impl Inspect {

@@ -1,15 +1,19 @@
-//! `smelt compile --precision mixed`: what is asked of the choice, and the page that shows it.
+//! `--precision mixed` of `smelt compile` and `smelt quantize`: what is asked of the choice, and the page that shows it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{CompileOptions, Driver, Error, Format, Goal, Mixed, MixedOptions, Point, PrecisionMap, RunOptions};
+use smelt::plans::Machine;
+use smelt::{
+    CompileOptions, Driver, Error, Format, Goal, LossCache, Mixed, MixedOptions, Point, PrecisionMap, RunOptions,
+};
 
 use super::eval::read_text;
+use super::generate::build_identity;
 use super::inspect::html::{Html, document};
-use crate::args::{CompileArgs, PrecisionChoice};
+use crate::args::{CacheArgs, PrecisionChoice, parse_machine, parse_positive};
 use crate::failure::Failure;
 use crate::output::{check_place, print_error, write_file};
 use crate::progress::Stderr;
@@ -25,12 +29,16 @@ pub struct MixedArgs {
     /// Perplexity at most this much above that of the checkpoint's own precision, such as 1%.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
     max_perplexity_increase: Option<f64>,
-    /// Decode steps at least so many times as fast, by the roofline.
+    /// Decode steps at least so many times as fast.
     #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Sequences of the decode steps that are to be fast.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
+    /// Machine whose roofline says what products take, h200, h100 or cpu [default: what the target stands for; with
+    /// --timing-cache they are measured].
+    #[arg(long, value_name = "NAME", value_parser = parse_machine)]
+    machine: Option<Machine>,
     /// Text that formats are measured with.
     #[arg(long, value_name = "FILE")]
     precision_text: Option<PathBuf>,
@@ -56,24 +64,20 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     percent.map(|percent| percent / 100.0).ok_or_else(|| format!("`{text}` is no part, expected one such as 1%"))
 }
 
-fn parse_positive(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| format!("`{text}` is no number above zero"))
-}
-
 impl MixedArgs {
     /// Whether there are options that nothing but a choice of formats takes.
     fn is_given(&self) -> bool {
         let files = [&self.precision_text, &self.precision_table, &self.precision_html];
-        files.into_iter().any(Option::is_some) || !self.formats.is_empty()
+        files.into_iter().any(Option::is_some) || !self.formats.is_empty() || self.machine.is_some()
     }
 
-    /// The options of a compilation with the formats that were chosen, and the choice.
+    /// The options of a compilation with the formats that were chosen, and the choice, where `precision` asks for one.
     pub fn options(
         &self,
         driver: &Driver,
         dir: &Path,
-        compile: &CompileArgs,
+        (precision, options): (Option<PrecisionChoice>, CompileOptions),
+        cache: &CacheArgs,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
             self.target_bits.map(Goal::Bits),
@@ -82,7 +86,7 @@ impl MixedArgs {
         ];
         let goal = goals.into_iter().flatten().next();
         let usage = |message: &str| Err(Error::Usage(message.to_owned()).into());
-        let (goal, text) = match (compile.precision, goal, &self.precision_text) {
+        let (goal, text) = match (precision, goal, &self.precision_text) {
             (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text(text)?),
             (Some(PrecisionChoice::Mixed), Some(_), None) => {
                 return usage("--precision mixed measures formats on a text, expected --precision-text FILE");
@@ -96,25 +100,26 @@ impl MixedArgs {
             _ if self.is_given() => {
                 return usage("options of a choice of formats are there, expected --precision mixed");
             }
-            (_, None, _) => return Ok((compile.options()?, None)),
+            (_, None, _) => return Ok((options, None)),
         };
-        if compile.precision_map.is_some() {
+        if options.precision.map.is_some() {
             return usage(
                 "--precision mixed makes the map of formats: edit --precision-table, and pass that back alone",
             );
         }
         self.precision_table.iter().chain(&self.precision_html).try_for_each(|path| check_place(path))?;
-        let options = compile.options_but_mixed()?;
         // without a calibration, those that need none
         let possible = |format: &Format| {
             options.precision.calibration.is_some() || !format.needs_calibration(options.precision.activations)
         };
-        let formats = match self.formats.is_empty() {
-            true => Format::ALL.into_iter().filter(possible).collect(),
-            false => self.formats.clone(),
+        let asked = |format: &Format| match self.formats.is_empty() {
+            true => possible(format),
+            false => self.formats.contains(format),
         };
-        let (batch, tokens) = (self.batch, self.precision_tokens);
-        let search = MixedOptions { goal, batch, text, tokens, formats, run: RunOptions::default() };
+        let formats = Format::ALL.into_iter().filter(asked).collect();
+        let (batch, tokens, machine) = (self.batch, self.precision_tokens, self.machine);
+        let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
+        let search = MixedOptions { goal, batch, text, tokens, formats, machine, run: RunOptions::default(), losses };
         let mut progress = Stderr::new(false);
         let mixed = driver.choose_precision(dir, &options, &search, &mut progress);
         progress.finish();
@@ -143,8 +148,10 @@ pub struct Choice {
     bits: f64,
     perplexity: f64,
     reference_perplexity: f64,
-    /// Of decode steps, by the roofline.
+    /// Of decode steps.
     speedup: f64,
+    /// The machine whose roofline that is by; none where products were measured.
+    roofline: Option<&'static str>,
     /// The format of each linear, `none` where it keeps its numbers.
     linears: BTreeMap<String, &'static str>,
 }
@@ -153,15 +160,19 @@ impl Choice {
     /// What was chosen.
     pub fn of(mixed: &Mixed) -> Choice {
         let chosen = mixed.groups.iter().zip(&mixed.chosen.formats);
-        let linears = chosen.flat_map(|(group, index)| {
-            let format = group.formats[*index].format.map_or("none", Format::name);
-            group.linears.iter().map(move |linear| (linear.name.clone(), format))
+        let chosen = chosen.flat_map(|(group, index)| {
+            let format = group.formats[*index].format;
+            group.linears.iter().map(move |linear| (linear, format))
         });
+        let heads = mixed.heads.iter().map(|(head, format)| (head, *format));
+        let name = |format: Option<Format>| format.map_or("none", Format::name);
+        let linears = chosen.chain(heads).map(|(linear, format)| (linear.name.clone(), name(format)));
         Choice {
             bits: mixed.chosen.bits,
             perplexity: mixed.score.perplexity,
             reference_perplexity: mixed.reference.perplexity,
             speedup: mixed.chosen.speedup,
+            roofline: mixed.roofline.map(|machine| machine.name),
             linears: linears.collect(),
         }
     }
@@ -174,12 +185,7 @@ const MARGIN: f64 = 56.0;
 
 /// Speed against loss: the best choices, uniform formats, the choice; and a row for each group.
 fn page(mixed: &Mixed) -> String {
-    let increase = 100.0 * (mixed.score.perplexity / mixed.reference.perplexity - 1.0);
-    let summary = format!(
-        "{:.2} bits a weight · perplexity {:.4}, {increase:+.2} % · decode steps {:.2} times as fast by the roofline",
-        mixed.chosen.bits, mixed.score.perplexity, mixed.chosen.speedup
-    );
-    document("Precision of each linear", &summary, |html| {
+    document("Precision of each linear", &mixed.summary(), |html| {
         plot(html, mixed);
         groups(html, mixed);
     })

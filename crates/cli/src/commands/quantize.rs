@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use smelt::{ActivationScales, Driver, Format, PrecisionOptions, QuantizeReport};
+use smelt::{ActivationScales, CompileOptions, Driver, Format, PrecisionOptions, QuantizeReport};
 
-use super::compile::with_repro;
-use crate::args::{parse_format, parse_scales, read_map};
+use super::compile::{WithChoice, with_repro};
+use super::mixed::{Choice, MixedArgs};
+use crate::args::{CacheArgs, PrecisionChoice, parse_format, parse_scales, read_map};
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_error, print_json};
 use crate::progress::Stderr;
@@ -20,9 +21,9 @@ pub struct Quantize {
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Number format of the linears, but for the head: int8-weight, int8-smoothquant, fp8, fp8-block, int4, int4-awq or
-    /// int4-gptq.
-    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
-    precision: Option<Format>,
+    /// int4-gptq; with mixed, one is chosen for each linear.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_codes)]
+    precision: Option<PrecisionChoice>,
     /// Number format of the head, which keeps its numbers by default.
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     lm_head_precision: Option<Format>,
@@ -36,32 +37,53 @@ pub struct Quantize {
     /// Calibration of the model, which int8-smoothquant, int4-awq, int4-gptq and static scales need.
     #[arg(long, value_name = "FILE.json")]
     calibration: Option<PathBuf>,
+    #[command(flatten)]
+    mixed: MixedArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Prints the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// The name of a format, or `mixed`.
+fn parse_codes(text: &str) -> Result<PrecisionChoice, String> {
+    match text {
+        "mixed" => Ok(PrecisionChoice::Mixed),
+        _ => text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, or mixed")),
+    }
+}
+
 impl Quantize {
     /// Runs it.
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let driver = self.cache.driver(driver);
+        // before minutes go into a choice
+        driver.check_quantize(&self.dir, &self.output)?;
         let map = self.precision_map.as_deref().map(read_map).transpose()?;
-        let options = PrecisionOptions {
-            linears: self.precision,
+        let linears = match self.precision {
+            Some(PrecisionChoice::Codes(format)) => Some(format),
+            _ => None,
+        };
+        let precision = PrecisionOptions {
+            linears,
             head: self.lm_head_precision,
             map,
             activations: self.activation_scales,
             calibration: self.calibration.clone(),
             ..PrecisionOptions::default()
         };
+        let options = CompileOptions { precision, ..CompileOptions::default() };
+        let (options, mixed) = self.mixed.options(&driver, &self.dir, (self.precision, options), &self.cache)?;
         let mut progress = Stderr::new(false);
-        let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
+        let report = driver.quantize(&self.dir, &self.output, &options.precision, &mut progress);
         progress.finish();
         let report = report.map_err(|error| with_repro(error, None))?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }
         match self.json {
-            true => print_json(&report),
+            true => print_json(&WithChoice { report: &report, mixed: mixed.as_ref().map(Choice::of) }),
             false => print(&self.table(&report)),
         }
     }

@@ -53,6 +53,7 @@ fn what_cannot_be_scored_is_refused() {
     sandbox.fails(&["eval", "tests/oracle/llama-mha", "--text", &text], 3, "no tokenizer.json to read the text with");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "takes sequences of at most 128");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "1"], 2, "expected at least 2");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "0"], 2, "'--context <N>'");
     sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, which is the context");
     sandbox.fails(&["eval", "models/demo", "--text", &text, "--context", "4096"], 2, "made for at most 2048");
 }
@@ -95,6 +96,7 @@ fn a_plan_that_fails_its_gate_is_not_written() {
     fails(&gate, 7, "perplexity<+1000%  holds: measured");
     fails(&gate, 7, "layers.");
     fails(&["--gate", "kl>1"], 2, "expected perplexity<+N%");
+    fails(&["--gate", "kl<0"], 2, "expected perplexity<+N%");
     fails(&["--gate", "kl<1", "--dry-run"], 2, "cannot be used with");
     fails(&[], 2, "--gate <BOUNDS>");
     if sandbox.json(&["doctor", "--json"])["driver"].is_null() {
@@ -117,9 +119,16 @@ fn the_layer_that_errs_is_named() {
     let report = sandbox.json(&[&debug[..], &["--bound", "0.1", "--json"]].concat());
     assert_eq!(report["first_above"], "layers.3.mlp");
     let layers = report["layers"].as_array().unwrap();
+    assert_eq!(report["formats"], serde_json::json!([]), "one format is no choice");
     let errors: Vec<f64> = layers.iter().map(|layer| layer["error"].as_f64().unwrap()).collect();
     assert!(errors.len() == 13 && errors[..7] == [0.0; 7] && errors[7] > 1e-3, "{errors:?}");
     let printed = sandbox.ok(&[&debug[..], &["--bound", "100"]].concat());
+    let report = sandbox.json(&[&debug[..], &["--precision", "int8-weight", "--json"]].concat());
+    let formats = report["formats"].as_array().unwrap();
+    let of = |index: usize| (formats[index]["format"].as_str().unwrap(), formats[index]["linears"].as_u64().unwrap());
+    assert_eq!([of(0), of(1)], [("int4", 1), ("int8-weight", 41)], "the worst first");
+    assert!(formats.iter().all(|format| format["kl"].as_f64().unwrap() > 0.0), "{report}");
+    sandbox.fails(&[&debug[..], &["--bound", "nan"]].concat(), 2, "no number above zero");
     assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
 }
 
@@ -138,6 +147,14 @@ fn a_cache_of_integers_takes_a_calibration() {
         let coded = perplexity(with(kv, &["--calibration", &calibration]));
         assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{kv}: {coded} of {plain}");
     }
+    // of a checkpoint of codes, too
+    let [codes, calibration] = ["int8", "int8.json"].map(|name| sandbox.text(name));
+    sandbox.ok(&["quantize", DEMO[0], "-o", &codes, "--precision", "int8-weight"]);
+    sandbox.ok(&["calibrate", &codes, "--target", "cpu", "--text", &text, "-o", &calibration]);
+    let eval = ["eval", &codes, "--target", "cpu", "--text", &text, "--json", "--kv-precision"];
+    let plain = perplexity(sandbox.json(&[&eval[..], &["bf16"]].concat()));
+    let coded = perplexity(sandbox.json(&[&eval[..], &["int8", "--calibration", &calibration]].concat()));
+    assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{coded} of {plain}");
 }
 
 #[test]
@@ -162,7 +179,8 @@ fn formats_are_chosen_with_reasons() {
         let lines = table.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
     };
-    assert_eq!(rows(&printed)[..42], rows(&kept)[..], "all but the head");
+    assert_eq!(rows(&printed), rows(&kept));
+    assert_eq!(rows(&kept)[42][..2], ["logits", "none"]);
     let bits: f64 = kept.trim_start_matches("# ").split(' ').next().unwrap().parse().unwrap();
     assert!(4.0 < bits && bits <= 5.0 && kept.contains("int4-gptq 4.25"), "{kept}");
     assert!(
@@ -178,6 +196,25 @@ fn formats_are_chosen_with_reasons() {
     sandbox.ok(&[&compile[..], &["--precision-map", &table, "-o", &again]].concat());
     assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&again).unwrap());
 
+    // another goal, or a search that was stopped, measures nothing twice
+    let other = ["-o", &again, "--target-bits", "6", "--formats", "int4-gptq,int8-weight,int4"];
+    let chosen = sandbox.run(&[&mixed[..], &other].concat());
+    let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
+    assert!(said.contains("measure 72 formats of groups, 48 of them known from an earlier search"), "{said}");
+    sandbox.ok(&[&mixed[..], &choices, &["-o", &again, "--precision-table", &table]].concat());
+    assert_eq!(std::fs::read_to_string(&table).unwrap(), kept);
+
+    // where time decides, products are measured with a timing cache, unless a machine is named
+    let times = sandbox.text("times.json");
+    let fast = ["-o", &again, "--formats", "int8-weight", "--json"];
+    let chosen = |more: &[&str]| sandbox.json(&[&mixed[..], &fast, more].concat())["mixed"].clone();
+    let bound = ["--max-perplexity-increase", "1%"];
+    assert_eq!(chosen(&bound)["roofline"], "cpu");
+    let cache = ["--timing-cache", &times, "--timing-cache-mode", "write"];
+    assert_eq!(chosen(&[&bound[..], &cache].concat())["roofline"], Value::Null);
+    let by_cpu = chosen(&["--min-speedup", "1.1", "--machine", "cpu"]);
+    assert!(by_cpu["roofline"] == "cpu" && by_cpu["speedup"].as_f64().is_some_and(|times| times >= 1.1), "{by_cpu}");
+
     let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
     sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
     sandbox.fails(&goal(&[]), 2, "wants a goal");
@@ -185,4 +222,28 @@ fn formats_are_chosen_with_reasons() {
     sandbox.fails(&["inspect", &plan, "--precision", "--dot"], 2, "cannot be used with");
     sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
     sandbox.fails(&["inspect", &again, "--precision"], 2, "all have their numbers");
+}
+
+#[test]
+fn a_choice_of_formats_becomes_a_checkpoint() {
+    let sandbox = Sandbox::new();
+    let text = text(&sandbox);
+    let [mixed, again, table] = ["mixed", "again", "x.map"].map(|name| sandbox.text(name));
+    let choice = ["--precision", "mixed", "--target-bits", "6", "--formats", "int8-weight,int4"];
+    let measure = ["--precision-text", &text, "--precision-tokens", "8", "--precision-table", &table, "--json"];
+    let report = sandbox.json(&[&["quantize", DEMO[0], "-o", &mixed], &choice[..], &measure].concat());
+    assert!(report["mixed"]["bits"].as_f64().is_some_and(|bits| 5.0 < bits && bits <= 6.0), "{report}");
+    let config: Value = serde_json::from_slice(&std::fs::read(sandbox.path("mixed/config.json")).unwrap()).unwrap();
+    assert_eq!(config["quantization_config"]["config_groups"].as_object().map(serde_json::Map::len), Some(2));
+    // the table gives the same
+    sandbox.ok(&["quantize", DEMO[0], "-o", &again, "--precision-map", &table]);
+    for file in ["config.json", "model.safetensors"] {
+        let read = |folder: &str| std::fs::read(sandbox.path(folder).join(file)).unwrap();
+        assert_eq!(read("mixed"), read("again"), "{file}");
+    }
+    sandbox.ok(&["eval", &mixed, "--target", "cpu", "--text", &text]);
+    // refused before anything is measured
+    let refused = [&["quantize", DEMO[0], "-o", &mixed], &choice[..], &measure[..2]].concat();
+    sandbox.fails(&refused, 2, "exists already");
+    sandbox.fails(&["quantize", DEMO[0], "-o", "other", "--precision", "mixed"], 2, "wants a goal");
 }

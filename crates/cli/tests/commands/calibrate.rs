@@ -34,13 +34,15 @@ fn a_text_becomes_a_calibration_that_is_shown() {
 fn lines_of_json_are_samples_and_files_are_merged() {
     let sandbox = Sandbox::new();
     let [a, b, c, lines] = ["a.json", "b.json", "c.json", "lines.jsonl"].map(|name| sandbox.text(name));
-    std::fs::write(&lines, "{\"text\": \"fn main() {}\"}\n\n{\"prompt\": \"let x = 1;\", \"n\": 1}\n").unwrap();
-    for out in [&a, &b] {
+    for (out, text) in [(&a, "fn main() {}"), (&b, "while let")] {
+        let text = format!("{{\"text\": \"{text}\"}}\n\n{{\"prompt\": \"let x = 1;\", \"n\": 1}}\n");
+        std::fs::write(&lines, text).unwrap();
         let report = sandbox.json(&["calibrate", DEMO, "--dataset", &lines, "-o", out, "--target", "cpu", "--json"]);
         assert_eq!((&report["samples"], &report["target"]), (&2.into(), &"cpu".into()));
     }
     assert!(sandbox.ok(&["calibrate", "--merge", &a, &b, "-o", &c]).contains("c.safetensors"));
     assert_eq!(sandbox.json(&["inspect", &c, "--json"])["samples"], 4);
+    sandbox.fails(&["calibrate", "--merge", &a, &a, "-o", &c], 2, "have seen the same samples");
     std::fs::remove_file(sandbox.path("b.safetensors")).unwrap();
     assert!(sandbox.ok(&["calibrate", "--merge", &a, &b, "-o", &c]).contains("without activations"));
 }
@@ -63,6 +65,10 @@ fn what_cannot_be_calibrated_is_refused() {
     run(&[DEMO, "--text", &text, "--samples", "0"], 2, "at least one sample");
     run(&[DEMO, "--text", &text, "--method", "guess"], 2, "expected minmax, percentile");
     run(&["--merge", &text, &text], 3, "not a calibration");
+    for name in ["a", "a.safetensors", "a.b"] {
+        let args = ["calibrate", DEMO, "--text", &text, "-o", &sandbox.text(name)];
+        sandbox.fails(&args, 2, "expected a name that ends in .json");
+    }
     run(&[DEMO], 2, "--text");
     sandbox.fails(&["inspect", &out], 3, "a.json");
 }

@@ -6,13 +6,13 @@ use ir::{AttrValue, Type};
 
 use crate::cuda::Header;
 use crate::select::configured;
-use crate::{Call, Catalog, Site};
+use crate::{Call, Catalog, Choice, Site};
 
 /// All that could do an op, the heuristic's choice first.
 pub(crate) struct Candidates {
     /// What makes two ops alike for a device.
     pub op: String,
-    /// At least two, or none: an op without a choice has no candidates.
+    /// At least two, or none: an op without a choice has no candidates. One where only the choice counts.
     pub list: Vec<Candidate>,
 }
 
@@ -60,6 +60,13 @@ impl Candidates {
         }
         list.iter_mut().for_each(|candidate| candidate.code = codes.of(&candidate.call));
         Candidates { op: op_text(site), list }
+    }
+
+    /// What was chosen, without the others.
+    pub fn only(site: &Site<'_>, choice: &Choice, codes: &mut Codes) -> Candidates {
+        let (kernel, call) = (choice.kernel, choice.call.clone());
+        let (text, code) = (configured(kernel, &call), codes.of(&call));
+        Candidates { op: op_text(site), list: vec![Candidate { kernel, call, text, code }] }
     }
 }
 

@@ -9,4 +9,4 @@ mod untimed;
 pub(crate) use candidates::{Candidates, Codes};
 pub(crate) use timings::print_timed;
 pub use timings::{Outcome, Timed, Timings};
-pub use untimed::{Untimed, untimed};
+pub use untimed::{Untimed, chosen, untimed};

@@ -56,7 +56,25 @@ pub fn untimed<'a>(
     found
 }
 
+/// The ops that a step of a program runs, each with the kernel that was chosen for it as its only candidate: to see what
+/// they take.
+pub fn chosen<'a>(selection: &'a Selection, programs: &'a [ProgramShape], index: usize) -> Vec<Untimed<'a>> {
+    let mut codes = Codes::default();
+    let (chosen, program) = (selection.program(index), &programs[index]);
+    let launches = chosen.launches().map(|(id, choice)| {
+        let site = Site { graph: chosen.graph(), op: id, program };
+        let candidates = Candidates::only(&site, choice, &mut codes);
+        Untimed { graph: chosen.graph(), program, id, candidates }
+    });
+    launches.collect()
+}
+
 impl Untimed<'_> {
+    /// Nanoseconds of a launch of the first candidate, where timings know it with the same code.
+    pub fn time(&self, timings: &Timings) -> Option<u64> {
+        timings.of(&self.candidates)?.first()?.nanoseconds.as_ref().ok().copied()
+    }
+
     /// The op, as timings know it.
     pub fn op(&self) -> &str {
         &self.candidates.op

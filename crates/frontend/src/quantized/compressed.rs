@@ -71,6 +71,10 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
             }
         }
     }
+    if let Some(scheme) = config.present("kv_cache_scheme") {
+        let rest = "which is ignored: the KV cache keeps the dtype of the weights, unless --kv-precision names another";
+        report.warning(config.found("kv_cache_scheme", scheme, rest));
+    }
     let ignored = Targets::read(config, "ignore", report);
     let method = CompressedTensors { groups, ignored };
     (report.problems() == problems).then(|| Box::new(method) as Box<dyn Method>)

@@ -102,6 +102,11 @@ fn scales_of_a_cache_are_ignored_with_a_warning() {
     let checkpoint = Checkpoint::open(&folder("modelopt-fp8")).unwrap();
     assert_eq!(checkpoint.quantized_by(), Some("modelopt"));
     assert_one(checkpoint.warnings(), &folder("modelopt-fp8"), &["`*.k_scale`, `*.v_scale` (2) are ignored"]);
+    let dir = with("ct-fp8-token", json!({ "kv_cache_scheme": { "num_bits": 8, "type": "float" } }));
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let said = ["`quantization_config.kv_cache_scheme` is", "ignored", "--kv-precision"];
+    assert_one(checkpoint.warnings(), dir.path(), &said);
+    assert!(Checkpoint::open(&folder("ct-fp8-token")).unwrap().warnings().is_empty());
 }
 
 #[test]

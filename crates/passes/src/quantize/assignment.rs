@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use ir::Graph;
-use ir::ops::Linear;
+use ir::ops::{Cast, Constant, Linear};
+use ir::{Graph, Value};
 
+use super::formats::QuantizeInt8;
 use super::{
     ActivationScales, Format, Layers, QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq,
     QuantizeInt8Smoothquant, QuantizeInt8Weight,
@@ -18,6 +19,8 @@ use crate::Pass;
 pub struct LinearInfo {
     /// The name of its result, by which tables know it.
     pub name: String,
+    /// The name of its module in the checkpoint, by which tables know it, too; none where the weight was computed.
+    pub module: Option<String>,
     /// The name of its activations: linears over the same are one matter for what changes those.
     pub input: String,
     /// Rows of the weight.
@@ -35,15 +38,51 @@ pub fn linears(graph: &Graph) -> Vec<LinearInfo> {
         let [x, weight, ..] = graph.operands(id)[..] else { return None };
         let shape = graph.tensor(weight).filter(|_| graph.is_constant(weight))?.const_shape()?;
         let result = graph.result(id);
+        let head = graph.outputs().iter().any(|output| output.value == result);
         Some(LinearInfo {
             name: graph.value_name(result).to_owned(),
+            // the weight of a tied head is that of another module
+            module: if head { Some(HEAD.to_owned()) } else { module(graph, weight) },
             input: graph.value_name(x).to_owned(),
             outputs: *shape.first()?,
             inputs: *shape.get(1)?,
-            head: graph.outputs().iter().any(|output| output.value == result),
+            head,
         })
     };
     ids.filter_map(info).collect()
+}
+
+/// The module of the head.
+const HEAD: &str = "lm_head";
+/// What checkpoints call the weight of a module.
+const WEIGHT: &str = ".weight";
+
+/// Modules that other programs have in one: their last part, and those of what smelt has.
+const MERGED: [(&str, &[&str]); 2] =
+    [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
+
+/// The module of a weight, by the key of its constant.
+fn module(graph: &Graph, weight: Value) -> Option<String> {
+    let cast = graph.producer::<Cast>(weight).and_then(|(cast, _)| graph.operands(cast).first().copied());
+    let (_, constant) = graph.producer::<Constant>(cast.unwrap_or(weight))?;
+    Some(constant.key.trim_end_matches(WEIGHT).to_owned())
+}
+
+impl LinearInfo {
+    /// Whether a pattern names the linear, its module, the weight of that, or a module that has it among others.
+    fn is_named(&self, pattern: &str) -> bool {
+        let module = pattern.strip_suffix(WEIGHT).unwrap_or(pattern);
+        let merged = MERGED.iter().find_map(|(one, parts)| Some((module.strip_suffix(one)?, parts)));
+        let parts = merged.map(|(parent, parts)| parts.iter().map(move |part| format!("{parent}{part}")));
+        let mut patterns = parts.into_iter().flatten().chain([module.to_owned()]);
+        matches(pattern, &self.name)
+            || self.module.as_ref().is_some_and(|own| patterns.any(|pattern| matches(&pattern, own)))
+    }
+
+    /// Both names.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.name), self.module.as_ref()].into_iter().flatten().map(String::as_str)
+    }
 }
 
 /// The format of each linear; those that are not named keep their numbers.
@@ -69,7 +108,8 @@ impl Assignment {
     }
 
     /// Changes what the lines of a table name: `layers.*.mlp.down fp8`, a star for any part of a name, `none` for a linear
-    /// that keeps its numbers, and behind `#` the reason. Later lines win. The error says what is wrong with which line.
+    /// that keeps its numbers, and behind `#` the reason. Names may be those of the checkpoint's modules. Later lines win.
+    /// The error says what is wrong with which line.
     pub fn edit(&mut self, table: &str, linears: &[LinearInfo]) -> Result<(), String> {
         for (number, line) in (1..).zip(table.trim_start_matches('\u{feff}').lines()) {
             let (text, comment) = line.split_once('#').unwrap_or((line, ""));
@@ -86,14 +126,9 @@ impl Assignment {
                 }
                 _ => return Err(format!("line {number}: expected a name and a format, found `{}`", text.trim())),
             };
-            let named: Vec<&LinearInfo> = linears.iter().filter(|linear| matches(pattern, &linear.name)).collect();
+            let named: Vec<&LinearInfo> = linears.iter().filter(|linear| linear.is_named(pattern)).collect();
             if named.is_empty() {
-                let near = ir::text::nearest(pattern, linears.iter().map(|linear| linear.name.as_str()));
-                let near = near.map(|near| format!(", did you mean `{near}`?"));
-                let names = || linears.iter().take(1).chain(linears.last()).map(|linear| format!("`{}`", linear.name));
-                let some = || format!(", its linears have names such as {}", names().collect::<Vec<_>>().join(" and "));
-                let near = near.unwrap_or_else(some);
-                return Err(format!("line {number}: the model has no linear `{pattern}`{near}"));
+                return Err(format!("line {number}: {}", unknown(pattern, linears)));
             }
             for linear in named {
                 match format {
@@ -157,6 +192,34 @@ impl Format {
     }
 }
 
+/// A pass to codes as the format stores them, of whatever is nearest: what searches find changes which codes they are, not
+/// what a product of them takes.
+pub fn unsearched(format: Format, layers: Layers) -> Arc<dyn Pass> {
+    match format {
+        Format::Int8Smoothquant => Arc::new(QuantizeInt8 { layers }),
+        Format::Int4 | Format::Int4Awq | Format::Int4Gptq => Arc::new(QuantizeInt4 { layers }),
+        Format::Int8Weight | Format::Fp8 | Format::Fp8Block => format.pass_over(layers, ActivationScales::Dynamic),
+    }
+}
+
+/// What is said of a pattern that names no linear.
+fn unknown(pattern: &str, linears: &[LinearInfo]) -> String {
+    let both = |linear: &LinearInfo| match &linear.module {
+        Some(module) => format!("`{}` (`{module}`)", linear.name),
+        None => format!("`{}`", linear.name),
+    };
+    let names = linears.iter().flat_map(LinearInfo::names);
+    let near = ir::text::nearest(pattern.strip_suffix(WEIGHT).unwrap_or(pattern), names);
+    let hint = match near.and_then(|near| linears.iter().find(|linear| linear.names().any(|name| name == near))) {
+        Some(near) => format!("did you mean {}?", both(near)),
+        None => {
+            let some: Vec<String> = linears.iter().take(1).chain(linears.last()).map(both).collect();
+            format!("its linears have names such as {}", some.join(" and "))
+        }
+    };
+    format!("the model has no linear `{pattern}`, {hint}")
+}
+
 /// Whether a name is what a pattern says, in which each star stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
@@ -172,31 +235,63 @@ mod tests {
     use super::*;
 
     fn linears() -> Vec<LinearInfo> {
-        let linear =
-            |name: &str, head| LinearInfo { name: name.to_owned(), input: "x".to_owned(), outputs: 8, inputs: 8, head };
-        vec![linear("layers.0.attn.q", false), linear("layers.0.mlp.down", false), linear("logits", true)]
+        let linear = |name: &str, module: &str, head| {
+            let (name, module, input) = (name.to_owned(), Some(module.to_owned()), "x".to_owned());
+            LinearInfo { name, module, input, outputs: 8, inputs: 8, head }
+        };
+        vec![
+            linear("layers.0.attn.q", "model.layers.0.self_attn.q_proj", false),
+            linear("layers.0.attn.k", "model.layers.0.self_attn.k_proj", false),
+            linear("layers.0.mlp.down", "model.layers.0.mlp.down_proj", false),
+            linear("logits", "lm_head", true),
+        ]
     }
 
     #[test]
     fn tables_come_back() {
         let mut assignment = Assignment::uniform(&linears(), Some(Format::Int8Weight), None);
         assignment
-            .edit("# by hand\nlayers.*.down fp8 # it matters\n\nlogits fp8-block\nlayers.0.attn.q none", &linears())
+            .edit("# by hand\nlayers.*.down fp8 # it matters\n\nlogits fp8-block\nlayers.0.attn.* none", &linears())
             .unwrap();
         let table = assignment.table(&linears());
         let down = "layers.0.mlp.down  fp8              # it matters";
-        assert_eq!(table, format!("# by hand\nlayers.0.attn.q    none\n{down}\nlogits             fp8-block\n"));
+        let attention = "layers.0.attn.q    none\nlayers.0.attn.k    none";
+        assert_eq!(table, format!("# by hand\n{attention}\n{down}\nlogits             fp8-block\n"));
         let mut read = Assignment::default();
         read.edit(&table, &linears()).unwrap();
         assert_eq!(read, assignment);
     }
 
     #[test]
+    fn modules_of_the_checkpoint_are_names_too() {
+        let named = |pattern: &str| {
+            let mut assignment = Assignment::default();
+            assignment.edit(&format!("{pattern} fp8"), &linears()).unwrap();
+            assignment.formats.into_keys().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(named("model.layers.0.mlp.down_proj"), "layers.0.mlp.down");
+        assert_eq!(named("model.layers.0.mlp.down_proj.weight"), "layers.0.mlp.down");
+        assert_eq!(named("model.layers.*.q_proj"), "layers.0.attn.q");
+        assert_eq!(named("model.layers.0.self_attn.qkv_proj"), "layers.0.attn.k layers.0.attn.q");
+        assert_eq!(named("*.qkv_proj.weight"), "layers.0.attn.k layers.0.attn.q");
+        assert_eq!(named("lm_head"), "logits");
+    }
+
+    #[test]
     fn what_is_wrong_with_a_table_is_said() {
         let error = |table: &str| Assignment::default().edit(table, &linears()).unwrap_err();
         assert_eq!(
-            error("\nlayers.0.attn.k fp8"),
-            "line 2: the model has no linear `layers.0.attn.k`, did you mean `layers.0.attn.q`?"
+            error("\nlayers.0.attn.qk fp8"),
+            "line 2: the model has no linear `layers.0.attn.qk`, did you mean `layers.0.attn.q` \
+             (`model.layers.0.self_attn.q_proj`)?"
+        );
+        assert!(
+            error("model.layers.0.mlp.dawn_proj.weight fp8")
+                .ends_with("`layers.0.mlp.down` (`model.layers.0.mlp.down_proj`)?")
+        );
+        assert!(
+            error("experts fp8")
+                .ends_with("such as `layers.0.attn.q` (`model.layers.0.self_attn.q_proj`) and `logits` (`lm_head`)")
         );
         assert!(error("logits fp9").starts_with("line 1: unknown format `fp9`, expected one of int8-weight"));
         assert_eq!(error("logits"), "line 1: expected a name and a format, found `logits`");

@@ -43,6 +43,9 @@ formats! {
     QuantizeFp8Block = fp8_block;
     /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i4, cols = 128}`.
     QuantizeInt4 = int4;
+    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides `quantize_blocks(..) {to = i8}` by token
+    /// and by output: SmoothQuant without its factors.
+    QuantizeInt8 = int8;
 }
 
 fn blocks(to: DType, rows: Option<u32>, cols: Option<u32>) -> QuantizeBlocks {
@@ -84,6 +87,11 @@ fn weight_codes(graph: &Graph, id: OpId, patch: &mut Patch, weight: QuantizeBloc
 
 fn int8_weight(graph: &Graph, id: OpId) -> Option<Patch> {
     weight_only(graph, id, by_row(DType::I8))
+}
+
+fn int8(graph: &Graph, id: OpId) -> Option<Patch> {
+    let x = by_row(DType::I8);
+    quantized(graph, id, by_row(DType::I8), &|patch, value| Codes::of(patch.add(graph, x.clone(), &[value.into()])))
 }
 
 fn fp8_block(graph: &Graph, id: OpId) -> Option<Patch> {

@@ -1,11 +1,12 @@
 //! Scales of keys and values that are kept as codes. They are powers of two in the weights around attention: the cache
-//! has codes of `k / s`, and queries are made `s` times as large; of values alike, with the linears behind attention.
+//! has codes of `k / s`, and queries are made `s` times as large; of values alike, with the linears behind attention. What
+//! has no such weights, as linears over codes, is multiplied as it is.
 
 use ir::ops::{AppendKv, Linear, PagedAttention, RmsNorm, Rope};
 use ir::{DType, Graph, OpId, Value};
 
 use super::group::{shrink_key, width};
-use super::smooth::{Place, rows_of_values, shrunk_gain, shrunk_rows};
+use super::smooth::{Place, rows_of_values, shrunk_gain, shrunk_rows, shrunk_value};
 use super::static_scales::stats;
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
@@ -48,20 +49,21 @@ enum Maker {
     Linear(OpId),
     /// By its gain, which is that of a head or of the row.
     Norm(OpId),
+    /// By a product behind it, such as codes with their scales, which columns of several heads share.
+    Other(Value),
 }
 
 impl Maker {
-    /// The op that makes `x`, or that makes what a rotation turns into it.
+    /// What makes `x`, or what a rotation turns into it; nothing where somebody else reads that, too.
     fn of(graph: &Graph, x: Value) -> Option<Maker> {
-        let before = match graph.producer::<Rope>(x) {
-            Some((rope, _)) if graph.used_once(x) => *graph.operands(rope).first()?,
-            _ => x,
-        };
-        if !graph.used_once(before) {
+        if !graph.used_once(x) || graph.inputs().contains(&x) {
             return None;
         }
-        let linear = graph.producer::<Linear>(before).map(|(id, _)| Maker::Linear(id));
-        linear.or_else(|| graph.producer::<RmsNorm>(before).map(|(id, _)| Maker::Norm(id)))
+        let before = graph.producer::<Rope>(x).and_then(|(rope, _)| graph.operands(rope).first().copied());
+        let made = before.filter(|before| graph.used_once(*before) && !graph.inputs().contains(before)).unwrap_or(x);
+        let linear = graph.producer::<Linear>(made).map(|(id, _)| Maker::Linear(id));
+        let norm = || graph.producer::<RmsNorm>(made).map(|(id, _)| Maker::Norm(id));
+        Some(linear.or_else(norm).unwrap_or(Maker::Other(made)))
     }
 
     /// Whether all heads have one gain.
@@ -80,6 +82,7 @@ impl Maker {
                 let gain = graph.operands(norm)[1];
                 (norm, shrunk_gain(graph, ctx, norm, &by[..width(graph, gain)?]))
             }
+            Maker::Other(value) => (value.op, shrunk_value(graph, ctx, value, by)),
         };
         Ok(graph.apply("scale-kv", op, patch)?)
     }
@@ -130,18 +133,12 @@ impl Layer {
         let (k_name, v_name) = (graph.value_name(self.k).to_owned(), graph.value_name(self.v).to_owned());
         let expected = |what: &str| {
             PassError::Unsupported(format!(
-                "scales of a KV cache go into the linears around it: `{k_name}`: expected {what} (without a calibration, \
+                "scales of a KV cache go into what is around it: `{k_name}`: expected {what} (without a calibration, \
                  --kv-precision fp8 needs no scales)"
             ))
         };
-        let [q, k] = self.makers.ok_or_else(|| expected("queries and keys that linears or norms make"))?;
-        let (v, _) = graph
-            .producer::<Linear>(self.v)
-            .filter(|_| graph.used_once(self.v))
-            .ok_or_else(|| expected("values that a linear makes"))?;
-        if !self.outs.iter().all(|out| graph.cast::<Linear>(*out).is_some()) {
-            return Err(expected("nothing but linears behind attention"));
-        }
+        let [q, k] = self.makers.ok_or_else(|| expected("queries and keys that nothing else reads"))?;
+        let v = Maker::of(graph, self.v).ok_or_else(|| expected("values that nothing else reads"))?;
         let mut keys = self.scales(ctx, &k_name)?;
         if q.is_shared(graph) || k.is_shared(graph) {
             let largest = keys.iter().copied().fold(0.0, f32::max);
@@ -157,8 +154,16 @@ impl Layer {
         }
         if values.iter().any(|scale| *scale != 1.0) {
             let factors = self.channels(&values, self.sharers);
-            let place = Place::Rows { linear: v, rows: rows_of_values(factors.len(), self.head_dim, self.sharers) };
-            place.smooth(graph, ctx, self.mixed, &self.outs, &factors)?;
+            match v {
+                Maker::Linear(linear) if self.outs.iter().all(|out| graph.cast::<Linear>(*out).is_some()) => {
+                    let rows = rows_of_values(factors.len(), self.head_dim, self.sharers);
+                    Place::Rows { linear, rows }.smooth(graph, ctx, self.mixed, &self.outs, &factors)?;
+                }
+                _ => {
+                    v.multiply(graph, ctx, &self.channels(&shrunk(&values), 1))?;
+                    Maker::Other(self.mixed).multiply(graph, ctx, &factors)?;
+                }
+            }
         }
         Ok(keys.iter().chain(&values).any(|scale| *scale != 1.0))
     }
@@ -219,8 +224,27 @@ mod tests {
         }
     }
 
+    /// With something behind each linear, and in front of the last, that has no weights to multiply.
+    fn without_weights() -> String {
+        let cast = |text: String, name: &str, shape: &str| {
+            let (made, ty) = (format!("%{name} = linear"), format!(" : f32[{shape}]\n"));
+            let at = text.find(&made).map_or(0, |at| at + text[at..].find(&ty).map_or(0, |end| end + ty.len()));
+            let cast = format!("  %{name} = cast %{name}.made {{to = f32}} : f32[{shape}]\n");
+            let text = [&text[..at], &cast, &text[at..]].concat();
+            text.replacen(&made, &format!("%{name}.made = linear"), 1)
+        };
+        let text = cast(cast(cast(ATTENTION.to_owned(), "q", "4, 16"), "k", "4, 8"), "v", "4, 8");
+        let last = "  %out.weight = constant";
+        let read = "  %read = cast %mixed {to = f32} : f32[4, 16]\n";
+        text.replace(last, &format!("{read}{last}")).replace("linear %mixed", "linear %read")
+    }
+
     fn parse(kv: &str) -> Graph {
-        let text = ATTENTION.replace("KV", kv);
+        parse_text(ATTENTION, kv)
+    }
+
+    fn parse_text(text: &str, kv: &str) -> Graph {
+        let text = text.replace("KV", kv);
         text::parse(&text, &OpSet::standard()).map_or_else(|error| panic!("{error}"), |parsed| parsed.graph)
     }
 
@@ -268,8 +292,11 @@ mod tests {
             apart.fold(0.0, f32::max) / largest
         };
         // twice half a unit of 3 bits: keys and values are rounded
-        for (kv, most) in [("f8e4m3", 0.125), ("i8", 0.05)] {
-            let mut graph = parse(kv);
+        let (with, without) = (ATTENTION.to_owned(), without_weights());
+        let cases =
+            [(&with, "f8e4m3", 0.125), (&with, "i8", 0.05), (&without, "f8e4m3", 0.125), (&without, "i8", 0.05)];
+        for (text, kv, most) in cases {
+            let mut graph = parse_text(text, kv);
             let weights = MadeWeights::over(&source);
             let plain = off(&output(&graph, &weights));
             let ctx = PassContext::new(&weights).calibrated(&calibration, &Nothing);

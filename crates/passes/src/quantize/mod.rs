@@ -23,7 +23,7 @@ use ir::{Graph, OpId, Patch, PatchValue, Rule, Value, rewrite};
 
 use crate::{Changed, PassError};
 
-pub use assignment::{Assignment, LinearInfo, linears};
+pub use assignment::{Assignment, LinearInfo, linears, unsearched};
 pub use awq::QuantizeInt4Awq;
 pub use format::Format;
 pub use formats::{QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};

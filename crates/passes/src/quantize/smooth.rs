@@ -195,6 +195,16 @@ pub(crate) fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shri
     edit.patch
 }
 
+/// A value times numbers of its channels, where nothing that makes it can take them: it is made under another name.
+pub(crate) fn shrunk_value(graph: &Graph, ctx: &PassContext<'_>, value: Value, shrink: &[f32]) -> Patch {
+    let operands: Vec<PatchValue> = graph.operands(value.op).into_iter().map(Into::into).collect();
+    let mut edit = Edit { graph, ctx, patch: Patch::new() };
+    let made = edit.patch.add_op(graph, graph.op(value.op).clone(), &operands);
+    let shrunk = edit.times(made, &shrink_key(graph.value_name(value)), shrink);
+    edit.patch.replace(value, shrunk);
+    edit.patch
+}
+
 /// The linear with each row times what the channels made of it are. Its weight is a tensor of the checkpoint, or that cast.
 pub(crate) fn shrunk_rows(
     graph: &Graph,

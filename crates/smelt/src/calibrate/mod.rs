@@ -6,6 +6,7 @@
 
 mod activations;
 mod hessian;
+mod place;
 mod run;
 mod samples;
 mod segments;
@@ -22,6 +23,7 @@ use serde::Serialize;
 use crate::compile::{Progress, open};
 use crate::{CompileOptions, Driver, Error, RunOptions, TargetChoice, WeightsChoice};
 pub use activations::ActivationFile;
+use place::Place;
 use run::Runner;
 pub use samples::Dataset;
 use samples::Samples;
@@ -113,10 +115,7 @@ impl Driver {
                 "expected at least one sample of at least one token, and one kept row".to_owned(),
             ));
         }
-        if activations_path(out) == out {
-            let reason = "rows of activations go to the .safetensors file beside it, name a .json file";
-            return Err(Error::Usage(format!("{}: {reason}", out.display())));
-        }
+        let _place = Place::take(out)?;
         progress.phase("read text");
         let checkpoint = open(dir, &CompileOptions { weights: options.weights, ..CompileOptions::default() })?;
         let samples = Samples::of(dataset, &checkpoint, options)?;
@@ -178,14 +177,15 @@ pub fn read_calibration(path: &Path) -> Result<Calibration, Error> {
 
 /// Merges calibrations of one model, and the files with their activations where all have one; returns whether they did.
 pub fn merge_calibrations(files: &[PathBuf], out: &Path) -> Result<bool, Error> {
-    let Some((first, others)) = files.split_first() else {
+    let _place = Place::take(out)?;
+    let read = files.iter().map(|path| read_calibration(path)).collect::<Result<Vec<_>, Error>>()?;
+    check_distinct(files, &read)?;
+    let weights: Vec<u64> = read.iter().map(|calibration| calibration.tokens).collect();
+    let mut read = read.into_iter();
+    let Some(mut merged) = read.next() else {
         return Err(Error::Usage("expected calibrations to merge".to_owned()));
     };
-    let mut merged = read_calibration(first)?;
-    let mut weights = vec![merged.tokens];
-    for path in others {
-        let other = read_calibration(path)?;
-        weights.push(other.tokens);
+    for (path, other) in files.iter().skip(1).zip(read) {
         merged.merge(&other).map_err(|error| Error::BadInput(format!("{}: {error}", path.display())))?;
     }
     let sides: Vec<PathBuf> = files.iter().map(|path| activations_path(path)).collect();
@@ -195,6 +195,21 @@ pub fn merge_calibrations(files: &[PathBuf], out: &Path) -> Result<bool, Error> 
     }
     state::write_whole(out, merged.print().as_bytes())?;
     Ok(complete)
+}
+
+/// Refuses files that saw the same, which would count twice. How clips are chosen is no difference.
+fn check_distinct(files: &[PathBuf], read: &[Calibration]) -> Result<(), Error> {
+    let same = |a: &Calibration, b: &Calibration| Calibration { method: b.method, ..a.clone() } == *b;
+    for (index, (path, calibration)) in files.iter().zip(read).enumerate() {
+        if let Some(first) = read[..index].iter().position(|other| same(other, calibration)) {
+            let (first, second) = (files[first].display(), path.display());
+            return Err(Error::Usage(format!(
+                "{first} and {second} have seen the same samples, which would count twice: expected calibrations of \
+                 different texts"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a calibration of another model than a checkpoint.

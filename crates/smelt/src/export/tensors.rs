@@ -97,10 +97,10 @@ impl Exported {
                 Some(parts) if parts.scales.weight.is_some() => {
                     let module = origins.module(graph, id)?;
                     exported.untied |= tied && module == HEAD;
-                    let scheme = scheme(graph, parts).ok_or_else(|| {
-                        let expected = "whole groups of columns, and whole words of packed codes";
+                    let scheme = scheme(graph, parts).map_err(|reason| {
                         Error::Unsupported(format!(
-                            "`{module}`: compressed-tensors has no such codes, expected {expected}"
+                            "`{module}`: {reason}: expected another format for it in --precision-map, or a line `{module} \
+                             none`"
                         ))
                     })?;
                     exported.schemes.add(&module, Some(scheme));
@@ -158,37 +158,48 @@ fn matrix(graph: &Graph, value: Value) -> Option<[u64; 2]> {
     graph.tensor(value)?.const_shape()?.try_into().ok()
 }
 
-/// How a linear over codes is stored; `None` where there is no such scheme.
-fn scheme(graph: &Graph, parts: &LinearParts) -> Option<Scheme> {
-    let ([rows, cols], [scale_rows, scale_cols]) = (matrix(graph, parts.weight)?, matrix(graph, parts.scales.weight?)?);
-    let codes = graph.tensor(parts.weight)?.dtype;
+/// How a linear over codes is stored; what compressed-tensors has no scheme for is the error.
+fn scheme(graph: &Graph, parts: &LinearParts) -> Result<Scheme, String> {
+    let other = || "compressed-tensors has no scheme for its codes".to_owned();
+    let matrix = |value: Option<Value>| value.and_then(|value| matrix(graph, value)).ok_or_else(other);
+    let ([rows, cols], [scale_rows, scale_cols]) = (matrix(Some(parts.weight))?, matrix(parts.scales.weight)?);
+    let dtype = |value: Value| graph.tensor(value).map(|ty| ty.dtype);
+    let codes = dtype(parts.weight).ok_or_else(other)?;
     let float = codes == DType::F8E4M3;
+    let whole = |group: u64| match cols % group {
+        0 => Ok(group),
+        _ => {
+            Err(format!("its {cols} columns are no multiple of {group}, and compressed-tensors has whole groups only"))
+        }
+    };
     let quantize = graph.producer::<QuantizeBlocks>(parts.weight).map(|(_, quantize)| quantize);
     let scales = match quantize.and_then(|quantize| Some([quantize.rows?.into(), quantize.cols?.into()])) {
         Some(block) => Scales::Block(block),
-        None if scale_rows != rows => return None,
+        None if scale_rows != rows => return Err(other()),
         None if scale_cols == 1 => Scales::Row,
-        None => Scales::Group(scale_block(cols, scale_cols).filter(|group| cols % group == 0)?),
+        None => Scales::Group(whole(scale_block(cols, scale_cols).ok_or_else(other)?)?),
     };
     let inputs = match parts.scales.x {
         None => None,
-        Some(_) if graph.tensor(parts.x)?.dtype != codes => return None,
+        Some(_) if dtype(parts.x) != Some(codes) => return Err(other()),
         Some(_) => Some(match graph.producer::<QuantizeBlocks>(parts.x) {
             Some((_, quantize)) => match quantize.cols.map(u64::from).filter(|group| *group < cols) {
                 None => Inputs::Token,
-                Some(group) if cols % group == 0 => Inputs::Group(group),
-                Some(_) => return None,
+                Some(group) => Inputs::Group(whole(group)?),
             },
-            None => {
-                graph.producer::<Quantize>(parts.x)?;
-                Inputs::Static
-            }
+            None => graph.producer::<Quantize>(parts.x).map(|_| Inputs::Static).ok_or_else(other)?,
         }),
     };
     let scheme = Scheme { bits: if codes == DType::I4 { 4 } else { 8 }, float, scales, inputs };
     let per_word = 32 / u64::from(scheme.bits);
-    let writable = parts.scales.zero.is_none() && (!scheme.packed() || cols % per_word == 0);
-    (writable && (scheme.packed() || scheme.bits == 8)).then_some(scheme)
+    if scheme.packed() && cols % per_word != 0 {
+        let bits = scheme.bits;
+        return Err(format!(
+            "its {cols} columns of {bits} bits fill no whole words of 32, in which compressed-tensors packs them"
+        ));
+    }
+    let writable = parts.scales.zero.is_none() && (scheme.packed() || scheme.bits == 8);
+    writable.then_some(scheme).ok_or_else(other)
 }
 
 /// The tensors of a linear over codes.

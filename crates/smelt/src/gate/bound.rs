@@ -67,11 +67,12 @@ impl FromStr for Bound {
         };
         let digits = value.starts_with(|c: char| c.is_ascii_digit() || c == '.');
         let value = value.parse::<f64>().ok().filter(|value| digits && value.is_finite()).ok_or_else(unknown)?;
+        // one that no plan can keep is none
         match (figure, sign, increase, percent) {
             ("perplexity", "<", true, true) => Ok(Bound::PerplexityIncrease(value / 100.0)),
-            ("perplexity", "<", false, false) => Ok(Bound::Perplexity(value)),
-            ("kl", "<", false, false) => Ok(Bound::Kl(value)),
-            ("top1", ">", false, true) if value <= 100.0 => Ok(Bound::Top1(value / 100.0)),
+            ("perplexity", "<", false, false) if value > 1.0 => Ok(Bound::Perplexity(value)),
+            ("kl", "<", false, false) if value > 0.0 => Ok(Bound::Kl(value)),
+            ("top1", ">", false, true) if value < 100.0 => Ok(Bound::Top1(value / 100.0)),
             _ => Err(unknown()),
         }
     }
@@ -152,6 +153,9 @@ mod tests {
             "kl<inf",
             "kl>1",
             "kl<1%",
+            "kl<0",
+            "perplexity<1",
+            "top1>100%",
             "kl<+1",
             "top1>1",
             "top1>101%",

@@ -1,0 +1,151 @@
+//! What the products of a decode step take: as a timing cache knows it, or measured here. A roofline knows bytes and
+//! arithmetic, not what it takes to make numbers of codes.
+
+use std::collections::HashMap;
+
+use codegen::cuda::Compiler;
+use codegen::{Catalog, CodegenError, ProgramShape, Selection, Target, Timings, chosen, select};
+use frontend::ImportOptions;
+use ir::ops::Linear;
+use ir::{DType, Graph, MadeWeights, NoWeights, Op, TensorType};
+use passes::quantize::{Format, Layers, unsearched};
+use passes::{PassContext, PassManager, Silent};
+use plan::{Executor, ProgramKind};
+
+use crate::timing::known;
+use crate::{Driver, Error, RunOptions, TimingOptions, precision};
+
+/// The sizes of a product, and its format.
+type Product = (u64, u64, Option<Format>);
+
+/// Times of products that were asked for.
+pub(super) struct Times {
+    driver: Driver,
+    catalog: Catalog,
+    executor: Box<dyn Executor>,
+    compiler: Option<Compiler>,
+    /// What a timing cache has of this device.
+    known: Timings,
+    import: ImportOptions,
+    seconds: HashMap<Product, f64>,
+}
+
+impl Times {
+    /// Nothing is measured yet.
+    pub fn new(
+        driver: &Driver,
+        (target, import): (Target, &ImportOptions),
+        run: RunOptions,
+        timing: Option<&TimingOptions>,
+    ) -> Result<Times, Error> {
+        let executor = driver.executor(target.name(), run)?;
+        let known = known(timing, target, &executor.device())?;
+        Ok(Times {
+            catalog: driver.catalog(target).timed(known.clone()),
+            known,
+            compiler: target.is_gpu().then(|| driver.compiler()).transpose()?,
+            driver: driver.clone(),
+            executor,
+            import: import.clone(),
+            seconds: HashMap::new(),
+        })
+    }
+
+    /// What a product takes that was measured.
+    pub fn get(&self, outputs: u64, inputs: u64, format: Option<Format>) -> Option<f64> {
+        self.seconds.get(&(outputs, inputs, format)).copied()
+    }
+
+    /// Measures a product of `rows` rows of activations: with what makes codes of these, where the format has some.
+    pub fn measure(&mut self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<(), Error> {
+        if self.get(outputs, inputs, format).is_some() {
+            return Ok(());
+        }
+        let (selection, programs) = self.select(&self.graph(rows, outputs, inputs, format)?)?;
+        let mut nanoseconds = 0;
+        for launch in chosen(&selection, &programs, 0) {
+            nanoseconds += match launch.time(&self.known) {
+                Some(known) => known,
+                None => {
+                    let outcomes = launch.measure(&self.catalog, self.executor.as_ref(), self.compiler.as_ref())?;
+                    let times: Option<Vec<u64>> =
+                        outcomes.into_values().map(|outcome| outcome.nanoseconds.ok()).collect();
+                    let slow =
+                        || Error::Unsupported(format!("no kernel is fast enough to be timed for {}", launch.op()));
+                    times.ok_or_else(slow)?.into_iter().sum()
+                }
+            };
+        }
+        self.seconds.insert((outputs, inputs, format), nanoseconds as f64 / 1e9);
+        Ok(())
+    }
+
+    /// The kernels of a graph of fixed sizes.
+    fn select(&self, graph: &Graph) -> Result<(Selection, [ProgramShape; 1]), Error> {
+        let programs = [ProgramShape {
+            name: "product".to_owned(),
+            kind: ProgramKind::Decode,
+            replacements: Default::default(),
+            symbols: Vec::new(),
+        }];
+        let target = self.executor.target().to_owned();
+        let selection = select(graph, &self.catalog, &programs);
+        let selection = selection.map_err(|problems| CodegenError::NoKernel { target, problems })?;
+        Ok((selection, programs))
+    }
+
+    /// A linear alone, as passes leave it.
+    fn graph(&self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<Graph, Error> {
+        let ImportOptions { activations, weights, .. } = self.import;
+        let mut graph = Graph::new("product", Vec::new(), Vec::new());
+        let x = graph.add_input("x", TensorType::new(activations, [rows, inputs]));
+        let weight = graph.add_constant("weight", TensorType::new(weights, [outputs, inputs]));
+        let to = (activations != DType::F32).then_some(DType::F32);
+        let linear = graph.add(Op::new(Linear { to }), &[x, weight], &["y"]);
+        let y = graph.result(linear.map_err(frontend::ImportError::from)?);
+        graph.add_output("y", y);
+        let layers = Layers::Named(["y".to_owned()].into());
+        let passes = format.map(|format| unsearched(format, layers)).into_iter().collect();
+        let pipeline = precision::quantizing(self.driver.pipeline(), passes);
+        let weights = MadeWeights::over(&NoWeights);
+        let ran = PassManager::default().run(&pipeline, &mut graph, &PassContext::new(&weights), &mut Silent);
+        ran.map_err(|failure| self.driver.pass_failed(failure))?;
+        Ok(graph)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_takes_what_a_timing_cache_says_or_is_measured() {
+        let import = ImportOptions {
+            weights: DType::BF16,
+            activations: DType::F32,
+            kv: DType::BF16,
+            block_tokens: 64,
+            max_num_tokens: 1,
+            max_batch_size: 1,
+            max_logit_rows: 1,
+            max_seq_len: 64,
+            sampled_ids: None,
+        };
+        let mut times = Times::new(&Driver::new(), (Target::Cpu, &import), RunOptions::default(), None).unwrap();
+        for format in Format::ALL.into_iter().map(Some).chain([None]) {
+            times.measure(2, 64, 128, format).unwrap();
+            assert!(times.get(64, 128, format).is_some_and(|seconds| 0.0 < seconds && seconds < 1.0), "{format:?}");
+        }
+        let (selection, programs) = times.select(&times.graph(1, 64, 128, Some(Format::Fp8)).unwrap()).unwrap();
+        let launches = chosen(&selection, &programs, 0);
+        assert_eq!(launches.len(), 2, "codes of activations, and the product");
+        for launch in &launches {
+            let mut outcomes = launch.measure(&times.catalog, times.executor.as_ref(), None).unwrap();
+            outcomes.values_mut().for_each(|outcome| outcome.nanoseconds = Ok(3_000));
+            times.known.record(launch.op(), outcomes);
+        }
+        times.seconds.clear();
+        times.measure(1, 64, 128, Some(Format::Fp8)).unwrap();
+        assert_eq!(times.get(64, 128, Some(Format::Fp8)), Some(6e-6));
+    }
+}
