@@ -83,6 +83,14 @@ pub struct PrecisionMap {
     pub text: String,
 }
 
+impl PrecisionMap {
+    /// A table of these linears, which nobody wrote to a file.
+    pub(crate) fn of<'a>(formats: impl IntoIterator<Item = (&'a String, &'a Format)>) -> PrecisionMap {
+        let lines = formats.into_iter().map(|(name, format)| format!("{name} {format}\n"));
+        PrecisionMap { path: PathBuf::from("precision"), text: lines.collect() }
+    }
+}
+
 /// A file of rewriting rules, `pattern => replacement`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RewriteFile {

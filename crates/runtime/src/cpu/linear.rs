@@ -2,8 +2,8 @@
 //!
 //! Both operands are contiguous along K, so lanes run along K and every result has its own eight sums. A tile holds
 //! R rows of x against C rows of weights in registers; which tile computes a result changes nothing in how it is
-//! summed. One row streams eight rows of weights at once, four rows use each weight four times. Where operands are
-//! codes, the sums of the columns that share a scale are multiplied by it before they join the others.
+//! summed. One row streams eight rows of weights at once, four rows use each weight four times. Codes are
+//! multiplied by the scale of their group as they are widened; a scale of a whole row multiplies the complete sum.
 
 use std::ops::Range;
 

@@ -1,8 +1,7 @@
 //! Which of several number formats makes a plan foretell a text otherwise than its reference: each is compared alone.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use passes::quantize::{Format, linears};
 use serde::Serialize;
@@ -49,19 +48,14 @@ pub fn compare_formats(
     let passage = Passage::new(&reference, text)?;
     let mut found = Vec::new();
     for format in formats {
-        let names = || assignment.formats.iter().filter(|(_, other)| **other == format).map(|(name, _)| name);
-        let mut lines = String::new();
-        for name in names() {
-            // Writing to a String cannot fail.
-            let _ = writeln!(lines, "{name} {format}");
-        }
-        let map = Some(PrecisionMap { path: PathBuf::from("precision"), text: lines });
+        let own = || assignment.formats.iter().filter(|(_, other)| **other == format);
+        let map = Some(PrecisionMap::of(own()));
         let precision = PrecisionOptions { linears: None, head: None, kv: None, map, ..options.precision.clone() };
         let mut plan = load(CompileOptions { precision, ..options.clone() })?;
         let windows = windows.resolve(&plan, &passage)?;
         let alone = compare(&mut reference, &mut plan, &passage, windows)?;
         let (kl, top1) = (alone.kl, alone.top1);
-        found.push(FormatError { format: format.to_string(), linears: names().count(), kl, top1 });
+        found.push(FormatError { format: format.to_string(), linears: own().count(), kl, top1 });
     }
     found.sort_by(|a, b| b.kl.total_cmp(&a.kl));
     Ok(found)

@@ -1,6 +1,6 @@
 //! The search: what is measured of groups and formats, and how one is picked of each group.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use codegen::Target;
 use frontend::ImportOptions;
@@ -377,8 +377,7 @@ impl<'a> Search<'a> {
     }
 
     fn load(&self, assignment: &Assignment, other: PrecisionOptions) -> Result<Llm, Error> {
-        let lines = assignment.formats.iter().map(|(name, format)| format!("{name} {format}\n"));
-        let map = PrecisionMap { path: PathBuf::from("precision"), text: lines.collect() };
+        let map = PrecisionMap::of(&assignment.formats);
         let PrecisionOptions { activations, calibration, .. } = self.precision.clone();
         let precision = PrecisionOptions { map: Some(map), activations, calibration, ..other };
         load(self.driver, self.dir, &CompileOptions { precision, ..self.options.clone() }, self.mixed)

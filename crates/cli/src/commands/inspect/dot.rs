@@ -1,6 +1,6 @@
 //! `smelt inspect --dot`: a program for Graphviz. Launches are nodes, what one hands to another is an edge, and each
-//! layer is a cluster, equal ones the same. Nodes stand before the clusters, and are called what they compute, because Netron leaves out
-//! clusters and shows names.
+//! layer is a cluster, equal ones the same. Nodes stand before the clusters, and are called what they compute, because
+//! Netron leaves out clusters and shows names.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;

@@ -68,6 +68,7 @@ impl WgmmaConfig {
         match bound {
             0..=32 => few(32),
             33..=64 => few(64),
+            // the product is computed transposed: outputs take the place of rows
             _ => {
                 let WgmmaConfig { rows, cols, stages } = WgmmaConfig::many_rows_of(bound, n, WIDENED_OUTPUTS, widths);
                 WgmmaConfig { rows: cols, cols: rows, stages }
