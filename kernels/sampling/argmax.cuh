@@ -1,6 +1,6 @@
 // The index of the largest of the first kClasses elements of each row, the smallest such index on a tie.
 //
-//   best [rows] i32; x [rows][kCols] of T. A NaN is never larger; where element 0 is one, index 0 is the answer.
+//   best [rows] i32; x [rows][kCols] of T. -1 where a row has NaN or +inf among its classes, or nothing finite.
 //   Grid: rows * kCluster; a cluster of kCluster blocks shares a row and merges in the memory of its first block.
 #pragma once
 #include "common/body.cuh"
@@ -28,7 +28,8 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
   static constexpr int kWidth = vector_width<T, kCols>();
   static constexpr int kStride = kCluster * kThreads * kWidth;  // of the columns of a thread
   static constexpr int kBatch = 4;                              // vectors that a thread has on their way
-  static constexpr int kNone = 0x7fffffff;
+  static constexpr int kNone = 0x7fffffff;  // nothing larger than -inf yet
+  static constexpr int kUnusable = -1;
   using Values = Vec<T, kWidth>;
 
   int* best;
@@ -42,8 +43,9 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
     const T* values = x + i64(row) * kCols;
 
     // load
-    const float head = to_float(values[0]);
-    Candidate found = {-__int_as_float(0x7f800000), kNone};
+    constexpr float kInfinity = __builtin_inff();
+    Candidate found = {-kInfinity, kNone};
+    bool usable = true;
     for (int start = (rank * kThreads + int(threadIdx.x)) * kWidth; start < kClasses; start += kBatch * kStride) {
       Values held[kBatch];
 #pragma unroll
@@ -56,11 +58,16 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const int col = start + b * kStride + i;
+          const float value = col < kClasses ? to_float(held[b][i]) : -kInfinity;
+          usable &= value < kInfinity;  // false for NaN
           // columns come in ascending order: the first of equals stays
-          if (col < kClasses && to_float(held[b][i]) > found.value) found = {to_float(held[b][i]), col};
+          if (value > found.value) found = {value, col};
         }
       }
     }
+
+    // larger than every usable candidate, and before the others of its kind
+    if (!usable) found = {kInfinity, kUnusable};
 
     // reduce
     __shared__ float warp_value[kWarps];
@@ -70,7 +77,7 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
     __syncthreads();
     if (threadIdx.x < 32) {
       const bool real = threadIdx.x < kWarps;
-      found = {real ? warp_value[threadIdx.x] : -__int_as_float(0x7f800000), real ? warp_index[threadIdx.x] : kNone};
+      found = {real ? warp_value[threadIdx.x] : -kInfinity, real ? warp_index[threadIdx.x] : kNone};
       reduce_warp(found);
     }
     if constexpr (kCluster > 1) {
@@ -89,10 +96,7 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
     }
 
     // store
-    if (rank == 0 && threadIdx.x == 0) {
-      // a NaN in front is never exceeded, and nothing exceeds it where all is minus infinity
-      best[row] = head != head || found.index == kNone ? 0 : found.index;
-    }
+    if (rank == 0 && threadIdx.x == 0) best[row] = found.index == kNone ? kUnusable : found.index;
   }
 
   static __device__ __forceinline__ void reduce_warp(Candidate& found) {

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use plan::{Bindings, ExecError, InputData, PlanFile, PortData, ProgramKind, Session, StepId};
+use plan::{ExecError, PlanFile, PortData, ProgramKind, Session, StepId};
 
 use crate::BlockPool;
 use crate::sequence::{FinishReason, Request, RequestId, Sequence};
-use crate::step::{Chunk, blocks_for, check_ports, pack, schedule};
+use crate::step::{Chunk, Padding, blocks_for, check_ports, pack, schedule};
 
 /// Generates tokens for any number of requests at a time. A request waits until it has a place in the batch and
 /// blocks for all the tokens it may need, so that none is ever thrown out.
@@ -55,9 +55,29 @@ pub enum EngineError {
     /// The plan was not made for this engine.
     #[error("the plan cannot generate text: {0}; compile the checkpoint again")]
     Plan(String),
+    /// A row of logits has NaN or infinity, or nothing finite: no token follows from it.
+    #[error("request {}: the logits at position {position} are not finite{}", request.0, origin(.first))]
+    NotFinite {
+        /// The request.
+        request: RequestId,
+        /// The position of the last token before them, counted from 0.
+        position: usize,
+        /// The first weight or op with such a value, where the session can tell.
+        first: Option<String>,
+    },
     /// The device failed.
     #[error(transparent)]
     Exec(#[from] ExecError),
+}
+
+/// The end of [`EngineError::NotFinite`].
+fn origin(found: &Option<String>) -> String {
+    match found {
+        Some(found) => format!(": {found}"),
+        None => {
+            " (to learn which weight or op is the first, compile with --target cpu and run the same prompt)".to_owned()
+        }
+    }
 }
 
 impl Engine {
@@ -206,22 +226,8 @@ impl Engine {
 
     /// Submits a step; `feedback` takes the tokens from the step before.
     fn submit(&mut self, chunks: Vec<Chunk>, feedback: bool) -> Result<Flight, EngineError> {
-        let inputs = pack(self.file.plan(), &self.running, &chunks);
-        let tokens = match feedback {
-            true => InputData::Previous("next_tokens"),
-            false => InputData::Values(&inputs.tokens),
-        };
-        let bindings = Bindings {
-            symbols: inputs.symbols.clone(),
-            inputs: vec![
-                ("tokens", tokens),
-                ("positions", InputData::Values(&inputs.positions)),
-                ("query_starts", InputData::Values(&inputs.query_starts)),
-                ("block_table", InputData::Values(&inputs.block_table)),
-                ("rows", InputData::Values(&inputs.rows)),
-            ],
-        };
-        let step = self.session.submit(inputs.program, &bindings)?;
+        let inputs = pack(self.file.plan(), &self.running, &chunks, Padding::Decode);
+        let step = self.session.submit(inputs.program, &inputs.bindings(feedback))?;
         for chunk in &chunks {
             if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) {
                 sequence.cached += chunk.tokens;
@@ -264,7 +270,10 @@ impl Engine {
             }
             if chunk.samples && sequence.finished.is_none() {
                 let token = rows.last().and_then(|row| sampled.get(row)).copied();
-                let token = token.and_then(|token| u32::try_from(token).ok()).ok_or_else(|| wrong("next_tokens"))?;
+                let token = token.ok_or_else(|| wrong("next_tokens"))?;
+                let Ok(token) = u32::try_from(token) else {
+                    return Err(self.not_finite(chunk));
+                };
                 sequence.push(token, &plan.model.eos);
                 event.token = Some(token);
                 event.finished = sequence.finished;
@@ -272,6 +281,20 @@ impl Engine {
             events.push(event);
         }
         Ok(())
+    }
+
+    /// The error of a chunk whose logits are not finite. The step runs again, where that can show what began it.
+    fn not_finite(&mut self, chunk: &Chunk) -> EngineError {
+        let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
+            return ExecError::Unsupported("a step gave tokens to a sequence that does not run".to_owned()).into();
+        };
+        let position = sequence.tokens.len() - 1;
+        sequence.cached = sequence.tokens.len() - chunk.tokens;
+        let inputs = pack(self.file.plan(), &self.running, &[*chunk], Padding::None);
+        match self.session.first_not_finite(inputs.program, &inputs.bindings(false)) {
+            Ok(first) => EngineError::NotFinite { request: chunk.sequence, position, first },
+            Err(error) => error.into(),
+        }
     }
 
     /// Takes finished sequences out and frees their blocks.

@@ -1,6 +1,6 @@
 //! Packing sequences into the inputs of one step.
 
-use plan::{DType, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolValues, upper_bounds};
+use plan::{Bindings, DType, InputData, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolValues, upper_bounds};
 
 use crate::sequence::{RequestId, Sequence};
 
@@ -57,8 +57,35 @@ pub(crate) struct StepInputs {
     pub rows: Vec<i32>,
 }
 
-/// Packs chunks for the smallest program that holds them. A decode program is padded with tokens of no sequence.
-pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk]) -> StepInputs {
+impl StepInputs {
+    /// What a session takes; with `feedback` the tokens are those that the step before chose.
+    pub fn bindings(&self, feedback: bool) -> Bindings<'_> {
+        let tokens = match feedback {
+            true => InputData::Previous("next_tokens"),
+            false => InputData::Values(&self.tokens),
+        };
+        let inputs = vec![
+            ("tokens", tokens),
+            ("positions", InputData::Values(&self.positions)),
+            ("query_starts", InputData::Values(&self.query_starts)),
+            ("block_table", InputData::Values(&self.block_table)),
+            ("rows", InputData::Values(&self.rows)),
+        ];
+        Bindings { symbols: self.symbols.clone(), inputs }
+    }
+}
+
+/// Whether a step may compute rows for nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Padding {
+    /// A decode program is padded with tokens of no sequence.
+    Decode,
+    /// The program for prompts, which takes any number of tokens.
+    None,
+}
+
+/// Packs chunks for the smallest program that holds them.
+pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], padding: Padding) -> StepInputs {
     let blocks_per_sequence = blocks_for(plan, plan.limits.max_seq_len as usize);
     let mut inputs = StepInputs {
         program: 0,
@@ -87,7 +114,7 @@ pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk]) -> StepI
         // a program computes at least one row; nobody looks at this one
         inputs.rows.push(0);
     }
-    let single = chunks.iter().all(|chunk| chunk.tokens == 1 && chunk.rows == 1);
+    let single = padding == Padding::Decode && chunks.iter().all(|chunk| chunk.tokens == 1 && chunk.rows == 1);
     let decode = if single { smallest_decode(plan, chunks.len()) } else { None };
     let sizes = match decode {
         Some((program, batch)) => {

@@ -11,6 +11,7 @@ pub mod e4m3;
 mod executor;
 mod file;
 mod formula;
+mod greedy;
 mod layout;
 mod live;
 mod model;
@@ -28,6 +29,7 @@ pub use dump::{dump, float_text};
 pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
 pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
+pub use greedy::most_likely;
 pub use layout::{Layout, Tiles};
 pub use live::FullestStep;
 pub use model::{

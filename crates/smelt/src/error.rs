@@ -107,7 +107,9 @@ impl Error {
             Error::Codegen(CodegenError::Constant(_) | CodegenError::Graph(_) | CodegenError::Units { .. }) => {
                 ErrorKind::Internal
             }
-            Error::Engine(EngineError::Request(_) | EngineError::Plan(_)) => ErrorKind::BadInput,
+            Error::Engine(EngineError::Request(_) | EngineError::Plan(_) | EngineError::NotFinite { .. }) => {
+                ErrorKind::BadInput
+            }
             Error::Exec(error) | Error::Engine(EngineError::Exec(error)) => exec_kind(error),
             Error::Codegen(CodegenError::Timing { error, .. }) => exec_kind(error),
         }

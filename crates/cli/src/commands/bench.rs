@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{Driver, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, RunOptions};
+use smelt::plans::Limits;
+use smelt::{Driver, GenerationParams, Llm, LoadOptions, NewToken, Plan, PlanCache, Prompt, RunOptions};
 
 use super::generate::{build_identity, plan_in};
 use crate::args::{CacheArgs, CompileArgs};
@@ -77,6 +78,7 @@ impl Bench {
         let llm = Llm::load_with(&self.cache.driver(driver), &plan_in(&self.model), &options, &mut progress);
         progress.finish();
         let mut llm = llm?;
+        self.fits(llm.plan().plan())?;
         let mut load_ms = 0.0;
         let mut runs = Vec::new();
         let mut totals = Vec::new();
@@ -102,6 +104,35 @@ impl Bench {
             runs,
         };
         if self.json { print_json(&report) } else { print(&report.table()) }
+    }
+
+    /// Refuses what the plan has no room for at once, before any prompt is made.
+    fn fits(&self, plan: &Plan) -> Result<(), Failure> {
+        let Limits { max_batch_size, max_input_len, max_seq_len, .. } = plan.limits;
+        let refuse = |asked: String, allowed: String, option: &str| {
+            Err(Failure::usage(format!("{asked}: the plan has room for {allowed} (compile with a larger {option})")))
+        };
+        if self.batch > max_batch_size as usize {
+            return refuse(format!("--batch {}", self.batch), format!("{max_batch_size} at once"), "--max-batch-size");
+        }
+        if self.prompt_len > max_input_len as usize {
+            let asked = format!("--prompt-len {}", self.prompt_len);
+            return refuse(asked, format!("prompts of {max_input_len} tokens"), "--max-input-len");
+        }
+        // neither is above 2^32 here
+        let tokens = self.prompt_len as u64 + u64::from(self.tokens);
+        if tokens > u64::from(max_seq_len) {
+            let asked = format!("--prompt-len {} and --tokens {} are {tokens} tokens", self.prompt_len, self.tokens);
+            return refuse(asked, format!("{max_seq_len} per sequence"), "--max-seq-len");
+        }
+        for group in &plan.kv {
+            let needed = tokens.div_ceil(u64::from(group.block_tokens)) * self.batch as u64;
+            if needed > u64::from(group.blocks) {
+                let asked = format!("{} sequences of {tokens} tokens take {needed} KV blocks", self.batch);
+                return refuse(asked, format!("{} of {} tokens", group.blocks, group.block_tokens), "--kv-cache");
+            }
+        }
+        Ok(())
     }
 
     fn measure(&self, llm: &mut Llm) -> Result<Measured, Failure> {

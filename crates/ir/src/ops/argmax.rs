@@ -6,7 +6,8 @@ use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError
 
 op! {
     /// The index of the largest of the first `classes` elements of each row, the smallest such index on a tie:
-    /// `[R, V]` to i32 `[R]`. `classes` leaves out the rows that pad an embedding table past its tokenizer.
+    /// `[R, V]` to i32 `[R]`. -1 where they hold NaN or positive infinity, or nothing finite. `classes` leaves out the
+    /// rows that pad an embedding table past its tokenizer.
     pub struct Argmax = "argmax" (x) { classes: u32 }
 }
 
@@ -28,15 +29,7 @@ impl Semantics for Argmax {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let best = |row: &[f32]| {
-            let mut best = 0;
-            for (index, value) in row[..self.classes as usize].iter().enumerate() {
-                if *value > row[best] {
-                    best = index;
-                }
-            }
-            best as i32
-        };
+        let best = |row: &[f32]| plan::most_likely(&row[..self.classes as usize]);
         let values: Vec<i32> = operands[0].rows().map(best).collect();
         Ok(vec![HostTensor::i32([values.len()], values)])
     }

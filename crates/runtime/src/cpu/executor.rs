@@ -1,6 +1,7 @@
 //! Sessions on the CPU: where tensors lie, and running programs over a thread pool.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use plan::{
@@ -10,7 +11,7 @@ use plan::{
 use rayon::prelude::*;
 
 use super::memory::Memory;
-use super::{Args, CpuKernel, KvLayer, Tensor, kernels};
+use super::{Args, CpuKernel, KvLayer, Tensor, finite, kernels};
 
 /// Runs plans for the `cpu` target.
 pub struct CpuExecutor {
@@ -78,6 +79,7 @@ impl Executor for CpuExecutor {
         }
         self.pool.install(|| (0..file.chunk_count()).into_par_iter().try_for_each(|chunk| file.verify_chunk(chunk)))?;
         let kernels = plan.kernels.iter().map(|kernel| self.kernel(&file, kernel)).collect::<Result<Vec<_>, _>>()?;
+        self.pool.install(|| finite::check_codes(&file))?;
         let weights = self.pool.install(|| random_weights(plan))?;
         let pools = plan.kv.iter().map(|group| Memory::zeroed(group.pool_bytes()));
         let pools = pools.collect::<Result<Vec<_>, _>>().map_err(ExecError::OutOfMemory)?;
@@ -263,6 +265,32 @@ impl CpuSession {
         Ok(())
     }
 
+    /// Runs the launches of a program, and looks at each after it ran. Ends early where the look breaks off.
+    fn run<B: Send>(
+        &mut self,
+        index: usize,
+        program: &Program,
+        bindings: &Bindings<'_>,
+        look: impl Fn(&Launch, &Args) -> ControlFlow<B> + Sync,
+    ) -> Result<Option<B>, ExecError> {
+        self.prepare(index, &bindings.symbols)?;
+        self.bind(index, bindings)?;
+        let prepared = &self.prepared[index];
+        let kernels = &self.kernels;
+        self.pool.install(|| {
+            let launches = prepared.iter().flat_map(|prepared| &prepared.launches);
+            for (step, (launch, Step::Launch(planned))) in launches.zip(&program.steps).enumerate() {
+                let kernel = kernels[launch.kernel].as_ref();
+                run_launch(kernel, launch)
+                    .map_err(|reason| kernel_error(kernel.name(), program, planned, step, reason))?;
+                if let ControlFlow::Break(found) = look(planned, &launch.args) {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// Copies the bound inputs into their buffers.
     fn bind(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<(), ExecError> {
         let file = Arc::clone(&self.file);
@@ -330,24 +358,18 @@ impl Session for CpuSession {
             let reason = "the plan has no such program".to_owned();
             return Err(ExecError::Bindings { program: index.to_string(), reason });
         };
-        self.prepare(index, &bindings.symbols)?;
-        self.bind(index, bindings)?;
-        let prepared = &self.prepared[index];
-        let kernels = &self.kernels;
-        self.pool.install(|| {
-            let launches = prepared.iter().flat_map(|prepared| &prepared.launches);
-            for (step, (launch, Step::Launch(planned))) in launches.zip(&program.steps).enumerate() {
-                let kernel = kernels[launch.kernel].as_ref();
-                run_launch(kernel, launch)
-                    .map_err(|reason| kernel_error(kernel.name(), program, planned, step, reason))?;
-            }
-            Ok::<(), ExecError>(())
-        })?;
+        self.run(index, program, bindings, |_, _| ControlFlow::<()>::Continue(()))?;
         self.steps += 1;
         let id = StepId(self.steps);
         self.last = Some((id, index));
         self.keep_integers(id, index)?;
         Ok(id)
+    }
+
+    fn first_not_finite(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<Option<String>, ExecError> {
+        let file = Arc::clone(&self.file);
+        let Some(program) = file.plan().programs.get(index) else { return Ok(None) };
+        self.run(index, program, bindings, |launch, args| finite::first(file.plan(), launch, args))
     }
 
     fn wait(&mut self, _: StepId) -> Result<(), ExecError> {

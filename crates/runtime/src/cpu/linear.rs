@@ -405,7 +405,7 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
                 let mut weights = [L::splat(0.0); C];
                 for c in 0..C {
                     // SAFETY: `k + LANES <= width`, the weights of every row.
-                    weights[c] = unsafe { W::load(w[c].as_ptr().add(k / W::WEIGHTS)) };
+                    weights[c] = unsafe { W::load_finite(w[c].as_ptr().add(k / W::WEIGHTS)) };
                     if ZEROS {
                         weights[c] = weights[c].minus(zero[c]);
                     }

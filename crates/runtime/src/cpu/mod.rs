@@ -6,6 +6,7 @@ mod attention;
 mod bandwidth;
 mod by_rows;
 mod executor;
+mod finite;
 mod linear;
 mod map;
 mod memory;

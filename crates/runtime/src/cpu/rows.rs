@@ -26,7 +26,7 @@ pub(super) struct GatherRows;
 pub(super) struct Split;
 /// `silu(left half) * right half`.
 pub(super) struct Swiglu;
-/// The index of the largest of the first `classes` elements; one row a task.
+/// The index of the largest of the first `classes` elements, [`plan::most_likely`]; one row per task.
 pub(super) struct Argmax;
 
 /// Row `index` of a table to row `row` of the output, in the output's dtype.
@@ -176,15 +176,10 @@ impl CpuKernel for Argmax {
     fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let row = x.get(task * width..(task + 1) * width).ok_or("a task has no row")?;
-        let mut best = 0;
-        for (index, value) in row[..args.int("classes")?].iter().enumerate() {
-            if *value > row[best] {
-                best = index;
-            }
-        }
+        let best = plan::most_likely(&row[..args.int("classes")?]);
         // SAFETY: one row a task.
         let out = unsafe { args.outputs[0].write::<i32>(task..task + 1)? };
-        out[0] = best as i32;
+        out[0] = best;
         Ok(())
     }
 }

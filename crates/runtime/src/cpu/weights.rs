@@ -17,6 +17,16 @@ pub(super) trait Weight: Copy + Send + Sync + 'static {
     /// `at` must be valid for eight weights.
     unsafe fn load<L: Lanes>(at: *const Self) -> L;
 
+    /// Eight weights of a plan, widened: loading it made sure that none is the code of NaN.
+    ///
+    /// # Safety
+    /// `at` must be valid for eight weights.
+    #[inline(always)]
+    unsafe fn load_finite<L: Lanes>(at: *const Self) -> L {
+        // SAFETY: promised by the caller.
+        unsafe { Self::load(at) }
+    }
+
     /// Weight `index` of a row.
     fn widen(row: &[Self], index: usize) -> f32;
 }
@@ -29,6 +39,12 @@ impl<E: Element> Weight for E {
     unsafe fn load<L: Lanes>(at: *const E) -> L {
         // SAFETY: promised by the caller.
         unsafe { L::load(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_finite<L: Lanes>(at: *const E) -> L {
+        // SAFETY: promised by the caller.
+        unsafe { L::load_finite(at) }
     }
 
     #[inline(always)]
