@@ -43,7 +43,7 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
     const T* values = x + i64(row) * kCols;
 
     // load
-    constexpr float kInfinity = __builtin_inff();
+    const float kInfinity = __int_as_float(0x7f800000);
     Candidate found = {-kInfinity, kNone};
     bool usable = true;
     for (int start = (rank * kThreads + int(threadIdx.x)) * kWidth; start < kClasses; start += kBatch * kStride) {
