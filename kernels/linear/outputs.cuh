@@ -80,7 +80,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
       scale(up, half, kN / 2 + n);
       add_bias(n, gate[0], gate[1]);
       add_bias(kN / 2 + n, up[0], up[1]);
-      y = {silu(gate[0]) * up[0], silu(gate[1]) * up[1]};
+      y = {silu_for<Y>(gate[0]) * up[0], silu_for<Y>(gate[1]) * up[1]};
     } else {
       const D* d = sums + 4 * p + 2 * half;
       float product[2] = {float(d[0]), float(d[1])};

@@ -377,7 +377,7 @@ struct LinearSkinny {
       float value;
       if constexpr (kSwiglu) {
         const int gate = column / 8 * 16 + column % 8;
-        value = silu(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
+        value = silu_for<Y>(total(partial, row, gate, bias, n)) * total(partial, row, gate + 8, bias, kN / 2 + n);
       } else {
         value = apply<F>(total(partial, row, column, bias, n));
       }

@@ -282,7 +282,7 @@ struct LinearWgmmaWeights {
       const float low = sums[i / 2 * 4 + i % 2] * scale[0] + shift[0];
       const float high = sums[i / 2 * 4 + 2 + i % 2] * scale[1] + shift[1];
       if constexpr (kSwiglu) {
-        put(staged, r, 8 * warp + g, silu(low) * high);
+        put(staged, r, 8 * warp + g, silu_for<Y>(low) * high);
       } else {
         put(staged, r, 16 * warp + g, apply<F>(low));
         put(staged, r, 16 * warp + 8 + g, apply<F>(high));

@@ -47,7 +47,7 @@ template <class T, int kCols> struct Swiglu {
     each_vector<kCols, kWidth>(tile, rows, [&](i64 at) {
       const T* left = gate_up + at + at / kCols * kCols;
       const auto gate = load_vector<kWidth>(left), up = load_vector<kWidth>(left + kCols);
-      store_vector<T, kWidth>(out + at, [&](int i) { return silu(to_float(gate[i])) * to_float(up[i]); });
+      store_vector<T, kWidth>(out + at, [&](int i) { return silu_for<T>(to_float(gate[i])) * to_float(up[i]); });
     });
   }
 };

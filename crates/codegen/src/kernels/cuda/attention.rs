@@ -6,6 +6,7 @@ use ir::ops::{PagedAttention, RopeAttention};
 use plan::{DType, Dim, ProgramKind};
 
 use super::body::{Body, c_float, c_type};
+use super::linear::MULTIPROCESSORS;
 use super::rope::{HeadNorm, frequencies};
 use super::{dim, is_16_bit, is_byte_code};
 use crate::kernels::distinct;
@@ -17,8 +18,6 @@ const BLOCK_TOKENS: u32 = 64;
 const WARPS: u32 = 4;
 /// Blocks that may share the context of a sequence and KV head, each a cluster.
 const SPLITS: [u64; 4] = [8, 4, 2, 1];
-/// Blocks of the decoding kernels that run at once: two on each multiprocessor of an H100 or H200.
-const DECODE_BLOCKS: u64 = 2 * 132;
 
 /// The KV group of an op, whose blocks must be those that kernels know.
 pub(super) fn check_blocks<'a>(site: &Site<'a>, group: u32) -> Result<&'a KvDecl, Refusal> {
@@ -108,10 +107,20 @@ fn one_token(site: &Site<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Blocks that share the context of a sequence and KV head: as many as fill the chip, up to a whole cluster.
+/// Blocks that share the context of a sequence and KV head, in a program of up to this many tokens.
 fn splits_of(site: &Site<'_>, tokens: &Dim, clusters: u64) -> u64 {
-    let all = site.program.bound(tokens).unwrap_or(u64::MAX).saturating_mul(clusters).max(1);
-    SPLITS.into_iter().find(|splits| all.saturating_mul(*splits) <= DECODE_BLOCKS).unwrap_or(1)
+    splits_for(site.program.bound(tokens).unwrap_or(u64::MAX).saturating_mul(clusters).max(1))
+}
+
+/// As many as give each multiprocessor one block, up to a whole cluster, and two where they fit at all: with two blocks
+/// on each, four ranks lost 5 % of the tokens per second at batch 8 to their merge, but one rank 7 % at batch 16 with
+/// 4096 tokens of context (docs/performance-log.md).
+fn splits_for(clusters: u64) -> u64 {
+    let fits = |splits: &u64| {
+        let blocks = clusters.saturating_mul(*splits);
+        blocks <= MULTIPROCESSORS || *splits == 2 && blocks <= 2 * MULTIPROCESSORS
+    };
+    SPLITS.into_iter().find(fits).unwrap_or(1)
 }
 
 /// Fewer blocks on a sequence have less to merge, more of them have less to read.
@@ -190,4 +199,16 @@ pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
     let instance = shape.instance(site, "AttentionPlain", &[])?;
     let grid = (shape.tokens.clone() * shape.heads.into()).ceil_div(WARPS.into());
     shape.call(site, Body::new("attention_plain", "attention/plain.cuh", instance, WARPS * 32, grid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::splits_for;
+
+    #[test]
+    fn a_sequence_is_split_as_was_fastest() {
+        // batches of a model with 8 KV heads
+        let batches = [1, 2, 4, 8, 16, 32, 64];
+        assert_eq!(batches.map(|batch| splits_for(8 * batch)), [8, 8, 4, 2, 2, 1, 1]);
+    }
 }

@@ -24,8 +24,8 @@ pub(super) use wgmma::{
 
 /// A weight with as many outputs keeps the chip busy in wide blocks, too.
 const WIDE: u64 = 16384;
-/// Multiprocessors that a product should keep busy: those of an H100 or H200.
-const MULTIPROCESSORS: u64 = 132;
+/// Multiprocessors that a kernel should keep busy: those of an H100 or H200.
+pub(super) const MULTIPROCESSORS: u64 = 132;
 
 /// A linear, `[rows, k]` by `[n, k]`, and what stands before and behind it.
 struct Shape {
