@@ -352,7 +352,7 @@ const OPTIONS: [(&str, &str); 17] = [
     ("compile in/model --dry-run --target cpu", "--kv-cache 1MiB"),
     ("compile in/model --dry-run --target cpu", "--workspace-size 1MiB"),
     ("compile in/model --dry-run --target cpu", "--opt-bisect-limit 3"),
-    ("compile in/model --dry-run --target cpu", "--gate perplexity<+1%,kl<0.02"),
+    ("compile in/model -o out/x.plan --target cpu --gate-text in/text.txt", "--gate perplexity<+1%,kl<0.02"),
     ("generate in/model --target cpu --prompt-ids 1 --json", "--max-tokens 3"),
     ("generate in/model --target cpu --prompt-ids 1 --json --max-tokens 1", "--threads 2"),
     ("bench in/model --target cpu --repeat 1 --tokens 1", "--prompt-len 3"),
