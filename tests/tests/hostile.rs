@@ -324,7 +324,7 @@ fn inputs_that_point_nowhere_are_refused() {
     }
 }
 
-/// A file with other metadata, and hashes to match it.
+/// A file with other metadata, and hashes to match it. (Metadata with bytes of nonsense are a kind of `cargo xtask mutate`.)
 fn forged(metadata: &[u8]) -> Scratch {
     let mut bytes = SOUND.bytes[..metadata_at(&SOUND.bytes)].to_vec();
     bytes[88..96].copy_from_slice(&(metadata.len() as u64).to_le_bytes());
@@ -332,42 +332,6 @@ fn forged(metadata: &[u8]) -> Scratch {
     let hash = blake3::hash(&bytes[..128]);
     bytes[128..160].copy_from_slice(hash.as_bytes());
     Scratch::holding(&[&bytes, metadata].concat())
-}
-
-/// The readers behind the hashes: metadata with a few bytes of nonsense. Some of it changes nothing that matters.
-#[test]
-fn forged_metadata_does_no_harm() {
-    let metadata = &SOUND.bytes[metadata_at(&SOUND.bytes)..];
-    run(&forged(metadata).plan).unwrap();
-    let mut random = RandomPart::named("forged metadata", 0, 0.0, 1.0);
-    let mut below = |end: usize| {
-        random.seed += 1;
-        blake3::hash(&random.seed.to_le_bytes()).as_bytes().iter().fold(0, |sum, byte| sum * 251 % end + *byte as usize)
-            % end
-    };
-    // ends of ranges, and the marks of integers of two, four and eight bytes
-    const EDGES: [u8; 10] = [0, 1, 2, 127, 128, 250, 251, 252, 253, 255];
-    let mut refused = 0;
-    const ROUNDS: usize = 1000;
-    for round in 0..ROUNDS {
-        let mut forgery = metadata.to_vec();
-        for _ in 0..=below(3) {
-            let at = below(forgery.len() - 16);
-            match below(5) {
-                0 => forgery[at] = EDGES[below(EDGES.len())],
-                1 => forgery[at] ^= 1 << below(8),
-                2 => forgery[at] = forgery[at].wrapping_add(1),
-                3 => drop(forgery.drain(at..at + 1 + below(8))),
-                _ => forgery.copy_within(at..at + 1 + below(15), below(metadata.len() / 2)),
-            }
-        }
-        let scratch = forged(&forgery);
-        match catch_unwind(AssertUnwindSafe(|| run(&scratch.plan))) {
-            Ok(result) => refused += usize::from(result.is_err()),
-            Err(_) => panic!("round {round}: panic"),
-        }
-    }
-    assert!(refused > ROUNDS / 3, "{refused} of {ROUNDS} refused");
 }
 
 #[test]

@@ -1,18 +1,24 @@
-//! `cargo xtask ci`: formatting, lints, tests and the README's tour. All of them run, so that one push shows everything that is wrong.
+//! `cargo xtask ci`: formatting, lints, tests, damaged inputs and the README's tour. All of them run, so that one push shows everything that is wrong.
 
 use std::path::Path;
 use std::time::Instant;
 
 use crate::process::{cargo, run as run_command, works};
-use crate::{test, tour};
+use crate::{mutate, test, tour};
 
 type Step = fn(&Path) -> Result<(), String>;
 
 /// Runs the steps and fails if one of them did.
 pub fn run(root: &Path) -> Result<(), String> {
     // Cheap ones first.
-    let steps: [(&str, Step); 4] =
-        [("fmt", fmt), ("clippy", clippy), ("test", |root| test::run(root, &[])), ("tour", tour::run)];
+    let steps: [(&str, Step); 6] = [
+        ("fmt", fmt),
+        ("clippy", clippy),
+        ("deny", deny),
+        ("test", |root| test::run(root, &[])),
+        ("mutate", mutate::in_ci),
+        ("tour", tour::run),
+    ];
 
     let mut failures = Vec::new();
     for (name, step) in steps {
@@ -41,4 +47,19 @@ fn clippy(root: &Path) -> Result<(), String> {
         return Ok(());
     }
     run_command(&mut cargo(root, ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+/// Licences, advisories and duplicates of all dependencies, as deny.toml says. `tidy` checks the licences in any case.
+fn deny(root: &Path) -> Result<(), String> {
+    if !works(&mut cargo(root, ["deny", "--version"])) {
+        println!("skipped: no cargo-deny here, advisories and duplicates are not checked (`cargo install cargo-deny`)");
+        return Ok(());
+    }
+    // advisories are fetched from the network: without one, the rest is still worth checking
+    let offline = !works(&mut cargo(root, ["deny", "fetch", "db"]));
+    if offline {
+        println!("skipped: the database of advisories cannot be fetched");
+    }
+    let which: &[&str] = if offline { &["bans", "licenses", "sources"] } else { &[] };
+    run_command(&mut cargo(root, [&["deny", "--locked", "check"], which].concat()))
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::process::{cargo, run as run_command};
+use crate::process::smelt;
 use crate::tidy::Tree;
 
 const MENDED: &str = "run `cargo xtask docs`";
@@ -63,10 +63,9 @@ pub fn stale_code(tree: &Tree) -> Vec<String> {
 
 /// The pages with their texts.
 fn reference(root: &Path) -> Result<Vec<(&'static str, String)>, String> {
-    // the features of the whole workspace, with which the tests have built it
-    run_command(&mut cargo(root, ["build", "--quiet", "--workspace", "--bin", "smelt"]))?;
+    let program = smelt(root)?;
     let page = |page: &Page| {
-        let mut smelt = Command::new(root.join("target/debug/smelt"));
+        let mut smelt = Command::new(&program);
         let output = smelt.args([page.list, "--json"]).output().map_err(|error| format!("smelt: {error}"))?;
         let answer = serde_json::from_slice(&output.stdout).map_err(|error| format!("{}: {error}", page.list))?;
         Ok((page.path, (page.text)(root, &answer)?))

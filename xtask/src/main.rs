@@ -4,6 +4,7 @@ mod bench;
 mod bundle;
 mod ci;
 mod docs;
+mod mutate;
 mod process;
 mod replay;
 mod snapshots;
@@ -51,6 +52,8 @@ enum Command {
     },
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
+    /// Damage inputs of every kind, and judge how the program behaves on each.
+    Mutate(mutate::Options),
     /// Everything that must hold before a change lands: formatting, lints, `test`, `tour`.
     Ci,
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Docs => docs::write(&root),
         Command::Replay { revision } => replay::run(&root, &revision),
         Command::Bundle => bundle::run(&root),
+        Command::Mutate(options) => mutate::run(&root, &options),
         Command::Ci => ci::run(&root),
     });
     match result {

@@ -1,7 +1,7 @@
 //! Starts other programs and says which one it was that failed.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// `cargo` as it was called, in the root of the workspace.
@@ -9,6 +9,12 @@ pub fn cargo(root: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> 
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root).args(args);
     cargo
+}
+
+/// The program, with the features of the whole workspace, with which the tests have built it.
+pub fn smelt(root: &Path) -> Result<PathBuf, String> {
+    run(&mut cargo(root, ["build", "--quiet", "--workspace", "--bin", "smelt"]))?;
+    Ok(root.join("target/debug/smelt"))
 }
 
 /// Prints the command, runs it with its output shown, and fails if it does.

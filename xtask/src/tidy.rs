@@ -3,6 +3,7 @@
 
 mod arrows;
 mod files;
+mod licences;
 mod tree;
 mod words;
 
@@ -22,6 +23,7 @@ const INVARIANTS: &[Invariant] = &[
         "compiler types derive no `Serialize`: `ir`, `passes` and `codegen` do without serde",
         arrows::no_serde_in_compiler,
     ),
+    ("each crate of Cargo.lock may be used under licences that deny.toml allows", licences::are_allowed),
     ("a dependency that may be replaced is named in one place", words::one_home),
     ("`ir` and `passes` do no I/O and read no environment", words::no_io_in_passes),
     ("only `cli` reads environment variables and prints", words::only_cli_talks),

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
+use super::licences::Licensed;
+
 /// Folders that hold sources and cases.
 const FOLDERS: [&str; 8] = ["bench", "crates", "examples", "kernels", "models", "tests", "xtask", "docs"];
 
@@ -18,6 +20,8 @@ pub struct Tree {
     pub root: std::path::PathBuf,
     pub files: Vec<File>,
     pub packages: Vec<Package>,
+    /// All crates of Cargo.lock but ours.
+    pub licences: Vec<Licensed>,
 }
 
 /// A text file.
@@ -45,12 +49,15 @@ pub struct Dependency {
 impl Tree {
     /// Reads the tree below the root of the workspace.
     pub fn read(root: &Path) -> Result<Tree, String> {
-        let mut tree = Tree { root: root.to_owned(), files: Vec::new(), packages: packages(root)? };
+        let (packages, licences) = (packages(root)?, licences(root)?);
+        let mut tree = Tree { root: root.to_owned(), files: Vec::new(), packages, licences };
         for folder in FOLDERS.iter().filter(|folder| root.join(folder).exists()) {
             tree.read_folder(root, folder)?;
         }
-        if let Ok(text) = fs::read_to_string(root.join("ARCHITECTURE.md")) {
-            tree.files.push(File { path: "ARCHITECTURE.md".to_owned(), text });
+        for path in ["ARCHITECTURE.md", "deny.toml"] {
+            if let Ok(text) = fs::read_to_string(root.join(path)) {
+                tree.files.push(File { path: path.to_owned(), text });
+            }
         }
         Ok(tree)
     }
@@ -100,6 +107,22 @@ fn packages(root: &Path) -> Result<Vec<Package>, String> {
             .collect(),
     };
     Ok(metadata.packages.into_iter().map(package).collect())
+}
+
+/// What each crate of Cargo.lock says of its licence. Cargo must have all of them to say so, also those that only other
+/// systems need, and fetches what it has not; where it cannot, only those for this one are looked at.
+fn licences(root: &Path) -> Result<Vec<Licensed>, String> {
+    let read = |options: &[&str]| {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        MetadataCommand::new().manifest_path(root.join("Cargo.toml")).other_options(options).exec()
+    };
+    let metadata = read(&["--locked"]).or_else(|_| {
+        println!("note: not all crates can be fetched: the licences of those for other systems are not checked");
+        read(&["--locked", "--offline", "--filter-platform", "host-tuple"])
+    });
+    let metadata = metadata.map_err(|error| format!("`cargo metadata --locked` failed: {error}"))?;
+    let foreign = metadata.packages.into_iter().filter(|package| package.source.is_some());
+    Ok(foreign.map(|p| Licensed { name: format!("{} {}", p.name, p.version), licence: p.license }).collect())
 }
 
 #[cfg(test)]

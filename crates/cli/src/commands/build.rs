@@ -28,12 +28,18 @@ pub struct Build {
 impl Build {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let options = self.compile.options()?;
+        let made = !self.output_dir.exists();
         make_folder(&self.output_dir)?;
         let output = self.output_dir.join("model.plan");
         let driver = self.cache.driver(driver);
         let report = compile(&EmitArgs::default(), |dumps, progress| {
             driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)
-        })?;
+        });
+        if report.is_err() && made {
+            // a failure leaves nothing; what cannot be removed is not empty
+            let _ = std::fs::remove_dir(&self.output_dir);
+        }
+        let report = report?;
         for warning in &report.warnings {
             print_error(&format!("warning: {warning}"));
         }
