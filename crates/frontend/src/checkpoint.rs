@@ -11,10 +11,11 @@ use serde_json::{Map, Value};
 
 use crate::json::{self, Object};
 use crate::keys::QUANTIZED;
-use crate::model_tensors::{EMBEDDING, HEAD, ModelTensor, model_tensors};
+use crate::model_tensors::{EMBEDDING, ModelTensor, model_tensors};
 use crate::quantized::{self, MODELOPT, Method, Quantized};
 use crate::report::Report;
 use crate::tensors::{Tensors, check_range};
+use crate::tied::is_tied;
 use crate::weight_files::{self, WeightFiles};
 use crate::{ImportError, ImportOptions, ModelConfig, decoder};
 
@@ -143,12 +144,10 @@ impl Checkpoint {
         let Some(mut texts) = Texts::read(dir, &mut report) else { return Err(report.into_error()) };
         let config = texts.parse(&mut report);
         let files = weight_files::open(dir, &mut report);
-        let (Some((config, method)), Some(WeightFiles { mut tensors, index })) = (config, files) else {
+        let (Some((mut config, method)), Some(WeightFiles { mut tensors, index })) = (config, files) else {
             return Err(report.into_error());
         };
-        if config.tie_word_embeddings {
-            drop_tied_head(&mut tensors, &mut report);
-        }
+        config.tie_word_embeddings = config.tie_word_embeddings && is_tied(&mut tensors, &mut report);
         drop_frequencies(&mut tensors, &mut report);
         let model = model_tensors(&config);
         let mut quantized = Quantized::default();
@@ -303,19 +302,6 @@ fn write_random(part: &RandomPart, dtype: DType, elements: Range<u64>, out: &mut
     for (index, out) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
         dtype.encode([part.value(index)], out);
     }
-}
-
-/// A tied model uses its embedding table as head, whatever else is stored.
-fn drop_tied_head(tensors: &mut Tensors, report: &mut Report) {
-    let (table, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
-    if tensors.bytes(&head).is_some_and(|bytes| tensors.bytes(&table) != Some(bytes)) {
-        report.warning(format!(
-            "{}: `{head}` differs from `{table}` and is ignored, for `tie_word_embeddings` is true; set it to false to \
-             use both, as transformers 5 does",
-            tensors.path().display()
-        ));
-    }
-    tensors.forget(|name| name == head);
 }
 
 /// Checkpoints of old carry the rotary frequencies, which follow from the configuration.

@@ -48,7 +48,7 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Whether the projections of the MLP have biases.
     pub mlp_bias: bool,
-    /// Whether the embedding table is also the language-model head.
+    /// Whether the embedding table is also the language-model head: `config.json` says so, and no other head is stored.
     pub tie_word_embeddings: bool,
     /// The longest sequence that the model was made for.
     pub max_position_embeddings: u32,

@@ -14,6 +14,7 @@ mod quantized;
 mod report;
 mod rope;
 mod tensors;
+mod tied;
 mod weight_files;
 
 pub use architecture::architectures;

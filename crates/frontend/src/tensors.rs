@@ -203,6 +203,19 @@ impl Tensors {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Whether two tensors have the same dtype and sizes.
+    pub fn alike(&self, a: &str, b: &str) -> bool {
+        let kind = |name: &str| self.tensors.get(name).map(|tensor| (tensor.dtype, &tensor.shape));
+        kind(a) == kind(b)
+    }
+
+    /// Gives a tensor another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if let Some(tensor) = self.tensors.remove(from) {
+            self.tensors.insert(to.to_owned(), tensor);
+        }
+    }
+
     /// Leaves out the tensors of these names.
     pub fn forget(&mut self, mut unwanted: impl FnMut(&str) -> bool) -> usize {
         let before = self.tensors.len();

@@ -127,7 +127,8 @@ fn open_numbers(dir: &Path, out: &Path) -> Result<Checkpoint, Error> {
 fn config(checkpoint: &Checkpoint, exported: &Exported) -> Result<Vec<u8>, Error> {
     let bad = |error: serde_json::Error| Error::BadInput(format!("{CONFIG}: {error}"));
     let mut config: Map<String, Value> = serde_json::from_slice(checkpoint.config_json()).map_err(bad)?;
-    if exported.untied {
+    // what is written is two matrices: a key that says otherwise, or a default, would be contradicted
+    if exported.untied || !checkpoint.config().tie_word_embeddings {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
     config.insert("quantization_config".to_owned(), exported.schemes.config());
