@@ -27,6 +27,11 @@ pub trait Progress {
     fn items(&mut self, _: u64, _: u64) {}
     /// Something that the user may not expect.
     fn note(&mut self, _: &str) {}
+    /// Something in the input, or in what was made of it, that may not be what the user wants. What opens a checkpoint
+    /// more than once may say the same again.
+    fn warning(&mut self, text: &str) {
+        self.note(text);
+    }
 }
 
 /// Progress that nobody watches.
@@ -211,7 +216,7 @@ impl Driver {
         let driver = self.rewrites(&options.rewrites)?;
         driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
-        let checkpoint = open(dir, options)?;
+        let checkpoint = open(dir, options, progress)?;
         let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
         let mut graph = checkpoint.graph(&settings.import)?;
         if let Some(dumps) = &mut dumps {
@@ -264,6 +269,7 @@ impl Driver {
             warnings.extend(decided.warning);
             catalog = catalog.timed(decided.timings);
         }
+            decided.warning.iter().for_each(|warning| progress.warning(warning));
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
         let mut lowered = lower(verified, &catalog, spec.clone(), &weights)?;
         if let Some(dumps) = &mut dumps {
@@ -281,7 +287,10 @@ impl Driver {
             dumps.units = units(&lowered.plan, built);
             dumps.show(&graph, &lowered);
         }
-        warnings.extend(lowered.selection.warnings());
+        for warning in lowered.selection.warnings() {
+            progress.warning(&warning);
+            warnings.push(warning);
+        }
         let mut report = report(&lowered.plan, &passes, warnings);
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
@@ -327,8 +336,8 @@ pub(crate) fn file_input(path: &Path, contents: &[u8]) -> plan::Input {
     plan::Input { name, bytes: contents.len() as u64, hash: *blake3::hash(contents).as_bytes() }
 }
 
-/// Opens what the options ask for.
-pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, Error> {
+/// Opens what the options ask for, and says what the importer warns of.
+pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
     let checkpoint = match options.weights {
         WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
@@ -343,6 +352,7 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, E
 pub(crate) fn refuse_codes(dir: &Path, checkpoint: &Checkpoint, expected: &str) -> Result<(), Error> {
     match checkpoint.quantized_by() {
         Some(method) => Err(Error::Usage(format!("{}: is quantized by {method} already, {expected}", dir.display()))),
+    checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
         None => Ok(()),
     }
 }

@@ -65,6 +65,7 @@ impl Driver {
         let start = Instant::now();
         progress.phase("read checkpoint");
         let checkpoint = open_numbers(dir, out)?;
+        checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
         let compile = CompileOptions {
             target: TargetChoice::Named(Target::Cpu.name().to_owned()),
             precision: options.clone(),

@@ -8,7 +8,7 @@ use smelt::Driver;
 use super::compile::{EmitArgs, compile, table};
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
-use crate::output::{make_folder, print, print_error};
+use crate::output::{make_folder, print};
 
 /// Compiles a checkpoint with the options of trtllm-build: writes OUTPUT_DIR/model.plan.
 #[derive(Debug, Args)]
@@ -34,9 +34,6 @@ impl Build {
         let report = compile(&EmitArgs::default(), |dumps, progress| {
             driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)
         })?;
-        for warning in &report.warnings {
-            print_error(&format!("warning: {warning}"));
-        }
         print(&table(&report, Some(&output)))
     }
 }

@@ -9,7 +9,7 @@ use super::compile::{WithChoice, with_repro};
 use super::mixed::{Choice, MixedArgs};
 use crate::args::{CacheArgs, PrecisionChoice, parse_format, parse_scales, read_map};
 use crate::failure::Failure;
-use crate::output::{bytes, print, print_error, print_json};
+use crate::output::{bytes, print, print_json};
 use crate::progress::Stderr;
 
 /// Quantizes a Hugging Face checkpoint to another, which smelt, transformers and vLLM read (compressed-tensors).
@@ -79,9 +79,6 @@ impl Quantize {
         let report = driver.quantize(&self.dir, &self.output, &options.precision, &mut progress);
         progress.finish();
         let report = report.map_err(|error| with_repro(error, None))?;
-        for warning in &report.warnings {
-            print_error(&format!("warning: {warning}"));
-        }
         match self.json {
             true => print_json(&WithChoice { report: &report, mixed: mixed.as_ref().map(Choice::of) }),
             false => print(&self.table(&report)),

@@ -117,7 +117,8 @@ impl Driver {
         }
         let _place = Place::take(out)?;
         progress.phase("read text");
-        let checkpoint = open(dir, &CompileOptions { weights: options.weights, ..CompileOptions::default() })?;
+        let open_as = CompileOptions { weights: options.weights, ..CompileOptions::default() };
+        let checkpoint = open(dir, &open_as, progress)?;
         let samples = Samples::of(dataset, &checkpoint, options)?;
         let target = self.target(&options.target, progress)?;
         let settings = run::settings(target, &checkpoint, options.max_len)?;
