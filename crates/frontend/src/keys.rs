@@ -182,6 +182,33 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("num_nextn_predict_layers", Zero),
     ("per_layer_config", Off),
     ("pruned_heads", Off),
+/// Keys of rotary embeddings that change what is computed, in types that read them.
+const ROPE: &[(&str, Neutral)] = &[
+    ("alpha", Off),
+    ("attention_factor", One),
+    ("attn_factor", One),
+    ("beta_fast", Off),
+    ("beta_slow", Off),
+    ("extrapolation_factor", One),
+    ("interleaved", Off),
+    ("long_factor", Off),
+    ("long_mscale", One),
+    ("mrope_interleaved", Off),
+    ("mrope_section", Off),
+    ("mscale", One),
+    ("mscale_all_dim", One),
+    ("ntk_alpha", Off),
+    ("ntk_factor", One),
+    ("rope_interleave", Off),
+    ("rope_interleaved", Off),
+    ("rotary_dim", Off),
+    ("rotary_pct", One),
+    ("scaling_factor", One),
+    ("short_factor", Off),
+    ("short_mscale", One),
+    ("truncate", Off),
+];
+
     ("text_config", Off),
     ("vision_config", Off),
 ];
@@ -211,16 +238,36 @@ pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mu
             }
             continue;
         }
-        match MEANINGFUL.iter().find(|(name, _)| *name == key) {
-            Some((_, neutral)) if !neutral.accepts(value) => {
-                let rest = format_args!("which changes the mathematics: expected {}", neutral.expected());
-                report.unsupported(config.found(key, value, rest));
-            }
-            Some(_) => {}
-            None => {
-                let name = architecture.name;
-                report.warning(config.found(key, value, format_args!("which `{name}` does not know: ignored")));
-            }
+        if !is_meaningful(config, (key, value), MEANINGFUL, report) {
+            let name = architecture.name;
+            report.warning(config.found(key, value, format_args!("which `{name}` does not know: ignored")));
+        }
+    }
+}
+
+/// Judges the keys of a rotary embedding but for those that are read.
+pub(crate) fn check_rope(parameters: Object<'_>, read: &[&str], report: &mut Report) {
+    for (key, value) in parameters.entries().filter(|(key, value)| !read.contains(key) && !value.is_null()) {
+        if value.is_object() {
+            // a rotary embedding for each kind of layer
+            report.unsupported(parameters.found(key, value, format_args!("expected only {}", read.join(", "))));
+        } else if !is_meaningful(parameters, (key, value), ROPE, report) {
+            report.warning(parameters.found(key, value, "which no rotary embedding here knows: ignored"));
+/// Whether a key is in a table of those that change what is computed. Its value must be one that does not.
+fn is_meaningful(
+    config: Object<'_>,
+    (key, value): (&str, &Value),
+    table: &[(&str, Neutral)],
+    report: &mut Report,
+) -> bool {
+    let Some((_, neutral)) = table.iter().find(|(name, _)| *name == key) else { return false };
+    if !neutral.accepts(value) {
+        let rest = format_args!("which changes the mathematics: expected {}", neutral.expected());
+        report.unsupported(config.found(key, value, rest));
+    }
+    true
+}
+
         }
     }
 }
