@@ -227,7 +227,7 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
-/// The row of this name.
+/// The row of this name, which some programs wrote with other capitals.
 pub(crate) fn find(name: &str) -> Option<&'static Architecture> {
-    ARCHITECTURES.iter().find(|architecture| architecture.name == name)
+    ARCHITECTURES.iter().find(|architecture| architecture.name.eq_ignore_ascii_case(name))
 }

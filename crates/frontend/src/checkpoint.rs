@@ -204,9 +204,9 @@ impl Checkpoint {
         self.quantized.method
     }
 
-    /// The text of `config.json`.
-    pub fn config_json(&self) -> &[u8] {
-        &self.texts.config.bytes
+    /// What `config.json` says; numbers that are not finite are strings.
+    pub fn config_json(&self) -> Map<String, Value> {
+        self.texts.config.parse(&mut Report::default()).expect("it was read when the checkpoint was opened")
     }
 
     /// Tokenizer files and generation defaults, those that are there.

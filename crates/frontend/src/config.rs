@@ -141,6 +141,9 @@ fn read_architecture(config: Object<'_>, report: &mut Report) -> Option<&'static
     if let Some(value) = config.present("model_type").filter(|value| value.as_str() != Some(row.model_type)) {
         let rest = format_args!("expected \"{}\" for {name}", row.model_type);
         report.unsupported(config.found("model_type", value, rest));
+    if row.name != name {
+        report.warning(config.found("architectures", value, format_args!("read as `{}`", row.name)));
+    }
     }
     Some(row)
 }

@@ -14,7 +14,6 @@ use ir::{Graph, MadeWeights, Stage};
 use passes::quantize::linears;
 use passes::{PassManager, PassOptions, Silent};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use self::tensors::{Exported, Origins};
 use crate::compile::refuse_codes;
@@ -127,7 +126,9 @@ fn open_numbers(dir: &Path, out: &Path) -> Result<Checkpoint, Error> {
 /// `config.json` with what was done to the weights.
 fn config(checkpoint: &Checkpoint, exported: &Exported) -> Result<Vec<u8>, Error> {
     let bad = |error: serde_json::Error| Error::BadInput(format!("{CONFIG}: {error}"));
-    let mut config: Map<String, Value> = serde_json::from_slice(checkpoint.config_json()).map_err(bad)?;
+    let mut config = checkpoint.config_json();
+    // what JSON has no word for did not matter, and goes
+    config.retain(|_, value| !["Infinity", "-Infinity", "NaN"].iter().any(|word| *value == **word));
     // what is written is two matrices: a key that says otherwise, or a default, would be contradicted
     if exported.untied || !checkpoint.config().tie_word_embeddings {
         config.insert("tie_word_embeddings".to_owned(), false.into());
