@@ -266,6 +266,12 @@ impl Checkpoint {
         Ok(decoder::build(&self.config, &constants, &self.quantized.linears, options)?)
     }
 
+        if let Some(window) = self.config.window.filter(|window| options.max_seq_len > *window) {
+            return Err(ImportError::Unsupported(vec![format!(
+                "sequences of {} tokens: the model has a sliding window of {window}, expected no longer ones",
+                options.max_seq_len
+            )]));
+        }
     fn tensors(&self) -> Option<&Tensors> {
         match &self.weights {
             Weights::Stored(tensors) => Some(tensors),

@@ -44,7 +44,6 @@ const HARMLESS: &[&str] = &[
     "max_length",
     "max_new_tokens",
     "max_sequence_length",
-    "max_window_layers",
     "min_length",
     "name_or_path",
     "no_repeat_ngram_size",
@@ -110,11 +109,8 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("attention_sink", Off),
     ("cross_attention_hidden_size", Off),
     ("cross_attention_layers", Off),
-    ("layer_types", Words(&["full_attention"])),
     ("layers_block_type", Words(&["attention", "full_attention"])),
-    ("sliding_window", Off),
     ("sliding_window_pattern", Off),
-    ("use_sliding_window", Off),
     // attention: positions
     ("alibi", Off),
     ("attn_temperature_tuning", Off),
@@ -182,6 +178,10 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("num_nextn_predict_layers", Zero),
     ("per_layer_config", Off),
     ("pruned_heads", Off),
+    ("text_config", Off),
+    ("vision_config", Off),
+];
+
 /// Keys of rotary embeddings that change what is computed, in types that read them.
 const ROPE: &[(&str, Neutral)] = &[
     ("alpha", Off),
@@ -207,10 +207,6 @@ const ROPE: &[(&str, Neutral)] = &[
     ("short_factor", Off),
     ("short_mscale", One),
     ("truncate", Off),
-];
-
-    ("text_config", Off),
-    ("vision_config", Off),
 ];
 
 /// Keys that describe quantized weights, as nobody writes them any more.
@@ -253,6 +249,10 @@ pub(crate) fn check_rope(parameters: Object<'_>, read: &[&str], report: &mut Rep
             report.unsupported(parameters.found(key, value, format_args!("expected only {}", read.join(", "))));
         } else if !is_meaningful(parameters, (key, value), ROPE, report) {
             report.warning(parameters.found(key, value, "which no rotary embedding here knows: ignored"));
+        }
+    }
+}
+
 /// Whether a key is in a table of those that change what is computed. Its value must be one that does not.
 fn is_meaningful(
     config: Object<'_>,
@@ -266,10 +266,6 @@ fn is_meaningful(
         report.unsupported(config.found(key, value, rest));
     }
     true
-}
-
-        }
-    }
 }
 
 fn quantized(config: Object<'_>, key: &str, value: &Value) -> String {

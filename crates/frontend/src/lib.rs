@@ -17,6 +17,7 @@ mod tensors;
 mod tied;
 mod weight_files;
 
+mod window;
 pub use architecture::architectures;
 pub use blocks::{Activation, Mlp, Norm};
 pub use checkpoint::Checkpoint;

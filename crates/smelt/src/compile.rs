@@ -218,6 +218,8 @@ impl Driver {
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options, progress)?;
         let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
+        settings.note.iter().for_each(|note| progress.note(note));
+        settings.warning.iter().for_each(|warning| progress.warning(warning));
         let mut graph = checkpoint.graph(&settings.import)?;
         if let Some(dumps) = &mut dumps {
             dumps.imported = ir::text::print(&graph);
@@ -256,6 +258,7 @@ impl Driver {
         };
         let mut catalog = self.catalog(settings.target);
         let mut warnings = checkpoint.warnings().to_vec();
+        warnings.extend(settings.warning.clone());
         if let Some(timing) = &options.timing {
             let programs = ProgramShape::all(&graph, &settings.limits);
             let selection = select(&graph, &catalog, &programs);
