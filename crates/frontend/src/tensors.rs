@@ -76,6 +76,11 @@ impl Shard {
     }
 
     /// Names of the tensors, sorted.
+    /// The name of the file.
+    pub fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     pub fn names(&self) -> Vec<String> {
         let mut names = self.metadata.offset_keys();
         names.sort_unstable();
@@ -142,11 +147,11 @@ fn element_type(dtype: Dtype) -> Option<DType> {
 }
 
 impl Tensors {
-    /// Tensors of these shards; `path` names them in messages.
-    pub fn new(path: PathBuf, shards: Vec<Shard>) -> Tensors {
+    /// Tensors of these shards, those of each that count; `path` names them in messages.
+    pub fn new(path: PathBuf, shards: Vec<Shard>, counts: impl Fn(&Shard, &str) -> bool) -> Tensors {
         let mut tensors = BTreeMap::new();
         for (index, shard) in shards.iter().enumerate() {
-            for (name, info) in shard.metadata.tensors() {
+            for (name, info) in shard.metadata.tensors().into_iter().filter(|(name, _)| counts(shard, name)) {
                 let (start, end) = info.data_offsets;
                 // In range: the header was compared with the file.
                 let bytes = shard.header_bytes + start..shard.header_bytes + end;
