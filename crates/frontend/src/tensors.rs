@@ -10,6 +10,7 @@ use plan::DType;
 use safetensors::tensor::{Dtype, Metadata};
 
 use crate::report::{Report, listed};
+use crate::surplus::OPTION;
 
 /// A mapped safetensors file whose header makes sense.
 #[derive(Debug)]
@@ -75,12 +76,12 @@ impl Shard {
         self.map.len() as u64
     }
 
-    /// Names of the tensors, sorted.
     /// The name of the file.
     pub fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// Names of the tensors, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names = self.metadata.offset_keys();
         names.sort_unstable();
@@ -198,6 +199,20 @@ impl Tensors {
         self.shards.get(tensor.shard)?.map.get(tensor.bytes.clone())
     }
 
+    /// Whether all elements of a tensor are zeros, of either sign where they have one.
+    pub fn is_zero(&self, name: &str) -> bool {
+        let (Some(tensor), Some(bytes)) = (self.tensors.get(name), self.bytes(name)) else { return false };
+        let sign = match tensor.dtype {
+            Dtype::F64 => 8,
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            _ => return bytes.iter().all(|byte| *byte == 0),
+        };
+        bytes.chunks(sign).all(|cell| {
+            cell.split_last().is_some_and(|(last, rest)| last & 0x7f == 0 && rest.iter().all(|byte| *byte == 0))
+        })
+    }
+
     /// Bytes of all tensors.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.values().map(|tensor| tensor.bytes.len() as u64).sum()
@@ -248,7 +263,11 @@ impl Tensors {
         }
         if !extra.is_empty() {
             let count = extra.len();
-            report.bad_input(format!("{path}: tensors that the model does not have, {count}: {}", listed(&extra)));
+            report.bad_input(format!(
+                "{path}: tensors that the model does not have, {count}: {}; {OPTION} NAME leaves tensors out, and takes \
+                 patterns such as `extra.*`",
+                listed(&extra)
+            ));
         }
         self.check_types(&names, report);
     }

@@ -5,12 +5,17 @@ use std::thread;
 
 use crate::model_tensors::{EMBEDDING, HEAD};
 use crate::report::Report;
+use crate::surplus::Ignored;
 use crate::tensors::Tensors;
 
 /// Whether a model whose configuration ties its head is tied. As in transformers 5, a head of its own counts where it
-/// differs from the table; one that is equal is left out, and one without a table is the table.
-pub(crate) fn is_tied(tensors: &mut Tensors, report: &mut Report) -> bool {
+/// differs from the table; one that is equal is left out, as is one that is to be ignored, and one without a table is
+/// the table.
+pub(crate) fn is_tied(tensors: &mut Tensors, ignored: &mut Ignored, report: &mut Report) -> bool {
     let (table, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
+    if tensors.shape(&table).is_some() && tensors.shape(&head).is_some() && ignored.matches(&head) {
+        tensors.forget(|name| name == head);
+    }
     match (tensors.bytes(&table), tensors.bytes(&head)) {
         (_, None) => {}
         (None, Some(_)) => tensors.rename(&head, &table),

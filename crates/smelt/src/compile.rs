@@ -269,10 +269,10 @@ impl Driver {
             let decided = self.timings(timing, &wanted, progress)?;
             spec.inputs.push(decided.input);
             spec.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+            decided.warning.iter().for_each(|warning| progress.warning(warning));
             warnings.extend(decided.warning);
             catalog = catalog.timed(decided.timings);
         }
-            decided.warning.iter().for_each(|warning| progress.warning(warning));
         let wants_code = dumps.as_ref().is_some_and(|dumps| dumps.code);
         let mut lowered = lower(verified, &catalog, spec.clone(), &weights)?;
         if let Some(dumps) = &mut dumps {
@@ -342,12 +342,17 @@ pub(crate) fn file_input(path: &Path, contents: &[u8]) -> plan::Input {
 /// Opens what the options ask for, and says what the importer warns of.
 pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
     let checkpoint = match options.weights {
-        WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
+        WeightsChoice::Checkpoint => Checkpoint::open_without(dir, &options.ignored_tensors)?,
+        WeightsChoice::Dummy if !options.ignored_tensors.is_empty() => {
+            let reason = "random weights are those of the model alone, there is nothing to ignore";
+            return Err(Error::Usage(format!("--ignore-tensors with --weights dummy: {reason}")));
+        }
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
     };
     if options.precision.linears.is_some() {
         refuse_codes(dir, &checkpoint, "expected no number format of linears (--precision)")?;
     }
+    checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
     Ok(checkpoint)
 }
 
@@ -355,7 +360,6 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Prog
 pub(crate) fn refuse_codes(dir: &Path, checkpoint: &Checkpoint, expected: &str) -> Result<(), Error> {
     match checkpoint.quantized_by() {
         Some(method) => Err(Error::Usage(format!("{}: is quantized by {method} already, {expected}", dir.display()))),
-    checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
         None => Ok(()),
     }
 }

@@ -92,6 +92,8 @@ impl Settings {
         config.extend(precision.into_iter().filter_map(|(key, format)| Some((key, format?.to_string()))));
         let scales = Some(options.precision.activations).filter(|scales| *scales != ActivationScales::default());
         config.extend(scales.map(|scales| ("activation_scales", scales.to_string())));
+        let ignored = Some(&options.ignored_tensors).filter(|ignored| !ignored.is_empty());
+        config.extend(ignored.map(|ignored| ("ignored_tensors", ignored.join(","))));
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
         config.extend(options.max_logit_rows.map(|_| ("max_logit_rows", limits.max_logit_rows.to_string())));
         config.sort_unstable();
@@ -99,13 +101,13 @@ impl Settings {
     }
 }
 
-fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limits, Error> {
-    let longest = model.max_position_embeddings;
 /// Whether the options say how long sequences may be.
 fn is_length_given(options: &CompileOptions) -> bool {
     options.max_seq_len.is_some() || (options.max_input_len.is_some() && options.max_output_len.is_some())
 }
 
+fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limits, Error> {
+    let longest = model.max_position_embeddings;
     let usage = |message: String| Err(Error::Usage(message));
     let given = [
         ("--max-batch-size", options.max_batch_size),
@@ -128,14 +130,14 @@ fn is_length_given(options: &CompileOptions) -> bool {
     if max_seq_len > longest {
         return usage(format!("sequences of {max_seq_len} tokens: the model was made for at most {longest}"));
     }
-    if sum.is_some_and(|sum| sum > max_seq_len) {
-        return usage(format!(
     if let Some(window) = model.window.filter(|window| max_seq_len > *window) {
         return Err(Error::Unsupported(format!(
             "sequences of {max_seq_len} tokens: the model has a sliding window of {window}, which is not supported in \
              longer ones; --max-seq-len {window} makes it compile"
         )));
     }
+    if sum.is_some_and(|sum| sum > max_seq_len) {
+        return usage(format!(
             "--max-input-len and --max-output-len need {} tokens, sequences have at most {max_seq_len}",
             sum.unwrap_or(0)
         ));

@@ -5,10 +5,9 @@ use std::fs;
 use frontend::Checkpoint;
 use ir::WeightSource;
 use plan::{DType, RandomPart};
-use safetensors::tensor::Dtype;
 use serde_json::json;
 
-use crate::checkpoints::{NO_WARNINGS, Tensor, assert_one, bad_input, options, tiny};
+use crate::checkpoints::{NO_WARNINGS, assert_one, bad_input, options, tiny};
 
 #[test]
 fn reads_stay_within_their_tensor() {
@@ -109,16 +108,6 @@ fn a_head_that_differs_from_the_table_is_used() {
     let mut bytes = vec![0; head.bytes.len()];
     checkpoint.read("lm_head.weight", 0..128, &mut bytes).unwrap();
     assert_eq!(bytes, head.bytes);
-}
-
-#[test]
-fn stored_frequencies_are_ignored() {
-    let mut files = tiny();
-    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
-    files.tensors.insert(name.to_owned(), Tensor { dtype: Dtype::F32, shape: vec![2], bytes: vec![0; 8] });
-    let dir = files.write();
-    let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_one(checkpoint.warnings(), dir.path(), &["`*.rotary_emb.inv_freq` (1) are ignored"]);
 }
 
 #[test]

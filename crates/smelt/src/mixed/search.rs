@@ -98,14 +98,15 @@ impl<'a> Search<'a> {
 
     /// All that decides what a format does to the logits.
     fn decides(&self, target: &str) -> Result<String, Error> {
-        let CompileOptions { dtype, weights, disabled_passes, bisect_limit, rewrites, .. } = &self.options;
+        let CompileOptions { dtype, weights, ignored_tensors, disabled_passes, bisect_limit, rewrites, .. } =
+            &self.options;
         let checkpoint = open(self.dir, &self.options, &mut Quiet)?;
         let calibration = Calibrated::open(&self.precision, &checkpoint)?.map(|calibrated| calibrated.inputs());
         let (model, start) = (checkpoint.fingerprint(), self.passage.start(self.mixed.tokens));
         let (windows, activations) = (self.windows, self.precision.activations);
         Ok(format!(
-            "{model} {target} {dtype:?} {weights:?} {disabled_passes:?} {bisect_limit:?} {rewrites:?} {activations} \
-             {calibration:?} {windows:?} {start:?}"
+            "{model} {target} {dtype:?} {weights:?} {ignored_tensors:?} {disabled_passes:?} {bisect_limit:?} {rewrites:?} \
+             {activations} {calibration:?} {windows:?} {start:?}"
         ))
     }
 
