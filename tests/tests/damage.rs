@@ -74,7 +74,7 @@ fn other_models_are_refused_with_what_is_accepted() {
     let cases = [
         ("architectures", json!(["MambaForCausalLM"]), Unsupported, "expected a list with one of `LlamaForCausalLM`"),
         ("rope_parameters", yarn, Unsupported, "yarn"),
-        ("sliding_window", json!(1024), Unsupported, "which changes the mathematics: expected null or false"),
+        ("use_sliding_window", json!(true), Unsupported, "changes the mathematics: expected false, or a window in"),
         ("quantization_config", json!({"quant_method": "bitsandbytes"}), Unsupported, "bitsandbytes"),
         ("architectures", Value::Null, BadInput, "LlamaForCausalLM"),
         ("num_key_value_heads", json!(3), BadInput, "expected a divisor of the 4 heads"),

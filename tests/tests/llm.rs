@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use smelt::{CompileOptions, Driver, FinishReason, GenerationParams, Llm, LoadOptions, NewToken, Prompt, Quiet};
+use smelt::{
+    CompileOptions, Driver, FinishReason, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, Quiet,
+    TargetChoice,
+};
 
 fn load(model: &str, compile: CompileOptions) -> Llm {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(model);
@@ -76,4 +79,26 @@ fn a_prompt_may_fill_the_plan_but_not_more() {
         let error = llm.generate(&prompt(tokens), &params(more)).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn a_program_is_told_what_the_importer_warns_of() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/oracle/llama-mha");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(model.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let config = config.replacen('{', "{\"attention_window_size\": 64,", 1);
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let cached = || Some(PlanCache::new(folder.path().join("cache"), "test"));
+    // compiled for this once, compiled into a cache, and taken from there
+    for cache in [None, cached(), cached()] {
+        let compile = CompileOptions { target: TargetChoice::Named("cpu".to_owned()), ..CompileOptions::default() };
+        let options = LoadOptions { compile, cache, ..LoadOptions::default() };
+        let llm = Llm::load_with(&Driver::new(), folder.path(), &options, &mut Quiet).unwrap();
+        let warnings = llm.warnings();
+        let said = matches!(warnings, [warning] if warning.contains("`attention_window_size` is 64"));
+        assert!(said, "{warnings:#?}");
+    }
+    let plan = std::fs::read_dir(folder.path().join("cache")).unwrap().next().unwrap().unwrap().path();
+    assert!(Llm::load(plan).unwrap().warnings().is_empty());
 }

@@ -40,7 +40,8 @@ fn a_written_checkpoint_is_what_compile_makes_of_the_numbers() {
     let params = GenerationParams { max_tokens: 8, ignore_eos: true, logits: true };
     for (index, (model, precision)) in cases(&calibrate(scratch.path())).into_iter().enumerate() {
         let out = scratch.path().join(index.to_string());
-        Driver::new().quantize(&model, &out, &precision, &mut Quiet).unwrap();
+        let options = CompileOptions { precision: precision.clone(), ..CompileOptions::default() };
+        Driver::new().quantize(&model, &out, &options, &mut Quiet).unwrap();
         let numbers = CompileOptions { dtype: None, ..in_f32() };
         let direct = CompileOptions { precision: precision.clone(), ..numbers.clone() };
         let direct = load(&model, direct).unwrap().generate(&prompts, &params).unwrap();
@@ -58,7 +59,8 @@ fn transformers_reads_what_is_written() {
         let folder = scratch.path().join(index.to_string());
         std::fs::create_dir(&folder).unwrap();
         let out = folder.join("quantized");
-        Driver::new().quantize(&model, &out, &precision, &mut Quiet).unwrap();
+        let options = CompileOptions { precision: precision.clone(), ..CompileOptions::default() };
+        Driver::new().quantize(&model, &out, &options, &mut Quiet).unwrap();
         let mut llm = load(&out, in_f32()).unwrap();
         let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
         let logits =

@@ -72,6 +72,8 @@ pub struct CompileArgs {
     #[arg(long, value_enum, default_value = "checkpoint")]
     pub weights: Weights,
     #[command(flatten)]
+    pub ignored: IgnoreArgs,
+    #[command(flatten)]
     pub passes: PassArgs,
     /// File of timings that decide which kernels are used.
     #[arg(long, value_name = "FILE")]
@@ -82,6 +84,15 @@ pub struct CompileArgs {
     /// Device whose timings are read, where the file has several for the target.
     #[arg(long, value_name = "NAME", requires = "timing_cache")]
     pub timing_device: Option<String>,
+}
+
+/// Which tensors of a checkpoint are left out.
+#[derive(Clone, Debug, Default, Args)]
+pub struct IgnoreArgs {
+    /// Leaves out tensors that the model does not have, by a pattern of their names: * stands for any characters, ? for
+    /// one; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_tensors: Vec<String>,
 }
 
 /// What is done with a timing cache.
@@ -204,6 +215,7 @@ impl CompileArgs {
                 Weights::Checkpoint => WeightsChoice::Checkpoint,
                 Weights::Dummy => WeightsChoice::Dummy,
             },
+            ignored_tensors: self.ignored.ignore_tensors.clone(),
             disabled_passes: self.passes.disable_pass.clone(),
             bisect_limit: self.passes.opt_bisect_limit,
             rewrites: self.passes.rewrites()?,

@@ -1,12 +1,17 @@
 //! Progress on stderr: a bar where somebody watches, a line for each phase where it goes to a file.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use smelt::Progress;
 
 use crate::output::print_error;
+
+/// Warnings that this process has given: several parts of a command may open one checkpoint.
+static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Progress on stderr.
 pub struct Stderr {
@@ -36,6 +41,14 @@ impl Stderr {
         }
     }
 
+    /// A line that stays.
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => print_error(line),
+        }
+    }
+
     /// Ends the last phase and clears the bar.
     pub fn finish(&mut self) {
         self.end_phase();
@@ -57,10 +70,13 @@ impl Progress for Stderr {
     }
 
     fn note(&mut self, text: &str) {
-        let line = format!("note: {text}");
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => print_error(&line),
+        self.say(&format!("note: {text}"));
+    }
+
+    fn warning(&mut self, text: &str) {
+        let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.insert(text.to_owned()) {
+            self.say(&format!("warning: {text}"));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The table of architectures. A decoder-only model that the builder can spell is one more row.
 
-use crate::{Activation, Mlp, Norm};
+use crate::{Activation, Mlp, Norm, window};
 
 /// What sets one architecture apart from another.
 #[derive(Debug)]
@@ -23,9 +23,17 @@ pub(crate) struct Architecture {
     pub output_bias: bool,
     /// Whether the heads of queries and keys are normed before their rotation.
     pub qk_norm: bool,
-    /// Keys of `config.json` that are read beside those that all read and those of the spelling; others are judged by
-    /// [`crate::keys`].
-    keys: &'static [&'static str],
+    /// Which layers have the window that the file names.
+    pub window: Window,
+}
+
+/// Which layers have a sliding window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Window {
+    /// All.
+    Everywhere,
+    /// None unless `use_sliding_window` is true, and then those from `max_window_layers` on, whose default is this.
+    Switched { layers_before: u32 },
 }
 
 /// Keys that mean the same under several names. One key may stand for several things; a bias without one is as the
@@ -92,8 +100,11 @@ const QWEN2: Defaults = Defaults {
     attention_bias: true,
     bos: None,
     eos: None,
+    sliding_window: Some(4096),
     ..LLAMA
 };
+
+const QWEN_WINDOW: Window = Window::Switched { layers_before: 28 };
 
 const GATED: Mlp = Mlp::Gated { gate: "mlp.gate_proj", up: "mlp.up_proj", down: "mlp.down_proj" };
 const NO_BIASES: Spelling = Spelling { norm_eps: "rms_norm_eps", attention_bias: None, mlp_bias: None };
@@ -109,7 +120,7 @@ static ARCHITECTURES: [Architecture; 5] = [
         defaults: LLAMA,
         output_bias: true,
         qk_norm: false,
-        keys: &[],
+        window: Window::Everywhere,
     },
     Architecture {
         name: "MistralForCausalLM",
@@ -128,7 +139,7 @@ static ARCHITECTURES: [Architecture; 5] = [
         },
         output_bias: false,
         qk_norm: false,
-        keys: &["sliding_window"],
+        window: Window::Everywhere,
     },
     Architecture {
         name: "Qwen2ForCausalLM",
@@ -140,8 +151,7 @@ static ARCHITECTURES: [Architecture; 5] = [
         defaults: QWEN2,
         output_bias: false,
         qk_norm: false,
-        // the window says nothing while `use_sliding_window` is off, and it must be
-        keys: &["sliding_window"],
+        window: QWEN_WINDOW,
     },
     Architecture {
         name: "Qwen3ForCausalLM",
@@ -154,7 +164,7 @@ static ARCHITECTURES: [Architecture; 5] = [
         defaults: Defaults { head_dim: Some(128), attention_bias: false, ..QWEN2 },
         output_bias: true,
         qk_norm: true,
-        keys: &["sliding_window"],
+        window: QWEN_WINDOW,
     },
     Architecture {
         name: "Starcoder2ForCausalLM",
@@ -184,11 +194,11 @@ static ARCHITECTURES: [Architecture; 5] = [
         },
         output_bias: true,
         qk_norm: false,
-        keys: &[],
+        window: Window::Everywhere,
     },
 ];
 
-/// Keys that all architectures read.
+/// Keys that all architectures read, beside those of windows.
 const KEYS: &[&str] = &[
     "architectures",
     "model_type",
@@ -214,11 +224,11 @@ const KEYS: &[&str] = &[
 ];
 
 impl Architecture {
-    /// Whether a key of `config.json` is read.
+    /// Whether a key of `config.json` is read; others are judged by [`crate::keys`].
     pub fn reads(&self, key: &str) -> bool {
         let Spelling { norm_eps, attention_bias, mlp_bias } = self.spelling;
         let spelled = [Some(norm_eps), attention_bias, mlp_bias];
-        KEYS.contains(&key) || self.keys.contains(&key) || spelled.contains(&Some(key))
+        KEYS.contains(&key) || window::KEYS.contains(&key) || spelled.contains(&Some(key))
     }
 }
 
@@ -227,7 +237,7 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
-/// The row of this name.
+/// The row of this name, which some programs wrote with other capitals.
 pub(crate) fn find(name: &str) -> Option<&'static Architecture> {
-    ARCHITECTURES.iter().find(|architecture| architecture.name == name)
+    ARCHITECTURES.iter().find(|architecture| architecture.name.eq_ignore_ascii_case(name))
 }

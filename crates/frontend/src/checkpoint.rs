@@ -11,10 +11,12 @@ use serde_json::{Map, Value};
 
 use crate::json::{self, Object};
 use crate::keys::QUANTIZED;
-use crate::model_tensors::{EMBEDDING, HEAD, ModelTensor, model_tensors};
+use crate::model_tensors::{EMBEDDING, ModelTensor, model_tensors};
 use crate::quantized::{self, MODELOPT, Method, Quantized};
 use crate::report::Report;
+use crate::surplus::{self, Ignored};
 use crate::tensors::{Tensors, check_range};
+use crate::tied::is_tied;
 use crate::weight_files::{self, WeightFiles};
 use crate::{ImportError, ImportOptions, ModelConfig, decoder};
 
@@ -139,24 +141,30 @@ fn file_name(path: &Path) -> String {
 impl Checkpoint {
     /// Opens a directory: `config.json`, weights in safetensors files, and what there is of tokenizer files.
     pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
+        Checkpoint::open_without(dir, &[])
+    }
+
+    /// The same, where tensors whose names match one of these patterns are no part of the checkpoint: `*` stands for any
+    /// characters, `?` for one. Each must match something, and nothing that the model needs.
+    pub fn open_without(dir: &Path, ignored: &[String]) -> Result<Checkpoint, ImportError> {
+        let mut ignored = Ignored::new(ignored);
         let mut report = Report::default();
         let Some(mut texts) = Texts::read(dir, &mut report) else { return Err(report.into_error()) };
         let config = texts.parse(&mut report);
         let files = weight_files::open(dir, &mut report);
-        let (Some((config, method)), Some(WeightFiles { mut tensors, index })) = (config, files) else {
+        let (Some((mut config, method)), Some(WeightFiles { mut tensors, index })) = (config, files) else {
             return Err(report.into_error());
         };
-        if config.tie_word_embeddings {
-            drop_tied_head(&mut tensors, &mut report);
-        }
-        drop_frequencies(&mut tensors, &mut report);
+        config.tie_word_embeddings = config.tie_word_embeddings && is_tied(&mut tensors, &mut ignored, &mut report);
         let model = model_tensors(&config);
         let mut quantized = Quantized::default();
         if let Some(method) = method {
-            drop_what_codes_leave(&mut tensors, &model, &mut report);
+            drop_scales_of_a_cache(&mut tensors, &mut report);
             quantized = Quantized::of(method.as_ref(), &model, &tensors, &mut report);
         }
-        tensors.check(&quantized.expected(&model), &mut report);
+        let expected = quantized.expected(&model);
+        surplus::leave_out(&mut tensors, &expected, &mut ignored, &mut report);
+        tensors.check(&expected, &mut report);
         if report.problems() == 0 {
             quantized.look(&tensors, &mut report);
         }
@@ -205,9 +213,9 @@ impl Checkpoint {
         self.quantized.method
     }
 
-    /// The text of `config.json`.
-    pub fn config_json(&self) -> &[u8] {
-        &self.texts.config.bytes
+    /// What `config.json` says; numbers that are not finite are strings.
+    pub fn config_json(&self) -> Map<String, Value> {
+        self.texts.config.parse(&mut Report::default()).expect("it was read when the checkpoint was opened")
     }
 
     /// Tokenizer files and generation defaults, those that are there.
@@ -258,6 +266,12 @@ impl Checkpoint {
     /// The model as a graph over the checkpoint's tensors.
     pub fn graph(&self, options: &ImportOptions) -> Result<Graph, ImportError> {
         options.check()?;
+        if let Some(window) = self.config.window.filter(|window| options.max_seq_len > *window) {
+            return Err(ImportError::Unsupported(vec![format!(
+                "sequences of {} tokens: the model has a sliding window of {window}, expected no longer ones",
+                options.max_seq_len
+            )]));
+        }
         let constant = |tensor: &ModelTensor| {
             let dtype = self.tensors().and_then(|tensors| tensors.dtype(&tensor.name)).unwrap_or(self.dtype);
             (tensor.name.clone(), TensorType::new(dtype, tensor.shape.iter().copied()))
@@ -305,41 +319,12 @@ fn write_random(part: &RandomPart, dtype: DType, elements: Range<u64>, out: &mut
     }
 }
 
-/// A tied model uses its embedding table as head, whatever else is stored.
-fn drop_tied_head(tensors: &mut Tensors, report: &mut Report) {
-    let (table, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
-    if tensors.bytes(&head).is_some_and(|bytes| tensors.bytes(&table) != Some(bytes)) {
-        report.warning(format!(
-            "{}: `{head}` differs from `{table}` and is ignored, for `tie_word_embeddings` is true; set it to false to \
-             use both, as transformers 5 does",
-            tensors.path().display()
-        ));
-    }
-    tensors.forget(|name| name == head);
-}
-
-/// Checkpoints of old carry the rotary frequencies, which follow from the configuration.
-fn drop_frequencies(tensors: &mut Tensors, report: &mut Report) {
-    let count = tensors.forget(|name| name.ends_with(".rotary_emb.inv_freq"));
-    if count > 0 {
-        let path = tensors.path().display();
-        report.warning(format!("{path}: `*.rotary_emb.inv_freq` ({count}) are ignored: they follow from config.json"));
-    }
-}
-
-/// Scales of a quantized KV cache, and biases of zeros that some programs give to all linears.
-fn drop_what_codes_leave(tensors: &mut Tensors, model: &[ModelTensor], report: &mut Report) {
+/// Scales of a quantized KV cache.
+fn drop_scales_of_a_cache(tensors: &mut Tensors, report: &mut Report) {
     let path = tensors.path().display().to_string();
     let count = tensors.forget(|name| [".k_scale", ".v_scale"].iter().any(|end| name.ends_with(end)));
     if count > 0 {
         report
             .warning(format!("{path}: `*.k_scale`, `*.v_scale` ({count}) are ignored: the KV cache is not quantized"));
-    }
-    let names: Vec<String> = tensors.names().filter(|name| name.ends_with(".bias")).map(str::to_owned).collect();
-    let is_zero = |name: &str| tensors.bytes(name).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
-    let unknown = |name: &String| !model.iter().any(|tensor| tensor.name == *name) && is_zero(name);
-    let empty: Vec<String> = names.into_iter().filter(unknown).collect();
-    if tensors.forget(|name| empty.iter().any(|empty| empty == name)) > 0 {
-        report.warning(format!("{path}: biases of zeros ({}) are ignored: the model has none", empty.len()));
     }
 }

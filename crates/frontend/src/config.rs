@@ -7,7 +7,7 @@ use crate::architecture::{self, Architecture};
 use crate::json::Object;
 use crate::report::{Report, listed};
 use crate::rope::{self, Rope, RopeContext};
-use crate::{Activation, Mlp, Norm, keys, model_tensors};
+use crate::{Activation, Mlp, Norm, keys, model_tensors, window};
 
 /// A decoder-only model, but for its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,10 +48,12 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Whether the projections of the MLP have biases.
     pub mlp_bias: bool,
-    /// Whether the embedding table is also the language-model head.
+    /// Whether the embedding table is also the language-model head: `config.json` says so, and no other head is stored.
     pub tie_word_embeddings: bool,
     /// The longest sequence that the model was made for.
     pub max_position_embeddings: u32,
+    /// Tokens that a token sees, itself among them, where longer sequences have more: they are not supported.
+    pub window: Option<u32>,
     /// `dtype` or `torch_dtype`.
     pub dtype: Option<DType>,
     /// The token before a prompt.
@@ -85,7 +87,8 @@ impl ModelConfig {
         let max_position_embeddings = positions.unwrap_or(defaults.max_position_embeddings);
         let context =
             RopeContext { default_theta: defaults.rope_theta, head_dim: heads.head_dim, max_position_embeddings };
-        read_window(config, defaults.sliding_window, max_position_embeddings, report);
+        let layers = config.size("num_hidden_layers", 1..=MAX_LAYERS, report).unwrap_or(defaults.layers);
+        let window = window::read(config, architecture, (layers, max_position_embeddings), report);
         let spelling = &architecture.spelling;
         let attention_bias = spelling.attention_bias.and_then(|key| config.flag(key, report));
         let mlp_bias = match spelling.mlp_bias == spelling.attention_bias {
@@ -100,7 +103,7 @@ impl ModelConfig {
             vocab_size,
             hidden_size: heads.hidden_size,
             intermediate_size: intermediate.unwrap_or(defaults.intermediate_size),
-            layers: config.size("num_hidden_layers", 1..=MAX_LAYERS, report).unwrap_or(defaults.layers),
+            layers,
             heads: heads.heads,
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,
@@ -115,6 +118,7 @@ impl ModelConfig {
             mlp_bias: mlp_bias.unwrap_or(defaults.mlp_bias),
             tie_word_embeddings: tie.unwrap_or(defaults.tie_word_embeddings),
             max_position_embeddings,
+            window,
             dtype: read_dtype(config, report),
             bos: read_ids(config, generation, "bos_token_id", defaults.bos, vocab_size, report).first().copied(),
             eos: read_ids(config, generation, "eos_token_id", defaults.eos, vocab_size, report),
@@ -137,6 +141,9 @@ fn read_architecture(config: Object<'_>, report: &mut Report) -> Option<&'static
         report.unsupported(config.found("architectures", value, format_args!("expected {expected}")));
         return None;
     };
+    if row.name != name {
+        report.warning(config.found("architectures", value, format_args!("read as `{}`", row.name)));
+    }
     // transformers picks the class by `model_type`: with another one the file describes another model.
     if let Some(value) = config.present("model_type").filter(|value| value.as_str() != Some(row.model_type)) {
         let rest = format_args!("expected \"{}\" for {name}", row.model_type);
@@ -213,24 +220,6 @@ fn read_activation(config: Object<'_>, report: &mut Report) -> Option<Activation
         ));
     }
     found.map(|(_, activation)| *activation)
-}
-
-/// A window as long as the model's positions hides nothing; a shorter one would.
-fn read_window(config: Object<'_>, default: Option<u32>, positions: u32, report: &mut Report) {
-    let Some(default) = default else { return };
-    const KEY: &str = "sliding_window";
-    let expected =
-        format!("expected null, or the {positions} positions of the model: shorter windows are not supported");
-    match config.get(KEY) {
-        Some(Value::Null) => {}
-        None if default >= positions => {}
-        None => report.unsupported(config.missing(KEY, format_args!("which means {default}: {expected}"))),
-        Some(value) => {
-            if config.size(KEY, 1..=MAX_POSITIONS, report).is_some_and(|window| window < positions) {
-                report.unsupported(config.found(KEY, value, expected));
-            }
-        }
-    }
 }
 
 fn read_eps(config: Object<'_>, key: &str, report: &mut Report) -> Option<f64> {

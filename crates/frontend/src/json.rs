@@ -10,7 +10,7 @@ use crate::report::Report;
 
 /// Parses a file that must hold one object.
 pub(crate) fn parse(file: &Path, bytes: &[u8], report: &mut Report) -> Option<Map<String, Value>> {
-    match serde_json::from_slice(bytes) {
+    match read(bytes) {
         Ok(Value::Object(map)) => return Some(map),
         Ok(other) => {
             report.bad_input(format!("{}: expected a JSON object, found {}", file.display(), shown(&other)));
@@ -18,6 +18,37 @@ pub(crate) fn parse(file: &Path, bytes: &[u8], report: &mut Report) -> Option<Ma
         Err(error) => report.bad_input(format!("{}: invalid JSON: {error}", file.display())),
     }
     None
+}
+
+/// The value of a text. Python writes numbers that are not finite as bare words, which are no JSON: they are read as
+/// strings, so that a key that needs a number refuses them, and one that does not matter is ignored.
+fn read(bytes: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice(bytes).or_else(|error| match quote_words(bytes) {
+        Some(quoted) => serde_json::from_slice(&quoted),
+        None => Err(error),
+    })
+}
+
+/// The text with `Infinity`, `-Infinity` and `NaN` in quotes; `None` where it has none of them.
+fn quote_words(bytes: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut quoted = Vec::with_capacity(bytes.len());
+    let (mut rest, mut found, mut in_string) = (bytes, false, false);
+    while let Some((first, after)) = rest.split_first() {
+        if let Some(word) = WORDS.into_iter().find(|word| !in_string && rest.starts_with(word)) {
+            quoted.push(b'"');
+            quoted.extend(word);
+            quoted.push(b'"');
+            rest = &rest[word.len()..];
+            found = true;
+            continue;
+        }
+        let length = if in_string && *first == b'\\' { 2.min(rest.len()) } else { 1 };
+        in_string ^= *first == b'"';
+        quoted.extend(&rest[..length]);
+        rest = if length == 1 { after } else { &rest[length..] };
+    }
+    found.then_some(quoted)
 }
 
 /// A value as messages show it: its JSON, cut where it gets long.

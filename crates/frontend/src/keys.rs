@@ -44,7 +44,6 @@ const HARMLESS: &[&str] = &[
     "max_length",
     "max_new_tokens",
     "max_sequence_length",
-    "max_window_layers",
     "min_length",
     "name_or_path",
     "no_repeat_ngram_size",
@@ -110,11 +109,8 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("attention_sink", Off),
     ("cross_attention_hidden_size", Off),
     ("cross_attention_layers", Off),
-    ("layer_types", Words(&["full_attention"])),
     ("layers_block_type", Words(&["attention", "full_attention"])),
-    ("sliding_window", Off),
     ("sliding_window_pattern", Off),
-    ("use_sliding_window", Off),
     // attention: positions
     ("alibi", Off),
     ("attn_temperature_tuning", Off),
@@ -186,6 +182,33 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("vision_config", Off),
 ];
 
+/// Keys of rotary embeddings that change what is computed, in types that read them.
+const ROPE: &[(&str, Neutral)] = &[
+    ("alpha", Off),
+    ("attention_factor", One),
+    ("attn_factor", One),
+    ("beta_fast", Off),
+    ("beta_slow", Off),
+    ("extrapolation_factor", One),
+    ("interleaved", Off),
+    ("long_factor", Off),
+    ("long_mscale", One),
+    ("mrope_interleaved", Off),
+    ("mrope_section", Off),
+    ("mscale", One),
+    ("mscale_all_dim", One),
+    ("ntk_alpha", Off),
+    ("ntk_factor", One),
+    ("rope_interleave", Off),
+    ("rope_interleaved", Off),
+    ("rotary_dim", Off),
+    ("rotary_pct", One),
+    ("scaling_factor", One),
+    ("short_factor", Off),
+    ("short_mscale", One),
+    ("truncate", Off),
+];
+
 /// Keys that describe quantized weights, as nobody writes them any more.
 const QUANTIZATION: [&str; 3] = ["compression_config", "quant_config", "quantization"];
 
@@ -211,18 +234,38 @@ pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mu
             }
             continue;
         }
-        match MEANINGFUL.iter().find(|(name, _)| *name == key) {
-            Some((_, neutral)) if !neutral.accepts(value) => {
-                let rest = format_args!("which changes the mathematics: expected {}", neutral.expected());
-                report.unsupported(config.found(key, value, rest));
-            }
-            Some(_) => {}
-            None => {
-                let name = architecture.name;
-                report.warning(config.found(key, value, format_args!("which `{name}` does not know: ignored")));
-            }
+        if !is_meaningful(config, (key, value), MEANINGFUL, report) {
+            let name = architecture.name;
+            report.warning(config.found(key, value, format_args!("which `{name}` does not know: ignored")));
         }
     }
+}
+
+/// Judges the keys of a rotary embedding but for those that are read.
+pub(crate) fn check_rope(parameters: Object<'_>, read: &[&str], report: &mut Report) {
+    for (key, value) in parameters.entries().filter(|(key, value)| !read.contains(key) && !value.is_null()) {
+        if value.is_object() {
+            // a rotary embedding for each kind of layer
+            report.unsupported(parameters.found(key, value, format_args!("expected only {}", read.join(", "))));
+        } else if !is_meaningful(parameters, (key, value), ROPE, report) {
+            report.warning(parameters.found(key, value, "which no rotary embedding here knows: ignored"));
+        }
+    }
+}
+
+/// Whether a key is in a table of those that change what is computed. Its value must be one that does not.
+fn is_meaningful(
+    config: Object<'_>,
+    (key, value): (&str, &Value),
+    table: &[(&str, Neutral)],
+    report: &mut Report,
+) -> bool {
+    let Some((_, neutral)) = table.iter().find(|(name, _)| *name == key) else { return false };
+    if !neutral.accepts(value) {
+        let rest = format_args!("which changes the mathematics: expected {}", neutral.expected());
+        report.unsupported(config.found(key, value, rest));
+    }
+    true
 }
 
 fn quantized(config: Object<'_>, key: &str, value: &Value) -> String {

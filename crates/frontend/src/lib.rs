@@ -13,8 +13,11 @@ mod options;
 mod quantized;
 mod report;
 mod rope;
+mod surplus;
 mod tensors;
+mod tied;
 mod weight_files;
+mod window;
 
 pub use architecture::architectures;
 pub use blocks::{Activation, Mlp, Norm};

@@ -9,6 +9,9 @@ pub enum ImportError {
     /// The checkpoint asks for something that smelt does not do. Damage found beside it is listed as well.
     #[error("{}", .0.join("\n"))]
     Unsupported(Vec<String>),
+    /// An option contradicts the checkpoint.
+    #[error("{}", .0.join("\n"))]
+    Options(Vec<String>),
     /// A sound checkpoint became an ill-typed graph: a bug of this crate.
     #[error("the importer built an ill-typed graph: {0}")]
     Graph(#[from] ir::GraphError),
@@ -19,6 +22,7 @@ pub enum ImportError {
 pub(crate) struct Report {
     bad_input: Vec<String>,
     unsupported: Vec<String>,
+    options: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -33,6 +37,11 @@ impl Report {
         self.unsupported.push(message);
     }
 
+    /// An option asks for what this checkpoint does not allow.
+    pub fn option(&mut self, message: String) {
+        self.options.push(message);
+    }
+
     /// Something looks odd, but changes nothing.
     pub fn warning(&mut self, message: String) {
         self.warnings.push(message);
@@ -40,17 +49,22 @@ impl Report {
 
     /// How many things are wrong so far.
     pub fn problems(&self) -> usize {
-        self.bad_input.len() + self.unsupported.len()
+        self.bad_input.len() + self.unsupported.len() + self.options.len()
     }
 
     /// The warnings, where nothing is wrong. `Unsupported` wins: repairing files would not help.
     pub fn finish(self) -> Result<Vec<String>, ImportError> {
-        let Report { bad_input, mut unsupported, warnings } = self;
+        let Report { mut bad_input, mut unsupported, options, warnings } = self;
         if !unsupported.is_empty() {
             unsupported.extend(bad_input);
+            unsupported.extend(options);
             return Err(ImportError::Unsupported(unsupported));
         }
-        if bad_input.is_empty() { Ok(warnings) } else { Err(ImportError::BadInput(bad_input)) }
+        if !bad_input.is_empty() {
+            bad_input.extend(options);
+            return Err(ImportError::BadInput(bad_input));
+        }
+        if options.is_empty() { Ok(warnings) } else { Err(ImportError::Options(options)) }
     }
 
     /// Ends the reading: something wrong has been reported, so there is no value to go on with.

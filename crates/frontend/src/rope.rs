@@ -5,6 +5,7 @@ use ir::ops::RopeScaling;
 use serde_json::Value;
 
 use crate::json::Object;
+use crate::keys;
 use crate::report::Report;
 
 /// A rotary position embedding.
@@ -26,7 +27,7 @@ pub(crate) struct RopeContext {
     pub max_position_embeddings: u32,
 }
 
-/// Keys that belong to accepted rope types. All others belong to types that are not.
+/// Keys that are read; others are judged by [`crate::keys`].
 const KEYS: [&str; 8] = [
     "rope_type",
     "type",
@@ -73,9 +74,7 @@ fn read_scaling(config: Object<'_>, parameters: Object<'_>, context: RopeContext
             return RopeScaling::Default;
         }
     };
-    for (key, value) in parameters.entries().filter(|(key, value)| !KEYS.contains(key) && !value.is_null()) {
-        report.unsupported(parameters.found(key, value, format_args!("expected only {}", KEYS.join(", "))));
-    }
+    keys::check_rope(parameters, &KEYS, report);
     scaling
 }
 

@@ -10,6 +10,7 @@ use plan::DType;
 use safetensors::tensor::{Dtype, Metadata};
 
 use crate::report::{Report, listed};
+use crate::surplus::OPTION;
 
 /// A mapped safetensors file whose header makes sense.
 #[derive(Debug)]
@@ -73,6 +74,11 @@ impl Shard {
     /// Bytes of the file.
     pub fn bytes(&self) -> u64 {
         self.map.len() as u64
+    }
+
+    /// The name of the file.
+    pub fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Names of the tensors, sorted.
@@ -142,11 +148,11 @@ fn element_type(dtype: Dtype) -> Option<DType> {
 }
 
 impl Tensors {
-    /// Tensors of these shards; `path` names them in messages.
-    pub fn new(path: PathBuf, shards: Vec<Shard>) -> Tensors {
+    /// Tensors of these shards, those of each that count; `path` names them in messages.
+    pub fn new(path: PathBuf, shards: Vec<Shard>, counts: impl Fn(&Shard, &str) -> bool) -> Tensors {
         let mut tensors = BTreeMap::new();
         for (index, shard) in shards.iter().enumerate() {
-            for (name, info) in shard.metadata.tensors() {
+            for (name, info) in shard.metadata.tensors().into_iter().filter(|(name, _)| counts(shard, name)) {
                 let (start, end) = info.data_offsets;
                 // In range: the header was compared with the file.
                 let bytes = shard.header_bytes + start..shard.header_bytes + end;
@@ -193,6 +199,20 @@ impl Tensors {
         self.shards.get(tensor.shard)?.map.get(tensor.bytes.clone())
     }
 
+    /// Whether all elements of a tensor are zeros, of either sign where they have one.
+    pub fn is_zero(&self, name: &str) -> bool {
+        let (Some(tensor), Some(bytes)) = (self.tensors.get(name), self.bytes(name)) else { return false };
+        let sign = match tensor.dtype {
+            Dtype::F64 => 8,
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            _ => return bytes.iter().all(|byte| *byte == 0),
+        };
+        bytes.chunks(sign).all(|cell| {
+            cell.split_last().is_some_and(|(last, rest)| last & 0x7f == 0 && rest.iter().all(|byte| *byte == 0))
+        })
+    }
+
     /// Bytes of all tensors.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.values().map(|tensor| tensor.bytes.len() as u64).sum()
@@ -201,6 +221,19 @@ impl Tensors {
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether two tensors have the same dtype and sizes.
+    pub fn alike(&self, a: &str, b: &str) -> bool {
+        let kind = |name: &str| self.tensors.get(name).map(|tensor| (tensor.dtype, &tensor.shape));
+        kind(a) == kind(b)
+    }
+
+    /// Gives a tensor another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if let Some(tensor) = self.tensors.remove(from) {
+            self.tensors.insert(to.to_owned(), tensor);
+        }
     }
 
     /// Leaves out the tensors of these names.
@@ -230,7 +263,11 @@ impl Tensors {
         }
         if !extra.is_empty() {
             let count = extra.len();
-            report.bad_input(format!("{path}: tensors that the model does not have, {count}: {}", listed(&extra)));
+            report.bad_input(format!(
+                "{path}: tensors that the model does not have, {count}: {}; {OPTION} NAME leaves tensors out, and takes \
+                 patterns such as `extra.*`",
+                listed(&extra)
+            ));
         }
         self.check_types(&names, report);
     }

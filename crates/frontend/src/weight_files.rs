@@ -1,7 +1,7 @@
 //! Which files of a directory hold the weights: one safetensors file, or shards with an index. Files of other formats
 //! are refused with the way to convert them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,10 +76,14 @@ pub(crate) fn open(folder: &Path, report: &mut Report) -> Option<WeightFiles> {
             report.warning(format!("{}: ignored, for {SINGLE} is there", index.display()));
         }
         let shard = Shard::open(single.clone(), report)?;
-        return Some(WeightFiles { tensors: Tensors::new(single, vec![shard]), index: None });
+        return Some(WeightFiles { tensors: Tensors::new(single, vec![shard], |_, _| true), index: None });
     }
     if there(&index) {
         return open_sharded(folder, index, report);
+    }
+    let (shards, numbers) = numbered(folder);
+    if !shards.is_empty() {
+        return open_without_index(folder, &shards, &numbers, report);
     }
     let foreign = foreign_files(folder);
     if foreign.is_empty() {
@@ -105,7 +109,7 @@ fn open_sharded(folder: &Path, path: PathBuf, report: &mut Report) -> Option<Wei
     let mut names: Vec<&str> = weight_map.values().copied().collect();
     names.sort_unstable();
     names.dedup();
-    for name in names {
+    for name in &names {
         let shard = match shard_path(folder, name) {
             Some(shard) => Shard::open(shard, report),
             None => {
@@ -117,16 +121,82 @@ fn open_sharded(folder: &Path, path: PathBuf, report: &mut Report) -> Option<Wei
         };
         complete &= shard.is_some();
         if let Some(shard) = shard {
-            check_shard(&path, name, &shard, &weight_map, report);
+            complete &= check_shard(&path, name, &shard, &weight_map, report);
             shards.push(shard);
         }
     }
     if !complete {
         return None;
     }
-    let tensors = Tensors::new(path.clone(), shards);
+    let unread: Vec<String> = numbered(folder).0.into_iter().filter(|name| !names.contains(&name.as_str())).collect();
+    if !unread.is_empty() {
+        let unread: Vec<&str> = unread.iter().map(String::as_str).collect();
+        report.warning(format!("{}: does not name {}: not read", path.display(), listed(&unread)));
+    }
+    check_copies(&path, &shards, |name| !weight_map.contains_key(name), report)?;
+    // of several copies, that one counts which the index places
+    let counts = |shard: &Shard, name: &str| weight_map.get(name).is_none_or(|file| *file == shard.file_name());
+    let tensors = Tensors::new(path.clone(), shards, counts);
     check_total(index, &tensors, report);
     Some(WeightFiles { tensors, index: Some(bytes) })
+}
+
+/// Files of a directory whose names number them, `model-00001-of-00002.safetensors`, sorted; and the numbers of each.
+fn numbered(folder: &Path) -> (Vec<String>, Vec<[u32; 2]>) {
+    let numbers = |name: &str| {
+        let (name, all) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+        let (_, number) = name.rsplit_once('-')?;
+        Some([number.parse().ok()?, all.parse().ok()?])
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| numbers(name).is_some()).collect();
+    names.sort_unstable_by_key(|name| numbers(name));
+    let numbers = names.iter().filter_map(|name| numbers(name)).collect();
+    (names, numbers)
+}
+
+/// Reads shards whose index is lost: all of them, which must be complete.
+fn open_without_index(
+    folder: &Path,
+    names: &[String],
+    numbers: &[[u32; 2]],
+    report: &mut Report,
+) -> Option<WeightFiles> {
+    let count = numbers.first().map_or(0, |[_, count]| *count);
+    let complete = numbers.iter().copied().eq((1..=count).map(|number| [number, count]));
+    let (folder_name, listed_names) = (folder.display(), names.iter().map(String::as_str).collect::<Vec<_>>());
+    if !complete {
+        report.bad_input(format!(
+            "{folder_name}: no {INDEX}, and {} are not all shards of a model: expected the index, or shards 1 to {count} of \
+             {count}",
+            listed(&listed_names)
+        ));
+        return None;
+    }
+    report.warning(format!("{folder_name}: no {INDEX}: all tensors of the {count} shards are read"));
+    let shards: Vec<Option<Shard>> = names.iter().map(|name| Shard::open(folder.join(name), report)).collect();
+    let shards: Vec<Shard> = shards.into_iter().collect::<Option<_>>()?;
+    check_copies(folder, &shards, |_| true, report)?;
+    Some(WeightFiles { tensors: Tensors::new(folder.to_owned(), shards, |_, _| true), index: None })
+}
+
+/// Refuses tensors that are in several shards where nothing says which copy counts.
+fn check_copies(path: &Path, shards: &[Shard], undecided: impl Fn(&str) -> bool, report: &mut Report) -> Option<()> {
+    let mut names: Vec<String> = shards.iter().flat_map(Shard::names).filter(|name| undecided(name)).collect();
+    names.sort_unstable();
+    let copies: BTreeSet<&str> =
+        names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].as_str()).collect();
+    if copies.is_empty() {
+        return Some(());
+    }
+    let copies: Vec<&str> = copies.into_iter().collect();
+    report.bad_input(format!(
+        "{}: {} are in several shards: expected an index that says which copy counts",
+        path.display(),
+        listed(&copies)
+    ));
+    None
 }
 
 /// Which shard each tensor is in.
@@ -142,21 +212,36 @@ fn read_weight_map<'a>(index: Object<'a>, report: &mut Report) -> Option<BTreeMa
     index.expect("weight_map", expected, convert, report)
 }
 
-/// Compares a shard with what the index says of it, in both directions.
-fn check_shard(index: &Path, file: &str, shard: &Shard, weight_map: &BTreeMap<&str, &str>, report: &mut Report) {
+/// Compares a shard with what the index says of it, in both directions. Tensors that should be there must be; copies of
+/// others are left by programs that write a changed tensor to a new shard. Returns whether the shard has what it should.
+fn check_shard(
+    index: &Path,
+    file: &str,
+    shard: &Shard,
+    weight_map: &BTreeMap<&str, &str>,
+    report: &mut Report,
+) -> bool {
     let stored = shard.names();
-    let here = |name: &str| weight_map.get(name) == Some(&file);
-    let unmapped: Vec<&str> = stored.iter().map(String::as_str).filter(|name| !here(name)).collect();
+    let elsewhere = |name: &&str| weight_map.get(name).is_some_and(|mapped| *mapped != file);
+    let copies: Vec<&str> = stored.iter().map(String::as_str).filter(elsewhere).collect();
+    let unlisted: Vec<&str> = stored.iter().map(String::as_str).filter(|name| !weight_map.contains_key(name)).collect();
     let mapped = weight_map.iter().filter(|(_, mapped)| **mapped == file).map(|(name, _)| *name);
     let absent: Vec<&str> =
         mapped.filter(|name| stored.binary_search_by(|stored| stored.as_str().cmp(name)).is_err()).collect();
     let (index, path) = (index.display(), shard.path.display());
-    if !unmapped.is_empty() {
-        report.bad_input(format!("{path}: holds {}, which {index} does not place there", listed(&unmapped)));
+    if !copies.is_empty() {
+        let copies = listed(&copies);
+        report
+            .warning(format!("{path}: holds {copies}, which {index} places in other shards: these copies are ignored"));
+    }
+    if !unlisted.is_empty() {
+        let unlisted = listed(&unlisted);
+        report.warning(format!("{path}: holds {unlisted}, which {index} does not list: read all the same"));
     }
     if !absent.is_empty() {
         report.bad_input(format!("{path}: lacks {}, which {index} places there", listed(&absent)));
     }
+    absent.is_empty()
 }
 
 /// Compares `metadata.total_size` with the tensors. Only a warning: transformers and huggingface_hub add up the

@@ -27,6 +27,11 @@ pub trait Progress {
     fn items(&mut self, _: u64, _: u64) {}
     /// Something that the user may not expect.
     fn note(&mut self, _: &str) {}
+    /// Something in the input, or in what was made of it, that may not be what the user wants. What opens a checkpoint
+    /// more than once may say the same again.
+    fn warning(&mut self, text: &str) {
+        self.note(text);
+    }
 }
 
 /// Progress that nobody watches.
@@ -211,8 +216,10 @@ impl Driver {
         let driver = self.rewrites(&options.rewrites)?;
         driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
-        let checkpoint = open(dir, options)?;
+        let checkpoint = open(dir, options, progress)?;
         let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
+        settings.note.iter().for_each(|note| progress.note(note));
+        settings.warning.iter().for_each(|warning| progress.warning(warning));
         let mut graph = checkpoint.graph(&settings.import)?;
         if let Some(dumps) = &mut dumps {
             dumps.imported = ir::text::print(&graph);
@@ -251,6 +258,7 @@ impl Driver {
         };
         let mut catalog = self.catalog(settings.target);
         let mut warnings = checkpoint.warnings().to_vec();
+        warnings.extend(settings.warning.clone());
         if let Some(timing) = &options.timing {
             let programs = ProgramShape::all(&graph, &settings.limits);
             let selection = select(&graph, &catalog, &programs);
@@ -261,6 +269,7 @@ impl Driver {
             let decided = self.timings(timing, &wanted, progress)?;
             spec.inputs.push(decided.input);
             spec.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+            decided.warning.iter().for_each(|warning| progress.warning(warning));
             warnings.extend(decided.warning);
             catalog = catalog.timed(decided.timings);
         }
@@ -281,7 +290,10 @@ impl Driver {
             dumps.units = units(&lowered.plan, built);
             dumps.show(&graph, &lowered);
         }
-        warnings.extend(lowered.selection.warnings());
+        for warning in lowered.selection.warnings() {
+            progress.warning(&warning);
+            warnings.push(warning);
+        }
         let mut report = report(&lowered.plan, &passes, warnings);
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
@@ -327,15 +339,20 @@ pub(crate) fn file_input(path: &Path, contents: &[u8]) -> plan::Input {
     plan::Input { name, bytes: contents.len() as u64, hash: *blake3::hash(contents).as_bytes() }
 }
 
-/// Opens what the options ask for.
-pub(crate) fn open(dir: &Path, options: &CompileOptions) -> Result<Checkpoint, Error> {
+/// Opens what the options ask for, and says what the importer warns of.
+pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
     let checkpoint = match options.weights {
-        WeightsChoice::Checkpoint => Checkpoint::open(dir)?,
+        WeightsChoice::Checkpoint => Checkpoint::open_without(dir, &options.ignored_tensors)?,
+        WeightsChoice::Dummy if !options.ignored_tensors.is_empty() => {
+            let reason = "random weights are those of the model alone, there is nothing to ignore";
+            return Err(Error::Usage(format!("--ignore-tensors with --weights dummy: {reason}")));
+        }
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
     };
     if options.precision.linears.is_some() {
         refuse_codes(dir, &checkpoint, "expected no number format of linears (--precision)")?;
     }
+    checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
     Ok(checkpoint)
 }
 

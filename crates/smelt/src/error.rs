@@ -101,6 +101,7 @@ impl Error {
             Error::Pass(_) => ErrorKind::Internal,
             Error::Import(ImportError::BadInput(_)) => ErrorKind::BadInput,
             Error::Import(ImportError::Unsupported(_)) => ErrorKind::Unsupported,
+            Error::Import(ImportError::Options(_)) => ErrorKind::Usage,
             Error::Import(ImportError::Graph(_)) => ErrorKind::Internal,
             Error::Codegen(CodegenError::NoKernel { .. }) => ErrorKind::Unsupported,
             Error::Codegen(CodegenError::Weights(_) | CodegenError::Plan(_)) => ErrorKind::BadInput,

@@ -14,13 +14,12 @@ use ir::{Graph, MadeWeights, Stage};
 use passes::quantize::linears;
 use passes::{PassManager, PassOptions, Silent};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use self::tensors::{Exported, Origins};
-use crate::compile::refuse_codes;
+use crate::compile::{open, refuse_codes};
 use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
-use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, TargetChoice};
+use crate::{CompileOptions, Driver, Error, Progress, Quiet, TargetChoice};
 
 /// What a quantization wrote.
 #[derive(Clone, Debug, Serialize)]
@@ -50,21 +49,23 @@ const MORE_TEXT: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "ad
 
 impl Driver {
     /// Refuses what [`Driver::quantize`] would refuse whatever the formats: a folder that is there, a checkpoint of codes.
-    pub fn check_quantize(&self, dir: &Path, out: &Path) -> Result<(), Error> {
-        open_numbers(dir, out).map(drop)
+    pub fn check_quantize(&self, dir: &Path, out: &Path, options: &CompileOptions) -> Result<(), Error> {
+        open_numbers(dir, out, options, &mut Quiet).map(drop)
     }
 
-    /// Quantizes the checkpoint in `dir` to a new folder, which transformers reads with compressed-tensors.
+    /// Quantizes the checkpoint in `dir` to a new folder, which transformers reads with compressed-tensors. Of the options,
+    /// those count that say which tensors are read and which formats are wanted.
     pub fn quantize(
         &self,
         dir: &Path,
         out: &Path,
-        options: &PrecisionOptions,
+        options: &CompileOptions,
         progress: &mut dyn Progress,
     ) -> Result<QuantizeReport, Error> {
         let start = Instant::now();
         progress.phase("read checkpoint");
-        let checkpoint = open_numbers(dir, out)?;
+        let checkpoint = open_numbers(dir, out, options, progress)?;
+        let options = &options.precision;
         let compile = CompileOptions {
             target: TargetChoice::Named(Target::Cpu.name().to_owned()),
             precision: options.clone(),
@@ -110,7 +111,12 @@ impl Driver {
 }
 
 /// The checkpoint in `dir`, which must have numbers that can be quantized to a new folder.
-fn open_numbers(dir: &Path, out: &Path) -> Result<Checkpoint, Error> {
+fn open_numbers(
+    dir: &Path,
+    out: &Path,
+    options: &CompileOptions,
+    progress: &mut dyn Progress,
+) -> Result<Checkpoint, Error> {
     if fs::symlink_metadata(out).is_ok() {
         return Err(Error::Usage(format!("{}: exists already, expected the name of a new folder", out.display())));
     }
@@ -118,7 +124,8 @@ fn open_numbers(dir: &Path, out: &Path) -> Result<Checkpoint, Error> {
         let error = std::io::Error::new(std::io::ErrorKind::NotFound, "its folder does not exist");
         return Err(Error::Io { path: out.to_owned(), error });
     }
-    let checkpoint = Checkpoint::open(dir)?;
+    let ignored_tensors = options.ignored_tensors.clone();
+    let checkpoint = open(dir, &CompileOptions { ignored_tensors, ..CompileOptions::default() }, progress)?;
     refuse_codes(dir, &checkpoint, "expected weights of f32, f16 or bf16")?;
     Ok(checkpoint)
 }
@@ -126,8 +133,11 @@ fn open_numbers(dir: &Path, out: &Path) -> Result<Checkpoint, Error> {
 /// `config.json` with what was done to the weights.
 fn config(checkpoint: &Checkpoint, exported: &Exported) -> Result<Vec<u8>, Error> {
     let bad = |error: serde_json::Error| Error::BadInput(format!("{CONFIG}: {error}"));
-    let mut config: Map<String, Value> = serde_json::from_slice(checkpoint.config_json()).map_err(bad)?;
-    if exported.untied {
+    let mut config = checkpoint.config_json();
+    // what JSON has no word for did not matter, and goes
+    config.retain(|_, value| !["Infinity", "-Infinity", "NaN"].iter().any(|word| *value == **word));
+    // what is written is two matrices: a key that says otherwise, or a default, would be contradicted
+    if exported.untied || !checkpoint.config().tie_word_embeddings {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
     config.insert("quantization_config".to_owned(), exported.schemes.config());

@@ -18,6 +18,7 @@ pub struct Llm {
     pub(crate) engine: Engine,
     pub(crate) tokenizer: Option<Tokenizer>,
     load_ms: f64,
+    warnings: Vec<String>,
 }
 
 /// How a model is loaded.
@@ -114,16 +115,23 @@ impl Llm {
         let _unfinished = plan::partial::Unfinished::of(temporary.path());
         let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
-            driver.compile(path, Some(&unkept), &compile, None, progress)?;
-            return Llm::start(driver, PlanFile::open(&unkept)?, options, progress);
+            let warnings = driver.compile(path, Some(&unkept), &compile, None, progress)?.warnings;
+            let llm = Llm::start(driver, PlanFile::open(&unkept)?, options, progress)?;
+            return Ok(Llm { warnings, ..llm });
         };
-        let plan = cache.path(&open(path, &compile)?.sources(), &compile)?;
+        // silently: who compiles says it
+        let checkpoint = open(path, &compile, &mut Quiet)?;
+        let plan = cache.path(&checkpoint.sources(), &compile)?;
         if plan.exists() {
             let cached = PlanFile::open(&plan).map_err(Error::from);
             match cached.and_then(|file| Llm::start(driver, file, options, progress)) {
                 // A damaged plan in a cache is made again.
                 Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
-                done => return done,
+                done => {
+                    let warnings = checkpoint.warnings().to_vec();
+                    warnings.iter().for_each(|warning| progress.warning(warning));
+                    return done.map(|llm| Llm { warnings, ..llm });
+                }
             }
         }
         let plan = match cache.prepare() {
@@ -133,8 +141,9 @@ impl Llm {
                 unkept
             }
         };
-        driver.compile(path, Some(&plan), &compile, None, progress)?;
-        Llm::start(driver, PlanFile::open(&plan)?, options, progress)
+        let warnings = driver.compile(path, Some(&plan), &compile, None, progress)?.warnings;
+        let llm = Llm::start(driver, PlanFile::open(&plan)?, options, progress)?;
+        Ok(Llm { warnings, ..llm })
     }
 
     /// Brings a plan onto its device.
@@ -152,12 +161,18 @@ impl Llm {
         let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
         let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        Ok(Llm { file, engine, tokenizer, load_ms })
+        Ok(Llm { file, engine, tokenizer, load_ms, warnings: Vec::new() })
     }
 
     /// The plan.
     pub fn plan(&self) -> &PlanFile {
         &self.file
+    }
+
+    /// What was noticed where a checkpoint was compiled, or its plan taken from a cache: keys and tensors that were
+    /// ignored, kernels that are slow. A plan file has none.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Tokens that can be generated behind a prompt of this many.

@@ -30,6 +30,9 @@ pub struct CompileOptions {
     pub workspace_bytes: Option<u64>,
     /// Where weights come from.
     pub weights: WeightsChoice,
+    /// Tensors of the checkpoint that are left out, by patterns of their names: `*` stands for any characters, `?` for
+    /// one. The model must not need them.
+    pub ignored_tensors: Vec<String>,
     /// Passes to leave out.
     pub disabled_passes: Vec<String>,
     /// Passes that are not required stop after this many.

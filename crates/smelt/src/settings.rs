@@ -22,6 +22,10 @@ pub(crate) struct Settings {
     pub limits: Limits,
     pub kv_blocks: u32,
     pub import: ImportOptions,
+    /// What the user may not expect of the limits, where they were asked for.
+    pub note: Option<String>,
+    /// The same, where they follow from the model.
+    pub warning: Option<String>,
 }
 
 impl Settings {
@@ -38,6 +42,17 @@ impl Settings {
             return Err(Error::Usage(format!("weights cannot be of dtype {dtype}, expected f32, f16 or bf16")));
         }
         let limits = resolve_limits(options, model)?;
+        let (note, warning) = match (model.window, limits.max_seq_len) {
+            (Some(window), length) if length == window && !is_length_given(options) => {
+                let reason = format!("longer ones would need the sliding window of {window}, which is not supported");
+                (None, Some(format!("sequences have at most {length} tokens: {reason}")))
+            }
+            (Some(window), length) => {
+                let reason = format!("the sliding window of {window} tokens is never reached");
+                (Some(format!("{reason}: sequences have at most {length}")), None)
+            }
+            (None, _) => (None, None),
+        };
         let import = ImportOptions {
             weights: dtype,
             activations: target.activations(dtype),
@@ -50,7 +65,7 @@ impl Settings {
             sampled_ids,
         };
         let kv_blocks = resolve_kv_blocks(options, model, &limits, &import)?;
-        Ok(Settings { target, dtype, limits, kv_blocks, import })
+        Ok(Settings { target, dtype, limits, kv_blocks, import, note, warning })
     }
 
     /// The effective configuration, sorted by key.
@@ -77,11 +92,18 @@ impl Settings {
         config.extend(precision.into_iter().filter_map(|(key, format)| Some((key, format?.to_string()))));
         let scales = Some(options.precision.activations).filter(|scales| *scales != ActivationScales::default());
         config.extend(scales.map(|scales| ("activation_scales", scales.to_string())));
+        let ignored = Some(&options.ignored_tensors).filter(|ignored| !ignored.is_empty());
+        config.extend(ignored.map(|ignored| ("ignored_tensors", ignored.join(","))));
         config.extend(options.bisect_limit.map(|limit| ("opt_bisect_limit", limit.to_string())));
         config.extend(options.max_logit_rows.map(|_| ("max_logit_rows", limits.max_logit_rows.to_string())));
         config.sort_unstable();
         config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
+}
+
+/// Whether the options say how long sequences may be.
+fn is_length_given(options: &CompileOptions) -> bool {
+    options.max_seq_len.is_some() || (options.max_input_len.is_some() && options.max_output_len.is_some())
 }
 
 fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limits, Error> {
@@ -101,11 +123,18 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
         (None, None) => None,
         (input, output) => Some(input.unwrap_or(1).saturating_add(output.unwrap_or(1))),
     };
-    let default = longest.min(sum.unwrap_or(0).max(DEFAULT_SEQ_LEN));
-    let both = options.max_input_len.is_some() && options.max_output_len.is_some();
-    let max_seq_len = options.max_seq_len.or(sum.filter(|_| both)).unwrap_or(default);
+    let whole = longest.min(model.window.unwrap_or(longest));
+    let default = whole.min(sum.unwrap_or(0).max(DEFAULT_SEQ_LEN));
+    let given = is_length_given(options).then_some(options.max_seq_len.or(sum)).flatten();
+    let max_seq_len = given.unwrap_or(default);
     if max_seq_len > longest {
         return usage(format!("sequences of {max_seq_len} tokens: the model was made for at most {longest}"));
+    }
+    if let Some(window) = model.window.filter(|window| max_seq_len > *window) {
+        return Err(Error::Unsupported(format!(
+            "sequences of {max_seq_len} tokens: the model has a sliding window of {window}, which is not supported in \
+             longer ones; --max-seq-len {window} makes it compile"
+        )));
     }
     if sum.is_some_and(|sum| sum > max_seq_len) {
         return usage(format!(

@@ -8,7 +8,7 @@ use smelt::Driver;
 use super::compile::{EmitArgs, compile, table};
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
-use crate::output::{make_folder, print, print_error};
+use crate::output::{make_folder, print};
 
 /// Compiles a checkpoint with the options of trtllm-build: writes OUTPUT_DIR/model.plan.
 #[derive(Debug, Args)]
@@ -39,10 +39,6 @@ impl Build {
             // a failure leaves nothing; what cannot be removed is not empty
             let _ = std::fs::remove_dir(&self.output_dir);
         }
-        let report = report?;
-        for warning in &report.warnings {
-            print_error(&format!("warning: {warning}"));
-        }
-        print(&table(&report, Some(&output)))
+        print(&table(&report?, Some(&output)))
     }
 }

@@ -9,7 +9,7 @@ use smelt::{
 };
 
 use super::generate::plan_in;
-use crate::args::{CacheArgs, Weights};
+use crate::args::{CacheArgs, IgnoreArgs, Weights};
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
 use crate::progress::Stderr;
@@ -55,6 +55,8 @@ pub struct Calibrate {
     /// Where weights come from. With dummy, they are seeded random values: to see time and memory of a shape.
     #[arg(long, value_enum, default_value = "checkpoint")]
     weights: Weights,
+    #[command(flatten)]
+    ignored: IgnoreArgs,
     /// Threads on a CPU [default: all].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -78,6 +80,7 @@ impl Calibrate {
                 Weights::Checkpoint => WeightsChoice::Checkpoint,
                 Weights::Dummy => WeightsChoice::Dummy,
             },
+            ignored_tensors: self.ignored.ignore_tensors.clone(),
             samples: self.samples,
             max_len: self.max_len,
             method: self.method,

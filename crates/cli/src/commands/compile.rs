@@ -183,9 +183,6 @@ impl Compile {
             print_json(&serde_json::json!({ "gate": failure.report, "worst_layers": failure.layers }))?;
         }
         let report = report?;
-        for warning in &report.warnings {
-            print_error(&format!("warning: {warning}"));
-        }
         let to_stdout = !self.emit.emit.is_empty() && self.emit.dump_dir.is_none();
         match self.json {
             true => print_json(&WithChoice { report: &report, mixed: mixed.as_ref().map(Choice::of) }),

@@ -7,9 +7,9 @@ use smelt::{ActivationScales, CompileOptions, Driver, Format, PrecisionOptions, 
 
 use super::compile::{WithChoice, with_repro};
 use super::mixed::{Choice, MixedArgs};
-use crate::args::{CacheArgs, PrecisionChoice, parse_format, parse_scales, read_map};
+use crate::args::{CacheArgs, IgnoreArgs, PrecisionChoice, parse_format, parse_scales, read_map};
 use crate::failure::Failure;
-use crate::output::{bytes, print, print_error, print_json};
+use crate::output::{bytes, print, print_json};
 use crate::progress::Stderr;
 
 /// Quantizes a Hugging Face checkpoint to another, which smelt, transformers and vLLM read (compressed-tensors).
@@ -38,6 +38,8 @@ pub struct Quantize {
     #[arg(long, value_name = "FILE.json")]
     calibration: Option<PathBuf>,
     #[command(flatten)]
+    ignored: IgnoreArgs,
+    #[command(flatten)]
     mixed: MixedArgs,
     #[command(flatten)]
     cache: CacheArgs,
@@ -58,8 +60,6 @@ impl Quantize {
     /// Runs it.
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let driver = self.cache.driver(driver);
-        // before minutes go into a choice
-        driver.check_quantize(&self.dir, &self.output)?;
         let map = self.precision_map.as_deref().map(read_map).transpose()?;
         let linears = match self.precision {
             Some(PrecisionChoice::Codes(format)) => Some(format),
@@ -73,15 +73,15 @@ impl Quantize {
             calibration: self.calibration.clone(),
             ..PrecisionOptions::default()
         };
-        let options = CompileOptions { precision, ..CompileOptions::default() };
+        let ignored_tensors = self.ignored.ignore_tensors.clone();
+        let options = CompileOptions { precision, ignored_tensors, ..CompileOptions::default() };
+        // before minutes go into a choice
+        driver.check_quantize(&self.dir, &self.output, &options)?;
         let (options, mixed) = self.mixed.options(&driver, &self.dir, (self.precision, options), &self.cache)?;
         let mut progress = Stderr::new(false);
-        let report = driver.quantize(&self.dir, &self.output, &options.precision, &mut progress);
+        let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
         progress.finish();
         let report = report.map_err(|error| with_repro(error, None))?;
-        for warning in &report.warnings {
-            print_error(&format!("warning: {warning}"));
-        }
         match self.json {
             true => print_json(&WithChoice { report: &report, mixed: mixed.as_ref().map(Choice::of) }),
             false => print(&self.table(&report)),

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod calibrate;
+mod import;
 mod sandbox;
 mod views;
 

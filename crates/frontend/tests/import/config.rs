@@ -45,6 +45,7 @@ fn missing_keys_mean_the_defaults_of_transformers() {
         mlp_bias: false,
         tie_word_embeddings: false,
         max_position_embeddings: 2048,
+        window: None,
         dtype: None,
         bos: Some(1),
         eos: vec![2],
@@ -83,26 +84,100 @@ fn each_architecture_has_its_own_defaults() {
 }
 
 #[test]
-fn windows_that_hide_tokens_are_refused() {
-    let refused = |config: &Value, expected: &str| {
-        let error = dummy(config).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
+fn a_window_bounds_the_length_of_sequences() {
+    let config = |name: &str, more: Value| {
+        let mut config = json!({ "architectures": [name], "max_position_embeddings": 8192 });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
     };
-    let mistral = |window: Value| {
-        let name = "MistralForCausalLM";
-        json!({ "architectures": [name], "max_position_embeddings": 8192, "sliding_window": window })
+    let (mistral, qwen, starcoder) = ("MistralForCausalLM", "Qwen2ForCausalLM", "Starcoder2ForCausalLM");
+    let some_layers = json!(["full_attention", "sliding_attention"]);
+    for (name, more, window) in [
+        (mistral, json!({ "sliding_window": null }), None),
+        (mistral, json!({ "sliding_window": 8192 }), None),
+        (mistral, json!({ "sliding_window": 8191 }), Some(8191)),
+        (mistral, json!({}), Some(4096)),
+        // the class does not look at these
+        (
+            mistral,
+            json!({ "sliding_window": 16, "use_sliding_window": false, "layer_types": ["full_attention"] }),
+            Some(16),
+        ),
+        (starcoder, json!({ "sliding_window": 4096 }), Some(4096)),
+        (starcoder, json!({}), None),
+        ("LlamaForCausalLM", json!({ "sliding_window": 4096 }), Some(4096)),
+        (qwen, json!({ "sliding_window": 16 }), None),
+        (qwen, json!({ "sliding_window": 16, "use_sliding_window": false, "max_window_layers": -1 }), None),
+        (qwen, json!({ "use_sliding_window": true }), Some(4096)),
+        (qwen, json!({ "use_sliding_window": true, "sliding_window": null }), None),
+        (qwen, json!({ "use_sliding_window": true, "sliding_window": 16 }), Some(16)),
+        // the default of 28 layers without a window, of 28
+        (qwen, json!({ "use_sliding_window": true, "sliding_window": 16, "num_hidden_layers": 28 }), None),
+        (qwen, json!({ "use_sliding_window": true, "num_hidden_layers": 2, "max_window_layers": 1 }), Some(4096)),
+        (qwen, json!({ "use_sliding_window": true, "num_hidden_layers": 2, "max_window_layers": 2 }), None),
+        (qwen, json!({ "use_sliding_window": true, "layer_types": ["full_attention"] }), None),
+        (
+            "Qwen3ForCausalLM",
+            json!({ "use_sliding_window": true, "layer_types": some_layers, "max_window_layers": 99 }),
+            Some(4096),
+        ),
+    ] {
+        assert_eq!(read(&config(name, more.clone())).window, window, "{name} {more}");
+    }
+    let refused = |name: &str, more: Value, expected: &str| {
+        let error = dummy(&config(name, more)).unwrap_err().to_string();
+        assert!(error.lines().count() == 1 && error.contains(expected), "{error}");
     };
-    read(&mistral(Value::Null));
-    read(&mistral(json!(8192)));
-    refused(&mistral(json!(4096)), "`sliding_window` is 4096, expected null, or the 8192 positions of the model");
-    refused(&mistral(json!("none")), "`sliding_window` is \"none\", expected a whole number");
-    let missing = json!({ "architectures": ["MistralForCausalLM"] });
-    refused(&missing, "`sliding_window` is missing, which means 4096: expected null");
-    for name in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
-        let config = json!({ "architectures": [name], "use_sliding_window": true, "sliding_window": 4096 });
-        refused(&config, "`use_sliding_window` is true, which changes the mathematics");
-        let config = json!({ "architectures": [name], "layer_types": ["full_attention", "sliding_attention"] });
-        refused(&config, "`layer_types` is");
+    refused(mistral, json!({ "sliding_window": "none" }), "`sliding_window` is \"none\", expected a whole number");
+    refused(mistral, json!({ "sliding_window": 0 }), "`sliding_window` is 0, expected a whole number");
+    refused(
+        mistral,
+        json!({ "layer_types": ["chunked_attention"] }),
+        "expected a list of `full_attention`, `sliding_a",
+    );
+    let sliding = "expected full_attention, or a window in `sliding_window`";
+    refused(mistral, json!({ "sliding_window": null, "layer_types": some_layers }), sliding);
+    refused(qwen, json!({ "layer_types": some_layers }), "a window in `sliding_window` and `use_sliding_window` true");
+    refused("LlamaForCausalLM", json!({ "use_sliding_window": true }), "expected false, or a window in");
+}
+
+#[test]
+fn a_graph_is_built_up_to_its_window() {
+    let checkpoint = dummy(&tiny().with("sliding_window", json!(30)).config).unwrap();
+    let up_to = |max_seq_len| checkpoint.graph(&frontend::ImportOptions { max_seq_len, ..options() });
+    let whole = dummy(&tiny().config).unwrap().graph(&options()).unwrap();
+    assert_eq!(ir::text::print(&up_to(30).unwrap()), ir::text::print(&whole));
+    let error = up_to(31).unwrap_err();
+    assert!(matches!(error, ImportError::Unsupported(_)) && error.to_string().contains("a sliding window of 30"));
+}
+
+#[test]
+fn old_spellings_of_an_architecture_are_read() {
+    let dir = tiny().with("architectures", json!(["LLaMAForCausalLM"])).write();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_one(checkpoint.warnings(), dir.path(), &["`architectures` is", "read as `LlamaForCausalLM`"]);
+    assert_eq!(checkpoint.config(), Checkpoint::open(tiny().write().path()).unwrap().config());
+}
+
+#[test]
+fn keys_of_a_rotary_embedding_are_judged_as_others_are() {
+    for key in ["rope_scaling", "rope_parameters"] {
+        for (name, value) in [("finetuned", json!(true)), ("frobnicate", json!(3)), ("comment", json!("x"))] {
+            let mut rope = json!({ "rope_type": "linear", "factor": 2.0 });
+            rope[name] = value;
+            let dir = tiny().with(key, rope).write();
+            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            assert_one(checkpoint.warnings(), dir.path(), &[&format!("`{key}.{name}` is"), "ignored"]);
+            assert_eq!(checkpoint.config().rope.scaling, RopeScaling::Linear { factor: 2.0 });
+        }
+        let neutral = json!({ "rope_type": "default", "attention_factor": 1.0, "beta_fast": null, "mscale": 1 });
+        assert_eq!(Checkpoint::open(tiny().with(key, neutral).write().path()).unwrap().warnings(), NO_WARNINGS);
+        for (name, value) in [("beta_fast", json!(32)), ("attention_factor", json!(0.7)), ("other", json!({}))] {
+            let mut rope = json!({ "rope_type": "default" });
+            rope[name] = value;
+            let dir = tiny().with(key, rope).write();
+            assert_one(&unsupported(dir.path()), dir.path(), &[&format!("`{key}.{name}` is")]);
+        }
     }
 }
 
@@ -128,11 +203,6 @@ fn starcoder2_says_what_it_does_not_do() {
             Err(error) => error.to_string(),
         }
     };
-    let window = refused("sliding_window", json!(4096));
-    assert!(
-        window.ends_with("`sliding_window` is 4096, which changes the mathematics: expected null or false"),
-        "{window}"
-    );
     let norm = refused("norm_type", json!("rms_norm"));
     assert!(
         norm.ends_with("`norm_type` is \"rms_norm\", which changes the mathematics: expected \"layer_norm\""),
@@ -244,8 +314,8 @@ fn what_changes_the_mathematics_is_refused_by_name() {
         ("rope_parameters", json!({ "mrope_section": [2, 2] }), "`rope_parameters.mrope_section`"),
         ("rope_parameters", json!({ "partial_rotary_factor": 0.5 }), "expected 1"),
         ("partial_rotary_factor", json!(0.25), "expected 1"),
-        ("sliding_window", json!(4096), "is 4096, which changes the mathematics: expected null or false"),
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "expected full_attention or null"),
+        ("use_sliding_window", json!(true), "expected false, or a window in `sliding_window`"),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "expected full_attention, or a window in"),
         ("attn_logit_softcapping", json!(50.0), "expected null or false"),
         ("final_logit_softcapping", json!(30.0), "expected null or false"),
         ("logit_scale", json!(0.0625), "expected 1 or null"),
@@ -319,11 +389,11 @@ fn an_explicit_head_dim_need_not_divide_the_width() {
 
 #[test]
 fn all_problems_are_named_at_once() {
-    let files = tiny().with("sliding_window", json!(8)).with("vocab_size", json!(0)).with("hidden_act", json!("mish"));
+    let files = tiny().with("clip_qkv", json!(8)).with("vocab_size", json!(0)).with("hidden_act", json!("mish"));
     let dir = files.write();
     fs::write(dir.path().join("model.safetensors"), "short").unwrap();
     let messages = unsupported(dir.path()).join("\n");
-    for part in ["`sliding_window`", "`vocab_size`", "`hidden_act`", "model.safetensors: the file is cut off"] {
+    for part in ["`clip_qkv`", "`vocab_size`", "`hidden_act`", "model.safetensors: the file is cut off"] {
         assert!(messages.contains(part), "expected {part} in {messages}");
     }
     assert_eq!(messages.lines().count(), 4);

@@ -22,7 +22,7 @@ fn missing_extra_and_misshapen_tensors_are_listed() {
     let missing = "missing tensors, 2 of 12: `model.layers.0.mlp.up_proj.weight`, `model.norm.weight`";
     assert!(messages[0].ends_with(missing), "{}", messages[0]);
     assert!(
-        messages[1].ends_with("tensors that the model does not have, 1: `model.layers.1.extra`"),
+        messages[1].contains("tensors that the model does not have, 1: `model.layers.1.extra`; --ignore-tensors NAME"),
         "{}",
         messages[1]
     );
@@ -211,6 +211,36 @@ fn directories_without_a_checkpoint_say_what_is_missing() {
     assert_one(&bad_input(dir.path()), dir.path(), &[expected]);
 }
 
+/// Python writes them; JSON has no such words.
+#[test]
+fn numbers_that_are_not_finite_matter_where_their_key_does() {
+    let dir = tiny().with("rope_scaling", json!({ "type": "linear", "factor": 2.5 })).write();
+    let config = dir.path().join("config.json");
+    let whole = fs::read_to_string(&config).unwrap();
+    let with = |text: &str| fs::write(&config, whole.replacen('{', &format!("{{{text},"), 1)).unwrap();
+    with(r#""initializer_range": Infinity, "label2id": {"a \"NaN\" \\": -Infinity}, "_x": [NaN,NaN]"#);
+    assert!(Checkpoint::open(dir.path()).unwrap().warnings().is_empty());
+    with(r#""frobnication": -Infinity"#);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_one(checkpoint.warnings(), dir.path(), &["`frobnication` is \"-Infinity\"", "ignored"]);
+    for (key, expected) in [
+        ("rope_theta", "a number above 0"),
+        ("head_dim", "a whole number"),
+        ("tie_word_embeddings", "true or false"),
+        ("eos_token_id", "a token id"),
+    ] {
+        for word in ["Infinity", "-Infinity", "NaN"] {
+            with(&format!("\"{key}\": {word}"));
+            let said = format!("`{key}` is \"{word}\", expected {expected}");
+            assert_one(&bad_input(dir.path()), dir.path(), &["config.json: ", &said]);
+        }
+    }
+    with(r#""logit_scale": NaN"#);
+    assert_one(&unsupported(dir.path()), dir.path(), &["`logit_scale` is \"NaN\", which changes the mathematics"]);
+    fs::write(&config, whole.replace("2.5", "NaN")).unwrap();
+    assert_one(&bad_input(dir.path()), dir.path(), &["`rope_scaling.factor` is \"NaN\", expected a number above 0"]);
+}
+
 #[test]
 fn a_git_lfs_pointer_is_recognised() {
     let dir = tiny().write();
@@ -225,7 +255,8 @@ fn json_that_is_none_is_named_with_its_place() {
     let config = dir.path().join("config.json");
     for (text, expected) in [
         ("{\"vocab_size\": ", "invalid JSON: EOF while parsing a value at line 1"),
-        ("{\"rope_theta\": Infinity}", "invalid JSON"),
+        ("{\"rope_theta\": Infinite}", "invalid JSON"),
+        ("{\"rope_theta\": Infinity", "invalid JSON"),
         ("[]", "expected a JSON object, found []"),
         ("", "invalid JSON"),
     ] {

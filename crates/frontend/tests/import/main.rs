@@ -7,4 +7,5 @@ mod graph;
 mod oracle;
 mod quantized;
 mod shards;
+mod surplus;
 mod weights;

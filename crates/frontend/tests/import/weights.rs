@@ -5,10 +5,9 @@ use std::fs;
 use frontend::Checkpoint;
 use ir::WeightSource;
 use plan::{DType, RandomPart};
-use safetensors::tensor::Dtype;
 use serde_json::json;
 
-use crate::checkpoints::{Tensor, assert_one, bad_input, options, tiny};
+use crate::checkpoints::{NO_WARNINGS, assert_one, bad_input, options, tiny};
 
 #[test]
 fn reads_stay_within_their_tensor() {
@@ -70,37 +69,45 @@ fn f16_dummies_round_like_the_interpreter() {
 #[test]
 fn a_tied_model_uses_its_embedding_table() {
     let files = tiny().with("tie_word_embeddings", json!(true));
-    let without = files.clone().without("lm_head.weight").write();
-    let without = Checkpoint::open(without.path()).unwrap();
-    let mut same = files.clone();
-    same.tensors.insert("lm_head.weight".to_owned(), files.tensors["model.embed_tokens.weight"].clone());
-    let same = Checkpoint::open(same.write().path()).unwrap();
-    let other = Checkpoint::open(files.write().path()).unwrap();
-
-    let text = |checkpoint: &Checkpoint| ir::text::print(&checkpoint.graph(&options()).unwrap());
-    assert!(
-        text(&without).contains("%logits = linear %norm.rows, %model.embed_tokens.weight.f32"),
-        "{}",
-        text(&without)
-    );
-    assert_eq!(text(&without), text(&same));
-    assert_eq!(text(&without), text(&other));
-    assert_eq!((without.warnings().len(), same.warnings().len()), (0, 0));
-    assert!(other.warnings()[0].contains("`lm_head.weight` differs from `model.embed_tokens.weight`"));
-    assert!(other.read("lm_head.weight", 0..1, &mut [0; 2]).is_err());
-
+    let table = files.tensors["model.embed_tokens.weight"].clone();
+    let mut twice = files.clone();
+    twice.tensors.insert("lm_head.weight".to_owned(), table.clone());
+    // writers that drop shared tensors keep one of the two names
+    let head_only = twice.clone().without("model.embed_tokens.weight");
+    for files in [twice.clone().without("lm_head.weight"), twice, head_only] {
+        let checkpoint = Checkpoint::open(files.write().path()).unwrap();
+        let text = ir::text::print(&checkpoint.graph(&options()).unwrap());
+        assert!(text.contains("%logits = linear %norm.rows, %model.embed_tokens.weight.f32"), "{text}");
+        assert!(checkpoint.config().tie_word_embeddings);
+        assert_eq!(checkpoint.warnings(), NO_WARNINGS);
+        let mut bytes = vec![0; table.bytes.len()];
+        checkpoint.read("model.embed_tokens.weight", 0..128, &mut bytes).unwrap();
+        assert_eq!(bytes, table.bytes);
+        assert!(checkpoint.read("lm_head.weight", 0..1, &mut [0; 2]).is_err());
+    }
     let dir = tiny().without("lm_head.weight").write();
     assert!(bad_input(dir.path())[0].ends_with("missing tensors, 1 of 12: `lm_head.weight`"));
+    let dir = files.without("lm_head.weight").without("model.embed_tokens.weight").write();
+    assert!(bad_input(dir.path())[0].ends_with("missing tensors, 1 of 11: `model.embed_tokens.weight`"));
 }
 
 #[test]
-fn stored_frequencies_are_ignored() {
-    let mut files = tiny();
-    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
-    files.tensors.insert(name.to_owned(), Tensor { dtype: Dtype::F32, shape: vec![2], bytes: vec![0; 8] });
+fn a_head_that_differs_from_the_table_is_used() {
+    let mut files = tiny().with("tie_word_embeddings", json!(true));
+    // apart in the last byte alone
+    let mut head = files.tensors["model.embed_tokens.weight"].clone();
+    *head.bytes.last_mut().unwrap() ^= 1;
+    files.tensors.insert("lm_head.weight".to_owned(), head.clone());
     let dir = files.write();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_one(checkpoint.warnings(), dir.path(), &["`*.rotary_emb.inv_freq` (1) are ignored"]);
+    assert_one(checkpoint.warnings(), dir.path(), &["`lm_head.weight` differs from `model.embed_tokens.weight`"]);
+    assert!(!checkpoint.config().tie_word_embeddings);
+    let untied = Checkpoint::open(files.with("tie_word_embeddings", json!(false)).write().path()).unwrap();
+    let text = |checkpoint: &Checkpoint| ir::text::print(&checkpoint.graph(&options()).unwrap());
+    assert_eq!(text(&checkpoint), text(&untied));
+    let mut bytes = vec![0; head.bytes.len()];
+    checkpoint.read("lm_head.weight", 0..128, &mut bytes).unwrap();
+    assert_eq!(bytes, head.bytes);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct CalibrateOptions {
     pub target: TargetChoice,
     /// Where weights come from.
     pub weights: WeightsChoice,
+    /// Tensors of the checkpoint that are left out, as in [`CompileOptions::ignored_tensors`].
+    pub ignored_tensors: Vec<String>,
     /// Samples of the text that are run, at most.
     pub samples: usize,
     /// Tokens of a sample, at most.
@@ -58,6 +60,7 @@ impl Default for CalibrateOptions {
         CalibrateOptions {
             target: TargetChoice::Auto,
             weights: WeightsChoice::Checkpoint,
+            ignored_tensors: Vec::new(),
             samples: 512,
             max_len: 512,
             method: ClipMethod::default(),
@@ -117,7 +120,9 @@ impl Driver {
         }
         let _place = Place::take(out)?;
         progress.phase("read text");
-        let checkpoint = open(dir, &CompileOptions { weights: options.weights, ..CompileOptions::default() })?;
+        let CalibrateOptions { weights, ignored_tensors, .. } = options.clone();
+        let open_as = CompileOptions { weights, ignored_tensors, ..CompileOptions::default() };
+        let checkpoint = open(dir, &open_as, progress)?;
         let samples = Samples::of(dataset, &checkpoint, options)?;
         let target = self.target(&options.target, progress)?;
         let settings = run::settings(target, &checkpoint, options.max_len)?;

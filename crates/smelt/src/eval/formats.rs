@@ -33,7 +33,7 @@ pub fn compare_formats(
     progress: &mut dyn Progress,
 ) -> Result<Vec<FormatError>, Error> {
     let options = windows.compile_options(options.clone());
-    let checkpoint = open(dir, &options)?;
+    let checkpoint = open(dir, &options, progress)?;
     let settings = resolve(driver.target(&options.target, progress)?, &checkpoint, &options)?;
     let assignment = precision::assignment(&linears(&checkpoint.graph(&settings.import)?), &options.precision)?;
     let formats: BTreeSet<Format> = assignment.formats.values().copied().collect();

@@ -66,7 +66,7 @@ impl<'a> Search<'a> {
         while let Some(next) = scoring.next_rows()? {
             rows.push(next);
         }
-        let kept_bits = 8.0 * options.dtype.unwrap_or(open(dir, &options)?.dtype()).bytes() as f64;
+        let kept_bits = 8.0 * options.dtype.unwrap_or(open(dir, &options, progress)?.dtype()).bytes() as f64;
         let target = reference.plan().plan().target.clone();
         let machine = mixed.machine.unwrap_or_else(|| Machine::of_target(&target));
         let step_seconds = step_seconds(&reference, mixed.batch, machine);
@@ -98,14 +98,15 @@ impl<'a> Search<'a> {
 
     /// All that decides what a format does to the logits.
     fn decides(&self, target: &str) -> Result<String, Error> {
-        let CompileOptions { dtype, weights, disabled_passes, bisect_limit, rewrites, .. } = &self.options;
-        let checkpoint = open(self.dir, &self.options)?;
+        let CompileOptions { dtype, weights, ignored_tensors, disabled_passes, bisect_limit, rewrites, .. } =
+            &self.options;
+        let checkpoint = open(self.dir, &self.options, &mut Quiet)?;
         let calibration = Calibrated::open(&self.precision, &checkpoint)?.map(|calibrated| calibrated.inputs());
         let (model, start) = (checkpoint.fingerprint(), self.passage.start(self.mixed.tokens));
         let (windows, activations) = (self.windows, self.precision.activations);
         Ok(format!(
-            "{model} {target} {dtype:?} {weights:?} {disabled_passes:?} {bisect_limit:?} {rewrites:?} {activations} \
-             {calibration:?} {windows:?} {start:?}"
+            "{model} {target} {dtype:?} {weights:?} {ignored_tensors:?} {disabled_passes:?} {bisect_limit:?} {rewrites:?} \
+             {activations} {calibration:?} {windows:?} {start:?}"
         ))
     }
 
@@ -157,7 +158,7 @@ impl<'a> Search<'a> {
     }
 
     fn import(&self) -> Result<(Target, ImportOptions), Error> {
-        let checkpoint = open(self.dir, &self.options)?;
+        let checkpoint = open(self.dir, &self.options, &mut Quiet)?;
         let target = self.driver.target(&self.options.target, &mut Quiet)?;
         Ok((target, crate::compile::resolve(target, &checkpoint, &self.options)?.import))
     }
@@ -197,7 +198,7 @@ impl<'a> Search<'a> {
 
     /// The linears by their activations, and the heads.
     pub fn groups(&self) -> Result<(Vec<Group>, Vec<LinearInfo>), Error> {
-        let graph = open(self.dir, &self.options)?.graph(&self.import()?.1)?;
+        let graph = open(self.dir, &self.options, &mut Quiet)?.graph(&self.import()?.1)?;
         let mut groups: Vec<Group> = Vec::new();
         let (heads, linears): (Vec<LinearInfo>, Vec<LinearInfo>) =
             linears(&graph).into_iter().partition(|linear| linear.head);
