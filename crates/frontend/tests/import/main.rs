@@ -6,5 +6,6 @@ mod damage;
 mod graph;
 mod oracle;
 mod quantized;
+mod schemes;
 mod shards;
 mod weights;
