@@ -6,8 +6,10 @@ use std::process::Command;
 
 use common::expected::{Expected, worst};
 use common::quantized::{CHECKPOINTS, calibrate, cases, least_share, prompts};
-use common::{ids, load};
-use smelt::{CompileOptions, DType, Driver, GenerationParams, Quiet, TargetChoice};
+use common::{Checkpoint, Stored, ids, load};
+use safetensors::Dtype;
+use serde_json::json;
+use smelt::{CompileOptions, DType, Driver, GenerationParams, PrecisionOptions, Quiet, TargetChoice};
 
 /// Everything that is no code, the KV cache included, in f32.
 fn in_f32() -> CompileOptions {
@@ -31,6 +33,132 @@ fn logits_are_those_that_the_codes_mean() {
         }
     }
     assert!(apart.is_empty(), "{apart:?}");
+}
+
+/// The largest difference from the logits that are expected of a folder of `tests/quantized`.
+fn apart(checkpoint: &Checkpoint, name: &str) -> f32 {
+    let expected = Expected::of(&tests::folder().join("quantized").join(name));
+    let mut llm = load(checkpoint.path(), in_f32()).unwrap();
+    let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
+    let prompts: Vec<_> = expected.prompts.iter().map(|prompt| ids(prompt)).collect();
+    let found = llm.generate(&prompts, &params).unwrap();
+    found.iter().zip(&expected.logits).map(|(found, expected)| worst(&found.logits, expected)).fold(0.0, f32::max)
+}
+
+/// The same weights, whose groups have other numbers: no place says which group a column is in.
+#[test]
+fn groups_in_any_order_mean_the_same() {
+    let checkpoint = Checkpoint::copy(&tests::folder().join("quantized/gptq"));
+    checkpoint.edit(|tensors| {
+        for (name, tensor) in tensors.iter_mut() {
+            if name.ends_with(".scales") || name.ends_with(".qzeros") {
+                let row = tensor.bytes.len() / tensor.shape[0];
+                tensor.bytes = tensor.bytes.chunks(row).rev().flatten().copied().collect();
+            } else if name.ends_with(".g_idx") {
+                let last = tensor.shape[0] as i32 / 32 - 1;
+                let groups = tensor.bytes.as_chunks().0.iter().map(|group| last - i32::from_le_bytes(*group));
+                tensor.bytes = groups.flat_map(i32::to_le_bytes).collect();
+            }
+        }
+    });
+    let report = Driver::new().compile(checkpoint.path(), None, &in_f32(), None, &mut Quiet).unwrap();
+    assert!(report.warnings.iter().any(|warning| warning.contains("read as numbers")), "{:?}", report.warnings);
+    let error = apart(&checkpoint, "gptq");
+    assert!(error < 1e-4, "{error}");
+}
+
+/// One scale for a weight, and one for activations, under the names that transformers gives them.
+#[test]
+fn fp8_as_transformers_writes_it() {
+    let checkpoint = Checkpoint::copy(&tests::folder().join("quantized/modelopt-fp8"));
+    let scheme = json!({ "quant_method": "fp8", "activation_scheme": "static", "weight_block_size": null });
+    checkpoint.set("quantization_config", scheme);
+    checkpoint.edit(|tensors| {
+        let name = |name: String| {
+            name.replace(".weight_scale", ".weight_scale_inv").replace(".input_scale", ".activation_scale")
+        };
+        *tensors = std::mem::take(tensors).into_iter().map(|(old, tensor)| (name(old), tensor)).collect();
+    });
+    let error = apart(&checkpoint, "modelopt-fp8");
+    assert!(error < 1e-4, "{error}");
+}
+
+/// Keys of which E4M3 has no codes, in a model of numbers and in one of codes.
+#[test]
+fn a_cache_of_codes_has_the_scales_of_its_checkpoint() {
+    let scale = |value: f32| Stored { dtype: Dtype::F32, shape: vec![1], bytes: value.to_le_bytes().to_vec() };
+    let large = 2f32.powi(14);
+    let numbers = Checkpoint::copy_of("llama-mha");
+    numbers.edit(|tensors| {
+        for (name, tensor) in tensors.iter_mut() {
+            let by = [("k_proj.weight", large), ("q_proj.weight", 1.0 / large)];
+            let Some((_, by)) = by.into_iter().find(|(end, _)| name.ends_with(end)) else { continue };
+            let dtype = match tensor.dtype {
+                Dtype::F32 => DType::F32,
+                Dtype::BF16 => DType::BF16,
+                other => panic!("{other}"),
+            };
+            let values = dtype.decode(&tensor.bytes);
+            dtype.encode(values.into_iter().map(|value| value * by), &mut tensor.bytes);
+        }
+    });
+    let codes = Checkpoint::copy(&tests::folder().join("quantized/ct-fp8-token"));
+    codes.edit(|tensors| {
+        for (end, by) in [("k_proj.weight_scale", large), ("q_proj.weight_scale", 1.0 / large)] {
+            for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name.ends_with(end)) {
+                let values = DType::BF16.decode(&tensor.bytes);
+                DType::BF16.encode(values.into_iter().map(|value| value * by), &mut tensor.bytes);
+            }
+        }
+    });
+    for checkpoint in [numbers, codes] {
+        let with = |kv: Option<DType>| CompileOptions {
+            precision: PrecisionOptions { kv, ..PrecisionOptions::default() },
+            ..in_f32()
+        };
+        let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
+        let prompt: Vec<u32> = (1..30).map(|token| token * 7 % 60).collect();
+        let logits = |kv| {
+            load(checkpoint.path(), with(kv)).unwrap().generate(&[ids(&prompt)], &params).unwrap().remove(0).logits
+        };
+        let expected = logits(None);
+        let off = |found: Vec<f32>| {
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+            norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+        };
+        let warned = |kv| {
+            let report = Driver::new().compile(checkpoint.path(), None, &with(kv), None, &mut Quiet).unwrap();
+            report.warnings.join("\n")
+        };
+        let clipped = off(logits(Some(DType::F8E4M3)));
+        assert!(warned(Some(DType::F8E4M3)).contains("has no scales of keys and values"));
+        checkpoint.edit(|tensors| {
+            let layers: Vec<String> =
+                tensors.keys().filter_map(|name| Some(name.strip_suffix("k_proj.weight")?.to_owned())).collect();
+            for layer in layers {
+                tensors.insert(format!("{layer}k_scale"), scale(large / 64.0));
+                tensors.insert(format!("{layer}v_scale"), scale(1.0 / 64.0));
+            }
+        });
+        for (kv, most) in [(DType::F8E4M3, 0.1), (DType::I8, 0.1)] {
+            let scaled = off(logits(Some(kv)));
+            eprintln!("{kv}: {scaled} off, {clipped} without scales");
+            assert!(scaled < most && clipped > 2.0 * scaled, "{kv}: {scaled} with scales, {clipped} without");
+        }
+        assert_eq!(warned(Some(DType::F8E4M3)), "");
+        assert!(warned(None).contains("`*.k_scale`, `*.v_scale`"), "{}", warned(None));
+    }
+}
+
+#[test]
+fn dummies_have_the_format_of_their_configuration() {
+    for (name, precision) in [("gptq", "int4"), ("modelopt-fp8", "fp8")] {
+        let folder = tests::folder().join("quantized").join(name);
+        let dummy = CompileOptions { weights: smelt::WeightsChoice::Dummy, dtype: None, ..in_f32() };
+        let report = Driver::new().compile(&folder, None, &dummy, None, &mut Quiet).unwrap();
+        assert!(report.config.contains(&("precision".to_owned(), precision.to_owned())), "{name}: {:?}", report.config);
+        assert!(report.warnings[0].contains("dummies are random numbers"), "{:?}", report.warnings);
+    }
 }
 
 #[test]

@@ -31,8 +31,8 @@ pub struct CompileArgs {
     /// Number format of the head, which keeps its numbers by default.
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub lm_head_precision: Option<Format>,
-    /// Number format of keys and values in their cache: bf16, f16, f32, fp8 or int8, which
-    /// needs a calibration [default: the type of the weights].
+    /// Number format of keys and values in their cache: bf16, f16, f32, fp8 or int8, whose
+    /// scales come from a calibration or the checkpoint, and int8 needs them [default: the type of the weights].
     #[arg(long, value_name = "FORMAT", value_parser = parse_kv_precision)]
     pub kv_precision: Option<DType>,
     /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::json::{self, Object};
 use crate::keys::QUANTIZED;
 use crate::model_tensors::{EMBEDDING, ModelTensor, model_tensors};
-use crate::quantized::{self, MODELOPT, Method, Quantized};
+use crate::quantized::{self, KvCache, KvReach, KvScales, Method, Quantized, SIDE_FILES};
 use crate::report::Report;
 use crate::surplus::{self, Ignored};
 use crate::tensors::{Tensors, check_range};
@@ -41,6 +41,10 @@ pub struct Checkpoint {
     quantized: Quantized,
     weights: Weights,
     texts: Texts,
+    kv: KvScales,
+    format_of_dummies: Option<&'static str>,
+    /// What was found while reading, and what is said of the KV cache behind it.
+    found: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -97,7 +101,7 @@ impl Texts {
             return None;
         }
         let there = |name: &&str| fs::symlink_metadata(dir.join(name)).is_ok();
-        let others = TEXT_FILES.into_iter().chain([MODELOPT.0]).filter(there);
+        let others = TEXT_FILES.into_iter().chain(SIDE_FILES.map(|file| file.name)).filter(there);
         let others = others.filter_map(|name| Text::read(dir.join(name), report)).collect();
         Some(Texts { config: Text::read(config, report)?, others })
     }
@@ -120,17 +124,18 @@ impl Texts {
     /// How the weights are quantized: `config.json` says so, or a file beside it.
     fn method(&self, config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
         if let Some(nested) = config.nested(QUANTIZED, report) {
-            return quantized::method(nested, QUANTIZED, report);
+            return quantized::method(nested, None, report);
         }
-        let (file, key) = MODELOPT;
-        let text = self.others.iter().find(|text| text.name() == file)?;
+        let text_of = |name: &str| self.others.iter().find(|text| text.name() == name);
+        let (file, text) = SIDE_FILES.iter().find_map(|file| Some((file, text_of(file.name)?)))?;
         let map = text.parse(report)?;
         let object = Object::new(&text.path, &map);
+        let Some(key) = file.key else { return quantized::method(object, Some(file), report) };
         let nested = object.nested(key, report);
         if nested.is_none() {
-            report.bad_input(object.missing(key, "expected how modelopt quantized the weights"));
+            report.bad_input(object.missing(key, "expected how the weights are quantized"));
         }
-        quantized::method(nested?, key, report)
+        quantized::method(nested?, Some(file), report)
     }
 }
 
@@ -158,13 +163,17 @@ impl Checkpoint {
         config.tie_word_embeddings = config.tie_word_embeddings && is_tied(&mut tensors, &mut ignored, &mut report);
         let model = model_tensors(&config);
         let mut quantized = Quantized::default();
+        let scheme = method.as_ref().and_then(|method| method.cache().cloned());
+        let kv = KvScales::take(&mut tensors, scheme, &config, &mut report);
         if let Some(method) = method {
-            drop_scales_of_a_cache(&mut tensors, &mut report);
-            quantized = Quantized::of(method.as_ref(), &model, &tensors, &mut report);
+            quantized = Quantized::of(method.as_ref(), &model, &mut tensors, &mut report);
         }
-        let expected = quantized.expected(&model);
-        surplus::leave_out(&mut tensors, &expected, &mut ignored, &mut report);
-        tensors.check(&expected, &mut report);
+        // without the tensors of each linear, those would be called missing or unknown
+        if report.problems() == 0 {
+            let expected = quantized.expected(&model);
+            surplus::leave_out(&mut tensors, &expected, &mut ignored, &mut report);
+            tensors.check(&expected, &mut report);
+        }
         if report.problems() == 0 {
             quantized.look(&tensors, &mut report);
         }
@@ -172,7 +181,11 @@ impl Checkpoint {
         let dtype = config.dtype.or(embedding).unwrap_or(DType::F32);
         texts.others.extend(index.map(|bytes| Text { path: dir.join(weight_files::INDEX), bytes }));
         let weights = Weights::Stored(tensors);
-        Ok(Checkpoint { config, dtype, model, quantized, weights, texts, warnings: report.finish()? })
+        let (found, warnings) = (report.finish()?, Vec::new());
+        let format_of_dummies = None;
+        let checkpoint =
+            Checkpoint { config, dtype, model, quantized, weights, texts, kv, format_of_dummies, found, warnings };
+        Ok(checkpoint.with_cache(KvCache::Numbers))
     }
 
     /// Opens a configuration without weights: they are random, seeded by their names. `dir` is a directory, or a
@@ -184,9 +197,21 @@ impl Checkpoint {
             false => Texts::read(dir, &mut report),
         };
         let config = texts.as_ref().and_then(|texts| texts.parse(&mut report));
-        if let Some((_, Some(method))) = &config {
+        let mut format = None;
+        let method = config.as_ref().and_then(|(_, method)| method.as_ref());
+        if let Some(method) = method.filter(|method| method.has_linears()) {
             let (path, name) = (dir.display(), method.name());
-            report.unsupported(format!("{path}: weights quantized by {name}, expected none: dummies are numbers"));
+            format = method.dummies();
+            match format {
+                Some(format) => report.warning(format!(
+                    "{path}: quantized by {name}: dummies are random numbers as --precision {format} quantizes them, unless \
+                     --precision, --precision-map or --dtype asks for others"
+                )),
+                None => report.unsupported(format!(
+                    "{path}: quantized by {name} in a way in which no dummies are made: take `{QUANTIZED}` out of a copy of \
+                     config.json, and choose a format with --precision"
+                )),
+            }
         }
         let (Some(texts), Some((config, _))) = (texts, config) else { return Err(report.into_error()) };
         let warnings = report.finish()?;
@@ -194,7 +219,23 @@ impl Checkpoint {
         let model = model_tensors(&config);
         let random = model.iter().map(|tensor| (tensor.name.clone(), tensor.random())).collect();
         let (quantized, weights) = (Quantized::default(), Weights::Random(random));
-        Ok(Checkpoint { config, dtype, model, quantized, weights, texts, warnings })
+        let (kv, found) = (KvScales::default(), warnings.clone());
+        let format_of_dummies = format;
+        Ok(Checkpoint { config, dtype, model, quantized, weights, texts, kv, format_of_dummies, found, warnings })
+    }
+
+    /// The same for a plan with such a KV cache: warnings say what becomes of scales of keys and values.
+    pub fn with_cache(mut self, cache: KvCache) -> Checkpoint {
+        self.warnings.clone_from(&self.found);
+        if matches!(self.weights, Weights::Stored(_)) {
+            self.warnings.extend(self.kv.warnings(cache));
+        }
+        self
+    }
+
+    /// What keys and values reach by the scales of the checkpoint, by layer.
+    pub fn kv_reach(&self) -> &BTreeMap<u32, KvReach> {
+        self.kv.layers()
     }
 
     /// What the model is.
@@ -211,6 +252,11 @@ impl Checkpoint {
     /// The method by which the weights were quantized, as `quant_method` names it.
     pub fn quantized_by(&self) -> Option<&'static str> {
         self.quantized.method
+    }
+
+    /// The name of the format in which random weights are to be, where the configuration is one of quantized weights.
+    pub fn format_of_dummies(&self) -> Option<&'static str> {
+        self.format_of_dummies
     }
 
     /// What `config.json` says; numbers that are not finite are strings.
@@ -292,10 +338,7 @@ impl Checkpoint {
 impl WeightSource for Checkpoint {
     fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         match &self.weights {
-            Weights::Stored(tensors) => match self.quantized.views.get(key) {
-                Some(view) => view.read(key, tensors, elements, out),
-                None => tensors.read(key, elements, out),
-            },
+            Weights::Stored(tensors) => self.quantized.read(key, tensors, elements, out),
             Weights::Random(parts) => {
                 let part = parts.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
                 check_range(key, &elements, part.elements, self.dtype.bytes(), out.len())?;
@@ -316,15 +359,5 @@ impl WeightSource for Checkpoint {
 fn write_random(part: &RandomPart, dtype: DType, elements: Range<u64>, out: &mut [u8]) {
     for (index, out) in elements.zip(out.chunks_exact_mut(dtype.bytes() as usize)) {
         dtype.encode([part.value(index)], out);
-    }
-}
-
-/// Scales of a quantized KV cache.
-fn drop_scales_of_a_cache(tensors: &mut Tensors, report: &mut Report) {
-    let path = tensors.path().display().to_string();
-    let count = tensors.forget(|name| [".k_scale", ".v_scale"].iter().any(|end| name.ends_with(end)));
-    if count > 0 {
-        report
-            .warning(format!("{path}: `*.k_scale`, `*.v_scale` ({count}) are ignored: the KV cache is not quantized"));
     }
 }

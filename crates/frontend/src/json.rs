@@ -140,7 +140,12 @@ impl<'a> Object<'a> {
 
     /// ``DIR/config.json: `rope_scaling.factor` is 0, `` and the rest.
     pub fn found(&self, key: &str, value: &Value, rest: impl Display) -> String {
-        format!("{}: {} is {}, {rest}", self.file.display(), self.key(key), shown(value))
+        format!("{}, {rest}", self.said(key, value))
+    }
+
+    /// ``DIR/config.json: `rope_scaling.factor` is 0``.
+    pub fn said(&self, key: &str, value: &Value) -> String {
+        format!("{}: {} is {}", self.file.display(), self.key(key), shown(value))
     }
 
     /// ``DIR/config.json: `rope_scaling.factor` is missing, `` and the rest.

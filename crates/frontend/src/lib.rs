@@ -25,5 +25,6 @@ pub use checkpoint::Checkpoint;
 pub use config::ModelConfig;
 pub use model_tensors::{EMBEDDING, HEAD};
 pub use options::ImportOptions;
+pub use quantized::{KvCache, KvReach};
 pub use report::ImportError;
 pub use rope::Rope;

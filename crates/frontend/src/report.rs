@@ -27,14 +27,18 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Something is missing, damaged or contradictory.
+    /// Something is missing, damaged or contradictory. What is so for many tensors is said once.
     pub fn bad_input(&mut self, message: String) {
-        self.bad_input.push(message);
+        if !self.bad_input.contains(&message) {
+            self.bad_input.push(message);
+        }
     }
 
     /// Something is sound, but not done here.
     pub fn unsupported(&mut self, message: String) {
-        self.unsupported.push(message);
+        if !self.unsupported.contains(&message) {
+            self.unsupported.push(message);
+        }
     }
 
     /// An option asks for what this checkpoint does not allow.

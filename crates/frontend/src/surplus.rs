@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use regex::Regex;
+use fancy_regex::Regex;
 
 use crate::report::{Report, listed};
 use crate::tensors::{Expected, Tensors};
@@ -26,7 +26,7 @@ struct Pattern {
 impl Ignored {
     pub fn new(globs: &[String]) -> Ignored {
         let pattern = |glob: &String| {
-            let names = regex::escape(glob).replace(r"\*", ".*").replace(r"\?", ".");
+            let names = fancy_regex::escape(glob).replace(r"\*", ".*").replace(r"\?", ".");
             Pattern { glob: glob.clone(), names: Regex::new(&format!("^(?s:{names})$")).ok(), used: false }
         };
         Ignored(globs.iter().map(pattern).collect())
@@ -36,7 +36,7 @@ impl Ignored {
     pub fn matches(&mut self, name: &str) -> bool {
         let mut found = false;
         for pattern in &mut self.0 {
-            if pattern.names.as_ref().is_some_and(|names| names.is_match(name)) {
+            if pattern.names.as_ref().is_some_and(|names| names.is_match(name).unwrap_or(false)) {
                 pattern.used = true;
                 found = true;
             }

@@ -178,6 +178,11 @@ impl Tensors {
         self.tensors.get(name).and_then(|tensor| element_type(tensor.dtype))
     }
 
+    /// The element type of a tensor, of which the IR may know nothing.
+    pub fn stored_dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|tensor| tensor.dtype)
+    }
+
     /// The sizes of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[u64]> {
         self.tensors.get(name).map(|tensor| &tensor.shape[..])

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use codegen::cuda::{Built, Usage};
 use codegen::{CodegenError, Lowered, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
-use frontend::Checkpoint;
+use frontend::{Checkpoint, KvCache};
 use ir::{Graph, MadeWeights, Stage};
 use passes::{Changed, Observer, PassManager, PassOptions, PassReport};
 use plan::Plan;
@@ -15,7 +15,7 @@ use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
 use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
-use crate::{CompileOptions, Driver, Error, GateReport, WeightsChoice};
+use crate::{CompileOptions, Driver, Error, Format, GateReport, WeightsChoice};
 
 /// Told how a compilation gets on.
 pub trait Progress {
@@ -217,6 +217,7 @@ impl Driver {
         driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
         let checkpoint = open(dir, options, progress)?;
+        let options = &with_format_of_dummies(&checkpoint, options)?;
         let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
         settings.note.iter().for_each(|note| progress.note(note));
         settings.warning.iter().for_each(|warning| progress.warning(warning));
@@ -238,7 +239,7 @@ impl Driver {
             Some(dumps) => &mut **dumps,
             None => &mut nobody,
         };
-        let formats = precision::passes(&graph, &options.precision, calibrated.as_ref())?;
+        let formats = precision::passes(&graph, &options.precision, &checkpoint, calibrated.as_ref())?;
         let formats_file = precision::file(&graph, &options.precision)?;
         let pipeline = precision::quantizing(driver.pipeline(), formats);
         let passes = manager.run(&pipeline, &mut graph, &context, observer);
@@ -349,11 +350,28 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Prog
         }
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
     };
+    let cache = match (&options.precision.kv, &options.precision.calibration) {
+        (Some(kv), Some(_)) if kv.is_code() => KvCache::Calibrated,
+        (Some(kv), None) if kv.is_code() => KvCache::Codes,
+        _ => KvCache::Numbers,
+    };
+    let checkpoint = checkpoint.with_cache(cache);
     if options.precision.linears.is_some() {
         refuse_codes(dir, &checkpoint, "expected no number format of linears (--precision)")?;
     }
     checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
     Ok(checkpoint)
+}
+
+/// The options with the format that random weights have where the configuration is one of quantized weights and nobody
+/// names another.
+fn with_format_of_dummies(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<CompileOptions, Error> {
+    let mut options = options.clone();
+    let open = options.dtype.is_none() && options.precision.linears.is_none() && options.precision.map.is_none();
+    if let Some(format) = checkpoint.format_of_dummies().filter(|_| open) {
+        options.precision.linears = Some(format.parse::<Format>().map_err(Error::Unsupported)?);
+    }
+    Ok(options)
 }
 
 /// Refuses a checkpoint of codes for what is for numbers.

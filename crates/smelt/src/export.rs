@@ -83,7 +83,7 @@ impl Driver {
         let calibrated = Calibrated::open(options, &checkpoint)?;
         let weights = MadeWeights::over(&checkpoint);
         let context = Calibrated::context(calibrated.as_ref(), &weights);
-        let passes = precision::passes(&graph, options, calibrated.as_ref())?;
+        let passes = precision::passes(&graph, options, &checkpoint, calibrated.as_ref())?;
         let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
         let manager = PassManager::new(PassOptions::default());
         let done = manager.run(&pipeline, &mut graph, &context, &mut Silent);

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use frontend::Checkpoint;
+use frontend::{Checkpoint, KvReach};
 use ir::{DType, Graph, MadeWeights};
 use passes::calibration::{Calibration, observed};
-use passes::quantize::{Assignment, Format, LinearInfo, ScaleKv, linears};
+use passes::quantize::{Assignment, Format, KvMagnitudes, LinearInfo, ScaleKv, linears};
 use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
 use plan::TextFile;
 
@@ -38,12 +38,13 @@ pub(crate) fn file(graph: &Graph, options: &PrecisionOptions) -> Result<Option<T
 pub(crate) fn passes(
     graph: &Graph,
     options: &PrecisionOptions,
+    checkpoint: &Checkpoint,
     calibrated: Option<&Calibrated>,
 ) -> Result<Vec<Arc<dyn Pass>>, Error> {
     let linears = linears(graph);
     let assignment = assignment(&linears, options)?;
     let mut passes = assignment.passes(options.activations);
-    if let Some(pass) = scale_kv(graph, options.kv, calibrated)? {
+    if let Some(pass) = scale_kv(graph, options.kv, checkpoint, calibrated)? {
         // first: the scales go into tensors of the checkpoint, before those become codes
         passes.insert(0, pass);
     }
@@ -60,21 +61,35 @@ pub(crate) fn passes(
     Ok(passes)
 }
 
-/// The pass that gives codes of keys and values scales. Without a calibration there is none: E4M3 reaches from
-/// 2^-9 to 448, integers have too few steps for numbers around 1.
-fn scale_kv(graph: &Graph, kv: Option<DType>, calibrated: Option<&Calibrated>) -> Result<Option<Arc<dyn Pass>>, Error> {
+/// The pass that gives codes of keys and values scales: those of the calibration, else those of the checkpoint. Without
+/// either there is none: E4M3 reaches from 2^-9 to 448, integers have too few steps for numbers around 1.
+fn scale_kv(
+    graph: &Graph,
+    kv: Option<DType>,
+    checkpoint: &Checkpoint,
+    calibrated: Option<&Calibrated>,
+) -> Result<Option<Arc<dyn Pass>>, Error> {
     if !kv.is_some_and(DType::is_code) {
         return Ok(None);
     }
     let Some(calibrated) = calibrated else {
-        return if kv == Some(DType::I8) { Err(uncalibrated("a KV cache of int8")) } else { Ok(None) };
+        let known = checkpoint.kv_reach();
+        let complete = |reach: &KvReach| reach.keys.is_some() && reach.values.is_some();
+        let layers = checkpoint.config().layers as usize;
+        if kv == Some(DType::I8) && (known.len() < layers || !known.values().all(complete)) {
+            return Err(uncalibrated("a KV cache of int8"));
+        }
+        let magnitudes = |reach: KvReach| KvMagnitudes { keys: reach.keys, values: reach.values };
+        let known = known.iter().map(|(layer, reach)| (*layer, magnitudes(reach.clone())));
+        let pass = || Arc::new(ScaleKv::known(known.collect())) as Arc<dyn Pass>;
+        return Ok((!checkpoint.kv_reach().is_empty()).then(pass));
     };
     let mut kept = observed(graph).into_iter().filter(|seen| !seen.by_linear).map(|seen| graph.value_name(seen.value));
     match kept.find(|name| !calibrated.calibration.tensors.contains_key(*name)) {
         Some(name) => {
             Err(Error::BadInput(format!("{}: lacks `{name}`, which the KV cache keeps", calibrated.path.display())))
         }
-        None => Ok(Some(Arc::new(ScaleKv))),
+        None => Ok(Some(Arc::new(ScaleKv::default()))),
     }
 }
 

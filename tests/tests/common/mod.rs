@@ -84,9 +84,14 @@ pub struct Stored {
 
 impl Checkpoint {
     pub fn copy_of(name: &str) -> Checkpoint {
+        Checkpoint::copy(&oracle(name))
+    }
+
+    /// A copy of the checkpoint in a folder.
+    pub fn copy(from: &Path) -> Checkpoint {
         let folder = tempfile::tempdir().unwrap();
         for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(oracle(name).join(file), folder.path().join(file)).unwrap();
+            std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
         }
         Checkpoint { folder }
     }

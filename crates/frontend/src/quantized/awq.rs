@@ -4,6 +4,7 @@
 use plan::DType;
 use safetensors::tensor::Dtype;
 
+use super::group_size::GroupSize;
 use super::{Activations, Form, LinearShape, Method, Packed, Part, Parts};
 use crate::json::Object;
 use crate::report::Report;
@@ -13,15 +14,20 @@ use crate::tensors::FLOATS;
 const LANES: [u8; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 struct Awq {
-    /// `None` for all columns.
-    group: Option<u64>,
+    group: GroupSize,
 }
 
 pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
     let problems = report.problems();
-    // AutoAWQ's own file has other names for some keys
-    if let Some(bits) = config.size("bits", 1..=64, report).filter(|bits| *bits != 4) {
-        report.unsupported(config.found("bits", &bits.into(), "expected 4"));
+    // the second names are those of AutoAWQ's own file
+    let bits = ["bits", "w_bit"].into_iter().find(|key| config.present(key).is_some());
+    if let Some((key, bits)) =
+        bits.and_then(|key| Some((key, config.size(key, 1..=64, report)?))).filter(|bits| bits.1 != 4)
+    {
+        report.unsupported(config.found(key, &bits.into(), "expected 4"));
+    }
+    if let Some(backend) = config.present("backend").filter(|backend| *backend == "llm-awq") {
+        report.unsupported(config.found("backend", backend, "which packs weights otherwise: expected \"autoawq\""));
     }
     if let Some(version) = config.text("version", report).filter(|version| !version.eq_ignore_ascii_case("gemm")) {
         report.unsupported(config.found("version", &version.into(), "expected \"gemm\""));
@@ -29,7 +35,7 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
     if config.flag("zero_point", report) == Some(false) {
         report.unsupported(config.found("zero_point", &false.into(), "expected true"));
     }
-    let group = super::gptq::group_size(config, report);
+    let group = GroupSize::read(config, &["group_size", "q_group_size"], report);
     (report.problems() == problems).then(|| Box::new(Awq { group }) as Box<dyn Method>)
 }
 
@@ -38,13 +44,17 @@ impl Method for Awq {
         "awq"
     }
 
+    fn dummies(&self) -> Option<&'static str> {
+        Some("int4")
+    }
+
     fn marks(&self) -> &'static [&'static str] {
         &["qweight"]
     }
 
     fn parts(&self, linear: LinearShape<'_>, report: &mut Report) -> Option<Parts> {
         let LinearShape { rows, cols, .. } = linear;
-        let groups = linear.groups("`group_size`", self.group.unwrap_or(cols), report)?;
+        let groups = self.group.of(linear, report)?.count;
         let form = Form::Packed(Packed { bits: 4, transposed: true, axis: 1, lanes: LANES, add: 0 });
         let packed = |suffix, dtype, size: u64| Part {
             suffix,
@@ -64,6 +74,7 @@ impl Method for Awq {
             codes: packed("qweight", DType::I4, cols),
             scale,
             zero: Some(packed("qzeros", DType::I8, groups)),
+            symmetric: None,
             x: Activations::Numbers,
             groups: None,
             sizes: None,

@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use super::targets::Targets;
 use super::view::IN_ORDER;
-use super::{Activations, Form, LinearShape, Method, Packed, Part, Parts};
+use super::{Activations, CacheScheme, Form, LinearShape, Method, Packed, Part, Parts};
 use crate::json::Object;
 use crate::report::{Report, listed};
 
 struct CompressedTensors {
     groups: Vec<Group>,
     ignored: Targets,
+    cache: Option<CacheScheme>,
 }
 
 /// Modules with one scheme.
@@ -56,27 +57,33 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
             report.unsupported(config.found(key, value, "which changes the mathematics: expected none"));
         }
     }
-    let format = config.text("format", report).unwrap_or(MIXED);
-    if format != MIXED {
+    let cache = config.nested("kv_cache_scheme", report).zip(config.get("kv_cache_scheme"));
+    let cache = cache.map(|(scheme, value)| CacheScheme {
+        said: config.said("kv_cache_scheme", value),
+        codes: scheme_codes(scheme, report).filter(|codes| codes.bytes() == 1 && *codes != DType::I4),
+    });
+    let named = config.nested("config_groups", report);
+    if named.is_none() && cache.is_none() {
+        report.bad_input(match config.present("config_groups") {
+            Some(empty) => {
+                config.found("config_groups", empty, "expected the schemes of modules, or `kv_cache_scheme`")
+            }
+            None => config.missing("config_groups", "expected the schemes of modules"),
+        });
+    }
+    let format = config.present("format").and_then(|_| config.text("format", report)).unwrap_or(MIXED);
+    // without groups all weights are numbers, whatever that is called
+    if named.is_some() && format != MIXED {
         check_format(config, format, report);
     }
     let mut groups = Vec::new();
-    match config.nested("config_groups", report) {
-        None => report.bad_input(config.missing("config_groups", "expected the schemes of modules")),
-        Some(named) => {
-            for (name, _) in named.entries() {
-                if let Some(group) = named.nested(name, report) {
-                    groups.extend(Group::read(group, format, report));
-                }
-            }
+    for (name, _) in named.iter().flat_map(Object::entries) {
+        if let Some(group) = named.and_then(|named| named.nested(name, report)) {
+            groups.extend(Group::read(group, format, report));
         }
     }
-    if let Some(scheme) = config.present("kv_cache_scheme") {
-        let rest = "which is ignored: the KV cache keeps the dtype of the weights, unless --kv-precision names another";
-        report.warning(config.found("kv_cache_scheme", scheme, rest));
-    }
     let ignored = Targets::read(config, "ignore", report);
-    let method = CompressedTensors { groups, ignored };
+    let method = CompressedTensors { groups, ignored, cache };
     (report.problems() == problems).then(|| Box::new(method) as Box<dyn Method>)
 }
 
@@ -108,20 +115,26 @@ impl Group {
     }
 }
 
-/// The codes that a scheme has.
-fn read_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
+/// The codes that a scheme has, where they are known ones.
+fn scheme_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
     let kind = config.text("type", report).unwrap_or("int");
-    let bits = config.size("num_bits", 1..=64, report).unwrap_or(8);
-    match (kind, bits) {
+    match (kind, config.size("num_bits", 1..=64, report).unwrap_or(8)) {
         ("int", 4) => Some(DType::I4),
         ("int", 8) => Some(DType::I8),
         ("float", 8) => Some(DType::F8E4M3),
-        _ => {
-            let rest = format_args!("with `type` {kind}: expected 4 or 8 bits of int, or 8 of float");
-            report.unsupported(config.found("num_bits", &bits.into(), rest));
-            None
-        }
+        _ => None,
     }
+}
+
+/// The same; others are reported.
+fn read_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
+    let codes = scheme_codes(config, report);
+    if codes.is_none() {
+        let (kind, bits) = (config.get("type").and_then(Value::as_str).unwrap_or("int"), config.get("num_bits"));
+        let rest = format_args!("with `type` {kind}: expected 4 or 8 bits of int, or 8 of float");
+        report.unsupported(config.found("num_bits", bits.unwrap_or(&Value::Null), rest));
+    }
+    codes
 }
 
 fn read_inputs(config: Object<'_>, report: &mut Report) -> Option<Activations<()>> {
@@ -194,8 +207,8 @@ fn read_block(config: Object<'_>, report: &mut Report) -> Option<[u64; 2]> {
 
 impl CompressedTensors {
     /// The group of a module: one that names it, or one for all linears.
-    fn group(&self, module: &str) -> Option<&Group> {
-        let named = self.groups.iter().find(|group| group.targets.name(module));
+    fn group(&self, module: &str, report: &mut Report) -> Option<&Group> {
+        let named = self.groups.iter().find(|group| group.targets.name(module, report));
         named.or_else(|| self.groups.iter().find(|group| group.targets.linears()))
     }
 }
@@ -205,17 +218,36 @@ impl Method for CompressedTensors {
         "compressed-tensors"
     }
 
+    fn dummies(&self) -> Option<&'static str> {
+        let [Group { weights, inputs, .. }] = &self.groups[..] else { return None };
+        match (weights.codes, weights.scales, inputs) {
+            (DType::I4, _, Activations::Numbers) => Some("int4"),
+            (DType::I8, _, Activations::Numbers) => Some("int8-weight"),
+            (DType::F8E4M3, Scales::Block(_), _) => Some("fp8-block"),
+            (DType::F8E4M3, ..) => Some("fp8"),
+            _ => None,
+        }
+    }
+
     fn marks(&self) -> &'static [&'static str] {
         &["weight_scale", "weight_packed"]
     }
 
-    fn wants(&self, module: &str) -> bool {
-        !self.ignored.linears() && !self.ignored.name(module) && self.group(module).is_some()
+    fn wants(&self, module: &str, report: &mut Report) -> bool {
+        !self.ignored.linears() && !self.ignored.name(module, report) && self.group(module, report).is_some()
+    }
+
+    fn has_linears(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    fn cache(&self) -> Option<&CacheScheme> {
+        self.cache.as_ref()
     }
 
     fn parts(&self, linear: LinearShape<'_>, report: &mut Report) -> Option<Parts> {
         let LinearShape { module, rows, cols, tensors } = linear;
-        let Some(Group { weights, inputs, packed, .. }) = self.group(module) else {
+        let Some(Group { weights, inputs, packed, .. }) = self.group(module, report) else {
             let path = tensors.path().display();
             report.bad_input(format!("{path}: `{module}` is quantized, but no group of `config_groups` targets it"));
             return None;
@@ -266,6 +298,14 @@ impl Method for CompressedTensors {
             _ => None,
         };
         let sizes = is_there("weight_shape").then_some("weight_shape");
-        Some(Parts { codes, scale: linear.scales("weight_scale", scale_shape), zero, x, groups, sizes })
+        Some(Parts {
+            codes,
+            scale: linear.scales("weight_scale", scale_shape),
+            zero,
+            symmetric: None,
+            x,
+            groups,
+            sizes,
+        })
     }
 }

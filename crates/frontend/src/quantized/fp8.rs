@@ -1,10 +1,11 @@
-//! E4M3 weights: with a scale for each block, as DeepSeek and Qwen publish them, or one for all, as modelopt writes them.
+//! E4M3 weights: with a scale for each block, as DeepSeek and Qwen publish them, or one for all, as modelopt, AutoFP8 and
+//! transformers write them. Scales are multiplied by, those called `weight_scale_inv` and `activation_scale`, too.
 
 use plan::DType;
 use safetensors::tensor::Dtype;
 use serde_json::Value;
 
-use super::{Activations, LinearShape, Method, Parts};
+use super::{Activations, CacheScheme, LinearShape, Method, Parts};
 use crate::json::Object;
 use crate::report::Report;
 
@@ -18,15 +19,18 @@ enum Inputs {
     ByToken,
 }
 
-enum Fp8 {
-    /// `weight_scale_inv`, by which codes are multiplied all the same.
-    Blocks {
-        block: [u64; 2],
-    },
-    Tensor {
-        name: &'static str,
-        inputs: Inputs,
-    },
+struct Fp8 {
+    name: &'static str,
+    /// What has a scale; nothing where the KV cache alone is quantized.
+    weights: Option<Weights>,
+    cache: Option<CacheScheme>,
+}
+
+enum Weights {
+    /// Blocks of so many rows and columns.
+    Blocks([u64; 2]),
+    /// All of a weight.
+    Whole(Inputs),
 }
 
 /// `quant_method` fp8.
@@ -44,67 +48,88 @@ pub(super) fn read_blocks(config: Object<'_>, report: &mut Report) -> Option<Box
         <[u64; 2]>::try_from(sizes?).ok().filter(|block| block.iter().all(|size| size.is_power_of_two()))
     };
     let key = "weight_block_size";
-    let method = match config.present(key) {
+    let weights = match config.present(key) {
         Some(_) if scheme == "dynamic" => {
-            let block = config.expect(key, "two powers of two, such as [128, 128]", sizes, report)?;
-            Fp8::Blocks { block }
+            Weights::Blocks(config.expect(key, "two powers of two, such as [128, 128]", sizes, report)?)
         }
         Some(block) => {
             report.unsupported(config.found(key, block, "expected \"dynamic\" as `activation_scheme` with blocks"));
             return None;
         }
-        None => {
-            let inputs = if scheme == "static" { Inputs::Static } else { Inputs::ByToken };
-            Fp8::Tensor { name: "fp8", inputs }
-        }
+        None => Weights::Whole(if scheme == "static" { Inputs::Static } else { Inputs::ByToken }),
     };
     if config.present("scale_fmt").is_some_and(|format| format.as_str() == Some("ue8m0")) {
         let rest = "activations are scaled by powers of two there, and by plain numbers here";
         report.warning(config.found("scale_fmt", &"ue8m0".into(), rest));
     }
+    let cache = config.present("kv_cache_scheme");
+    let cache =
+        cache.map(|value| CacheScheme { said: config.said("kv_cache_scheme", value), codes: Some(DType::F8E4M3) });
+    let method = Fp8 { name: "fp8", weights: Some(weights), cache };
     (report.problems() == problems).then(|| Box::new(method) as Box<dyn Method>)
 }
 
 /// `quant_method` modelopt, or the file that it leaves beside the weights.
 pub(super) fn read_modelopt(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
     let nested = config.nested(MODELOPT_KEY, report).unwrap_or(config);
-    match nested.text("quant_algo", report) {
-        Some("FP8") => Some(Box::new(Fp8::Tensor { name: "modelopt", inputs: Inputs::Static })),
+    let cache = nested.present("kv_cache_quant_algo").map(|value| CacheScheme {
+        said: nested.said("kv_cache_quant_algo", value),
+        codes: match value.as_str() {
+            Some("FP8") => Some(DType::F8E4M3),
+            Some("INT8") => Some(DType::I8),
+            _ => None,
+        },
+    });
+    let weights = match nested.present("quant_algo").and_then(|_| nested.text("quant_algo", report)) {
+        Some("FP8") => Some(Weights::Whole(Inputs::Static)),
+        None if cache.is_some() && nested.present("quant_algo").is_none() => None,
         Some(other) => {
             report.unsupported(nested.found("quant_algo", &other.into(), "expected \"FP8\""));
-            None
+            return None;
         }
         None => {
             report.bad_input(nested.missing("quant_algo", "expected \"FP8\""));
-            None
+            return None;
         }
-    }
+    };
+    Some(Box::new(Fp8 { name: "modelopt", weights, cache }))
 }
 
 impl Method for Fp8 {
     fn name(&self) -> &'static str {
-        match self {
-            Fp8::Blocks { .. } => "fp8",
-            Fp8::Tensor { name, .. } => name,
-        }
+        self.name
+    }
+
+    fn dummies(&self) -> Option<&'static str> {
+        self.weights.as_ref().map(|weights| match weights {
+            Weights::Blocks(_) => "fp8-block",
+            Weights::Whole(_) => "fp8",
+        })
     }
 
     fn marks(&self) -> &'static [&'static str] {
-        match self {
-            Fp8::Blocks { .. } => &["weight_scale_inv"],
-            Fp8::Tensor { .. } => &["weight_scale"],
-        }
+        &["weight_scale_inv", "weight_scale"]
+    }
+
+    fn has_linears(&self) -> bool {
+        self.weights.is_some()
+    }
+
+    fn cache(&self) -> Option<&CacheScheme> {
+        self.cache.as_ref()
     }
 
     fn parts(&self, linear: LinearShape<'_>, _: &mut Report) -> Option<Parts> {
         let to = DType::F8E4M3;
-        let (scale, x) = match self {
-            Fp8::Blocks { block: [rows, cols] } => (
-                linear.scales("weight_scale_inv", [linear.rows.div_ceil(*rows), linear.cols.div_ceil(*cols)]),
+        let (scale, shape, x) = match self.weights.as_ref()? {
+            Weights::Blocks([rows, cols]) => (
+                linear.spelled(["weight_scale_inv", "weight_scale"]),
+                [linear.rows.div_ceil(*rows), linear.cols.div_ceil(*cols)],
                 Activations::Dynamic { to, cols: u32::try_from(*cols).ok() },
             ),
-            Fp8::Tensor { inputs, .. } => (
-                linear.scales("weight_scale", [linear.rows, 1]),
+            Weights::Whole(inputs) => (
+                linear.spelled(["weight_scale", "weight_scale_inv"]),
+                [linear.rows, 1],
                 match inputs {
                     Inputs::Static => Activations::Static { to, scale: linear.input_scale() },
                     Inputs::ByToken => Activations::Dynamic { to, cols: None },
@@ -112,6 +137,14 @@ impl Method for Fp8 {
             ),
         };
         let codes = linear.plain_codes(&[Dtype::F8_E4M3], to);
-        Some(Parts { codes, scale, zero: None, x, groups: None, sizes: None })
+        Some(Parts {
+            codes,
+            scale: linear.scales(scale, shape),
+            zero: None,
+            symmetric: None,
+            x,
+            groups: None,
+            sizes: None,
+        })
     }
 }

@@ -5,19 +5,26 @@ use plan::DType;
 use safetensors::tensor::Dtype;
 use serde_json::Value;
 
+use super::group_size::{GroupSize, Groups};
 use super::view::IN_ORDER;
-use super::{Activations, Form, LinearShape, Method, Packed, Part, Parts};
+use super::{Activations, Form, LinearShape, Method, Packed, Part, Parts, Symmetric};
 use crate::json::Object;
 use crate::report::Report;
 use crate::tensors::FLOATS;
 
 struct Gptq {
     bits: u32,
-    /// `None` for all columns.
-    group: Option<u64>,
-    /// Whether zeros are stored less one, as all but `gptq_v2` do.
-    less_one: bool,
+    group: GroupSize,
+    /// The version of the format.
+    format: &'static str,
+    /// Whether zeros are the middle of the range, where the configuration says.
+    symmetric: Option<bool>,
 }
+
+/// The format whose zeros are stored less one.
+const V1: &str = "gptq";
+/// The format whose zeros are stored as they are.
+const V2: &str = "gptq_v2";
 
 pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
     let problems = report.problems();
@@ -33,41 +40,38 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
         }
     };
     let format = config.present("checkpoint_format").and_then(|_| config.text("checkpoint_format", report));
-    let less_one = match format {
-        None | Some("gptq") => true,
-        Some("gptq_v2") => false,
+    let format = match format {
+        None | Some(V1) => V1,
+        Some(V2) => V2,
         Some(other) => {
             let expected = "expected \"gptq\" or \"gptq_v2\"";
             report.unsupported(config.found("checkpoint_format", &other.into(), expected));
-            true
+            V1
         }
     };
     if let Some(value) = config.present("is_marlin_format").filter(|value| **value == Value::Bool(true)) {
         report.unsupported(config.found("is_marlin_format", value, "expected false"));
     }
-    // keys with `-:` leave modules out; all others give some of them bits or groups of their own
+    // keys with `-:` leave modules out, all others give some of them settings of their own
+    let same =
+        |own: &Value| own.as_object().is_some_and(|own| own.iter().all(|(key, own)| config.get(key) == Some(own)));
     let overrides = config.nested("dynamic", report);
-    if overrides.is_some_and(|overrides| overrides.entries().any(|(key, _)| !key.starts_with("-:"))) {
-        report.unsupported(config.found(
-            "dynamic",
-            &Value::Object(Default::default()),
-            "expected the same bits everywhere",
-        ));
+    let others = |overrides: &Object<'_>| overrides.entries().any(|(key, own)| !key.starts_with("-:") && !same(own));
+    if let Some(value) = overrides.filter(others).and(config.get("dynamic")) {
+        report.unsupported(config.found("dynamic", value, "expected the same bits and groups everywhere"));
     }
-    let group = group_size(config, report);
-    (report.problems() == problems).then(|| Box::new(Gptq { bits, group, less_one }) as Box<dyn Method>)
-}
-
-/// Columns of a group; `None` for all of them, which is spelled -1.
-pub(super) fn group_size(config: Object<'_>, report: &mut Report) -> Option<u64> {
-    let convert = |value: &Value| value.as_i64().filter(|size| *size == -1 || *size > 0);
-    let size = config.expect("group_size", "a number above 0, or -1", convert, report)?;
-    u64::try_from(size).ok()
+    let group = GroupSize::read(config, &["group_size"], report);
+    let symmetric = config.present("sym").and_then(|_| config.flag("sym", report));
+    (report.problems() == problems).then(|| Box::new(Gptq { bits, group, format, symmetric }) as Box<dyn Method>)
 }
 
 impl Method for Gptq {
     fn name(&self) -> &'static str {
         "gptq"
+    }
+
+    fn dummies(&self) -> Option<&'static str> {
+        Some(if self.bits == 4 { "int4" } else { "int8-weight" })
     }
 
     fn marks(&self) -> &'static [&'static str] {
@@ -76,8 +80,7 @@ impl Method for Gptq {
 
     fn parts(&self, linear: LinearShape<'_>, report: &mut Report) -> Option<Parts> {
         let LinearShape { rows, cols, .. } = linear;
-        let group = self.group.unwrap_or(cols);
-        let groups = linear.groups("`group_size`", group, report)?;
+        let groups = self.group.of(linear, report)?;
         let packed = |axis, add| Packed { bits: self.bits, transposed: true, axis, lanes: IN_ORDER, add };
         let codes = Part {
             suffix: "qweight",
@@ -86,28 +89,32 @@ impl Method for Gptq {
             shape: [rows, cols],
             form: Form::Packed(packed(0, 0)),
         };
+        let Groups { count, cols: group } = groups;
         let scale = Part {
             suffix: "scales",
-            stored: (FLOATS, vec![groups, rows]),
+            stored: (FLOATS, vec![count, rows]),
             dtype: None,
-            shape: [rows, groups],
+            shape: [rows, count],
             form: Form::Transposed,
         };
         // one in each place of a word: carries undo the borrows of a zero that was 0
         let one = if self.bits == 4 { 0x1111_1111 } else { 0x0101_0101 };
-        let zero = packed(1, if self.less_one { one } else { 0 });
+        let [zero, other] = if self.format == V1 { [one, 0] } else { [0, one] }.map(|add| packed(1, add));
         let zero = Part {
             suffix: "qzeros",
-            stored: (&[Dtype::I32], vec![groups, rows.div_ceil(zero.per_word())]),
+            stored: (&[Dtype::I32], vec![count, rows.div_ceil(zero.per_word())]),
             dtype: Some(DType::I8),
-            shape: [rows, groups],
+            shape: [rows, count],
             form: Form::Packed(zero),
         };
+        // AutoGPTQ and transformers take true for a missing `sym`
+        let symmetric = Symmetric { stated: self.symmetric == Some(true), format: self.format, other };
         let ordered = linear.tensors.shape(&linear.name("g_idx")).is_some();
         Some(Parts {
             codes,
             scale,
             zero: Some(zero),
+            symmetric: (self.symmetric != Some(false)).then_some(symmetric),
             x: Activations::Numbers,
             groups: ordered.then_some(("g_idx", group)),
             sizes: None,

@@ -3,12 +3,17 @@
 
 mod awq;
 mod compressed;
+mod dequantized;
 mod fp8;
 mod gptq;
+mod group_size;
+mod kv;
 mod targets;
 mod view;
+mod zeros;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ir::TensorType;
 use plan::DType;
@@ -19,6 +24,12 @@ use crate::model_tensors::{EMBEDDING, ModelTensor};
 use crate::report::{Report, listed};
 use crate::tensors::{Expected, FLOATS, Tensors};
 
+use dequantized::Dequantized;
+use zeros::Symmetric;
+
+pub(crate) use kv::{CacheScheme, KvScales};
+pub use kv::{KvCache, KvReach};
+use view::E8M0_NAN;
 pub(crate) use view::{Form, Packed, View};
 
 /// What stands for a linear in the graph. Strings are keys of constants.
@@ -68,8 +79,10 @@ pub(crate) struct Parts {
     pub codes: Part,
     pub scale: Part,
     pub zero: Option<Part>,
+    /// What the configuration says of the zeros.
+    pub symmetric: Option<Symmetric>,
     pub x: Activations<Part>,
-    /// Which group each column is in, `[columns]`; it must be what the place of the column says.
+    /// Which group each column is in, `[columns]`, and how many columns a group has.
     pub groups: Option<(&'static str, u64)>,
     /// A tensor that says rows and columns.
     pub sizes: Option<&'static str>,
@@ -87,19 +100,51 @@ pub(crate) trait Method {
     fn parts(&self, linear: LinearShape<'_>, report: &mut Report) -> Option<Parts>;
 
     /// Whether the configuration wants this linear quantized, where it says so by name.
-    fn wants(&self, _: &str) -> bool {
+    fn wants(&self, _: &str, _: &mut Report) -> bool {
         false
+    }
+
+    /// Whether linears are quantized at all: the KV cache alone may be.
+    fn has_linears(&self) -> bool {
+        true
+    }
+
+    /// The name of the format of this compiler that comes nearest, in which dummies are made; nothing where that takes more than
+    /// random weights.
+    fn dummies(&self) -> Option<&'static str>;
+
+    /// How the KV cache was quantized, where the configuration says so.
+    fn cache(&self) -> Option<&CacheScheme> {
+        None
     }
 }
 
-/// What `quantization_config` asks for.
-pub(crate) fn method(config: Object<'_>, key: &str, report: &mut Report) -> Option<Box<dyn Method>> {
+/// A file beside `config.json` that says how weights are quantized, where that does not.
+#[derive(Debug)]
+pub(crate) struct SideFile {
+    pub name: &'static str,
+    /// The key under which it says so; the whole file does where there is none.
+    pub key: Option<&'static str>,
+    /// The method, where it names none.
+    method: &'static str,
+}
+
+/// Those that are known, as modelopt, AutoAWQ and AutoGPTQ write them.
+pub(crate) const SIDE_FILES: [SideFile; 3] = [
+    SideFile { name: "hf_quant_config.json", key: Some(fp8::MODELOPT_KEY), method: "modelopt" },
+    SideFile { name: "quant_config.json", key: None, method: "awq" },
+    SideFile { name: "quantize_config.json", key: None, method: "gptq" },
+];
+
+/// What a configuration asks for, which is that of a file of its own or `quantization_config`.
+pub(crate) fn method(config: Object<'_>, file: Option<&SideFile>, report: &mut Report) -> Option<Box<dyn Method>> {
     const KNOWN: &str = "expected compressed-tensors, fp8, modelopt, awq or gptq";
-    let name = match config.get("quant_method") {
-        Some(_) => config.text("quant_method", report)?,
-        // the file of modelopt has no such key
-        None if key == fp8::MODELOPT_KEY => "modelopt",
-        None => {
+    let name = match (config.present("quant_method"), file) {
+        (Some(_), _) => config.text("quant_method", report)?,
+        (None, Some(file)) => file.method,
+        // nobody else has this key
+        (None, None) if config.present("w_bit").is_some() => "awq",
+        (None, None) => {
             report.unsupported(config.missing("quant_method", KNOWN));
             return None;
         }
@@ -117,8 +162,8 @@ pub(crate) fn method(config: Object<'_>, key: &str, report: &mut Report) -> Opti
     }
 }
 
-/// The file of modelopt beside the weights, and the key in it.
-pub(crate) const MODELOPT: (&str, &str) = ("hf_quant_config.json", fp8::MODELOPT_KEY);
+/// The dtypes of scales: numbers, or powers of two.
+const SCALES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F8_E8M0];
 
 impl LinearShape<'_> {
     fn name(&self, suffix: &str) -> String {
@@ -141,12 +186,17 @@ impl LinearShape<'_> {
             // what is wrong with it is said where shapes are compared
             _ => (shape.to_vec(), Form::Stored),
         };
-        Part { suffix, stored: (FLOATS, stored), dtype: None, shape, form }
+        Part { suffix, stored: (SCALES, stored), dtype: None, shape, form }
+    }
+
+    /// Which of these names a tensor of the linear has; the first where it has none of them.
+    fn spelled<const N: usize>(&self, names: [&'static str; N]) -> &'static str {
+        names.into_iter().find(|name| self.tensors.shape(&self.name(name)).is_some()).unwrap_or(names[0])
     }
 
     /// The scale of all activations.
     fn input_scale(&self) -> Part {
-        self.scales("input_scale", [1, 1])
+        self.scales(self.spelled(["input_scale", "activation_scale"]), [1, 1])
     }
 
     /// Whether so many neighbours can share a scale; reported where not.
@@ -175,18 +225,25 @@ pub(crate) struct Quantized {
     /// Types of their tensors as the graph sees them.
     pub types: BTreeMap<String, TensorType>,
     /// How those are read that are stored otherwise.
-    pub views: BTreeMap<String, View>,
+    views: BTreeMap<String, View>,
+    /// Weights of linears whose codes are read as numbers.
+    dequantized: BTreeMap<String, Dequantized>,
     /// What must be in the files.
     stored: Vec<Expected>,
-    /// Groups of columns that must be what their places say: tensor and size of a group.
-    groups: Vec<(String, u64)>,
+    /// Tensors that say which group each column is in, and the size of a group, by module.
+    groups: BTreeMap<String, (String, u64)>,
+    /// Zeros of which the configuration says more.
+    symmetric: BTreeMap<String, Symmetric>,
     /// Tensors that say sizes, and what these are.
     sizes: Vec<(String, [u64; 2])>,
 }
 
 impl Quantized {
     /// Looks at each linear of the model.
-    pub fn of(method: &dyn Method, model: &[ModelTensor], tensors: &Tensors, report: &mut Report) -> Quantized {
+    pub fn of(method: &dyn Method, model: &[ModelTensor], tensors: &mut Tensors, report: &mut Report) -> Quantized {
+        if !method.has_linears() {
+            return Quantized::default();
+        }
         let mut quantized = Quantized { method: Some(method.name()), ..Quantized::default() };
         for tensor in model {
             let Some(module) = tensor.name.strip_suffix(".weight").filter(|module| *module != EMBEDDING) else {
@@ -194,7 +251,7 @@ impl Quantized {
             };
             let [rows, cols] = tensor.shape[..] else { continue };
             let marked = method.marks().iter().any(|mark| tensors.shape(&format!("{module}.{mark}")).is_some());
-            if marked || method.wants(module) {
+            if marked || method.wants(module, report) {
                 let linear = LinearShape { module, rows, cols, tensors };
                 if let Some(parts) = method.parts(linear, report) {
                     quantized.add(linear, parts);
@@ -205,6 +262,7 @@ impl Quantized {
             let (path, name, marks) = (tensors.path().display(), method.name(), listed(method.marks()));
             report.bad_input(format!("{path}: config.json says {name}, but no linear has {marks}"));
         }
+        quantized.drop_zero_points(tensors, report);
         quantized
     }
 
@@ -212,6 +270,7 @@ impl Quantized {
         let codes = self.part(linear, parts.codes);
         let scale = self.part(linear, parts.scale);
         let zero = parts.zero.map(|zero| self.part(linear, zero));
+        self.symmetric.extend(zero.clone().zip(parts.symmetric));
         let x = match parts.x {
             Activations::Numbers => Activations::Numbers,
             Activations::Dynamic { to, cols } => Activations::Dynamic { to, cols },
@@ -220,7 +279,7 @@ impl Quantized {
         if let Some((suffix, group)) = parts.groups {
             let name = linear.name(suffix);
             self.stored.push(Expected { name: name.clone(), shape: vec![linear.cols], dtypes: &[Dtype::I32] });
-            self.groups.push((name, group));
+            self.groups.insert(linear.module.to_owned(), (name, group));
         }
         if let Some(suffix) = parts.sizes {
             let name = linear.name(suffix);
@@ -237,9 +296,8 @@ impl Quantized {
         self.stored.push(Expected { name: name.clone(), shape, dtypes });
         let dtype = part.dtype.or(linear.tensors.dtype(&name)).unwrap_or(DType::F32);
         self.types.insert(name.clone(), TensorType::new(dtype, part.shape));
-        if part.form != Form::Stored {
-            self.views.insert(name.clone(), View { dtype, shape: part.shape, form: part.form });
-        }
+        let exponents = linear.tensors.stored_dtype(&name) == Some(Dtype::F8_E8M0);
+        self.views.insert(name.clone(), View { dtype, shape: part.shape, form: part.form, exponents });
         name
     }
 
@@ -263,18 +321,24 @@ impl Quantized {
                 report.bad_input(format!("{path}: `{name}` is {found:?}, config.json makes it [{rows}, {cols}]"));
             }
         }
-        let ordered = |(name, group): &&(String, u64)| {
-            (0..).zip(tensors.integers(name)).all(|(column, found): (u64, i64)| (column / group) as i64 == found)
-        };
-        if let Some((name, _)) = self.groups.iter().find(|group| !ordered(group)) {
-            let expected = "expected groups of neighbours (`desc_act` false, or `static_groups` true)";
-            report.unsupported(format!("{path}: `{name}` puts columns into groups by activation, {expected}"));
+        let exponents = self.views.iter().filter(|(_, view)| view.exponents).map(|(name, _)| name.as_str());
+        let is_nan = |name: &&str| tensors.bytes(name).is_some_and(|bytes| bytes.contains(&E8M0_NAN));
+        let nan: Vec<&str> = exponents.filter(is_nan).collect();
+        if !nan.is_empty() {
+            report.bad_input(format!("{path}: scales of E8M0 that are NaN (255), expected numbers: {}", listed(&nan)));
         }
-        for linear in self.linears.values_mut() {
-            // codes around the middle of their range are signed ones, without zeros
-            linear.zero.take_if(|zero| self.views.get(zero).is_some_and(|view| view.is_zero(zero, tensors)));
-        }
+        self.judge_zeros(tensors, report);
+        self.judge_groups(tensors, report);
         self.share_input_scales(tensors);
+    }
+
+    /// Copies elements of a constant, which codes may stand for.
+    pub fn read(&self, key: &str, tensors: &Tensors, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
+        match (self.dequantized.get(key), self.views.get(key)) {
+            (Some(weight), _) => weight.read(key, tensors, elements, out),
+            (None, Some(view)) => view.read(key, tensors, elements, out),
+            (None, None) => tensors.read(key, elements, out),
+        }
     }
 
     /// Linears whose activations have equal scales read one of them, so that they can share the codes.

@@ -1,17 +1,27 @@
 //! Which modules a group of compressed-tensors means: names, `re:` patterns, and the class of all linears.
 
-use regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use crate::json::Object;
 use crate::report::Report;
+
+/// Steps back that the search for a match may take: names are short, and a pattern that needs more is hostile.
+const MOST_STEPS: usize = 100_000;
 
 /// What a list of targets names.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     names: Vec<String>,
-    patterns: Vec<Regex>,
+    patterns: Vec<Pattern>,
     /// Whether the class of all linears is among them.
     linears: bool,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    regex: Regex,
+    /// Where it stands, and the list.
+    said: String,
 }
 
 impl Targets {
@@ -26,13 +36,17 @@ impl Targets {
         for target in config.expect(key, "a list of names of modules", strings, report).unwrap_or_default() {
             match target.strip_prefix("re:") {
                 // they match from the start of a name, and need not reach its end
-                Some(pattern) => match Regex::new(&format!("^(?:{pattern})")) {
-                    Ok(pattern) => targets.patterns.push(pattern),
-                    Err(_) => {
-                        let rest = "with a pattern that is not read: expected one without looking around";
-                        report.unsupported(config.found(key, value, rest));
+                Some(pattern) => {
+                    let regex = RegexBuilder::new(&format!("^(?:{pattern})")).backtrack_limit(MOST_STEPS).build();
+                    match regex {
+                        Ok(regex) => targets.patterns.push(Pattern { regex, said: config.said(key, value) }),
+                        Err(_) => {
+                            let rest =
+                                format_args!("whose pattern `{}` is no regular expression", pattern.escape_debug());
+                            report.bad_input(config.found(key, value, rest));
+                        }
                     }
-                },
+                }
                 None if target == "Linear" => targets.linears = true,
                 None => targets.names.push(target),
             }
@@ -40,9 +54,16 @@ impl Targets {
         targets
     }
 
-    /// Whether a module is named, by itself or by a pattern.
-    pub fn name(&self, module: &str) -> bool {
-        self.names.iter().any(|name| name == module) || self.patterns.iter().any(|pattern| pattern.is_match(module))
+    /// Whether a module is named, by itself or by a pattern. A pattern that takes too long is reported.
+    pub fn name(&self, module: &str, report: &mut Report) -> bool {
+        let mut matches = |pattern: &Pattern| {
+            pattern.regex.is_match(module).unwrap_or_else(|_| {
+                let found = pattern.regex.as_str().escape_debug();
+                report.unsupported(format!("{}, whose pattern `{found}` takes too many steps to match", pattern.said));
+                false
+            })
+        };
+        self.names.iter().any(|name| name == module) || self.patterns.iter().any(&mut matches)
     }
 
     /// Whether all linears are meant.

@@ -43,6 +43,21 @@ pub(crate) struct View {
     pub dtype: DType,
     pub shape: [u64; 2],
     pub form: Form,
+    /// Whether bytes of E8M0 are stored, which mean powers of two in f32.
+    pub exponents: bool,
+}
+
+/// The code of E8M0 that is no number.
+pub(crate) const E8M0_NAN: u8 = 255;
+
+/// What a byte of E8M0 means: 2 to the power of what it is above 127.
+fn power_of_two(code: u8) -> f32 {
+    match code {
+        // below the least exponent that f32 has
+        0 => f32::MIN_POSITIVE / 2.0,
+        E8M0_NAN => f32::NAN,
+        code => f32::from_bits(u32::from(code) << 23),
+    }
 }
 
 impl Packed {
@@ -58,6 +73,18 @@ impl View {
         let size = self.dtype.bytes();
         check_range(name, &elements, self.shape.iter().product(), size, out.len())?;
         let bytes = tensors.bytes(name).ok_or_else(|| format!("there is no tensor `{name}`"))?;
+        if self.exponents {
+            let mut codes = vec![0; (elements.end - elements.start) as usize];
+            self.place(bytes, 1, elements, &mut codes);
+            DType::F32.encode(codes.into_iter().map(power_of_two), out);
+        } else {
+            self.place(bytes, size, elements, out);
+        }
+        Ok(())
+    }
+
+    /// Puts stored elements of this size, of a range that the tensor has, where they are seen.
+    fn place(&self, bytes: &[u8], size: u64, elements: Range<u64>, out: &mut [u8]) {
         match self.form {
             Form::Stored => {
                 out.copy_from_slice(&bytes[(elements.start * size) as usize..(elements.end * size) as usize])
@@ -72,7 +99,6 @@ impl View {
             }
             Form::Packed(packed) => self.unpack(packed, bytes.as_chunks().0, elements, out),
         }
-        Ok(())
     }
 
     /// Unpacks the codes of a range, less half of their number: from 0 to 15 become those from -8 to 7.
@@ -145,6 +171,14 @@ fn rectangles(elements: Range<u64>, width: u64) -> impl Iterator<Item = Rectangl
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_of_e8m0_are_powers_of_two() {
+        let cases =
+            [(0, 2f32.powi(-127)), (1, 2f32.powi(-126)), (126, 0.5), (127, 1.0), (130, 8.0), (254, 2f32.powi(127))];
+        cases.into_iter().for_each(|(code, expected)| assert_eq!(power_of_two(code), expected, "{code}"));
+        assert!(power_of_two(E8M0_NAN).is_nan());
+    }
 
     #[test]
     fn rectangles_cover_a_range_in_order() {

@@ -6,6 +6,7 @@ mod damage;
 mod graph;
 mod oracle;
 mod quantized;
+mod schemes;
 mod shards;
 mod surplus;
 mod weights;

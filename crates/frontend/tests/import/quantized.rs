@@ -54,12 +54,11 @@ fn what_is_not_read_is_refused_by_name() {
         ),
         ("gptq", json!({ "bits": 3 }), "`quantization_config.bits` is 3, expected 4 or 8"),
         ("gptq", json!({ "checkpoint_format": "marlin" }), "expected \"gptq\" or \"gptq_v2\""),
-        ("gptq", json!({ "dynamic": { "+:.*down.*": { "bits": 8 } } }), "expected the same bits everywhere"),
+        ("gptq", json!({ "dynamic": { "+:.*down.*": { "bits": 8 } } }), "expected the same bits and groups everywhere"),
         ("fp8-block", json!({ "fmt": "e5m2" }), "expected \"e4m3\""),
         ("fp8-block", json!({ "activation_scheme": "static" }), "expected \"dynamic\" as `activation_scheme`"),
         ("ct-int4-group", json!({ "format": "nvfp4-pack-quantized" }), "is \"nvfp4-pack-quantized\", expected one of"),
         ("ct-int4-group", json!({ "transform_config": { "config_groups": {} } }), "changes the mathematics"),
-        ("ct-int4-group", json!({ "ignore": ["re:(?!lm_head)"] }), "expected one without looking around"),
     ];
     for (name, changes, expected) in cases {
         let dir = with(name, changes);
@@ -90,14 +89,6 @@ fn contradictions_are_bad_input() {
 }
 
 #[test]
-fn groups_by_activation_are_refused() {
-    let dir = with("gptq", json!({ "desc_act": true }));
-    Checkpoint::open(dir.path()).unwrap();
-    patch(dir.path(), "model.layers.0.self_attn.q_proj.g_idx", &1i32.to_le_bytes());
-    assert_one(&unsupported(dir.path()), dir.path(), &["q_proj.g_idx` puts columns into groups by activation"]);
-}
-
-#[test]
 fn scales_of_a_cache_are_ignored_with_a_warning() {
     let checkpoint = Checkpoint::open(&folder("modelopt-fp8")).unwrap();
     assert_eq!(checkpoint.quantized_by(), Some("modelopt"));
@@ -110,7 +101,14 @@ fn scales_of_a_cache_are_ignored_with_a_warning() {
 }
 
 #[test]
-fn dummies_are_numbers() {
-    let error = Checkpoint::open_dummy(&folder("awq")).unwrap_err();
-    assert!(error.to_string().contains("weights quantized by awq, expected none: dummies are numbers"), "{error}");
+fn dummies_are_numbers_in_the_nearest_format() {
+    let format = |name: &str| Checkpoint::open_dummy(&folder(name)).unwrap().format_of_dummies();
+    let cases = [("awq", "int4"), ("gptq-v2-int8", "int8-weight"), ("fp8-block", "fp8-block"), ("modelopt-fp8", "fp8")];
+    let of_ct = [("ct-int4-zeros", "int4"), ("ct-fp8-block", "fp8-block"), ("ct-fp8-token", "fp8")];
+    cases.into_iter().chain(of_ct).for_each(|(name, expected)| assert_eq!(format(name), Some(expected), "{name}"));
+    let checkpoint = Checkpoint::open_dummy(&folder("awq")).unwrap();
+    assert_one(checkpoint.warnings(), &folder("awq"), &["quantized by awq", "as --precision int4 quantizes them"]);
+    let error = Checkpoint::open_dummy(&folder("ct-mixed")).unwrap_err().to_string();
+    let said = ["quantized by compressed-tensors", "take `quantization_config` out", "--precision"];
+    said.into_iter().for_each(|said| assert!(error.contains(said), "{error}"));
 }

@@ -2,6 +2,8 @@
 //! has codes of `k / s`, and queries are made `s` times as large; of values alike, with the linears behind attention. What
 //! has no such weights, as linears over codes, is multiplied as it is.
 
+use std::collections::BTreeMap;
+
 use ir::ops::{AppendKv, Linear, PagedAttention, RmsNorm, Rope};
 use ir::{DType, Graph, OpId, Value};
 
@@ -14,8 +16,39 @@ use crate::{Changed, Numerics, Pass, PassContext, PassError};
 const MOST: f32 = 12.0;
 
 /// Keys and values of a cache of codes are divided by a power of two for each head, queries and outputs multiplied.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ScaleKv;
+#[derive(Clone, Debug, Default)]
+pub struct ScaleKv {
+    known: Option<BTreeMap<u32, KvMagnitudes>>,
+}
+
+/// The largest magnitudes of keys and values of a layer, for each head. What has none keeps the scale 1.
+#[derive(Clone, Debug, Default)]
+pub struct KvMagnitudes {
+    /// Of keys.
+    pub keys: Option<Vec<f32>>,
+    /// Of values.
+    pub values: Option<Vec<f32>>,
+}
+
+impl ScaleKv {
+    /// By magnitudes that are known for layers, instead of those that a calibration has.
+    pub fn known(layers: BTreeMap<u32, KvMagnitudes>) -> ScaleKv {
+        ScaleKv { known: Some(layers) }
+    }
+
+    /// The magnitudes of a layer.
+    fn magnitudes(&self, ctx: &PassContext<'_>, graph: &Graph, layer: &Layer) -> Result<KvMagnitudes, PassError> {
+        if let Some(known) = &self.known {
+            return Ok(known.get(&layer.index).cloned().unwrap_or_default());
+        }
+        let of_heads = |value: Value| {
+            let heads = stats(ctx, graph.value_name(value))?.channel_absmax.chunks(layer.head_dim);
+            let of_head = |head: &[f32]| head.iter().copied().fold(0.0, f32::max);
+            Ok::<_, PassError>(Some(heads.map(of_head).collect()))
+        };
+        Ok(KvMagnitudes { keys: of_heads(layer.k)?, values: of_heads(layer.v)? })
+    }
+}
 
 impl Pass for ScaleKv {
     fn summary(&self) -> &'static str {
@@ -23,7 +56,7 @@ impl Pass for ScaleKv {
     }
 
     fn needs_calibration(&self) -> bool {
-        true
+        self.known.is_none()
     }
 
     fn numerics(&self) -> Numerics {
@@ -35,7 +68,8 @@ impl Pass for ScaleKv {
         let mut changed = false;
         for layer in layers {
             if !ctx.weights.made(&shrink_key(graph.value_name(layer.k))) {
-                changed |= layer.scale(graph, ctx)?;
+                let magnitudes = self.magnitudes(ctx, graph, &layer)?;
+                changed |= layer.scale(graph, ctx, &magnitudes)?;
             }
         }
         Ok(changed.into())
@@ -91,6 +125,7 @@ impl Maker {
 /// The keys and values of a layer, and who is concerned with their scales.
 #[derive(Debug)]
 struct Layer {
+    index: u32,
     dtype: DType,
     head_dim: usize,
     /// Query heads of a key and value head.
@@ -107,7 +142,8 @@ struct Layer {
 impl Layer {
     /// The layer of an `append_kv` into a cache of codes, which one attention reads.
     fn of(graph: &Graph, append: OpId) -> Option<Layer> {
-        let kv = graph.kv().get(graph.cast::<AppendKv>(append)?.group as usize)?;
+        let AppendKv { group, layer: index } = *graph.cast::<AppendKv>(append)?;
+        let kv = graph.kv().get(group as usize)?;
         kv.dtype.largest_code()?;
         let [k, v, ..] = graph.operands(append)[..] else { return None };
         let [reader] = graph.uses(graph.result(append))[..] else { return None };
@@ -118,6 +154,7 @@ impl Layer {
         let mut outs: Vec<OpId> = graph.uses(mixed).into_iter().map(|user| user.op).collect();
         outs.sort_by_key(|id| graph.place(*id));
         Some(Layer {
+            index,
             dtype: kv.dtype,
             head_dim,
             sharers: heads / kv.kv_heads as usize,
@@ -129,8 +166,8 @@ impl Layer {
         })
     }
 
-    fn scale(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<bool, PassError> {
-        let (k_name, v_name) = (graph.value_name(self.k).to_owned(), graph.value_name(self.v).to_owned());
+    fn scale(&self, graph: &mut Graph, ctx: &PassContext<'_>, magnitudes: &KvMagnitudes) -> Result<bool, PassError> {
+        let k_name = graph.value_name(self.k).to_owned();
         let expected = |what: &str| {
             PassError::Unsupported(format!(
                 "scales of a KV cache go into what is around it: `{k_name}`: expected {what} (without a calibration, \
@@ -139,12 +176,12 @@ impl Layer {
         };
         let [q, k] = self.makers.ok_or_else(|| expected("queries and keys that nothing else reads"))?;
         let v = Maker::of(graph, self.v).ok_or_else(|| expected("values that nothing else reads"))?;
-        let mut keys = self.scales(ctx, &k_name)?;
+        let mut keys = self.scales(graph, self.k, magnitudes.keys.as_deref())?;
         if q.is_shared(graph) || k.is_shared(graph) {
             let largest = keys.iter().copied().fold(0.0, f32::max);
             keys.fill(largest);
         }
-        let values = self.scales(ctx, &v_name)?;
+        let values = self.scales(graph, self.v, magnitudes.values.as_deref())?;
 
         let shrunk = |scales: &[f32]| scales.iter().map(|scale| 1.0 / scale).collect::<Vec<f32>>();
         ctx.weights.add(&shrink_key(&k_name), DType::F32, &self.channels(&shrunk(&keys), 1));
@@ -168,13 +205,20 @@ impl Layer {
         Ok(keys.iter().chain(&values).any(|scale| *scale != 1.0))
     }
 
-    /// A scale for each head of what the calibration has by this name: the power of two with which none is too large.
-    fn scales(&self, ctx: &PassContext<'_>, name: &str) -> Result<Vec<f32>, PassError> {
+    /// A scale for each head of keys or values: the power of two with which none is too large.
+    fn scales(&self, graph: &Graph, of: Value, absmax: Option<&[f32]>) -> Result<Vec<f32>, PassError> {
         let largest = self.dtype.largest_code().unwrap_or(1.0);
-        let heads = stats(ctx, name)?.channel_absmax.chunks(self.head_dim);
-        let absmax = heads.map(|head| head.iter().copied().fold(0.0, f32::max));
         let scale = |absmax: f32| (absmax / largest).log2().ceil().clamp(-MOST, MOST).exp2();
-        Ok(absmax.map(|absmax| if absmax > 0.0 && absmax.is_finite() { scale(absmax) } else { 1.0 }).collect())
+        let heads = width(graph, of)? / self.head_dim;
+        let Some(absmax) = absmax else { return Ok(vec![1.0; heads]) };
+        if absmax.len() != heads {
+            let (name, found) = (graph.value_name(of), absmax.len());
+            return Err(PassError::Input(format!(
+                "`{name}` has {heads} heads, expected as many magnitudes, found {found}"
+            )));
+        }
+        let scale = |absmax: &f32| if *absmax > 0.0 && absmax.is_finite() { scale(*absmax) } else { 1.0 };
+        Ok(absmax.iter().map(scale).collect())
     }
 
     /// What is of heads, for each channel of `each` times as many.
@@ -300,12 +344,20 @@ mod tests {
             let weights = MadeWeights::over(&source);
             let plain = off(&output(&graph, &weights));
             let ctx = PassContext::new(&weights).calibrated(&calibration, &Nothing);
-            assert_eq!(ScaleKv.run(&mut graph, &ctx), Ok(Changed::Yes));
+            assert_eq!(ScaleKv::default().run(&mut graph, &ctx), Ok(Changed::Yes));
             let scaled = off(&output(&graph, &weights));
             assert!(scaled < most && plain > 4.0 * scaled, "{kv}: {plain} before, {scaled} after");
-            assert_eq!(ScaleKv.run(&mut graph, &ctx), Ok(Changed::No));
+            assert_eq!(ScaleKv::default().run(&mut graph, &ctx), Ok(Changed::No));
+            // without a calibration, by magnitudes that somebody knows
+            let heads = |first, second| Some(vec![first, second]);
+            let magnitudes = KvMagnitudes { keys: heads(0.004, 1500.0), values: heads(4000.0, 0.004) };
+            let known = ScaleKv::known(BTreeMap::from([(0, magnitudes)]));
+            assert!(!known.needs_calibration());
+            let (mut graph, again) = (parse_text(text, kv), MadeWeights::over(&source));
+            assert_eq!(known.run(&mut graph, &PassContext::new(&again)), Ok(Changed::Yes));
+            assert_eq!(off(&output(&graph, &again)), scaled);
             // floats need no scales
-            assert_eq!(ScaleKv.run(&mut parse("bf16"), &ctx), Ok(Changed::No));
+            assert_eq!(ScaleKv::default().run(&mut parse("bf16"), &ctx), Ok(Changed::No));
         }
     }
 }

@@ -29,7 +29,7 @@ pub use format::Format;
 pub use formats::{QuantizeFp8Block, QuantizeInt4, QuantizeInt8Weight};
 pub use fp8::QuantizeFp8;
 pub use gptq::QuantizeInt4Gptq;
-pub use kv::ScaleKv;
+pub use kv::{KvMagnitudes, ScaleKv};
 pub use smoothquant::QuantizeInt8Smoothquant;
 pub use static_scales::ActivationScales;
 
