@@ -343,6 +343,8 @@ impl Session for CpuSession {
             }
             Ok::<(), ExecError>(())
         })?;
+        // the weights were read where they lie in the file
+        file.check_contents()?;
         self.steps += 1;
         let id = StepId(self.steps);
         self.last = Some((id, index));
