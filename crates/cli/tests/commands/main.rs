@@ -2,6 +2,8 @@
 
 mod accuracy;
 mod calibrate;
+#[cfg(unix)]
+mod inputs;
 mod sandbox;
 mod views;
 
@@ -12,6 +14,7 @@ use sandbox::Sandbox;
 use serde_json::Value;
 
 const MHA: &str = "tests/oracle/llama-mha";
+const DEMO: &str = "models/demo";
 
 #[test]
 fn a_directory_is_compiled_once_and_writes_text() {

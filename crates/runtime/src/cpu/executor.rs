@@ -1,8 +1,10 @@
 //! Sessions on the CPU: where tensors lie, and running programs over a thread pool.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use plan::input;
 use plan::{
     Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Layout, Plan, PlanError,
     PlanFile, PortData, Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
@@ -65,7 +67,7 @@ impl Executor for CpuExecutor {
     }
 
     fn device(&self) -> String {
-        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let info = input::read_text(Path::new("/proc/cpuinfo"), input::TEXT_BYTES).unwrap_or_default();
         let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
         format!("{model}, {}, {} threads", super::instruction_set(), self.threads())

@@ -156,7 +156,7 @@ impl Driver {
             progress.phase(&format!("layer {} of {}", state.segment + 1, segments.len()));
             runner.run(executor.as_ref(), &mut state, progress).map_err(|error| state.explain(error))?;
         }
-        checkpoint.check_unchanged()?;
+        checkpoint.check_unchanged().map_err(|error| state.explain(error.into()))?;
         let calibration = state.finish(samples.len() as u64, samples.tokens())?;
         Ok(CalibrateReport {
             schema_version: 1,

@@ -66,7 +66,7 @@ impl State {
     /// What an error of the run means for a next one. One of the model or the text would come again: nothing is kept.
     pub fn explain(&self, error: Error) -> Error {
         match error {
-            Error::BadInput(_) => {
+            Error::BadInput(_) | Error::Changed(_) => {
                 // what cannot be removed is found by the next run
                 let _ = fs::remove_dir_all(&self.folder);
                 error
