@@ -52,7 +52,7 @@ fn write_plan(case: &Case, target: Target, folder: &Path) -> Result<bool, String
     }
     lowered.plan.programs.truncate(2);
     let path = folder.join(format!("{}-{target}", case.name.replace('/', "-")));
-    lowered.write(&path, &weights, &mut |_| {}).map_err(|error| error.to_string())?;
+    lowered.write(&path, &weights, &mut |_| {}, &|| Ok(())).map_err(|error| error.to_string())?;
     let file = PlanFile::open(&path).map_err(|error| error.to_string())?;
     let metadata = 4096 + file.weights().len();
     let mut bytes = fs::read(&path).map_err(|error| error.to_string())?;

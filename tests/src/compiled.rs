@@ -61,7 +61,7 @@ pub fn compile_for(
     let selection = lowered.selection.print();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");
-    lowered.write(&path, weights, &mut |_| {}).map_err(|error| error.to_string())?;
+    lowered.write(&path, weights, &mut |_| {}, &|| Ok(())).map_err(|error| error.to_string())?;
     let file = PlanFile::open(&path).map_err(|error| error.to_string())?;
     Ok(Compiled { graph, passes, selection, file: Arc::new(file), _folder: folder })
 }

@@ -27,6 +27,7 @@ const INVARIANTS: &[Invariant] = &[
     ("a dependency that may be replaced is named in one place", words::one_home),
     ("`ir` and `passes` do no I/O and read no environment", words::no_io_in_passes),
     ("only `cli` reads environment variables and prints", words::only_cli_talks),
+    ("input files are opened by `plan::input` alone", words::one_reader),
     ("nothing is left unfinished in the tree", words::nothing_unfinished),
     ("a Rust file opens with its job: `//!`", files::open_with_their_job),
     ("a hand-written Rust file has at most 700 lines", files::stay_short),

@@ -10,6 +10,7 @@ use smelt::{
 };
 
 use smelt::plans::Machine;
+use smelt::plans::input::{self, TEXT_BYTES};
 
 use crate::environment::cache_folder;
 use crate::failure::Failure;
@@ -128,7 +129,7 @@ impl PassArgs {
 
     /// Reads the files of rules.
     pub fn rewrites(&self) -> Result<Vec<RewriteFile>, Error> {
-        let read = |path: &PathBuf| match std::fs::read_to_string(path) {
+        let read = |path: &PathBuf| match input::read_text(path, TEXT_BYTES) {
             Ok(text) => Ok(RewriteFile { path: path.clone(), text }),
             Err(error) => Err(Error::Io { path: path.clone(), error }),
         };
@@ -234,7 +235,7 @@ impl CompileArgs {
 
 /// Reads a table of linears and their formats.
 pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
-    match std::fs::read_to_string(path) {
+    match input::read_text(path, TEXT_BYTES) {
         Ok(text) => Ok(PrecisionMap { path: path.to_owned(), text }),
         Err(error) => Err(Error::Io { path: path.to_owned(), error }),
     }

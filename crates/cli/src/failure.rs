@@ -46,6 +46,9 @@ impl Failure {
     }
 }
 
+/// The exit code of a bad input.
+pub const BAD_INPUT: u8 = 3;
+
 /// What a shell reports for a program that Ctrl-C ended: 128 + SIGINT.
 pub const INTERRUPTED: i32 = 130;
 
@@ -57,7 +60,7 @@ impl From<Error> for Failure {
         let code = match error.kind() {
             ErrorKind::Internal => 1,
             ErrorKind::Usage => 2,
-            ErrorKind::BadInput => 3,
+            ErrorKind::BadInput => BAD_INPUT,
             ErrorKind::Unsupported => 4,
             ErrorKind::NoDevice => 5,
             ErrorKind::DoesNotFit => 6,

@@ -3,6 +3,8 @@
 
 mod args;
 mod commands;
+#[cfg(unix)]
+mod cut;
 mod environment;
 mod failure;
 mod output;
@@ -55,6 +57,8 @@ pub fn run(driver: Driver) -> ExitCode {
         smelt::plans::partial::remove_all();
         std::process::exit(failure::INTERRUPTED);
     });
+    #[cfg(unix)]
+    cut::install();
     let driver = driver.cuda_folders(environment::cuda_folders);
     let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
     let done = match cli.command {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
+use plan::input::Changed;
 use plan::{
     Arg, DType, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
     TextFile, Tiles, Weight, WeightData,
@@ -188,13 +189,14 @@ impl Lowered {
         stored.filter_map(Weight::bytes).sum()
     }
 
-    /// Writes the plan and its weights; `progress` is told the bytes of weights written so far. Returns the size of
-    /// the file.
+    /// Writes the plan and its weights; `progress` is told the bytes of weights written so far. Where `unchanged` says of
+    /// the inputs that they did change meanwhile, there is no plan. Returns the size of the file.
     pub fn write(
         mut self,
         path: &std::path::Path,
         weights: &dyn WeightSource,
         progress: &mut dyn FnMut(u64),
+        unchanged: &dyn Fn() -> Result<(), Changed>,
     ) -> Result<u64, CodegenError> {
         let mut writer = PlanWriter::create(path)?;
         let mut written = 0;
@@ -207,6 +209,7 @@ impl Lowered {
                 progress(written);
             }
         }
+        unchanged().map_err(PlanError::Changed)?;
         Ok(writer.finish(&self.plan)?)
     }
 }

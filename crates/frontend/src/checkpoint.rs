@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ir::{Graph, TensorType, WeightSource};
+use plan::input::{CONFIG_BYTES, Changed, InputFile, Stamp, TOKENIZER_BYTES};
 use plan::{DType, RandomPart};
 use serde_json::{Map, Value};
 
@@ -61,6 +62,8 @@ enum Weights {
 struct Text {
     path: PathBuf,
     bytes: Vec<u8>,
+    /// What the file was when it was read.
+    stamp: Stamp,
 }
 
 /// The small files.
@@ -72,8 +75,11 @@ struct Texts {
 
 impl Text {
     fn read(path: PathBuf, report: &mut Report) -> Option<Text> {
-        match fs::read(&path) {
-            Ok(bytes) => Some(Text { path, bytes }),
+        let of_text = |name: &&str| *name != GENERATION && path.ends_with(name);
+        let most = if TEXT_FILES.iter().any(of_text) { TOKENIZER_BYTES } else { CONFIG_BYTES };
+        let read = InputFile::open(&path).and_then(|file| Ok((file.read(most)?, file.stamp().clone())));
+        match read {
+            Ok((bytes, stamp)) => Some(Text { path, bytes, stamp }),
             Err(error) => {
                 report.bad_input(format!("{}: {error}", path.display()));
                 None
@@ -179,7 +185,7 @@ impl Checkpoint {
         }
         let embedding = tensors.dtype(&format!("{EMBEDDING}.weight"));
         let dtype = config.dtype.or(embedding).unwrap_or(DType::F32);
-        texts.others.extend(index.map(|bytes| Text { path: dir.join(weight_files::INDEX), bytes }));
+        texts.others.extend(index.map(|(bytes, stamp)| Text { path: dir.join(weight_files::INDEX), bytes, stamp }));
         let weights = Weights::Stored(tensors);
         let (found, warnings) = (report.finish()?, Vec::new());
         let format_of_dummies = None;
@@ -302,6 +308,14 @@ impl Checkpoint {
     pub fn sources(&self) -> Vec<PathBuf> {
         let shards = self.tensors().into_iter().flat_map(Tensors::shards);
         self.texts.iter().map(|text| &text.path).chain(shards.map(|shard| &shard.path)).cloned().collect()
+    }
+
+    /// Whether all files are still what they were when the checkpoint was opened. What is made of it is complete only
+    /// then: a file that was rewritten meanwhile was read in two states.
+    pub fn check_unchanged(&self) -> Result<(), Changed> {
+        let shards = self.tensors().into_iter().flat_map(Tensors::shards);
+        let mut stamps = self.texts.iter().map(|text| &text.stamp).chain(shards.map(|shard| &shard.stamp));
+        stamps.try_for_each(Stamp::check)
     }
 
     /// What was ignored: keys and tensors that change nothing as far as is known.

@@ -1,12 +1,12 @@
 //! Tensors of safetensors files: mapped, found by name, copied a range at a time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use plan::DType;
+use plan::input::{InputFile, Stamp};
+use plan::mapped::MappedFile;
 use safetensors::tensor::{Dtype, Metadata};
 
 use crate::report::{Report, listed};
@@ -16,7 +16,9 @@ use crate::surplus::OPTION;
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub path: PathBuf,
-    map: Mmap,
+    /// What the file was when it was mapped.
+    pub stamp: Stamp,
+    map: MappedFile,
     /// Bytes of the header's length and of the header.
     header_bytes: usize,
     metadata: Metadata,
@@ -44,12 +46,11 @@ pub(crate) struct Tensors {
 impl Shard {
     /// Maps a file and reads its header.
     pub fn open(path: PathBuf, report: &mut Report) -> Option<Shard> {
-        // SAFETY: the map is read-only. A file that another process cuts while it is mapped ends this one with
-        // SIGBUS; downloads and `save_pretrained` replace files, they do not rewrite them in place.
-        let map = File::open(&path).and_then(|file| unsafe { Mmap::map(&file) });
-        let parsed = map.map_err(|error| error.to_string()).and_then(|map| Ok((parse_header(&map)?, map)));
+        let opened = InputFile::open(&path).and_then(|file| Ok((file.map()?, file.stamp().clone())));
+        let parsed = opened.map_err(|error| error.to_string());
+        let parsed = parsed.and_then(|(map, stamp)| Ok((parse_header(&map)?, map, stamp)));
         match parsed {
-            Ok(((header_bytes, metadata), map)) => Some(Shard { path, map, header_bytes, metadata }),
+            Ok(((header_bytes, metadata), map, stamp)) => Some(Shard { path, stamp, map, header_bytes, metadata }),
             Err(reason) => {
                 report.bad_input(format!("{}: {reason}", path.display()));
                 None

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plan::input::{INDEX_BYTES, InputFile, Stamp};
 use serde_json::Value;
 
 use crate::json::{self, Object};
@@ -55,11 +56,11 @@ pub(crate) fn foreign_files(path: &Path) -> Vec<String> {
 const CHANGES: [(&str, &str); 1] =
     [("adapter_config.json", "an adapter: merge it into the model, `model.merge_and_unload().save_pretrained(OUT)`")];
 
-/// The weights of a checkpoint, and the bytes of the index where there is one.
+/// The weights of a checkpoint, and the index where there is one.
 #[derive(Debug)]
 pub(crate) struct WeightFiles {
     pub tensors: Tensors,
-    pub index: Option<Vec<u8>>,
+    pub index: Option<(Vec<u8>, Stamp)>,
 }
 
 /// Opens the weights of a directory.
@@ -94,8 +95,9 @@ pub(crate) fn open(folder: &Path, report: &mut Report) -> Option<WeightFiles> {
 }
 
 fn open_sharded(folder: &Path, path: PathBuf, report: &mut Report) -> Option<WeightFiles> {
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
+    let read = InputFile::open(&path).and_then(|file| Ok((file.read(INDEX_BYTES)?, file.stamp().clone())));
+    let (bytes, stamp) = match read {
+        Ok(read) => read,
         Err(error) => {
             report.bad_input(format!("{}: {error}", path.display()));
             return None;
@@ -138,7 +140,7 @@ fn open_sharded(folder: &Path, path: PathBuf, report: &mut Report) -> Option<Wei
     let counts = |shard: &Shard, name: &str| weight_map.get(name).is_none_or(|file| *file == shard.file_name());
     let tensors = Tensors::new(path.clone(), shards, counts);
     check_total(index, &tensors, report);
-    Some(WeightFiles { tensors, index: Some(bytes) })
+    Some(WeightFiles { tensors, index: Some((bytes, stamp)) })
 }
 
 /// Files of a directory whose names number them, `model-00001-of-00002.safetensors`, sorted; and the numbers of each.

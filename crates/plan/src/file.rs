@@ -10,12 +10,13 @@
 //! Numbers are little-endian. Every byte is covered by a hash or must be zero. The weight section's own hash is that
 //! of its chunk hashes, so that its 16 MiB chunks can be verified by the threads that read them.
 
-use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::input::{Changed, InputFile};
+use crate::mapped::MappedFile;
 use crate::partial::PartialFile;
 use crate::{Plan, codec};
 
@@ -53,6 +54,9 @@ pub enum PlanError {
         /// Its version.
         found: u32,
     },
+    /// The file, or one that it is made from, changed meanwhile.
+    #[error(transparent)]
+    Changed(#[from] Changed),
     /// The file was damaged or cut off.
     #[error("{path}: the plan is corrupt: {reason}; compile the checkpoint again")]
     Corrupt {
@@ -164,7 +168,8 @@ pub struct PlanFile {
     path: PathBuf,
     plan: Plan,
     chunks: Vec<[u8; 32]>,
-    map: memmap2::Mmap,
+    file: InputFile,
+    map: MappedFile,
     weights: std::ops::Range<usize>,
 }
 
@@ -173,13 +178,11 @@ impl PlanFile {
     pub fn open(path: &Path) -> Result<PlanFile, PlanError> {
         let io = |error| PlanError::Io { path: path.to_owned(), error };
         let corrupt = |reason: String| PlanError::Corrupt { path: path.to_owned(), reason };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.is_dir() {
+        if path.is_dir() {
             return Err(PlanError::NotAPlan(path.to_owned()));
         }
-        // SAFETY: the map is read-only. A file that another process cuts while it is mapped ends this one with
-        // SIGBUS; plans are replaced by renaming, never rewritten in place.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        let file = InputFile::open(path).map_err(io)?;
+        let map = file.map().map_err(io)?;
         if map.get(..MAGIC.len()) != Some(MAGIC.as_slice()) {
             return Err(PlanError::NotAPlan(path.to_owned()));
         }
@@ -204,7 +207,7 @@ impl PlanFile {
             return Err(corrupt("header and metadata name different targets".to_owned()));
         }
         crate::check(&metadata.plan, weight_bytes as u64).map_err(|problems| corrupt(problems.join("; ")))?;
-        Ok(PlanFile { path: path.to_owned(), plan: metadata.plan, chunks: metadata.chunks, map, weights })
+        Ok(PlanFile { path: path.to_owned(), plan: metadata.plan, chunks: metadata.chunks, file, map, weights })
     }
 
     /// The plan.
@@ -230,6 +233,12 @@ impl PlanFile {
     /// Chunks of the weight section that [`PlanFile::verify_chunk`] knows.
     pub fn chunk_count(&self) -> usize {
         self.chunks.len()
+    }
+
+    /// Whether nobody wrote to the file since it was opened, for those who read it more than once. Another file may have
+    /// taken its place.
+    pub fn check_contents(&self) -> Result<(), PlanError> {
+        Ok(self.file.check_contents()?)
     }
 
     /// Reads a chunk of weights and compares it with its hash.

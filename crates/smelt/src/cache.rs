@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plan::input::Stamp;
+
 use crate::calibrate::activations_path;
 use crate::{CompileOptions, Error};
 
-/// A folder of plans. A plan is found again while the checkpoint's files have the same path, size, time and inode,
-/// the options are the same, and the program is.
+/// The entry of a plan's configuration that says under which key it was kept.
+pub(crate) const CACHE_KEY: &str = "cache_key";
+
+/// A folder of plans. A plan is found again while the checkpoint's files are the same and nobody wrote to them, the
+/// options are the same, and the program is. It knows its key, so that no other plan is taken for it.
 #[derive(Clone, Debug)]
 pub struct PlanCache {
     folder: PathBuf,
@@ -31,9 +36,16 @@ impl PlanCache {
         let calibration = options.precision.calibration.iter();
         let calibration = calibration.flat_map(|file| [file.clone(), activations_path(file)]);
         for file in files.iter().chain(timings).chain(&calibration.collect::<Vec<_>>()) {
-            hash.update(identity(file).map_err(|error| Error::Io { path: file.clone(), error })?.as_bytes());
+            let stamp = file.canonicalize().and_then(|file| Stamp::of(&file));
+            let stamp = stamp.map_err(|error| Error::Io { path: file.clone(), error })?;
+            hash.update(format!("{stamp:?}\n").as_bytes());
         }
         Ok(self.folder.join(format!("{}.plan", &hash.finalize().to_hex()[..32])))
+    }
+
+    /// The key of a plan that is kept at a path.
+    pub(crate) fn key(path: &Path) -> String {
+        path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Makes the folder, and sees whether files can be made in it: better now than when a plan is complete.
@@ -41,16 +53,4 @@ impl PlanCache {
         let made = fs::create_dir_all(&self.folder).and_then(|()| tempfile::tempfile_in(&self.folder));
         made.map(drop).map_err(|error| Error::Io { path: self.folder.clone(), error })
     }
-}
-
-/// Path, size, time and inode: what changes when a file is replaced.
-fn identity(file: &Path) -> std::io::Result<String> {
-    let path = file.canonicalize()?;
-    let metadata = fs::metadata(&path)?;
-    let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    Ok(format!("{} {} {modified} {inode}\n", path.display(), metadata.len()))
 }

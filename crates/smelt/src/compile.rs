@@ -9,8 +9,10 @@ use frontend::{Checkpoint, KvCache};
 use ir::{Graph, MadeWeights, Stage};
 use passes::{Changed, Observer, PassManager, PassOptions, PassReport};
 use plan::Plan;
+use plan::input::Stamp;
 use serde::Serialize;
 
+use crate::cache::CACHE_KEY;
 use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
 use crate::timing::Selecting;
@@ -213,6 +215,7 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<CompileReport, Error> {
         let start = Instant::now();
+        let mut stamps = texts(options);
         let driver = self.rewrites(&options.rewrites)?;
         driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
         progress.phase("read checkpoint");
@@ -254,7 +257,7 @@ impl Driver {
             limits: settings.limits.clone(),
             kv_blocks: settings.kv_blocks,
             files: checkpoint.files().into_iter().chain(formats_file).collect(),
-            config: settings.effective(options),
+            config: self.effective(&settings, options),
             inputs: inputs(&checkpoint, options, calibrated.as_ref()),
         };
         let mut catalog = self.catalog(settings.target);
@@ -271,6 +274,7 @@ impl Driver {
             spec.inputs.push(decided.input);
             spec.inputs.sort_by(|a, b| a.name.cmp(&b.name));
             decided.warning.iter().for_each(|warning| progress.warning(warning));
+            stamps.extend(decided.stamp);
             warnings.extend(decided.warning);
             catalog = catalog.timed(decided.timings);
         }
@@ -300,11 +304,25 @@ impl Driver {
         if let Some(out) = out {
             progress.phase("write plan");
             let total = lowered.stored_bytes();
-            let bytes = lowered.write(out, &weights, &mut |written| progress.weights(written, total))?;
+            let unchanged = || {
+                checkpoint.check_unchanged()?;
+                calibrated.iter().try_for_each(Calibrated::check_unchanged)?;
+                stamps.iter().try_for_each(Stamp::check)
+            };
+            let progress = &mut |written| progress.weights(written, total);
+            let bytes = lowered.write(out, &weights, progress, &unchanged)?;
             report.plan_bytes = Some(bytes);
         }
         report.total_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(report)
+    }
+
+    /// The configuration of a plan: what decided it, and for a plan that is kept, under which key.
+    fn effective(&self, settings: &Settings, options: &CompileOptions) -> Vec<(String, String)> {
+        let mut config = settings.effective(options);
+        config.extend(self.cache_key().map(|key| (CACHE_KEY.to_owned(), key.to_owned())));
+        config.sort_unstable();
+        config
     }
 
     /// Names of passes to leave out, or to show, must be known ones.
@@ -332,6 +350,13 @@ fn inputs(checkpoint: &Checkpoint, options: &CompileOptions, calibrated: Option<
     inputs.extend(calibrated.into_iter().flat_map(Calibrated::inputs));
     inputs.sort_by(|a, b| a.name.cmp(&b.name));
     inputs
+}
+
+/// What the files were whose texts are in the options, those that are there: a caller may have them from elsewhere.
+fn texts(options: &CompileOptions) -> Vec<Stamp> {
+    let rules = options.rewrites.iter().map(|file| &file.path);
+    let map = options.precision.map.iter().map(|map| &map.path);
+    rules.chain(map).filter_map(|path| Stamp::of(path).ok()).collect()
 }
 
 /// The fingerprint of a file with these contents.

@@ -28,6 +28,7 @@ pub struct Driver {
     cpu_kernels: Vec<Arc<dyn CpuKernel>>,
     cuda_folders: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
     unit_cache: Option<PathBuf>,
+    cache_key: Option<String>,
 }
 
 /// How plans are run.
@@ -57,6 +58,7 @@ impl Driver {
             cpu_kernels: Vec::new(),
             cuda_folders: Arc::new(|| vec![PathBuf::from("/usr/local/cuda")]),
             unit_cache: None,
+            cache_key: None,
         }
     }
 
@@ -77,6 +79,16 @@ impl Driver {
     pub(crate) fn with_unit_cache(&self, folder: &Path) -> Driver {
         let folder = self.unit_cache.clone().unwrap_or_else(|| folder.to_owned());
         self.clone().unit_cache(folder)
+    }
+
+    /// This driver, for a plan that is kept under a key.
+    pub(crate) fn keeping(&self, key: &str) -> Driver {
+        Driver { cache_key: Some(key.to_owned()), ..self.clone() }
+    }
+
+    /// The key under which the plan is kept that this driver is for.
+    pub(crate) fn cache_key(&self) -> Option<&str> {
+        self.cache_key.as_deref()
     }
 
     /// The same driver with a pass at the end of a slot of the pipeline.

@@ -29,6 +29,9 @@ pub enum Error {
     /// The tokenizer failed.
     #[error(transparent)]
     Text(#[from] text::TextError),
+    /// A file changed while it was read.
+    #[error(transparent)]
+    Changed(#[from] plan::input::Changed),
     /// A file was not read or written.
     #[error("{path}: {error}")]
     Io {
@@ -91,9 +94,12 @@ impl Error {
                 ErrorKind::DoesNotFit
             }
             Error::Usage(_) => ErrorKind::Usage,
-            Error::BadInput(_) | Error::Rule(_) | Error::Plan(_) | Error::Io { .. } | Error::Text(_) => {
-                ErrorKind::BadInput
-            }
+            Error::BadInput(_)
+            | Error::Rule(_)
+            | Error::Plan(_)
+            | Error::Changed(_)
+            | Error::Io { .. }
+            | Error::Text(_) => ErrorKind::BadInput,
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::NoDevice(_) => ErrorKind::NoDevice,
             Error::DoesNotFit(_) => ErrorKind::DoesNotFit,

@@ -13,6 +13,7 @@ use frontend::Checkpoint;
 use ir::{Graph, MadeWeights, Stage};
 use passes::quantize::linears;
 use passes::{PassManager, PassOptions, Silent};
+use plan::input::{self, TOKENIZER_BYTES};
 use serde::Serialize;
 
 use self::tensors::{Exported, Origins};
@@ -96,6 +97,8 @@ impl Driver {
         let output_bytes = exported.write(&folder.file(WEIGHTS), &weights, progress)?;
         write(&folder.file(CONFIG), &config)?;
         copy_texts(dir, &checkpoint, &folder)?;
+        checkpoint.check_unchanged()?;
+        calibrated.iter().try_for_each(Calibrated::check_unchanged)?;
         folder.finish(out)?;
         Ok(QuantizeReport {
             schema_version: 1,
@@ -153,7 +156,8 @@ fn copy_texts(dir: &Path, checkpoint: &Checkpoint, folder: &Unfinished) -> Resul
     for name in MORE_TEXT {
         let from = dir.join(name);
         if from.is_file() {
-            fs::copy(&from, folder.file(name)).map_err(|error| Error::Io { path: from, error })?;
+            let bytes = input::read(&from, TOKENIZER_BYTES).map_err(|error| Error::Io { path: from, error })?;
+            write(&folder.file(name), &bytes)?;
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ pub mod plans {
     pub use ::plan::{
         Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
         Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, full_step,
-        partial,
+        input, mapped, partial,
     };
 }
 

@@ -9,6 +9,7 @@ use plan::{ExecError, PlanFile};
 use serde::Serialize;
 use text::{TextStream, Tokenizer};
 
+use crate::cache::CACHE_KEY;
 use crate::compile::{Progress, Quiet, open};
 use crate::{CompileOptions, Driver, Error, PlanCache, RunOptions, TargetChoice};
 
@@ -100,8 +101,9 @@ impl Llm {
         options: &LoadOptions,
         progress: &mut dyn Progress,
     ) -> Result<Llm, Error> {
-        let is_plan = path.is_file() && path.extension().is_none_or(|extension| extension != "json");
-        if is_plan {
+        let is_config = || path.extension().is_some_and(|extension| extension == "json");
+        // a pipe or a device, too: opening it as a plan says what is wrong with it
+        if path.exists() && !path.is_dir() && !(path.is_file() && is_config()) {
             return Llm::start(driver, PlanFile::open(path)?, options, progress);
         }
         // a plan that is kept must not depend on what `auto` meant that day
@@ -122,16 +124,24 @@ impl Llm {
         // silently: who compiles says it
         let checkpoint = open(path, &compile, &mut Quiet)?;
         let plan = cache.path(&checkpoint.sources(), &compile)?;
+        let key = PlanCache::key(&plan);
         if plan.exists() {
-            let cached = PlanFile::open(&plan).map_err(Error::from);
-            match cached.and_then(|file| Llm::start(driver, file, options, progress)) {
-                // A damaged plan in a cache is made again.
-                Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
-                done => {
-                    let warnings = checkpoint.warnings().to_vec();
-                    warnings.iter().for_each(|warning| progress.warning(warning));
-                    return done.map(|llm| Llm { warnings, ..llm });
-                }
+            // what is not a file is neither read nor replaced
+            plan::partial::place(&plan).map_err(|error| Error::Io { path: plan.clone(), error })?;
+            let own =
+                |file: &PlanFile| file.plan().config.iter().any(|(name, value)| name == CACHE_KEY && *value == key);
+            match PlanFile::open(&plan) {
+                Ok(file) if own(&file) => match Llm::start(driver, file, options, progress) {
+                    // A damaged plan in a cache is made again.
+                    Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
+                    done => {
+                        let warnings = checkpoint.warnings().to_vec();
+                        warnings.iter().for_each(|warning| progress.warning(warning));
+                        return done.map(|llm| Llm { warnings, ..llm });
+                    }
+                },
+                Ok(_) => progress.note("the plan in the cache was made from something else: it is compiled again"),
+                Err(_) => {}
             }
         }
         let plan = match cache.prepare() {
@@ -141,7 +151,7 @@ impl Llm {
                 unkept
             }
         };
-        let warnings = driver.compile(path, Some(&plan), &compile, None, progress)?.warnings;
+        let warnings = driver.keeping(&key).compile(path, Some(&plan), &compile, None, progress)?.warnings;
         let llm = Llm::start(driver, PlanFile::open(&plan)?, options, progress)?;
         Ok(Llm { warnings, ..llm })
     }

@@ -9,6 +9,7 @@ use passes::calibration::{Calibration, observed};
 use passes::quantize::{Assignment, Format, KvMagnitudes, LinearInfo, ScaleKv, linears};
 use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
 use plan::TextFile;
+use plan::input::{self, Changed, DATA_BYTES, InputFile, Stamp};
 
 use crate::calibrate::{ActivationFile, activations_path, check_calibration};
 use crate::{Error, PrecisionOptions};
@@ -114,6 +115,7 @@ pub(crate) fn quantizing(pipeline: Pipeline, passes: Vec<Arc<dyn Pass>>) -> Pipe
 /// What a model's activations are like.
 pub(crate) struct Calibrated {
     path: PathBuf,
+    stamp: Stamp,
     text: String,
     calibration: Calibration,
     activations: ActivationFile,
@@ -123,7 +125,9 @@ impl Calibrated {
     /// Reads the calibration that options name, which must be one of this model, and the file beside it.
     pub fn open(options: &PrecisionOptions, checkpoint: &Checkpoint) -> Result<Option<Calibrated>, Error> {
         let Some(path) = options.calibration.clone() else { return Ok(None) };
-        let text = std::fs::read_to_string(&path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        let io = |error| Error::Io { path: path.clone(), error };
+        let file = InputFile::open(&path).map_err(io)?;
+        let text = file.read(DATA_BYTES).and_then(input::text).map_err(io)?;
         let named = |reason: String| Error::BadInput(format!("{}: {reason}", path.display()));
         let calibration = Calibration::parse(&text).map_err(|error| named(error.to_string()))?;
         check_calibration(&calibration, checkpoint).map_err(|error| named(error.to_string()))?;
@@ -132,7 +136,14 @@ impl Calibrated {
             let beside = activations.path().display();
             return Err(Error::BadInput(format!("{beside}: of another model than {}", path.display())));
         }
-        Ok(Some(Calibrated { path, text, calibration, activations }))
+        let stamp = file.stamp().clone();
+        Ok(Some(Calibrated { path, stamp, text, calibration, activations }))
+    }
+
+    /// Whether both files are still what they were.
+    pub fn check_unchanged(&self) -> Result<(), Changed> {
+        self.stamp.check()?;
+        self.activations.check_unchanged()
     }
 
     /// What passes may look at.
@@ -146,7 +157,7 @@ impl Calibrated {
 
     /// The files as inputs of a plan.
     pub fn inputs(&self) -> [plan::Input; 2] {
-        let input = crate::compile::file_input;
-        [input(&self.path, self.text.as_bytes()), input(self.activations.path(), self.activations.contents())]
+        let of = crate::compile::file_input;
+        [of(&self.path, self.text.as_bytes()), of(self.activations.path(), self.activations.contents())]
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use codegen::{Catalog, ProgramShape, Selection, Target, Timings, untimed};
 use plan::Input;
+use plan::input::Stamp;
 
 use crate::timing_cache::TimingCache;
 use crate::{Driver, Error, Progress, RunOptions, TimingMode, TimingOptions};
@@ -21,6 +22,8 @@ pub(crate) struct Selecting<'a> {
 pub(crate) struct Decided {
     pub timings: Timings,
     pub input: Input,
+    /// What the file was, where it is only read.
+    pub stamp: Option<Stamp>,
     /// What they leave to heuristics.
     pub warning: Option<String>,
 }
@@ -35,6 +38,7 @@ impl Driver {
     ) -> Result<Decided, Error> {
         let TimingOptions { file, mode, device } = options;
         let mode = mode.unwrap_or(if file.exists() { TimingMode::Read } else { TimingMode::Write });
+        let stamp = if mode == TimingMode::Write { None } else { Stamp::of(file).ok() };
         let mut cache = match file.exists() || mode != TimingMode::Write {
             true => TimingCache::read(file)?,
             false => TimingCache::default(),
@@ -62,7 +66,7 @@ impl Driver {
         // of the text as it would be written now, whatever its spaces
         let text = cache.print();
         let input = Input { name, bytes: text.len() as u64, hash: *blake3::hash(text.as_bytes()).as_bytes() };
-        Ok(Decided { timings, input, warning })
+        Ok(Decided { timings, input, stamp, warning })
     }
 
     /// Measures what is missing on this machine's device, and returns its name. The file is written after each op, so

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use codegen::{Outcome, Timings};
+use plan::input::{self, TEXT_BYTES};
 use serde::Deserialize;
 
 use crate::Error;
@@ -47,7 +48,7 @@ struct Candidate {
 impl TimingCache {
     /// Reads a file. One that is something else, or damaged, is refused as a whole.
     pub fn read(path: &Path) -> Result<TimingCache, Error> {
-        let text = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+        let text = input::read(path, TEXT_BYTES).map_err(|error| Error::Io { path: path.to_owned(), error })?;
         TimingCache::parse(&text).map_err(|reason| {
             let path = path.display();
             Error::BadInput(format!("{path}: not a timing cache: {reason}; remove it to have it written anew"))

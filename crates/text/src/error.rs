@@ -1,6 +1,10 @@
 //! Why a tokenizer did not load, or text and tokens could not be turned into each other.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use crate::growth::TooLong;
 
 /// What can go wrong with text.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +22,32 @@ pub enum TextError {
 
 /// Runs a piece of the `tokenizers` crate, which asserts some of what it should check: a template that names an unknown
 /// special token panics when it first encodes, a stripping decoder when it meets an empty token. A bad file must not
-/// end the process.
+/// end the process, nor print more than the error: panics of this thread are quiet meanwhile.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                print(panic);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(before);
+    match done {
         Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("its parts contradict each other".to_owned()),
+        Err(panic) => Err(match panic.downcast::<TooLong>() {
+            Ok(too_long) => too_long.0,
+            Err(_) => "its parts contradict each other".to_owned(),
+        }),
     }
 }
+
+thread_local! {
+    /// Whether a panic of this thread is expected.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The process has one hook for all panics: ours goes around the one that is there at the first text.
+static HOOK: Once = Once::new();

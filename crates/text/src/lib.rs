@@ -11,6 +11,7 @@
 //! ```
 
 mod error;
+mod growth;
 mod stream;
 mod tokenizer;
 

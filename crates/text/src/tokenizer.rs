@@ -1,18 +1,22 @@
 //! A tokenizer loaded from the bytes of a `tokenizer.json`.
 
-use tokenizers::{Decoder, DecoderWrapper};
+use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
 
 use crate::TextError;
 use crate::error::guarded;
+use crate::growth::{self, BoundedNormalizer};
 use crate::stream::TextStream;
 
 /// Turns text into token ids and back.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     decoding: Decoding,
     vocab_size: usize,
 }
+
+/// The library's tokenizer, over a normalizer that cannot take all memory.
+type Inner = TokenizerImpl<ModelWrapper, BoundedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// What a token means to the tokenizer's decoder, as far as streaming must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +34,9 @@ impl Tokenizer {
     /// Loads a tokenizer from the contents of a `tokenizer.json`. Added tokens that the model's vocabulary lacks are
     /// numbered after it, whatever id the file gives them, as in transformers.
     pub fn from_bytes(tokenizer_json: &[u8]) -> Result<Tokenizer, TextError> {
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(tokenizer_json)).map_err(TextError::Tokenizer)?;
+        let mut inner: Inner = guarded(|| Ok(serde_json::from_slice(tokenizer_json)?)).map_err(TextError::Tokenizer)?;
+        inner.get_pre_tokenizer().map_or(Ok(()), growth::check_pieces).map_err(TextError::Tokenizer)?;
+        inner.get_post_processor().map_or(Ok(()), growth::check_template).map_err(TextError::Tokenizer)?;
         // Files keep the settings of the training run here: a prompt must never be cut or padded behind the caller's back.
         guarded(|| inner.with_padding(None).with_truncation(None).map(drop)).map_err(TextError::Tokenizer)?;
 
@@ -95,7 +101,7 @@ impl Tokenizer {
         match self.inner.get_decoder() {
             // Some decoders index the last token without asking whether there is one.
             _ if tokens.is_empty() => Ok(String::new()),
-            Some(decoder) => guarded(|| decoder.decode(tokens)).map_err(TextError::Decode),
+            Some(decoder) => guarded(|| growth::decode(decoder, tokens)).map_err(TextError::Decode),
             None => Ok(tokens.join(" ")),
         }
     }

@@ -12,6 +12,9 @@ const HOMES: &[(&str, &str, usize)] = &[
 
 const IO: [&str; 5] = ["std::fs", "std::io", "std::env", "std::net", "std::process"];
 const ENVIRONMENT: [&str; 3] = ["env::var", "env::var_os", "env::vars"];
+const READING: [&str; 5] = ["File::open", "fs::read", "fs::read_to_string", "fs::copy", "Mmap::map"];
+/// Where input files are opened and mapped.
+const READERS: [&str; 2] = ["crates/plan/src/input.rs", "crates/plan/src/mapped.rs"];
 const PRINTING: [&str; 4] = ["print!", "println!", "eprint!", "eprintln!"];
 const LEFTOVERS: [&str; 7] = ["todo!", "unimplemented!", "dbg!", "#[ignore", "FIXME", "TODO", "XXX"];
 
@@ -44,6 +47,11 @@ pub fn no_io_in_passes(tree: &Tree) -> Vec<String> {
 pub fn only_cli_talks(tree: &Tree) -> Vec<String> {
     let quiet = |file: &&File| !file.path.starts_with("crates/cli/");
     refused(products(tree).filter(quiet), &[&ENVIRONMENT[..], &PRINTING].concat())
+}
+
+/// Input files are opened in one place, which refuses what is not a file and bounds what is read.
+pub fn one_reader(tree: &Tree) -> Vec<String> {
+    refused(products(tree).filter(|file| !READERS.contains(&file.path.as_str())), &READING)
 }
 
 /// Nothing is left unfinished in the tree. Cases may say FIXME, for they record what is wrong today; scripts below
@@ -177,6 +185,21 @@ mod tests {
             found,
             ["crates/engine/src/lib.rs names `env::var_os`", "crates/engine/src/lib.rs names `eprintln!`"]
         );
+    }
+
+    #[test]
+    fn files_are_opened_in_one_place() {
+        let found = one_reader(&Tree::of(&[
+            ("crates/plan/src/input.rs", "std::fs::metadata(path); File::open(path)"),
+            ("crates/plan/src/mapped.rs", "memmap2::Mmap::map(file)"),
+            ("crates/smelt/src/a.rs", "use std::fs::File;\nFile::open(path); fs::read_dir(path)"),
+            (
+                "crates/cli/src/b.rs",
+                "std::fs::read_to_string(path)\n#[cfg(test)]\nmod tests { fn f() { fs::read(p) } }",
+            ),
+        ]));
+        let names = ["crates/smelt/src/a.rs names `File::open`", "crates/cli/src/b.rs names `fs::read_to_string`"];
+        assert_eq!(found, names);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
+use smelt::plans::input::{self, DATA_BYTES};
 use smelt::{
     CalibrateOptions, ClipMethod, Dataset, Driver, Error, RunOptions, TargetChoice, WeightsChoice, activations_path,
     merge_calibrations,
@@ -126,7 +127,8 @@ impl Calibrate {
             (None, Some(path)) => (path, true),
             (None, None) => return Err(Failure::usage("expected --text FILE or --dataset FILE.jsonl")),
         };
-        let text = std::fs::read_to_string(path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        let text = input::read_text_or_pipe(path, DATA_BYTES);
+        let text = text.map_err(|error| Error::Io { path: path.clone(), error })?;
         Ok(Dataset { path: path.clone(), text, lines })
     }
 }

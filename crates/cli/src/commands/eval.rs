@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use smelt::eval::{self, Passage, Score, WindowOptions, Windows};
+use smelt::plans::input::{self, DATA_BYTES};
 use smelt::{Driver, Error, Llm, LoadOptions, Progress, RunOptions};
 
 use super::compile::with_repro;
@@ -25,7 +26,7 @@ pub struct Eval {
     /// A plan, or the folder of a checkpoint, which is compiled for this once.
     #[arg(value_name = "DIR|FILE.plan")]
     model: PathBuf,
-    /// The text, in UTF-8.
+    /// The text, in UTF-8; may be a pipe of 64 MiB at most.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     #[command(flatten)]
@@ -61,7 +62,7 @@ impl From<WindowArgs> for WindowOptions {
 
 /// Reads a text, before anything is compiled for it.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    match std::fs::read_to_string(path) {
+    match input::read_text_or_pipe(path, DATA_BYTES) {
         Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
         Ok(text) => Ok(text),
         Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),

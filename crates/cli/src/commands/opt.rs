@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use smelt::plans::input::{self, TEXT_BYTES};
 use smelt::{Driver, Dumps, Error};
 
 use super::compile::{EmitArgs, with_repro, write_texts};
@@ -40,8 +41,8 @@ impl Opt {
         }
         let path = self.file.unwrap_or_default();
         let text = match path.as_os_str() == "-" {
-            true => std::io::read_to_string(std::io::stdin()),
-            false => std::fs::read_to_string(&path),
+            true => input::bounded(std::io::stdin().lock(), TEXT_BYTES).and_then(input::text),
+            false => input::read_text_or_pipe(&path, TEXT_BYTES),
         };
         let text = text.map_err(|error| Error::Io { path: path.clone(), error })?;
         let mut dumps = Dumps { wanted_passes: self.emit.wanted_passes(), ..Dumps::default() };

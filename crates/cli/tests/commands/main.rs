@@ -3,6 +3,8 @@
 mod accuracy;
 mod calibrate;
 mod import;
+#[cfg(unix)]
+mod inputs;
 mod sandbox;
 mod views;
 
@@ -13,6 +15,7 @@ use sandbox::Sandbox;
 use serde_json::Value;
 
 const MHA: &str = "tests/oracle/llama-mha";
+const DEMO: &str = "models/demo";
 
 #[test]
 fn a_directory_is_compiled_once_and_writes_text() {

@@ -143,7 +143,7 @@ fn open_builtins(folder: &Path, (major, minor): (i32, i32)) {
 
 /// The file that is mapped at an address, where the system says so.
 fn mapped_file(address: usize) -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let maps = plan::input::read_text(Path::new("/proc/self/maps"), plan::input::TEXT_BYTES).ok()?;
     maps.lines().find_map(|line| {
         let (start, end) = line.split_whitespace().next()?.split_once('-')?;
         let number = |text| usize::from_str_radix(text, 16).ok();

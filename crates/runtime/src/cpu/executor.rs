@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
+use plan::input;
 use plan::{
     Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Layout, Plan, PlanError,
     PlanFile, PortData, Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
@@ -66,7 +68,7 @@ impl Executor for CpuExecutor {
     }
 
     fn device(&self) -> String {
-        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let info = input::read_text(Path::new("/proc/cpuinfo"), input::TEXT_BYTES).unwrap_or_default();
         let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
         format!("{model}, {}, {} threads", super::instruction_set(), self.threads())
@@ -359,6 +361,8 @@ impl Session for CpuSession {
             return Err(ExecError::Bindings { program: index.to_string(), reason });
         };
         self.run(index, program, bindings, |_, _| ControlFlow::<()>::Continue(()))?;
+        // the weights were read where they lie in the file
+        file.check_contents()?;
         self.steps += 1;
         let id = StepId(self.steps);
         self.last = Some((id, index));

@@ -38,6 +38,8 @@ impl Weights {
         let plan = file.plan();
         let stored = Memory::new(context, file.weights().len() as u64).map_err(failed)?;
         upload(context, file, stored.address)?;
+        // each chunk was read twice, to verify and to send it
+        file.check_contents()?;
         let mut addresses = Vec::new();
         let mut memory = Vec::new();
         for weight in &plan.weights {

@@ -1,11 +1,11 @@
 //! Reading the file beside a calibration.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use memmap2::Mmap;
 use passes::calibration::{Activations, Rows};
+use plan::input::{Changed, InputFile, Stamp};
+use plan::mapped::MappedFile;
 use safetensors::{Dtype, SafeTensors};
 
 use super::side::{KEYS, hessian_name};
@@ -14,7 +14,8 @@ use crate::Error;
 /// Rows and Hessians of a calibration, mapped.
 pub struct ActivationFile {
     path: PathBuf,
-    map: Mmap,
+    stamp: Stamp,
+    map: MappedFile,
     model: String,
 }
 
@@ -24,15 +25,13 @@ impl ActivationFile {
         let io = |error| Error::Io { path: path.to_owned(), error };
         let bad =
             |reason: &str| Error::BadInput(format!("{}: no activations of a calibration: {reason}", path.display()));
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: a file that others change while it is mapped gives other numbers, and nothing else: every read checks
-        // the header anew.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let file = InputFile::open(path).map_err(io)?;
+        let map = file.map().map_err(io)?;
         let (_, metadata) = SafeTensors::read_metadata(&map).map_err(|error| bad(&error.to_string()))?;
         let model = metadata.metadata().as_ref().and_then(|fields| fields.get("model")).cloned();
         let model = model.ok_or_else(|| bad("it does not name its model"))?;
         SafeTensors::deserialize(&map).map_err(|error| bad(&error.to_string()))?;
-        Ok(ActivationFile { path: path.to_owned(), map, model })
+        Ok(ActivationFile { path: path.to_owned(), stamp: file.stamp().clone(), map, model })
     }
 
     /// Fingerprint of the model.
@@ -43,6 +42,11 @@ impl ActivationFile {
     /// All of its bytes.
     pub fn contents(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Whether the file is still what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<(), Changed> {
+        self.stamp.check()
     }
 
     /// Where it is.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use frontend::Checkpoint;
 use passes::calibration::{Calibration, ClipMethod};
+use plan::input::{self, DATA_BYTES};
 use serde::Serialize;
 
 use crate::compile::{Progress, open};
@@ -160,6 +161,7 @@ impl Driver {
             progress.phase(&format!("layer {} of {}", state.segment + 1, segments.len()));
             runner.run(executor.as_ref(), &mut state, progress).map_err(|error| state.explain(error))?;
         }
+        checkpoint.check_unchanged().map_err(|error| state.explain(error.into()))?;
         let calibration = state.finish(samples.len() as u64, samples.tokens())?;
         Ok(CalibrateReport {
             schema_version: 1,
@@ -176,7 +178,7 @@ impl Driver {
 
 /// Reads a calibration.
 pub fn read_calibration(path: &Path) -> Result<Calibration, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let text = input::read_text(path, DATA_BYTES).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     Calibration::parse(&text).map_err(|error| Error::BadInput(format!("{}: {error}", path.display())))
 }
 

@@ -11,6 +11,7 @@ use frontend::Checkpoint;
 use ir::{MadeWeights, Stage};
 use passes::calibration::TensorStats;
 use passes::{PassContext, PassManager, Silent};
+use plan::input::InputFile;
 use plan::{Bindings, ExecError, Executor, InputData, PlanFile, PortData, Program, ProgramKind, Session, StepId};
 use rayon::prelude::*;
 
@@ -184,7 +185,8 @@ impl Runner<'_> {
             false => lower(verified, &catalog, spec, checkpoint)?,
         };
         let path = folder.join("layer.plan");
-        lowered.write(&path, checkpoint, &mut |_| {})?;
+        // the whole run looks at the end whether the checkpoint changed
+        lowered.write(&path, checkpoint, &mut |_| {}, &|| Ok(()))?;
         let file = Arc::new(PlanFile::open(&path)?);
         let mixed = file.plan().programs.iter().position(|program| program.kind == ProgramKind::Mixed);
         let program = mixed.ok_or_else(|| CodegenError::Graph("the layer has no program for a prompt".to_owned()))?;
@@ -233,7 +235,7 @@ struct Hidden {
 impl Hidden {
     fn open(path: &Path, offset: u64) -> Result<Hidden, Error> {
         let io = |error| Error::Io { path: path.to_owned(), error };
-        let mut file = BufReader::new(File::open(path).map_err(io)?);
+        let mut file = BufReader::new(InputFile::open(path).map_err(io)?.into_file());
         file.seek(SeekFrom::Start(offset)).map_err(io)?;
         Ok(Hidden { file, path: path.to_owned() })
     }

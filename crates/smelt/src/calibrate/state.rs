@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use passes::calibration::Calibration;
+use plan::input::{self, DATA_BYTES};
 use serde_json::{Value, json};
 
 use super::activations_path;
@@ -65,7 +66,7 @@ impl State {
     /// What an error of the run means for a next one. One of the model or the text would come again: nothing is kept.
     pub fn explain(&self, error: Error) -> Error {
         match error {
-            Error::BadInput(_) => {
+            Error::BadInput(_) | Error::Changed(_) => {
                 // what cannot be removed is found by the next run
                 let _ = fs::remove_dir_all(&self.folder);
                 error
@@ -122,7 +123,7 @@ impl State {
 
 /// What a file of another run says; nothing where there is none, or it is of another job.
 fn read(path: &Path, job: &str) -> Option<(usize, usize, Calibration)> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = input::read_text(path, DATA_BYTES).ok()?;
     let (head, calibration) = text.split_once('\n')?;
     let head: Value = serde_json::from_str(head).ok()?;
     let count = |field: &str| usize::try_from(head.get(field)?.as_u64()?).ok();

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use passes::quantize::Format;
+use plan::input::{self, TEXT_BYTES};
 
 use crate::Progress;
 
@@ -37,7 +38,7 @@ impl Losses {
         let Some(LossCache { folder, salt }) = cache else { return Losses::default() };
         let hash = blake3::hash(format!("{} {salt} {of}", env!("CARGO_PKG_VERSION")).as_bytes()).to_hex();
         let path = folder.join(format!("{}.losses", &hash[..32]));
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let text = input::read_text(&path, TEXT_BYTES).unwrap_or_default();
         let entry = |line: &str| {
             let mut words = line.split(' ');
             let (linear, format, kl) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);

@@ -96,3 +96,122 @@ fn paths(value: &Value) -> Vec<String> {
     let below = children.iter().flat_map(|(key, v)| paths(v).into_iter().map(move |rest| format!("/{key}{rest}")));
     std::iter::once(String::new()).chain(below).collect()
 }
+
+/// Texts that grow without end are refused where they start to, in little memory.
+#[test]
+fn a_tokenizer_makes_no_text_many_times_as_long() {
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let regex = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"Regex": from}, "content": to});
+    let times = |step: Value, count: usize| json!({"type": "Sequence", "normalizers": vec![step; count]});
+    let normalizers = [
+        times(replace("a", "aa"), 40),
+        times(times(replace("a", "aa"), 10), 10),
+        replace("a", &"b".repeat(1 << 20)),
+        regex("", &"b".repeat(1 << 20)),
+        times(json!({"type": "ByteLevel"}), 64),
+        times(json!({"type": "Prepend", "prepend": "b".repeat(1000)}), 1000),
+        times(
+            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true}),
+            1000,
+        ),
+        precompiled('a', &"b".repeat(1 << 20)),
+    ];
+    let text = "aé中".repeat(1000);
+    for normalizer in normalizers {
+        let mut json = fixtures::sentencepiece();
+        json["normalizer"] = normalizer.clone();
+        let error = load(&json).and_then(|tokenizer| tokenizer.encode(&text, true)).expect_err("it grows");
+        assert!(matches!(&error, TextError::Encode(reason) if reason.starts_with("its normalizer makes")), "{error}");
+        // what an added token is normalized to is kept
+        json["added_tokens"][0]["content"] = json!(text);
+        json["added_tokens"][0]["normalized"] = json!(true);
+        let error = load(&json).expect_err("it grows");
+        assert!(error.to_string().contains("its normalizer makes"), "{error}");
+    }
+
+    let decoders = [
+        vec![replace("a", "aa"); 40],
+        vec![replace("a", &"b".repeat(1 << 20))],
+        vec![json!({"type": "BPEDecoder", "suffix": ""}); 40],
+    ];
+    for decoders in decoders {
+        let mut json = fixtures::sentencepiece();
+        json["decoder"] = json!({"type": "Sequence", "decoders": decoders});
+        let tokenizer = load(&json).expect("it grows later");
+        let a = tokenizer.token_id("a").expect("a letter");
+        let error = tokenizer.decode(&[a; 100]).expect_err("it grows");
+        assert!(matches!(&error, TextError::Decode(reason) if reason.starts_with("its decoder makes")), "{error}");
+    }
+
+    let mut json = fixtures::byte_level();
+    json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": vec![json["pre_tokenizer"].clone(); 30]});
+    assert!(load(&json).expect_err("it grows").to_string().contains("its pre-tokenizer makes"));
+    let mut json = fixtures::byte_level();
+    json["post_processor"]["single"] = json!(vec![json["post_processor"]["single"][1].clone(); 1000]);
+    assert!(load(&json).expect_err("it grows").to_string().contains("its template makes 1000 copies"));
+}
+
+/// The library makes room for what a map promises before it looks for it.
+#[test]
+fn a_map_of_characters_that_promises_too_much_is_refused() {
+    let mut json = fixtures::sentencepiece();
+    let map = json!({"type": "Precompiled", "precompiled_charsmap": base64(&[0xfc, 0xff, 0xff, 0xff, 0])});
+    for normalizer in [map.clone(), json!({"type": "Sequence", "normalizers": [map]})] {
+        json["normalizer"] = normalizer;
+        let error = load(&json).expect_err("it is cut off").to_string();
+        assert!(error.contains("the map of characters of its normalizer is cut off"), "{error}");
+    }
+}
+
+/// What real tokenizers do to texts is allowed, at its worst.
+#[test]
+fn normalizers_that_models_have_go_on() {
+    let mut json = fixtures::sentencepiece();
+    let worst = "\u{fdfa}\u{390}  ".repeat(500);
+    for steps in [
+        json!([{"type": "NFKD"}, {"type": "Lowercase"}, {"type": "StripAccents"}]),
+        json!([{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}, {"type": "NFC"}]),
+        json!([precompiled('\u{fdfa}', "صلى الله عليه وسلم"), {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]),
+    ] {
+        json["normalizer"] = json!({"type": "Sequence", "normalizers": steps});
+        for text in ["", "a", " ", worst.as_str()] {
+            load(&json).and_then(|tokenizer| tokenizer.encode(text, true)).expect("it encodes");
+        }
+    }
+}
+
+/// A map of SentencePiece with one key: the size of a trie, the trie, and texts.
+fn precompiled(key: char, text: &str) -> Value {
+    let mut units = vec![0_u32; 2048];
+    let offset = |at: usize, to: usize| (at ^ to) as u32;
+    // the root is unit 0; the node of each prefix lies at a block of 256 of its own, its children at that block's start
+    // xor their byte
+    let mut at = 0;
+    units[at] = offset(at, 256) << 10;
+    let mut block = 256;
+    for (index, byte) in key.to_string().bytes().enumerate() {
+        at = block ^ usize::from(byte);
+        let last = index + 1 == key.len_utf8();
+        let next = block + 256;
+        units[at] = u32::from(byte) | offset(at, next) << 10 | u32::from(last) << 8;
+        block = next;
+    }
+    units[block] = 1 << 31;
+    let mut bytes = (units.len() as u32 * 4).to_le_bytes().to_vec();
+    bytes.extend(units.iter().flat_map(|unit| unit.to_le_bytes()));
+    bytes.extend(text.as_bytes());
+    bytes.push(0);
+    json!({"type": "Precompiled", "precompiled_charsmap": base64(&bytes)})
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |bytes: &[u8]| {
+        let bits = bytes.iter().chain(&[0; 2]).take(3).fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let digit = |place: usize| char::from(DIGITS[(bits >> (18 - 6 * place)) as usize & 63]);
+        (0..4).map(|place| if place <= bytes.len() { digit(place) } else { '=' }).collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
+}

@@ -1,0 +1,109 @@
+//! What happens when a mapped file is cut while it is read: an error that names the file, exit code 3, and nothing
+//! unfinished left.
+//!
+//! The system sends SIGBUS to the thread that reads a page which the file no longer has. A handler can do little, for it
+//! may have interrupted anything; so ours only looks whether the address is in a file of ours, tells it to a thread that
+//! waits for just that, and keeps the interrupted thread from going on. That thread is an ordinary one: it may lock and
+//! allocate, since nobody reads mapped files while he holds a lock that it needs. What it does is what Ctrl-C does.
+//! Other addresses are left to the handler that was there before, which ends the process.
+
+use std::ffi::{c_int, c_void};
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::fd::{IntoRawFd, RawFd};
+use std::sync::OnceLock;
+
+use smelt::plans::{mapped, partial};
+
+use crate::failure::{BAD_INPUT, Failure};
+
+/// What a handler needs, set before there is one.
+struct Before {
+    /// Where addresses go.
+    pipe: RawFd,
+    handler: libc::sigaction,
+}
+
+static BEFORE: OnceLock<Before> = OnceLock::new();
+
+/// Handles SIGBUS from now on. Where that cannot be, a cut file ends the process as it always did.
+pub fn install() {
+    let Ok((mut reader, writer)) = std::io::pipe() else { return };
+    let end = move || {
+        let mut address = [0; size_of::<usize>()];
+        if reader.read_exact(&mut address).is_ok() {
+            end(usize::from_ne_bytes(address));
+        }
+    };
+    let waiting = std::thread::Builder::new().name("cut files".to_owned()).stack_size(256 << 10).spawn(end);
+    if waiting.is_err() {
+        return;
+    }
+    let mut handler = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null pointer asks for the handler alone, which is written where it succeeds; zeros are one, too.
+    let handler = unsafe {
+        libc::sigaction(libc::SIGBUS, std::ptr::null(), handler.as_mut_ptr());
+        handler.assume_init()
+    };
+    if BEFORE.set(Before { pipe: writer.into_raw_fd(), handler }).is_err() {
+        return;
+    }
+    // SAFETY: `on_fault` has the signature of SA_SIGINFO and does only what a handler may. It takes the stack for signals,
+    // where there is one.
+    unsafe {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+        action.sa_sigaction = on_fault as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Says which file was cut, and ends the process.
+fn end(address: usize) {
+    partial::remove_all();
+    let file = mapped::file_at(address).map_or_else(|| "a file".to_owned(), |file| file.display().to_string());
+    let failure = Failure::bad_input(format!(
+        "{file}: was cut off while it was read: run the command again when the file is whole and nothing writes to it"
+    ));
+    let _ = failure.report();
+    // SAFETY: ends the process at once. Other threads still run, one of them in the handler: nothing may be torn down.
+    unsafe { libc::_exit(BAD_INPUT.into()) }
+}
+
+/// Handles the signal. Does only what is allowed at any point of a program: atomics, write(2), pause(2), sigaction(2).
+extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the system hands over a filled structure. The address is one only where the system itself is the sender.
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    let Some(before) = BEFORE.get() else { return };
+    if code > 0 && mapped::holds(address) {
+        // SAFETY: the pipe is open as long as the process is, and the bytes are those of a local value.
+        unsafe { libc::write(before.pipe, (&raw const address).cast(), size_of::<usize>()) };
+        loop {
+            // SAFETY: takes nothing and changes nothing.
+            unsafe { libc::pause() };
+        }
+    }
+    let handler = before.handler.sa_sigaction;
+    if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+        // SAFETY: the thread goes on where it was, meets the same page, and the system ends the process as it would have.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            if code <= 0 {
+                libc::raise(signal);
+            }
+        }
+    } else if before.handler.sa_flags & libc::SA_SIGINFO != 0 {
+        // SAFETY: the flag says which signature the handler has.
+        unsafe {
+            let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = std::mem::transmute(handler);
+            handler(signal, info, context);
+        }
+    } else {
+        // SAFETY: without the flag, it has this one.
+        unsafe {
+            let handler: extern "C" fn(c_int) = std::mem::transmute(handler);
+            handler(signal);
+        }
+    }
+}
