@@ -8,7 +8,7 @@ use serde::Serialize;
 use smelt::{Driver, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, RunOptions};
 
 use super::generate::{build_identity, plan_in};
-use crate::args::{CacheArgs, CompileArgs};
+use crate::args::{CacheArgs, CompileArgs, parse_threads};
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::progress::Stderr;
@@ -35,7 +35,7 @@ pub struct Bench {
     #[arg(long)]
     json: bool,
     /// Threads on a CPU [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     #[command(flatten)]
     cache: CacheArgs,

@@ -9,7 +9,7 @@ use super::compile::{EmitArgs, with_repro, write_texts};
 use super::list::List;
 use crate::args::PassArgs;
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, reads};
 
 /// Runs passes on the text of a graph and prints what comes out, behind the texts of --emit.
 #[derive(Debug, Args)]
@@ -39,6 +39,8 @@ impl Opt {
             return Err(Failure::usage(format!("`smelt opt` chooses no kernels: expected --emit {known}")));
         }
         let path = self.file.unwrap_or_default();
+        reads(&path);
+        self.emit.prepare_folder(&[])?;
         let text = match path.as_os_str() == "-" {
             true => std::io::read_to_string(std::io::stdin()),
             false => std::fs::read_to_string(&path),
@@ -48,6 +50,7 @@ impl Opt {
         let passes = driver.optimize(&text, &self.pass, &self.passes.options(), &mut dumps);
         let passes = passes.map_err(|error| match error {
             Error::BadInput(message) => Failure::bad_input(format!("{}: {message}", path.display())),
+            Error::Unsupported(message) => Error::Unsupported(format!("{}: {message}", path.display())).into(),
             error => with_repro(error, self.emit.folder()),
         })?;
         write_texts(&self.emit, &dumps, &passes)?;
