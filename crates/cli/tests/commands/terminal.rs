@@ -29,8 +29,7 @@ fn names_of_strangers_are_spelled_out() {
     let config = std::fs::read_to_string(sandbox.root().join(MHA).join("config.json")).unwrap();
     for (folder, config, index) in [
         ("type", config.replace("LlamaForCausalLM", "\\u001b[2JLlama\\u009bx\\u202e"), "{}".to_owned()),
-        ("shard", config.clone(), format!("{{\"weight_map\": {{\"model.norm.weight\": {quoted}}}}}")),
-        ("tensor", config, format!("{{\"weight_map\": {{{quoted}: \"no.safetensors\"}}}}")),
+        ("shard", config, format!("{{\"weight_map\": {{\"model.norm.weight\": {quoted}}}}}")),
     ] {
         std::fs::create_dir(sandbox.path(folder)).unwrap();
         write(&format!("{folder}/config.json"), &config);
@@ -43,11 +42,9 @@ fn names_of_strangers_are_spelled_out() {
         dry(&["--rewrites", &rules]),
         dry(&["--precision-map", &map]),
         dry(&["--timing-cache", &timings]),
-        dry(&["--no-such-\u{1b}[2J"]),
         dry(&["--dtype", "\u{9b}31m"]),
         format!("compile\n{}\n--dry-run", sandbox.text("type")),
         format!("compile\n{}\n--dry-run", sandbox.text("shard")),
-        format!("compile\n{}\n--dry-run", sandbox.text("tensor")),
         format!("inspect\n{}", sandbox.text("no\u{1b}[2J.plan")),
     ];
     for command in commands {
@@ -66,15 +63,12 @@ fn names_in_plans_are_spelled_out() {
     let sandbox = Sandbox::new();
     let (plan, rules) = (sandbox.text("x.plan"), sandbox.text("a\u{1b}[2J\u{9b}.rules"));
     std::fs::write(&rules, "").unwrap();
-    let compiled = sandbox.run(&["compile", MHA, "-o", &plan, "--rewrites", &rules]);
-    let errors = String::from_utf8(compiled.stderr).unwrap();
-    assert!(obeyed(&errors).is_empty(), "{errors:?}");
-    if compiled.status.success() {
-        let report = sandbox.ok(&["inspect", &plan, "--json"]);
-        assert!(obeyed(&report).is_empty() && report.contains("\\u001b[2J\\u009b.rules"), "{report}");
-        for args in [&["inspect", &plan][..], &["inspect", &plan, "--memory"], &["plan", "dump", &plan]] {
-            assert!(obeyed(&sandbox.ok(args)).is_empty(), "{args:?}");
-        }
+    sandbox.ok(&["compile", MHA, "-o", &plan, "--rewrites", &rules]);
+    let report = sandbox.ok(&["inspect", &plan, "--json"]);
+    assert!(obeyed(&report).is_empty() && report.contains("\\u001b[2J\\u009b.rules"), "{report}");
+    assert!(sandbox.ok(&["inspect", &plan]).contains("a\\u{1b}[2J\\u{9b}.rules"));
+    for args in [&["inspect", &plan][..], &["inspect", &plan, "--memory"], &["plan", "dump", &plan]] {
+        assert!(obeyed(&sandbox.ok(args)).is_empty(), "{args:?}");
     }
 }
 
