@@ -1,6 +1,7 @@
 //! Options that several commands share, and the spellings they accept.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -14,6 +15,7 @@ use smelt::plans::input::{self, TEXT_BYTES};
 
 use crate::environment::cache_folder;
 use crate::failure::Failure;
+use crate::output::{check_place, reads, reads_calibration};
 
 /// How to compile.
 #[derive(Clone, Debug, Default, Args)]
@@ -48,20 +50,20 @@ pub struct CompileArgs {
     #[arg(long, value_name = "FILE.json")]
     pub calibration: Option<PathBuf>,
     /// Sequences that run at the same time [default: 8].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_batch_size: Option<u32>,
     /// Tokens of a prompt [default: --max-seq-len].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_input_len: Option<u32>,
     /// Generated tokens of a sequence.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_output_len: Option<u32>,
     /// Tokens of a sequence [default: input and output length where both are given, otherwise what the model was
     /// made for, at most 8192].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_seq_len: Option<u32>,
     /// Tokens of all sequences in one step; longer prompts take several [default: 512].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_num_tokens: Option<u32>,
     /// Size of the KV cache, such as 2GiB [default: room for every sequence at full length].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -114,7 +116,7 @@ pub struct PassArgs {
     #[arg(long, value_name = "PASS", value_delimiter = ',')]
     pub disable_pass: Vec<String>,
     /// Stops optional passes after this many, to find the one that does something wrong.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_limit::<usize>)]
     pub opt_bisect_limit: Option<usize>,
     /// Rewriting rules that join the passes, `pattern => replacement`; may be given several times.
     #[arg(long, value_name = "FILE.rules")]
@@ -129,6 +131,7 @@ impl PassArgs {
 
     /// Reads the files of rules.
     pub fn rewrites(&self) -> Result<Vec<RewriteFile>, Error> {
+        self.rewrites.iter().for_each(|path| reads(path));
         let read = |path: &PathBuf| match input::read_text(path, TEXT_BYTES) {
             Ok(text) => Ok(RewriteFile { path: path.clone(), text }),
             Err(error) => Err(Error::Io { path: path.clone(), error }),
@@ -197,7 +200,7 @@ impl CompileArgs {
 
     /// The same, where formats are still to be chosen.
     pub fn options_but_mixed(&self) -> Result<CompileOptions, Failure> {
-        Ok(CompileOptions {
+        let options = CompileOptions {
             target: match self.target.as_str() {
                 "auto" => TargetChoice::Auto,
                 name => TargetChoice::Named(name.to_owned()),
@@ -229,12 +232,20 @@ impl CompileArgs {
                 }),
                 device: self.timing_device.clone(),
             }),
-        })
+        };
+        self.calibration.iter().for_each(|file| reads_calibration(file));
+        if let Some(file) = &self.timing_cache {
+            // as `TimingOptions::mode` has it; measured timings are added to what is there
+            let written = self.timing_cache_mode.map_or(!file.exists(), |mode| mode == CacheMode::Write);
+            if written { check_place(file)? } else { reads(file) }
+        }
+        Ok(options)
     }
 }
 
 /// Reads a table of linears and their formats.
 pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
+    reads(path);
     match input::read_text(path, TEXT_BYTES) {
         Ok(text) => Ok(PrecisionMap { path: path.to_owned(), text }),
         Err(error) => Err(Error::Io { path: path.to_owned(), error }),
@@ -282,7 +293,29 @@ pub fn parse_machine(name: &str) -> Result<Machine, String> {
 /// A finite number above zero.
 pub fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| format!("`{text}` is no number above zero"))
+    number.ok_or_else(|| format!("expected a number above 0 and at most {:e}", f64::MAX))
+}
+
+/// A whole number in a range, which the error names.
+fn parse_in<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Result<T, String> {
+    let number = text.parse::<u64>().ok().filter(|number| range.contains(number));
+    let number = number.and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
+}
+
+/// How many there are of something, at least one.
+pub fn parse_count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    parse_in(text, 1..=u32::MAX.into())
+}
+
+/// A number that may be zero.
+pub fn parse_limit<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    parse_in(text, 0..=u32::MAX.into())
+}
+
+/// Threads of a CPU: more than machines have would only take memory from each other.
+pub fn parse_threads(text: &str) -> Result<usize, String> {
+    parse_in(text, 1..=1024)
 }
 
 /// Where scales of activations come from.
@@ -324,11 +357,17 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(format!("unknown unit in `{text}`, expected a size such as 512MiB, 2GB or 1073741824")),
     };
     let error = || format!("`{text}` is no size, expected one such as 512MiB, 2GB or 1073741824");
+    let too_large = || format!("`{text}` is too large, expected at most {} bytes", u64::MAX);
     if !number.contains('.') {
-        return number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(error);
+        let digits = !number.is_empty();
+        let size = number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        return size.ok_or_else(|| if digits { too_large() } else { error() });
+    }
+    if unit == 1 {
+        return Err(format!("`{text}` is a part of a byte, expected whole bytes, or a unit as in 1.5GiB"));
     }
     let size = number.parse::<f64>().map_err(|_| error())? * unit as f64;
-    if size < u64::MAX as f64 { Ok(size as u64) } else { Err(error()) }
+    if size < u64::MAX as f64 { Ok(size as u64) } else { Err(too_large()) }
 }
 
 /// `--max_batch_size=4` to `--max-batch-size=4`: every long option may be spelled with underscores.

@@ -60,15 +60,13 @@ pub fn install() {
 }
 
 /// Says which file was cut, and ends the process.
-fn end(address: usize) {
-    partial::remove_all();
+fn end(address: usize) -> ! {
     let file = mapped::file_at(address).map_or_else(|| "a file".to_owned(), |file| file.display().to_string());
     let failure = Failure::bad_input(format!(
         "{file}: was cut off while it was read: run the command again when the file is whole and nothing writes to it"
     ));
     let _ = failure.report();
-    // SAFETY: ends the process at once. Other threads still run, one of them in the handler: nothing may be torn down.
-    unsafe { libc::_exit(BAD_INPUT.into()) }
+    partial::exit(BAD_INPUT.into())
 }
 
 /// Handles the signal. Does only what is allowed at any point of a program: atomics, write(2), pause(2), sigaction(2).

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use miette::{Diagnostic, MietteHandlerOpts};
+use smelt::plans::terminal::{is_obeyed, shown};
 use smelt::{Error, ErrorKind};
 
-use crate::output::print_error;
+use crate::output::{print_error, print_styled};
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
@@ -40,7 +41,10 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         let code = self.code;
         if code != CLOSED_PIPE {
-            print_error(&format!("{:?}", miette::Report::new(self)));
+            // before it is styled: what a terminal obeys in an error is then our own
+            let message = shown(&self.message).into_owned();
+            let help = self.help.map(|help| shown(&help).into_owned());
+            print_styled(&format!("{:?}", miette::Report::new(Failure { message, help, code })));
         }
         ExitCode::from(code)
     }
@@ -49,8 +53,16 @@ impl Failure {
 /// The exit code of a bad input.
 pub const BAD_INPUT: u8 = 3;
 
-/// What a shell reports for a program that Ctrl-C ended: 128 + SIGINT.
-pub const INTERRUPTED: i32 = 130;
+/// Prints an error of the command line, or the help that was asked for, and returns the exit code.
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    let plain = error.render().to_string();
+    match plain.contains(is_obeyed) {
+        true => print_error(&plain),
+        // with its styles; where nobody reads there any more, it is lost
+        false => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
 
 /// What a shell reports for a program that a closed pipe ended: 128 + SIGPIPE.
 const CLOSED_PIPE: u8 = 141;

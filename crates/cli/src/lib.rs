@@ -9,6 +9,7 @@ mod environment;
 mod failure;
 mod output;
 mod progress;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -52,15 +53,14 @@ enum Command {
 /// Runs the command line of this process.
 pub fn run(driver: Driver) -> ExitCode {
     failure::install();
-    // a second handler, of a program around this one, is its own business
-    let _ = ctrlc::set_handler(|| {
-        smelt::plans::partial::remove_all();
-        std::process::exit(failure::INTERRUPTED);
-    });
+    signals::install();
     #[cfg(unix)]
     cut::install();
     let driver = driver.cuda_folders(environment::cuda_folders);
-    let cli = Cli::parse_from(std::env::args_os().map(args::with_dashes));
+    let cli = match Cli::try_parse_from(std::env::args_os().map(args::with_dashes)) {
+        Ok(cli) => cli,
+        Err(error) => return failure::report_usage(&error),
+    };
     let done = match cli.command {
         _ if cli.list.wanted() => cli.list.run(&driver, cli.json),
         None => Err(Failure::usage("expected a command, such as `smelt generate models/demo --prompt \"…\"`")),

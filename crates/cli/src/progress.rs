@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use smelt::Progress;
+use smelt::plans::terminal::shown;
 
 use crate::output::print_error;
 
@@ -35,7 +36,7 @@ impl Stderr {
         let Some((name, start)) = self.phase.take() else { return };
         let line = format!("{name} ({:.2} s)", start.elapsed().as_secs_f64());
         match &self.bar {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(shown(&line)),
             None if self.quiet => {}
             None => print_error(&line),
         }
@@ -44,7 +45,7 @@ impl Stderr {
     /// A line that stays.
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(shown(line)),
             None => print_error(line),
         }
     }
@@ -65,7 +66,7 @@ impl Progress for Stderr {
         if let Some(bar) = &self.bar {
             bar.set_style(ProgressStyle::default_spinner());
             bar.unset_length();
-            bar.set_message(name.to_owned());
+            bar.set_message(shown(name).into_owned());
         }
     }
 

@@ -50,9 +50,9 @@ impl Observer for Silent {
     fn after_pass(&mut self, _: &PassReport, _: &Graph) {}
 }
 
-/// A pass that broke the graph: a bug of that pass.
+/// A pass that broke the graph, or a graph that passes cannot bring to its stage: whose fault it is, `cause` says.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("this is a bug in `{pass}`: {reason}")]
+#[error("{}{reason}", self.blame())]
 pub struct PassFailure {
     /// The pass, or what else made the graph.
     pub pass: String,
@@ -64,6 +64,15 @@ pub struct PassFailure {
     pub cause: Cause,
 }
 
+impl PassFailure {
+    fn blame(&self) -> String {
+        match self.cause {
+            Cause::Bug => format!("this is a bug in `{}`: ", self.pass),
+            Cause::Input | Cause::Unsupported => String::new(),
+        }
+    }
+}
+
 /// Whose fault a failure of a pass is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -71,7 +80,7 @@ pub enum Cause {
     Bug,
     /// A weight or the calibration is not fit for it.
     Input,
-    /// The pass does not do this.
+    /// The pass does not do this, or the graph has always had what a stage forbids.
     Unsupported,
 }
 
@@ -99,13 +108,16 @@ impl PassManager {
         let mut stage = Stage::Imported;
         let mut optional = 0;
         let mut last = "import".to_owned();
+        let entered = graph.clone();
         for entry in pipeline.entries() {
             match entry {
                 Entry::Slot(_) => {}
                 Entry::Reach(reached) => {
                     stage = *reached;
-                    let before = graph.clone();
-                    check(graph, stage).map_err(|reason| failure(&last, reason, &before))?;
+                    check(graph, stage).map_err(|found| match always_there(&entered, stage, &found) {
+                        Some(old) => unsupported(graph, stage, &old),
+                        None => failure(&last, not_legal(stage, &found), graph),
+                    })?;
                 }
                 Entry::Pass(pass) => {
                     let name = pass.name().into_owned();
@@ -129,7 +141,7 @@ impl PassManager {
                         Box::new(PassFailure { cause, ..*failure(&name, error.to_string(), &before) })
                     })?;
                     observer.after_pass(&report, graph);
-                    check(graph, stage).map_err(|reason| failure(&name, reason, &before))?;
+                    check(graph, stage).map_err(|found| failure(&name, not_legal(stage, &found), &before))?;
                     reports.push(report);
                     last = name;
                 }
@@ -153,16 +165,107 @@ fn run_pass(
     Ok(PassReport { index, bisect, name: pass.name().into_owned(), changed, ops_before, ops_after: graph.len(), time })
 }
 
-fn check(graph: &Graph, stage: Stage) -> Result<(), String> {
-    let found = match verify(graph, stage) {
-        Ok(_) => return Ok(()),
-        Err(found) => found,
-    };
+fn check(graph: &Graph, stage: Stage) -> Result<(), Vec<Diagnostic>> {
+    verify(graph, stage).map(drop)
+}
+
+fn not_legal(stage: Stage, found: &[Diagnostic]) -> String {
     let list: Vec<String> = found.iter().take(8).map(Diagnostic::to_string).collect();
-    Err(format!("the graph is not legal at stage `{}`: {}", stage.name(), list.join("; ")))
+    format!("the graph is not legal at stage `{}`: {}", stage.name(), list.join("; "))
+}
+
+/// What keeps a graph from a stage where all of it was there when the graph came in: no pass made it worse. Values are
+/// named as they were then. A graph that is not legal as it comes in is the fault of who made it.
+fn always_there(entered: &Graph, stage: Stage, found: &[Diagnostic]) -> Option<Vec<Diagnostic>> {
+    if stage == Stage::Imported {
+        return None;
+    }
+    let mut old = verify(entered, stage).err()?;
+    let count = |list: &[Diagnostic], message: &str| list.iter().filter(|known| known.message == message).count();
+    let worse = found.iter().any(|new| count(found, &new.message) > count(&old, &new.message));
+    // what passes have mended is no longer in the way
+    old.retain(|known| count(found, &known.message) > 0);
+    (!worse).then_some(old)
+}
+
+/// A graph that the pipeline has no passes for.
+fn unsupported(graph: &Graph, stage: Stage, found: &[Diagnostic]) -> Box<PassFailure> {
+    let reason = not_legal(stage, found) + ", which no pass changes";
+    let repro = format!("// test: verify {}\n{}", stage.name(), text::print(graph));
+    Box::new(PassFailure { cause: Cause::Unsupported, repro, ..*failure("import", reason, graph) })
 }
 
 fn failure(pass: &str, reason: String, before: &Graph) -> Box<PassFailure> {
     let repro = format!("// test: pass {pass}\n{}", text::print(before));
     Box::new(PassFailure { pass: pass.to_owned(), reason, repro, cause: Cause::Bug })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ir::{MadeWeights, NoWeights, OpSet};
+
+    use super::*;
+    use crate::Slot;
+    use crate::pipeline::standard;
+
+    /// A pass that leaves another graph.
+    #[derive(Debug)]
+    struct Leaves(&'static str);
+
+    impl Pass for Leaves {
+        fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<Changed, PassError> {
+            *graph = read(self.0);
+            Ok(Changed::Yes)
+        }
+    }
+
+    const JOINED: &str = "graph @g<T in 1..8>(%x: f32[T, 3], %y: f32[2 * T, 3]) {
+        %unused = silu %y : f32[2 * T, 3]
+        %twice = concat %x, %x : f32[2 * T, 3]
+        %z = add %twice, %y : f32[2 * T, 3]
+        return %z
+    }";
+    const JOINED_MORE: &str = "graph @g<T in 1..8>(%x: f32[T, 3], %y: f32[2 * T, 3]) {
+        %twice = concat %x, %x : f32[2 * T, 3]
+        %z = add %twice, %y : f32[2 * T, 3]
+        %more = concat %z, %y : f32[4 * T, 3]
+        return %more
+    }";
+    const SUM: &str = "graph @g<T in 1..8>(%y: f32[2 * T, 3]) {
+        %z = add %y, %y : f32[2 * T, 3]
+        return %z
+    }";
+
+    fn read(text: &str) -> Graph {
+        text::parse(text, &OpSet::standard()).unwrap().graph
+    }
+
+    fn failure_of(text: &str, pipeline: &Pipeline) -> PassFailure {
+        let (mut graph, weights) = (read(text), MadeWeights::over(&NoWeights));
+        let context = PassContext::new(&weights);
+        *PassManager::default().run(pipeline, &mut graph, &context, &mut Silent).unwrap_err()
+    }
+
+    #[test]
+    fn what_was_there_before_is_no_fault_of_a_pass() {
+        let failure = failure_of(JOINED, &standard());
+        assert_eq!(failure.cause, Cause::Unsupported);
+        // neither a pass is named, nor what passes have mended
+        let reason = "the graph is not legal at stage `fused`: `%twice`: joins values of a step; only weights can be \
+                      joined, which no pass changes";
+        assert_eq!(failure.to_string(), reason);
+        assert!(failure.repro.starts_with("// test: verify fused\ngraph @g"), "{}", failure.repro);
+    }
+
+    #[test]
+    fn a_pass_that_makes_a_graph_worse_is_named() {
+        for (entered, left) in [(SUM, JOINED), (JOINED, JOINED_MORE)] {
+            let pipeline = standard().with(Slot::BeforeFusion, Arc::new(Leaves(left)));
+            let failure = failure_of(entered, &pipeline);
+            assert_eq!(failure.cause, Cause::Bug);
+            assert!(failure.to_string().starts_with("this is a bug in `"), "{failure}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! interface of an executor. Knows neither the graph a plan came from nor the device it runs on.
 
 mod check;
+pub mod claims;
 mod codec;
 mod cubin;
 mod dim;
@@ -22,6 +23,7 @@ mod random;
 mod roofline;
 mod scalar;
 mod scales;
+pub mod terminal;
 mod work;
 
 pub use check::check;

@@ -80,19 +80,33 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// What the file system said, where it refused.
+    fn io(&self) -> Option<&std::io::Error> {
+        use codegen::CodegenError;
+        use plan::{ExecError, PlanError};
+        let plan = match self {
+            Error::Io { error, .. } => return Some(error),
+            Error::Plan(error) | Error::Codegen(CodegenError::Plan(error)) | Error::Exec(ExecError::Plan(error)) => {
+                error
+            }
+            Error::Codegen(CodegenError::Timing { error, .. }) => match error.as_ref() {
+                ExecError::Plan(error) => error,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        if let PlanError::Io { error, .. } = plan { Some(error) } else { None }
+    }
+
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         use codegen::CodegenError;
         use engine::EngineError;
         use frontend::ImportError;
+        if let Some(error) = self.io() {
+            return io_kind(error);
+        }
         match self {
-            Error::Plan(plan::PlanError::Io { error, .. })
-            | Error::Codegen(CodegenError::Plan(plan::PlanError::Io { error, .. }))
-            | Error::Io { error, .. }
-                if no_room(error) =>
-            {
-                ErrorKind::DoesNotFit
-            }
             Error::Usage(_) => ErrorKind::Usage,
             Error::BadInput(_)
             | Error::Rule(_)
@@ -123,10 +137,14 @@ impl Error {
     }
 }
 
-/// A full disk, and the limits on files that act like one.
-fn no_room(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+/// An output that is an input is a bad option; a full disk, and the limits on files that act like one, leave no room.
+fn io_kind(error: &std::io::Error) -> ErrorKind {
+    use std::io::ErrorKind as Io;
+    match error.kind() {
+        _ if plan::claims::is_conflict(error) => ErrorKind::Usage,
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::DoesNotFit,
+        _ => ErrorKind::BadInput,
+    }
 }
 
 fn exec_kind(error: &plan::ExecError) -> ErrorKind {

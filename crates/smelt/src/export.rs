@@ -14,6 +14,7 @@ use ir::{Graph, MadeWeights, Stage};
 use passes::quantize::linears;
 use passes::{PassManager, PassOptions, Silent};
 use plan::input::{self, TOKENIZER_BYTES};
+use plan::partial::PartialFolder;
 use serde::Serialize;
 
 use self::tensors::{Exported, Origins};
@@ -175,20 +176,17 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// A folder beside its place, which is renamed when it is complete, and goes when it is not.
 struct Unfinished {
     /// Only its owner may enter it; the folder inside has the permissions of any new one.
-    shelter: tempfile::TempDir,
+    shelter: PartialFolder,
     folder: PathBuf,
-    _known: plan::partial::Unfinished,
 }
 
 impl Unfinished {
     fn new(out: &Path) -> Result<Unfinished, Error> {
         let io = |error| Error::Io { path: out.to_owned(), error };
-        let parent = plan::partial::folder_of(out);
-        let shelter = tempfile::Builder::new().prefix(".smelt-").suffix(".partial").tempdir_in(parent).map_err(io)?;
-        let known = plan::partial::Unfinished::of(shelter.path());
+        let shelter = PartialFolder::create_in(plan::partial::folder_of(out)).map_err(io)?;
         let folder = shelter.path().join("checkpoint");
         fs::create_dir(&folder).map_err(io)?;
-        Ok(Unfinished { shelter, folder, _known: known })
+        Ok(Unfinished { shelter, folder })
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -6,7 +6,7 @@ mod bound;
 use std::fmt;
 use std::path::Path;
 
-use plan::partial::{self, Unfinished};
+use plan::partial::{self, PartialFolder};
 use serde::Serialize;
 
 pub use bound::{Bound, Gate, Measured};
@@ -75,9 +75,7 @@ impl Gated<'_> {
         let options = &CompileOptions { target: TargetChoice::Named(target), ..options.clone() };
         let io = |error| Error::Io { path: out.to_owned(), error };
         let place = partial::place(out).map_err(io)?;
-        let scratch =
-            tempfile::Builder::new().prefix(".smelt-gate-").tempdir_in(partial::folder_of(&place)).map_err(io)?;
-        let _unfinished = Unfinished::of(scratch.path());
+        let scratch = PartialFolder::create_in(partial::folder_of(&place)).map_err(io)?;
         let [plan, reference] = ["new.plan", "reference.plan"].map(|name| scratch.path().join(name));
         let mut report = self.driver.compile(dir, Some(&plan), options, dumps, progress)?;
         self.driver.compile(dir, Some(&reference), &options.reference(), None, progress)?;
@@ -90,7 +88,7 @@ impl Gated<'_> {
             });
             return Err(Error::Gate(Box::new(GateFailure { report: measured, layers })));
         }
-        std::fs::rename(&plan, place).map_err(io)?;
+        partial::replace(&plan, &place).map_err(io)?;
         report.gate = Some(measured);
         Ok(report)
     }

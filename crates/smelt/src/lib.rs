@@ -17,6 +17,7 @@
 
 mod cache;
 mod calibrate;
+mod checkpoint_files;
 mod compile;
 mod driver;
 mod error;
@@ -38,6 +39,7 @@ pub use calibrate::{
     ActivationFile, CalibrateOptions, CalibrateReport, Dataset, activations_path, check_calibration,
     merge_calibrations, read_calibration,
 };
+pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
 pub use driver::{Driver, RunOptions};
@@ -63,8 +65,8 @@ pub use runtime::cuda::probe as cuda_driver;
 pub mod plans {
     pub use ::plan::{
         Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
-        Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, full_step,
-        input, mapped, partial,
+        Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, claims,
+        full_step, input, mapped, partial, terminal,
     };
 }
 

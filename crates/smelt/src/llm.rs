@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::{Engine, FinishReason, GenerationParams, Request, RequestId};
+use plan::partial::PartialFolder;
 use plan::{ExecError, PlanFile};
 use serde::Serialize;
 use text::{TextStream, Tokenizer};
@@ -112,9 +113,8 @@ impl Llm {
             ..options.compile.clone()
         };
         // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
-        let temporary = tempfile::Builder::new().prefix("smelt-").tempdir();
+        let temporary = PartialFolder::temporary();
         let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
-        let _unfinished = plan::partial::Unfinished::of(temporary.path());
         let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
             let warnings = driver.compile(path, Some(&unkept), &compile, None, progress)?.warnings;

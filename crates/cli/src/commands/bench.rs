@@ -9,7 +9,7 @@ use smelt::plans::Limits;
 use smelt::{Driver, GenerationParams, Llm, LoadOptions, NewToken, Plan, PlanCache, Prompt, RunOptions};
 
 use super::generate::{build_identity, plan_in};
-use crate::args::{CacheArgs, CompileArgs};
+use crate::args::{CacheArgs, CompileArgs, parse_threads};
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::progress::Stderr;
@@ -36,7 +36,7 @@ pub struct Bench {
     #[arg(long)]
     json: bool,
     /// Threads on a CPU [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     #[command(flatten)]
     cache: CacheArgs,

@@ -8,7 +8,7 @@ use smelt::Driver;
 use super::compile::{EmitArgs, compile, table};
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
-use crate::output::{make_folder, print};
+use crate::output::{check_place, make_folder, print, reads_model};
 
 /// Compiles a checkpoint with the options of trtllm-build: writes OUTPUT_DIR/model.plan.
 #[derive(Debug, Args)]
@@ -27,10 +27,12 @@ pub struct Build {
 
 impl Build {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        reads_model(&self.model_dir);
         let options = self.compile.options()?;
         let made = !self.output_dir.exists();
         make_folder(&self.output_dir)?;
         let output = self.output_dir.join("model.plan");
+        check_place(&output)?;
         let driver = self.cache.driver(driver);
         let report = compile(&EmitArgs::default(), |dumps, progress| {
             driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)

@@ -10,9 +10,9 @@ use smelt::{
 };
 
 use super::generate::plan_in;
-use crate::args::{CacheArgs, IgnoreArgs, Weights};
+use crate::args::{CacheArgs, IgnoreArgs, Weights, parse_count, parse_threads};
 use crate::failure::Failure;
-use crate::output::{bytes, print, print_json};
+use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration};
 use crate::progress::Stderr;
 
 /// Looks at a model's activations on a text: statistics from which scales of quantized formats come.
@@ -35,10 +35,10 @@ pub struct Calibrate {
     #[arg(short, long, value_name = "OUT.json")]
     output: PathBuf,
     /// Samples, at most.
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_count::<usize>)]
     samples: usize,
     /// Tokens of a sample, at most.
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_count::<u32>)]
     max_len: u32,
     /// Machine that runs the model: auto, cpu or sm_90a.
     #[arg(long, value_name = "TARGET", default_value = "auto")]
@@ -48,7 +48,7 @@ pub struct Calibrate {
     #[arg(long, value_name = "METHOD", default_value = "percentile")]
     method: ClipMethod,
     /// Tokens whose activations are kept.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse_count::<usize>)]
     rows: usize,
     /// Keeps the mean of x x^T of what linears read, for GPTQ: channels x channels numbers for each.
     #[arg(long)]
@@ -59,7 +59,7 @@ pub struct Calibrate {
     #[command(flatten)]
     ignored: IgnoreArgs,
     /// Threads on a CPU [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     /// Prints JSON.
     #[arg(long)]
@@ -71,7 +71,9 @@ pub struct Calibrate {
 impl Calibrate {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let Some(model) = &self.model else { return self.merge() };
+        let model = plan_in(model);
         let dataset = self.dataset()?;
+        self.check_places()?;
         let options = CalibrateOptions {
             target: match self.target.as_str() {
                 "auto" => TargetChoice::Auto,
@@ -92,7 +94,7 @@ impl Calibrate {
         };
         let mut progress = Stderr::new(self.json);
         let driver = self.cache.driver(driver);
-        let report = driver.calibrate(&plan_in(model), &dataset, &self.output, &options, &mut progress);
+        let report = driver.calibrate(&model, &dataset, &self.output, &options, &mut progress);
         progress.finish();
         let report = report?;
         if self.json {
@@ -112,7 +114,17 @@ impl Calibrate {
         ))
     }
 
+    /// The calibration and the file beside it.
+    fn check_places(&self) -> Result<(), Failure> {
+        let beside = activations_path(&self.output);
+        check_place(&self.output)?;
+        // a name that ends like the other's is refused where the place is taken
+        if beside != self.output { check_place(&beside) } else { Ok(()) }
+    }
+
     fn merge(&self) -> Result<(), Failure> {
+        self.merge.iter().for_each(|file| reads_calibration(file));
+        self.check_places()?;
         let with_activations = merge_calibrations(&self.merge, &self.output)?;
         let out = self.output.display();
         print(&match with_activations {
@@ -127,6 +139,7 @@ impl Calibrate {
             (None, Some(path)) => (path, true),
             (None, None) => return Err(Failure::usage("expected --text FILE or --dataset FILE.jsonl")),
         };
+        reads(path);
         let text = input::read_text_or_pipe(path, DATA_BYTES);
         let text = text.map_err(|error| Error::Io { path: path.clone(), error })?;
         Ok(Dataset { path: path.clone(), text, lines })

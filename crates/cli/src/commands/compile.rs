@@ -10,7 +10,9 @@ use super::eval::read_text;
 use super::mixed::{Choice, MixedArgs};
 use crate::args::{CacheArgs, CompileArgs};
 use crate::failure::Failure;
-use crate::output::{bytes, check_place, make_folder, print, print_error, print_json, write_file};
+use crate::output::{
+    bytes, check_folder, check_place, make_folder, print, print_error, print_json, reads, reads_model, write_file,
+};
 use crate::progress::Stderr;
 
 /// Compiles a Hugging Face checkpoint into a plan.
@@ -134,6 +136,29 @@ impl EmitArgs {
         !self.emit.iter().all(of_passes)
     }
 
+    /// Makes the folder, where none of its texts would take the place of an input or of another output.
+    pub fn prepare_folder(&self, outputs: &[PathBuf]) -> Result<(), Failure> {
+        let Some(folder) = &self.dump_dir else { return Ok(()) };
+        check_folder(folder, outputs, |name| self.writes(name))?;
+        make_folder(folder)
+    }
+
+    /// Whether a file of this name may be among the texts.
+    fn writes(&self, name: &str) -> bool {
+        let of_pass = || name.ends_with(".ir") && name.starts_with(|c: char| c.is_ascii_digit()) && name.contains('-');
+        match name {
+            "imported.ir" | "graph.ir" => self.wants(&[Emit::Ir]),
+            "passes.txt" => self.wants(&[Emit::Passes]),
+            "kernels.txt" => self.wants(&[Emit::Kernels]),
+            "plan.txt" => self.wants(&[Emit::Plan]),
+            "sass-report.txt" => self.wants(&[Emit::SassReport]),
+            _ if name.ends_with(".cu") => self.wants(&[Emit::Cuda]),
+            _ if name.ends_with(".ptx") => self.wants(&[Emit::Ptx]),
+            _ if name.ends_with(".cubin") => self.wants(&[Emit::Cubin]),
+            _ => of_pass() && !matches!(self.wanted_passes(), WantedPasses::None),
+        }
+    }
+
     /// The folder for what a failure leaves.
     pub fn folder(&self) -> Option<&Path> {
         self.dump_dir.as_deref()
@@ -159,9 +184,12 @@ impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
         let (driver, dir) = (self.cache.driver(driver), &self.dir);
-        output.iter().try_for_each(|path| check_place(path))?;
-        self.emit.dump_dir.iter().try_for_each(|folder| make_folder(folder))?;
+        reads_model(dir);
+        self.gate.gate_text.iter().chain(self.mixed.text()).for_each(|text| reads(text));
         let options = self.compile.options_but_mixed()?;
+        let outputs: Vec<PathBuf> = output.iter().chain(self.mixed.outputs()).cloned().collect();
+        outputs.iter().try_for_each(|path| check_place(path))?;
+        self.emit.prepare_folder(&outputs)?;
         let (options, mixed) = self.mixed.options(&driver, dir, (self.compile.precision, options), &self.cache)?;
         let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {

@@ -11,7 +11,7 @@ use super::compile::with_repro;
 use super::eval::{WindowArgs, read_text};
 use crate::args::{CacheArgs, CompileArgs, parse_positive};
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, reads_model};
 use crate::progress::Stderr;
 
 /// Finds what makes a plan compute something else than it should.
@@ -67,6 +67,7 @@ struct Report {
 
 impl Precision {
     fn run(self, driver: &Driver) -> Result<(), Failure> {
+        reads_model(&self.dir);
         let text = read_text(&self.text)?;
         let (driver, options) = (self.cache.driver(driver), self.compile.options()?);
         let mut progress = Stderr::new(self.json);

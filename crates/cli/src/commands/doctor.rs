@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use smelt::{Driver, Error, Target};
 
+use crate::args::parse_threads;
 use crate::environment::cuda_folders;
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
@@ -17,7 +18,7 @@ pub struct Doctor {
     #[arg(long)]
     json: bool,
     /// Threads to measure the CPU with [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
 }
 

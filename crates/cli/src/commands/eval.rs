@@ -10,9 +10,9 @@ use smelt::{Driver, Error, Llm, LoadOptions, Progress, RunOptions};
 
 use super::compile::with_repro;
 use super::generate::{plan_in, warn_of_options};
-use crate::args::{CacheArgs, CompileArgs};
+use crate::args::{CacheArgs, CompileArgs, parse_count, parse_threads};
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, reads};
 use crate::progress::Stderr;
 
 /// Measures how well a model foretells a text: perplexity, and the negative log-likelihood of a token in nats.
@@ -35,7 +35,7 @@ pub struct Eval {
     #[arg(long)]
     json: bool,
     /// Threads on a CPU [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     #[command(flatten)]
     cache: CacheArgs,
@@ -47,10 +47,10 @@ pub struct Eval {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WindowArgs {
     /// Tokens of a window [default: the longest sequence of the plan, at most 2048].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     context: Option<u32>,
     /// Tokens from the start of a window to that of the next [default: --context].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     stride: Option<u32>,
 }
 
@@ -62,6 +62,7 @@ impl From<WindowArgs> for WindowOptions {
 
 /// Reads a text, before anything is compiled for it.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
+    reads(path);
     match input::read_text_or_pipe(path, DATA_BYTES) {
         Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
         Ok(text) => Ok(text),

@@ -10,9 +10,9 @@ use smelt::{
 };
 
 use super::compile::with_repro;
-use crate::args::{CacheArgs, CompileArgs};
+use crate::args::{CacheArgs, CompileArgs, parse_limit, parse_threads};
 use crate::failure::Failure;
-use crate::output::{print, print_error, print_json, write_file};
+use crate::output::{check_place, print, print_error, print_generated, print_json, reads_model, write_file};
 use crate::progress::Stderr;
 
 /// Writes text: compiles a checkpoint on first use, or runs a plan.
@@ -25,10 +25,10 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids", required_unless_present = "prompt_ids")]
     prompt: Option<String>,
     /// Token ids to go on from, with commas.
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
     prompt_ids: Vec<u32>,
     /// Most tokens to generate [default: 128, or as many as the plan has room for].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_limit::<u32>)]
     max_tokens: Option<u32>,
     /// Goes on past tokens that end a text.
     #[arg(long)]
@@ -41,7 +41,7 @@ pub struct Generate {
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
     /// Threads on a CPU [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     /// Waits behind every launch on a GPU, so that an error names the kernel that made it.
     #[arg(long)]
@@ -65,8 +65,10 @@ struct Report<'a> {
 impl Generate {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let model = plan_in(&self.model);
+        let compile = self.compile.options()?;
+        self.logits.iter().try_for_each(|path| check_place(path))?;
         let options = LoadOptions {
-            compile: self.compile.options()?,
+            compile,
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
             run: RunOptions { threads: self.threads, blocking: self.blocking },
         };
@@ -88,7 +90,7 @@ impl Generate {
         let mut first = true;
         let (generations, timings) = llm.generate_with(&[prompt], &params, &mut |token: NewToken| {
             if !json && closed.is_ok() {
-                closed = print(&piece(&token, std::mem::take(&mut first)));
+                closed = print_generated(&piece(&token, std::mem::take(&mut first)));
             }
         })?;
         closed?;
@@ -109,10 +111,12 @@ impl Generate {
     }
 }
 
-/// A folder that `smelt build` wrote stands for the plan in it.
+/// The model that a command reads. A folder that `smelt build` wrote stands for the plan in it.
 pub fn plan_in(model: &Path) -> PathBuf {
     let plan = model.join("model.plan");
-    if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() }
+    let found = if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() };
+    reads_model(&found);
+    found
 }
 
 /// Says that a plan is compiled already, where options ask for something.

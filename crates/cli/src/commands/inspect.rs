@@ -22,9 +22,9 @@ use smelt::plans::Machine;
 use smelt::{Error, Plan, PlanFile, Program, read_calibration};
 
 use super::memory;
-use crate::args::parse_machine;
+use crate::args::{parse_count, parse_machine};
 use crate::failure::Failure;
-use crate::output::{bytes, print, print_json, write_file};
+use crate::output::{bytes, check_place, print, print_json, reads, write_file};
 use diff::{Diff, Side};
 use page::Subject;
 use precision::Precision;
@@ -62,7 +62,7 @@ pub struct Inspect {
     #[arg(long, value_name = "NAME", requires = "what")]
     program: Option<String>,
     /// Cached tokens of each sequence that predictions assume [default: 1024, or as many as the plan allows].
-    #[arg(long, value_name = "N", requires = "what", conflicts_with = "memory")]
+    #[arg(long, value_name = "N", requires = "what", conflicts_with = "memory", value_parser = parse_count::<u32>)]
     context: Option<u32>,
     /// The machine whose roofline predicts times: h200, h100 or cpu [default: what the target stands for].
     #[arg(long, value_name = "NAME", requires = "what", conflicts_with = "memory", value_parser = parse_machine)]
@@ -74,6 +74,9 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
+        reads(&self.plan);
+        self.diff.iter().for_each(|path| reads(path));
+        self.html.iter().try_for_each(|path| check_place(path))?;
         if self.plan.extension().is_some_and(|extension| extension == "json") {
             return self.calibration();
         }
@@ -123,9 +126,6 @@ impl Inspect {
     }
 
     fn write_page(&self, file: &PlanFile, path: &Path) -> Result<(), Failure> {
-        if path.canonicalize().is_ok_and(|page| self.plan.canonicalize().is_ok_and(|plan| plan == page)) {
-            return Err(Failure::usage(format!("{}: is the plan, expected another file for the page", path.display())));
-        }
         let plan = file.plan();
         let page = page::page(&Subject { plan, views: self.views(plan)?, context: self.context(plan)? });
         write_html(path, &page)

@@ -13,9 +13,9 @@ use smelt::{
 use super::eval::read_text;
 use super::generate::build_identity;
 use super::inspect::html::{Html, document};
-use crate::args::{CacheArgs, PrecisionChoice, parse_machine, parse_positive};
+use crate::args::{CacheArgs, PrecisionChoice, parse_count, parse_machine, parse_positive};
 use crate::failure::Failure;
-use crate::output::{check_place, print_error, write_file};
+use crate::output::{print_error, write_file};
 use crate::progress::Stderr;
 
 /// How a format is chosen for each linear.
@@ -33,7 +33,7 @@ pub struct MixedArgs {
     #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Sequences of the decode steps that are to be fast.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count::<u32>)]
     batch: u32,
     /// Machine whose roofline says what products take, h200, h100 or cpu [default: what the target stands for; with
     /// --timing-cache they are measured].
@@ -43,7 +43,7 @@ pub struct MixedArgs {
     #[arg(long, value_name = "FILE")]
     precision_text: Option<PathBuf>,
     /// Tokens of the text on which each format of each group of linears is measured; all of it judges the choice.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_count::<usize>)]
     precision_tokens: usize,
     /// Formats to choose from, with commas [default: all that need no calibration].
     #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
@@ -65,6 +65,16 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 }
 
 impl MixedArgs {
+    /// The text that is read.
+    pub fn text(&self) -> Option<&PathBuf> {
+        self.precision_text.as_ref()
+    }
+
+    /// The files that are written.
+    pub fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.precision_table.iter().chain(&self.precision_html)
+    }
+
     /// Whether there are options that nothing but a choice of formats takes.
     fn is_given(&self) -> bool {
         let files = [&self.precision_text, &self.precision_table, &self.precision_html];
@@ -107,7 +117,6 @@ impl MixedArgs {
                 "--precision mixed makes the map of formats: edit --precision-table, and pass that back alone",
             );
         }
-        self.precision_table.iter().chain(&self.precision_html).try_for_each(|path| check_place(path))?;
         // without a calibration, those that need none
         let possible = |format: &Format| {
             options.precision.calibration.is_some() || !format.needs_calibration(options.precision.activations)

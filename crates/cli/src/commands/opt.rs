@@ -10,7 +10,7 @@ use super::compile::{EmitArgs, with_repro, write_texts};
 use super::list::List;
 use crate::args::PassArgs;
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, reads};
 
 /// Runs passes on the text of a graph and prints what comes out, behind the texts of --emit.
 #[derive(Debug, Args)]
@@ -40,6 +40,8 @@ impl Opt {
             return Err(Failure::usage(format!("`smelt opt` chooses no kernels: expected --emit {known}")));
         }
         let path = self.file.unwrap_or_default();
+        reads(&path);
+        self.emit.prepare_folder(&[])?;
         let text = match path.as_os_str() == "-" {
             true => input::bounded(std::io::stdin().lock(), TEXT_BYTES).and_then(input::text),
             false => input::read_text_or_pipe(&path, TEXT_BYTES),
@@ -49,6 +51,7 @@ impl Opt {
         let passes = driver.optimize(&text, &self.pass, &self.passes.options(), &mut dumps);
         let passes = passes.map_err(|error| match error {
             Error::BadInput(message) => Failure::bad_input(format!("{}: {message}", path.display())),
+            Error::Unsupported(message) => Error::Unsupported(format!("{}: {message}", path.display())).into(),
             error => with_repro(error, self.emit.folder()),
         })?;
         write_texts(&self.emit, &dumps, &passes)?;

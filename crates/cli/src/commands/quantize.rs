@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use smelt::{ActivationScales, CompileOptions, Driver, Format, PrecisionOptions, QuantizeReport};
+use smelt::plans::claims;
+use smelt::{ActivationScales, CompileOptions, Driver, Error, Format, PrecisionOptions, QuantizeReport};
 
 use super::compile::{WithChoice, with_repro};
 use super::mixed::{Choice, MixedArgs};
 use crate::args::{CacheArgs, IgnoreArgs, PrecisionChoice, parse_format, parse_scales, read_map};
 use crate::failure::Failure;
-use crate::output::{bytes, print, print_json};
+use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration, reads_model};
 use crate::progress::Stderr;
 
 /// Quantizes a Hugging Face checkpoint to another, which smelt, transformers and vLLM read (compressed-tensors).
@@ -60,7 +61,12 @@ impl Quantize {
     /// Runs it.
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let driver = self.cache.driver(driver);
+        reads_model(&self.dir);
+        self.mixed.text().into_iter().for_each(|text| reads(text));
+        self.calibration.iter().for_each(|file| reads_calibration(file));
         let map = self.precision_map.as_deref().map(read_map).transpose()?;
+        claims::output(&self.output).map_err(|error| Error::Io { path: self.output.clone(), error })?;
+        self.mixed.outputs().try_for_each(|path| check_place(path))?;
         let linears = match self.precision {
             Some(PrecisionChoice::Codes(format)) => Some(format),
             _ => None,

@@ -128,7 +128,7 @@ fn the_layer_that_errs_is_named() {
     let of = |index: usize| (formats[index]["format"].as_str().unwrap(), formats[index]["linears"].as_u64().unwrap());
     assert_eq!([of(0), of(1)], [("int4", 1), ("int8-weight", 41)], "the worst first");
     assert!(formats.iter().all(|format| format["kl"].as_f64().unwrap() > 0.0), "{report}");
-    sandbox.fails(&[&debug[..], &["--bound", "nan"]].concat(), 2, "no number above zero");
+    sandbox.fails(&[&debug[..], &["--bound", "nan"]].concat(), 2, "expected a number above 0");
     assert!(printed.contains("layers.5.mlp") && printed.ends_with("no layer adds more than 100 %\n"), "{printed}");
 }
 

@@ -62,7 +62,7 @@ fn what_cannot_be_calibrated_is_refused() {
     run(&[DEMO, "--text", "no-such-file"], 3, "no-such-file");
     run(&[MHA, "--text", &text], 3, "no tokenizer.json");
     run(&[DEMO, "--text", &text, "--max-len", "4096"], 2, "made for at most 2048");
-    run(&[DEMO, "--text", &text, "--samples", "0"], 2, "at least one sample");
+    run(&[DEMO, "--text", &text, "--samples", "0"], 2, "expected a whole number from 1 to 4294967295");
     run(&[DEMO, "--text", &text, "--method", "guess"], 2, "expected minmax, percentile");
     run(&["--merge", &text, &text], 3, "not a calibration");
     for name in ["a", "a.safetensors", "a.b"] {

@@ -14,6 +14,10 @@ impl Sandbox {
         Sandbox { folder: tempfile::tempdir().unwrap() }
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -22,11 +26,26 @@ impl Sandbox {
         self.path(name).to_str().unwrap().to_owned()
     }
 
+    /// The folder of the project.
+    pub fn root(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = self.root();
         let mut command = Command::new(env!("CARGO_BIN_EXE_smelt"));
         command.current_dir(root).env("SMELT_CACHE_DIR", self.path("cache")).env("NO_COLOR", "1").args(args);
         command
+    }
+
+    /// The command after a line of bash, such as a limit.
+    pub fn after(&self, line: &str, args: &[&str]) -> Command {
+        let command = self.command(args);
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(command.get_program()).args(command.get_args());
+        bash.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        bash.current_dir(command.get_current_dir().unwrap());
+        bash
     }
 
     pub fn run(&self, args: &[&str]) -> Output {

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use plan::partial::PartialFile;
+
 /// What NVRTC makes of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Artifact {
@@ -47,11 +49,10 @@ pub(super) fn store(folder: &Path, key: &str, artifact: &Artifact) -> std::io::R
         body.extend((part.len() as u64).to_le_bytes());
         body.extend(part);
     }
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(blake3::hash(&body).as_bytes())?;
-    file.write_all(&body)?;
-    file.persist(folder.join(key)).map_err(|error| error.error)?;
-    Ok(())
+    let mut file = PartialFile::create(&folder.join(key))?;
+    file.file().write_all(blake3::hash(&body).as_bytes())?;
+    file.file().write_all(&body)?;
+    file.keep()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ir::{Graph, OpId};
+use plan::partial::PartialFolder;
 use plan::{Bindings, ExecError, Executor, InputData, PlanError, PlanFile, PlanWriter};
 
 use super::candidates::{Candidate, Candidates, Codes};
@@ -130,8 +131,7 @@ impl Untimed<'_> {
 
 /// Nanoseconds of a launch of each candidate. Candidates take turns, so that a clock that changes meets all of them.
 fn run(trial: &Trial, executor: &dyn Executor) -> Result<Vec<u64>, ExecError> {
-    let folder = tempfile::Builder::new().prefix("smelt-").tempdir();
-    let folder = folder.map_err(|error| PlanError::Io { path: std::env::temp_dir(), error })?;
+    let folder = PartialFolder::temporary().map_err(|error| PlanError::Io { path: std::env::temp_dir(), error })?;
     let path = folder.path().join("trial.plan");
     PlanWriter::create(&path)?.finish(&trial.plan)?;
     let mut session = executor.load(Arc::new(PlanFile::open(&path)?))?;

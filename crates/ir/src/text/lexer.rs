@@ -1,5 +1,7 @@
 //! Words of IR text, and of rules made from it, each with its place.
 
+use plan::terminal::is_obeyed;
+
 /// A word.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
@@ -79,6 +81,10 @@ fn word(rest: &str) -> Result<(Token, usize), String> {
     if let Some(key) = rest.strip_prefix("@\"") {
         let length = key.find(['"', '\n']).filter(|end| key[*end..].starts_with('"'));
         let length = length.ok_or("expected a closing `\"`")?;
+        // texts of graphs are shown on terminals, and parse back to themselves
+        if let Some(c) = key[..length].chars().find(|c| is_obeyed(*c)) {
+            return Err(format!("unexpected character `{}` in a name", c.escape_unicode()));
+        }
         return Ok((Token::Key(key[..length].to_owned()), length + 3));
     }
     for (prefix, make) in [("%", Token::Value as fn(String) -> Token), ("@", Token::Name)] {

@@ -24,10 +24,10 @@ impl Place {
             let reason = "expected a name that ends in .json: the file of activations beside it ends in .safetensors";
             return Err(Error::Usage(format!("{}: {reason}", out.display())));
         }
-        for path in [out, &activations_path(out)] {
+        let lock = beside(out, ".lock");
+        for path in [out, &activations_path(out), &lock] {
             partial::place(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
         }
-        let lock = beside(out, ".lock");
         let io = |error| Error::Io { path: out.to_owned(), error };
         let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(io)?;
         match file.try_lock() {

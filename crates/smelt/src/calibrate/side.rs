@@ -7,12 +7,13 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use half::bf16;
+use plan::partial::{self, PartialFolder};
 use serde_json::{Map, Value, json};
 
+use super::CalibrateOptions;
 use super::activations::ActivationFile;
 use super::samples::Samples;
 use super::segments::Segment;
-use super::{CalibrateOptions, state};
 use crate::Error;
 
 /// The tensor that says which tokens the rows are of.
@@ -155,9 +156,11 @@ pub(super) fn merge(files: &[PathBuf], tokens: &[u64], out: &Path) -> Result<(),
     kept.sort_unstable();
     kept.truncate(most);
     let side = Side::of(first.model(), kept.iter().map(|(key, ..)| *key).collect(), tensors.clone());
-    let partial = state::beside(out, ".partial");
-    let mut target = side.create(&partial)?;
-    let io = |error| Error::Io { path: partial.clone(), error };
+    let io = |error| Error::Io { path: out.to_owned(), error };
+    let place = partial::place(out).map_err(io)?;
+    let folder = PartialFolder::create_in(partial::folder_of(&place)).map_err(io)?;
+    let complete = folder.path().join("merged.safetensors");
+    let mut target = side.create(&complete)?;
     let total: u64 = tokens.iter().sum();
     for (name, channels, has_hessian) in &tensors {
         let rows: Vec<_> = files.iter().map(|file| file.tensor_rows(name)).collect();
@@ -176,5 +179,5 @@ pub(super) fn merge(files: &[PathBuf], tokens: &[u64], out: &Path) -> Result<(),
         }
     }
     target.sync_all().map_err(io)?;
-    std::fs::rename(&partial, out).map_err(|error| Error::Io { path: out.to_owned(), error })
+    partial::replace(&complete, &place).map_err(io)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::activations_path;
 use super::side::Side;
-use crate::{Error, Progress};
+use crate::{Error, ErrorKind, Progress};
 
 const STATE: &str = "state";
 const ACTIVATIONS: &str = "activations.safetensors";
@@ -59,13 +59,18 @@ impl State {
             fs::remove_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
         }
         fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
-        let activations = side.create(&activations)?;
+        let activations = side.create(&activations).inspect_err(|_| {
+            // nothing was measured yet: there is nothing to go on with
+            let _ = fs::remove_dir_all(&folder);
+        })?;
         Ok(State { out, folder, job, segment: 0, samples: 0, calibration: fresh, activations })
     }
 
     /// What an error of the run means for a next one. One of the model or the text would come again: nothing is kept.
     pub fn explain(&self, error: Error) -> Error {
         match error {
+            // on a fuller disk than this one, the next run goes on
+            error if error.kind() == ErrorKind::DoesNotFit => error,
             Error::BadInput(_) | Error::Changed(_) => {
                 // what cannot be removed is found by the next run
                 let _ = fs::remove_dir_all(&self.folder);
@@ -113,7 +118,7 @@ impl State {
     pub fn finish(mut self, samples: u64, tokens: u64) -> Result<Calibration, Error> {
         (self.calibration.samples, self.calibration.tokens) = (samples, tokens);
         let activations = activations_path(&self.out);
-        fs::rename(self.folder.join(ACTIVATIONS), &activations)
+        plan::partial::replace(&self.folder.join(ACTIVATIONS), &activations)
             .map_err(|error| Error::Io { path: activations, error })?;
         write_whole(&self.out, self.calibration.print().as_bytes())?;
         fs::remove_dir_all(&self.folder).map_err(|error| Error::Io { path: self.folder, error })?;

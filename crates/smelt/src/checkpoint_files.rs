@@ -1,0 +1,76 @@
+//! Which files of a folder are a checkpoint's, whether it is whole or not: nothing may be written over them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// The largest index that is looked into.
+const INDEX_BYTES: u64 = 64 << 20;
+
+/// The folder and the files in it that a Hugging Face checkpoint is made of; a path that is no folder, alone.
+pub fn checkpoint_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = vec![dir.to_owned()];
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if name.ends_with(".index.json") {
+            files.extend(shards(&path).into_iter().map(|shard| dir.join(shard)));
+        }
+        if is_of_checkpoint(&name) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// By the names that Hugging Face's libraries give. Others in the folder may be plans and calibrations.
+fn is_of_checkpoint(name: &str) -> bool {
+    let texts = ["tokenizer", "vocab.", "merges.", "special_tokens_map.", "added_tokens.", "chat_template."];
+    let weights = ["model", "pytorch_model", "consolidated"];
+    texts.iter().any(|start| name.starts_with(start))
+        || [".index.json", "config.json"].iter().any(|end| name.ends_with(end))
+        || weights.iter().any(|start| name.starts_with(start))
+            && [".safetensors", ".bin"].iter().any(|end| name.ends_with(end))
+}
+
+/// The files that an index names; none where it cannot be read, which whoever imports it will say.
+fn shards(index: &Path) -> Vec<String> {
+    // a pipe would wait for somebody to write
+    let readable = fs::metadata(index).is_ok_and(|found| found.is_file() && found.len() <= INDEX_BYTES);
+    let text = if readable { fs::read(index).unwrap_or_default() } else { Vec::new() };
+    let map: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let Some(map) = map.get("weight_map").and_then(Value::as_object) else { return Vec::new() };
+    let mut names: Vec<String> = map.values().filter_map(|name| Some(name.as_str()?.to_owned())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_checkpoint_are_known_by_their_names_and_by_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        fs::create_dir(dir.join("parts")).unwrap();
+        let own =
+            ["config.json", "generation_config.json", "tokenizer.json", "merges.txt", "model-00001-of-2.safetensors"];
+        for name in
+            own.iter().chain(&["model.plan", "calibration.json", "calibration.safetensors", "parts/a.safetensors"])
+        {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        let index = r#"{"weight_map": {"x": "parts/a.safetensors", "y": "parts/a.safetensors"}}"#;
+        fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+        let mut found = checkpoint_files(dir);
+        found.sort();
+        let more = ["model.safetensors.index.json", "parts/a.safetensors"];
+        let mut expected: Vec<PathBuf> = own.iter().chain(&more).map(|name| dir.join(name)).collect();
+        expected.push(dir.to_owned());
+        expected.sort();
+        assert_eq!(found, expected);
+        assert_eq!(checkpoint_files(&dir.join("model.plan")), [dir.join("model.plan")]);
+    }
+}
