@@ -15,6 +15,7 @@ mod layout;
 mod live;
 mod model;
 pub mod partial;
+mod problems;
 mod random;
 mod roofline;
 mod scalar;
@@ -34,6 +35,7 @@ pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
     Step, TensorMap, TextFile, Weight, WeightData,
 };
+pub use problems::{MAX_ERROR_BYTES, Problems, clipped, listed};
 pub use random::RandomPart;
 pub use roofline::{Bound, Estimate, Machine};
 pub use scalar::ScalarFn;
