@@ -302,8 +302,9 @@ impl CpuKernel for Shared<dyn CpuKernel> {
         self.0.tasks(args)
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        self.0.run(args, task)
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        // SAFETY: promised by the caller.
+        unsafe { self.0.run(args, task) }
     }
 }
 
