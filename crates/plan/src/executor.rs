@@ -65,7 +65,6 @@ impl Plan {
     pub fn input_bound(&self, input: &str, symbols: &SymbolValues) -> Option<u64> {
         match input {
             "tokens" => Some(self.model.vocab_size.into()),
-            "positions" => Some(self.limits.max_seq_len.into()),
             "block_table" => self.kv.iter().map(|group| group.blocks.into()).min(),
             "rows" => symbols.get(&Symbol::new("T")?).copied(),
             _ => None,
