@@ -160,7 +160,7 @@ impl Checked<'_> {
                 let Some(buffer) = self.program.buffers.get(*index as usize) else { return false };
                 let [rows, cols] = &buffer.shape[..] else { return false };
                 let (rows, cols) = (rows.eval(&self.values).unwrap_or(u64::MAX), cols.as_const().unwrap_or(0));
-                let row_bytes = cols.checked_mul(buffer.dtype.bytes()).unwrap_or(u64::MAX);
+                let row_bytes = cols.saturating_mul(buffer.dtype.bytes());
                 let chunks = row_bytes > 0 && row_bytes.is_multiple_of(Tiles::CHUNK_BYTES);
                 let encodable = rows <= MAX_MAP_SIZE && cols <= MAX_MAP_SIZE && row_bytes < MAX_MAP_STRIDE;
                 // 4-bit codes lie packed nowhere but in weights
