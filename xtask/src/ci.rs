@@ -1,18 +1,23 @@
-//! `cargo xtask ci`: formatting, lints, tests and the README's tour. All of them run, so that one push shows everything that is wrong.
+//! `cargo xtask ci`: formatting, lints, tests, also under AddressSanitizer, and the README's tour. All of them run, so that one push shows everything that is wrong.
 
 use std::path::Path;
 use std::time::Instant;
 
 use crate::process::{cargo, run as run_command, works};
-use crate::{test, tour};
+use crate::{sanitize, test, tour};
 
 type Step = fn(&Path) -> Result<(), String>;
 
 /// Runs the steps and fails if one of them did.
 pub fn run(root: &Path) -> Result<(), String> {
     // Cheap ones first.
-    let steps: [(&str, Step); 4] =
-        [("fmt", fmt), ("clippy", clippy), ("test", |root| test::run(root, &[])), ("tour", tour::run)];
+    let steps: [(&str, Step); 5] = [
+        ("fmt", fmt),
+        ("clippy", clippy),
+        ("test", |root| test::run(root, &[])),
+        ("sanitize", sanitize::run),
+        ("tour", tour::run),
+    ];
 
     let mut failures = Vec::new();
     for (name, step) in steps {

@@ -6,6 +6,7 @@ mod ci;
 mod docs;
 mod process;
 mod replay;
+mod sanitize;
 mod snapshots;
 mod test;
 mod tidy;
@@ -49,9 +50,11 @@ enum Command {
         /// A revision of git, such as HEAD~1.
         revision: String,
     },
+    /// Run the tests of `plan` and `runtime` under AddressSanitizer, and under Miri where it is installed.
+    Sanitize,
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
-    /// Everything that must hold before a change lands: formatting, lints, `test`, `tour`.
+    /// Everything that must hold before a change lands: formatting, lints, `test`, `sanitize`, `tour`.
     Ci,
 }
 
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Bench { .. } => bench::run(&root),
         Command::Docs => docs::write(&root),
         Command::Replay { revision } => replay::run(&root, &revision),
+        Command::Sanitize => sanitize::run(&root),
         Command::Bundle => bundle::run(&root),
         Command::Ci => ci::run(&root),
     });
