@@ -1,21 +1,23 @@
-//! `cargo xtask ci`: formatting, lints, tests, damaged inputs and the README's tour. All of them run, so that one push shows everything that is wrong.
+//! `cargo xtask ci`: formatting, lints, tests, also under AddressSanitizer, damaged inputs and the README's tour. All of
+//! them run, so that one push shows everything that is wrong.
 
 use std::path::Path;
 use std::time::Instant;
 
 use crate::process::{cargo, run as run_command, works};
-use crate::{mutate, test, tour};
+use crate::{mutate, sanitize, test, tour};
 
 type Step = fn(&Path) -> Result<(), String>;
 
 /// Runs the steps and fails if one of them did.
 pub fn run(root: &Path) -> Result<(), String> {
     // Cheap ones first.
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("fmt", fmt),
         ("clippy", clippy),
         ("deny", deny),
         ("test", |root| test::run(root, &[])),
+        ("sanitize", sanitize::run),
         ("mutate", mutate::in_ci),
         ("tour", tour::run),
     ];

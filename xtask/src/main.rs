@@ -7,6 +7,7 @@ mod docs;
 mod mutate;
 mod process;
 mod replay;
+mod sanitize;
 mod snapshots;
 mod test;
 mod tidy;
@@ -50,11 +51,13 @@ enum Command {
         /// A revision of git, such as HEAD~1.
         revision: String,
     },
+    /// Run the tests of `plan` and `runtime` under AddressSanitizer, and under Miri where it is installed.
+    Sanitize,
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
     /// Damage inputs of every kind, and judge how the program behaves on each.
     Mutate(mutate::Options),
-    /// Everything that must hold before a change lands: formatting, lints, `test`, `tour`.
+    /// Everything that must hold before a change lands: formatting, lints, `test`, `sanitize`, `mutate`, `tour`.
     Ci,
 }
 
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Bench { .. } => bench::run(&root),
         Command::Docs => docs::write(&root),
         Command::Replay { revision } => replay::run(&root, &revision),
+        Command::Sanitize => sanitize::run(&root),
         Command::Bundle => bundle::run(&root),
         Command::Mutate(options) => mutate::run(&root, &options),
         Command::Ci => ci::run(&root),

@@ -150,6 +150,9 @@ pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
     if !plan.programs.iter().any(|program| program.kind == ProgramKind::Mixed) {
         return Err("it has no program for prompts".to_owned());
     }
+    if plan.kv.windows(2).any(|pair| pair[0].block_tokens != pair[1].block_tokens) {
+        return Err("its KV groups have blocks of several sizes".to_owned());
+    }
     let blocks = blocks_for(plan, plan.limits.max_seq_len as usize) as u64;
     let vocab = u64::from(plan.model.vocab_size);
     for program in &plan.programs {

@@ -4,10 +4,10 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImportError {
     /// Files are missing or damaged, or contradict each other.
-    #[error("{}", .0.join("\n"))]
+    #[error("{}", plan::listed(.0, "\n"))]
     BadInput(Vec<String>),
     /// The checkpoint asks for something that smelt does not do. Damage found beside it is listed as well.
-    #[error("{}", .0.join("\n"))]
+    #[error("{}", plan::listed(.0, "\n"))]
     Unsupported(Vec<String>),
     /// An option contradicts the checkpoint.
     #[error("{}", .0.join("\n"))]

@@ -132,24 +132,24 @@ impl Dim {
 
     /// The larger of two sizes.
     pub fn at_least(&self, other: &Dim) -> Dim {
+        Dim::largest([self.clone(), other.clone()])
+    }
+
+    /// The largest of some sizes; 0 of none.
+    pub fn largest(dims: impl IntoIterator<Item = Dim>) -> Dim {
         let mut items: Vec<Dim> = Vec::new();
         let mut constant = 0;
-        for dim in [self, other] {
-            match (dim.as_const(), dim.terms.as_slice()) {
-                (Some(value), _) => constant = constant.max(value),
-                (None, [Term { factors, coefficient: 1 }]) if matches!(factors.as_slice(), [Factor::Max(_)]) => {
-                    let Factor::Max(inner) = &factors[0] else { continue };
-                    for item in inner {
-                        match item.as_const() {
-                            Some(value) => constant = constant.max(value),
-                            None => items.push(item.clone()),
-                        }
-                    }
-                }
-                _ => items.push(dim.clone()),
+        let mut add = |dim: Dim| match dim.as_const() {
+            Some(value) => constant = constant.max(value),
+            None => items.push(dim),
+        };
+        for dim in dims {
+            match dim.into_largest_of() {
+                Ok(inner) => inner.into_iter().for_each(&mut add),
+                Err(dim) => add(dim),
             }
         }
-        items.sort();
+        items.sort_unstable();
         items.dedup();
         if items.is_empty() {
             return Dim::from(constant);
@@ -161,6 +161,39 @@ impl Dim {
             return items.remove(0);
         }
         Dim::from_factor(Factor::Max(items))
+    }
+
+    /// The sizes of which this is the largest, where it is a `max` and nothing else.
+    fn into_largest_of(mut self) -> Result<Vec<Dim>, Dim> {
+        match self.terms.as_mut_slice() {
+            [Term { factors, coefficient: 1 }] => match factors.as_mut_slice() {
+                [Factor::Max(items)] => Ok(std::mem::take(items)),
+                _ => Err(self),
+            },
+            _ => Err(self),
+        }
+    }
+
+    /// The sum of some sizes.
+    fn sum(dims: impl IntoIterator<Item = Dim>) -> Dim {
+        Dim::normalize(dims.into_iter().flat_map(|dim| dim.terms))
+    }
+
+    /// The product of some sizes, none of which is a sum; `None` where one is.
+    fn product(dims: Vec<Dim>) -> Option<Dim> {
+        let mut product = Term { factors: Vec::with_capacity(dims.len()), coefficient: 1 };
+        for Dim { mut terms } in dims {
+            match (terms.pop(), terms.as_slice()) {
+                (None, _) => product.coefficient = 0,
+                (Some(term), []) => {
+                    product.factors.extend(term.factors);
+                    product.coefficient = product.coefficient.saturating_mul(term.coefficient);
+                }
+                _ => return None,
+            }
+        }
+        product.factors.sort_unstable();
+        Some(Dim::normalize([product]))
     }
 
     /// The value under `values`.
@@ -197,10 +230,7 @@ impl Dim {
                 let factor = match factor {
                     Factor::Symbol(symbol) => replacements.get(symbol).cloned().unwrap_or_else(|| Dim::symbol(symbol)),
                     Factor::CeilDiv(dim, divisor) => dim.substitute(replacements).ceil_div(*divisor),
-                    Factor::Max(items) => {
-                        let items = items.iter().map(|item| item.substitute(replacements));
-                        items.reduce(|a, b| a.at_least(&b)).unwrap_or_else(|| Dim::from(0))
-                    }
+                    Factor::Max(items) => Dim::largest(items.iter().map(|item| item.substitute(replacements))),
                 };
                 product = product * factor;
             }
@@ -249,8 +279,8 @@ impl TryFrom<String> for Dim {
     type Error = String;
 
     fn try_from(text: String) -> Result<Dim, String> {
-        // far above any size of a model; normalizing takes the square of it
-        const LONGEST: usize = 4096;
+        // far above any size of a model
+        const LONGEST: usize = 1024;
         if text.len() > LONGEST {
             return Err(format!("a size of {} characters, expected at most {LONGEST}", text.len()));
         }
@@ -313,6 +343,9 @@ mod tests {
             ("max(T, max(4, 8))", "max(8, T)"),
             ("max(T, T)", "T"),
             ("T * B", "B * T"),
+            ("max(2 * max(T, B), max(B, 9, T), 3)", "max(9, 2 * max(B, T), T, B)"),
+            ("max(ceil(T, 8), max(0))", "ceil(T, 8)"),
+            ("T * ceil(B, 1) * 0 + 1", "1"),
             ("0 * T", "0"),
         ] {
             assert_eq!(dim(a), dim(b));
@@ -333,9 +366,36 @@ mod tests {
 
     #[test]
     fn refuses_bad_text() {
-        for text in ["", "T -", "ceil(T, 0)", "T T", "9x", "(T)", "max()"] {
+        for text in ["", "T -", "ceil(T, 0)", "T T", "9x", "(T)", "max()", "max(T + 1) * B"] {
             assert!(text.parse::<Dim>().is_err(), "{text} was accepted");
         }
         assert!("max(".repeat(10_000).parse::<Dim>().is_err());
+        let long = Dim::try_from(vec!["T"; 600].join(" * ")).expect_err("long");
+        assert_eq!(long, "a size of 2397 characters, expected at most 1024");
+    }
+
+    /// Sizes of the kinds that once took the square of their length, or more, are read in no time: a megabyte in less than a
+    /// second. The bound is that of a slow machine without optimization, under a sanitizer.
+    #[test]
+    fn sizes_are_read_in_little_time() {
+        let some = |count: usize, item: fn(usize) -> String, separator: &str| {
+            (0..count).map(item).collect::<Vec<_>>().join(separator)
+        };
+        let texts = [
+            format!("max({})", some(250, |index| format!("x{}", 249 - index), ",")),
+            format!("{}x{}", "max(".repeat(60), ",y,z,w,v)".repeat(60)),
+            some(500, |_| "T".to_owned(), "*"),
+            some(250, |index| format!("x{index}"), "+"),
+            some(60, |index| format!("max(a{index}+b{index})"), "*"),
+            some(100, |index| format!("ceil(b+{index},8)"), "*"),
+        ];
+        let start = std::time::Instant::now();
+        for text in &texts {
+            for _ in 0..(1 << 17) / text.len() {
+                drop(text.parse::<Dim>());
+            }
+        }
+        let took = start.elapsed();
+        assert!(took.as_secs() < 30, "{took:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{DType, PlanFile, Program, SymbolValues};
+use crate::{DType, Plan, PlanFile, Program, Symbol, SymbolValues};
 
 /// A device that can run plans.
 pub trait Executor {
@@ -65,6 +65,19 @@ pub fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), St
         }
     }
     Ok(())
+}
+
+impl Plan {
+    /// What the elements of an input of this name are below, whoever gives them, at the sizes of a step; `None` where the
+    /// name says nothing of them. Kernels that use one as an index are held against it when a plan is loaded.
+    pub fn input_bound(&self, input: &str, symbols: &SymbolValues) -> Option<u64> {
+        match input {
+            "tokens" => Some(self.model.vocab_size.into()),
+            "block_table" => self.kv.iter().map(|group| group.blocks.into()).min(),
+            "rows" => symbols.get(&Symbol::new("T")?).copied(),
+            _ => None,
+        }
+    }
 }
 
 /// What an input port holds in a step.

@@ -10,6 +10,7 @@
 //! Numbers are little-endian. Every byte is covered by a hash or must be zero. The weight section's own hash is that
 //! of its chunk hashes, so that its 16 MiB chunks can be verified by the threads that read them.
 
+use std::fmt;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::{Changed, InputFile};
 use crate::mapped::MappedFile;
 use crate::partial::PartialFile;
-use crate::{Plan, codec};
+use crate::{MAX_ERROR_BYTES, Plan, clipped, codec};
 
 /// Version of the file format. Plans of another version are refused.
 pub const FORMAT_VERSION: u32 = 3;
@@ -65,6 +66,13 @@ pub enum PlanError {
         /// What does not hold.
         reason: String,
     },
+}
+
+impl PlanError {
+    /// A damaged or inconsistent file. The reason is cut where a hostile file made it long.
+    pub fn corrupt(path: &Path, reason: impl fmt::Display) -> PlanError {
+        PlanError::Corrupt { path: path.to_owned(), reason: clipped(reason, MAX_ERROR_BYTES) }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -177,7 +185,7 @@ impl PlanFile {
     /// Opens a plan file. Weight chunks are not read yet: see [`PlanFile::verify_chunk`].
     pub fn open(path: &Path) -> Result<PlanFile, PlanError> {
         let io = |error| PlanError::Io { path: path.to_owned(), error };
-        let corrupt = |reason: String| PlanError::Corrupt { path: path.to_owned(), reason };
+        let corrupt = |reason: String| PlanError::corrupt(path, reason);
         if path.is_dir() {
             return Err(PlanError::NotAPlan(path.to_owned()));
         }
@@ -206,7 +214,7 @@ impl PlanFile {
         if target.as_ref() != Some(&metadata.plan.target) {
             return Err(corrupt("header and metadata name different targets".to_owned()));
         }
-        crate::check(&metadata.plan, weight_bytes as u64).map_err(|problems| corrupt(problems.join("; ")))?;
+        crate::check(&metadata.plan, weight_bytes as u64).map_err(|problems| corrupt(problems.to_string()))?;
         Ok(PlanFile { path: path.to_owned(), plan: metadata.plan, chunks: metadata.chunks, file, map, weights })
     }
 
@@ -250,7 +258,7 @@ impl PlanFile {
             return Ok(());
         }
         let reason = format!("bytes {start}..{} of the weights are not what was written", start + chunk.len());
-        Err(PlanError::Corrupt { path: self.path.clone(), reason })
+        Err(PlanError::corrupt(&self.path, reason))
     }
 
     /// The bytes of a stored weight.

@@ -19,6 +19,7 @@ mod live;
 pub mod mapped;
 mod model;
 pub mod partial;
+mod problems;
 mod random;
 mod roofline;
 mod scalar;
@@ -40,6 +41,7 @@ pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
     Step, TensorMap, TextFile, Weight, WeightData,
 };
+pub use problems::{MAX_ERROR_BYTES, Problems, clipped, listed};
 pub use random::RandomPart;
 pub use roofline::{Bound, Estimate, Machine};
 pub use scalar::ScalarFn;

@@ -300,7 +300,7 @@ pub struct TensorMap {
 }
 
 /// What a launch names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Arg {
     /// Index into [`Program::buffers`].
     Buffer(u32),

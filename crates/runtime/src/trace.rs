@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use plan::{
-    Arg, Bindings, Buffer, DType, ExecError, Executor, Plan, PlanFile, PortData, Program, Session, Step, StepId,
-    SymbolValues,
+    Arg, Bindings, Buffer, DType, ExecError, Executor, Plan, PlanFile, PortData, Problems, Program, Session, Step,
+    StepId, SymbolValues,
 };
 
 /// An executor that computes nothing. Outputs read as zeros of the right shape.
@@ -51,7 +51,7 @@ struct TraceSession {
 impl Session for TraceSession {
     fn submit(&mut self, program: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
         let text = trace(self.file.plan(), program, &bindings.symbols)
-            .map_err(|problems| ExecError::Unsupported(problems.join("; ")))?;
+            .map_err(|problems| ExecError::Unsupported(problems.to_string()))?;
         self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&text);
         self.steps += 1;
         self.last = Some((StepId(self.steps), program, bindings.symbols.clone()));
@@ -78,15 +78,21 @@ impl Session for TraceSession {
 }
 
 /// The launches of a program with all sizes filled in, or what is wrong with them.
-pub fn trace(plan: &Plan, program: usize, symbols: &SymbolValues) -> Result<String, Vec<String>> {
-    let Some(program) = plan.programs.get(program) else { return Err(vec!["there is no such program".to_owned()]) };
+pub fn trace(plan: &Plan, program: usize, symbols: &SymbolValues) -> Result<String, Problems> {
+    let mut problems = Problems::default();
+    let Some(program) = plan.programs.get(program) else {
+        problems.add("there is no such program");
+        return Err(problems);
+    };
     let mut out = String::new();
-    let mut problems = Vec::new();
     for decl in &program.symbols {
         let value = symbols.get(&decl.symbol);
         if value.is_none_or(|value| *value < decl.min || *value > decl.max) {
-            problems.push(format!("`{}` is {value:?}, expected {}..{}", decl.symbol, decl.min, decl.max));
+            problems.add(format_args!("`{}` is {value:?}, expected {}..{}", decl.symbol, decl.min, decl.max));
         }
+    }
+    for (a, b) in program.clashes() {
+        problems.add(format_args!("`{}` and `{}` share bytes", a.name, b.name));
     }
     let list: Vec<String> = symbols.iter().map(|(symbol, value)| format!("{symbol} = {value}")).collect();
     // Writing to a String cannot fail.
@@ -98,7 +104,7 @@ pub fn trace(plan: &Plan, program: usize, symbols: &SymbolValues) -> Result<Stri
                 .iter()
                 .map(|arg| {
                     argument(plan, program, arg, step as u32, symbols).unwrap_or_else(|problem| {
-                        problems.push(format!("step {step}, `{}`: {problem}", launch.site));
+                        problems.add(format_args!("step {step}, `{}`: {problem}", launch.site));
                         "?".to_owned()
                     })
                 })
@@ -108,13 +114,13 @@ pub fn trace(plan: &Plan, program: usize, symbols: &SymbolValues) -> Result<Stri
         let (inputs, outputs) = (list(&launch.inputs), list(&launch.outputs));
         match launch.grid.eval(symbols) {
             Ok(grid) => drop(writeln!(out, "  {kernel}<{grid}>({inputs}) -> ({outputs})")),
-            Err(error) => problems.push(format!("step {step}, `{}`: {error}", launch.site)),
+            Err(error) => problems.add(format_args!("step {step}, `{}`: {error}", launch.site)),
         }
     }
-    if problems.is_empty() { Ok(out) } else { Err(problems) }
+    problems.into_result().map(|()| out)
 }
 
-/// An argument with its sizes, checked against the arena and the lifetimes of others.
+/// An argument with its sizes, checked against the arena and its lifetime.
 fn argument(plan: &Plan, program: &Program, arg: &Arg, step: u32, symbols: &SymbolValues) -> Result<String, String> {
     match *arg {
         Arg::Weight(index) => {
@@ -129,15 +135,8 @@ fn argument(plan: &Plan, program: &Program, arg: &Arg, step: u32, symbols: &Symb
             if bytes > buffer.bytes || buffer.offset + buffer.bytes > program.arena_bytes {
                 return Err(format!("`{}` does not fit its place in the arena", buffer.name));
             }
-            let alive = |other: &Buffer| other.live.0 <= step && step <= other.live.1;
-            if !alive(buffer) {
+            if !(buffer.live.0..=buffer.live.1).contains(&step) {
                 return Err(format!("`{}` is used outside of its lifetime", buffer.name));
-            }
-            for (other_index, other) in program.buffers.iter().enumerate() {
-                let apart = buffer.offset + buffer.bytes <= other.offset || other.offset + other.bytes <= buffer.offset;
-                if other_index != index as usize && alive(other) && !apart {
-                    return Err(format!("`{}` and `{}` share bytes", buffer.name, other.name));
-                }
             }
             Ok(format!("{}:{}{shape:?}@{}", buffer.name, buffer.dtype, buffer.offset))
         }

@@ -105,8 +105,8 @@ impl Driver {
         let mut driver = self.clone();
         for RewriteFile { path, text } in files {
             let rules = rules::parse(text, &self.ops).map_err(|errors| {
-                let errors: Vec<String> = errors.iter().map(|error| format!("{}: {error}", path.display())).collect();
-                Error::BadInput(errors.join("\n"))
+                let errors = errors.iter().map(|error| format!("{}: {error}", path.display()));
+                Error::BadInput(plan::listed(errors, "\n"))
             })?;
             for rule in rules {
                 let (slot, name, rule) = (rule.slot(), rule.name().into_owned(), Arc::new(rule));
@@ -314,8 +314,9 @@ impl CpuKernel for Shared<dyn CpuKernel> {
         self.0.tasks(args)
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
-        self.0.run(args, task)
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+        // SAFETY: promised by the caller.
+        unsafe { self.0.run(args, task) }
     }
 }
 

@@ -77,7 +77,7 @@ pub mod extend {
     pub use ir::{self, op};
     pub use passes::{Changed, Numerics, Pass, PassContext, PassError, PassOptions, Pipeline, rewrite_pass};
     pub use plan::{Dim, Layout, TensorMap};
-    pub use runtime::cpu::{Args, ByRows, CpuKernel, KvLayer, RowKernel, Tensor};
+    pub use runtime::cpu::{Args, ByRows, CpuKernel, KvLayer, RowArgs, RowKernel, Tensor};
 }
 
 /// The README's example compiles.

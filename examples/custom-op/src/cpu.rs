@@ -1,7 +1,7 @@
 //! The kernel for CPUs: when it takes an op, and its code.
 
 use smelt::DType;
-use smelt::extend::{About, Args, Call, Kernel, Refusal, RowKernel, Site};
+use smelt::extend::{About, Args, Call, Kernel, Refusal, RowArgs, RowKernel, Site};
 
 use crate::SoftClip;
 
@@ -38,7 +38,7 @@ impl RowKernel for OnCpu {
         args.float("limit").map(drop)
     }
 
-    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+    fn row(&self, args: &RowArgs<'_>, row: usize, out: &mut [f32]) -> Result<(), String> {
         let limit = args.float("limit")?;
         for (out, x) in out.iter_mut().zip(args.inputs[0].row(row)?) {
             *out = limit * (x / limit).tanh();

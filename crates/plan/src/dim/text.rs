@@ -62,6 +62,9 @@ impl FromStr for Dim {
     }
 }
 
+/// Levels of `ceil` and `max` in one another: each is sorted again where it goes into the one around it.
+const DEEPEST: u32 = 16;
+
 /// `sum = product ('+' product)*`, `product = atom ('*' atom)*`.
 struct Parser<'a> {
     rest: &'a str,
@@ -96,25 +99,28 @@ impl<'a> Parser<'a> {
         word
     }
 
+    // lists are put into their normal form once, when they are complete: it takes as long as sorting them
+
     fn sum(&mut self) -> Result<Dim, String> {
-        let mut dim = self.product()?;
-        while self.eat('+') {
-            dim = dim + self.product()?;
-        }
-        Ok(dim)
+        Ok(Dim::sum(self.list('+', Parser::product)?))
     }
 
     fn product(&mut self) -> Result<Dim, String> {
-        let mut dim = self.atom()?;
-        while self.eat('*') {
-            dim = dim * self.atom()?;
+        let factors = self.list('*', Parser::atom)?;
+        Dim::product(factors).ok_or_else(|| "a product of a sum in a size: write out its terms".to_owned())
+    }
+
+    fn list(&mut self, separator: char, item: fn(&mut Self) -> Result<Dim, String>) -> Result<Vec<Dim>, String> {
+        let mut items = vec![item(self)?];
+        while self.eat(separator) {
+            items.push(item(self)?);
         }
-        Ok(dim)
+        Ok(items)
     }
 
     fn atom(&mut self) -> Result<Dim, String> {
         self.depth += 1;
-        if self.depth > 64 {
+        if self.depth > DEEPEST {
             return Err("a size is nested too deeply".to_owned());
         }
         let word = self.word();
@@ -133,12 +139,9 @@ impl<'a> Parser<'a> {
             }
             "max" => {
                 self.expect('(')?;
-                let mut dim = self.sum()?;
-                while self.eat(',') {
-                    dim = dim.at_least(&self.sum()?);
-                }
+                let items = self.list(',', Parser::sum)?;
                 self.expect(')')?;
-                dim
+                Dim::largest(items)
             }
             word if word.starts_with(|c: char| c.is_ascii_digit()) => {
                 Dim::from(word.parse::<u64>().map_err(|_| format!("`{word}` is not a size"))?)

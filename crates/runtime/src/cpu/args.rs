@@ -1,5 +1,7 @@
 //! Arguments of a launch as kernels see them: tensors with checked dtypes, and parts of outputs to write.
 
+use std::sync::Arc;
+
 use plan::{DType, Kernel, Scalar};
 
 /// Everything a launch works on.
@@ -11,15 +13,26 @@ pub struct Args {
     /// The layer of the KV cache that it touches.
     pub kv: Option<KvLayer>,
     /// The kernel with its parameters.
-    pub kernel: Kernel,
+    pub kernel: Arc<Kernel>,
 }
 
-/// A row-major tensor in memory that the session owns.
-#[derive(Clone, Debug)]
+/// What a launch reads: all that a kernel sees of it that must not touch the outputs.
+#[derive(Clone, Copy)]
+pub struct RowArgs<'a> {
+    /// Tensors that it reads.
+    pub inputs: &'a [Tensor],
+    kernel: &'a Kernel,
+}
+
+/// A row-major tensor in memory that the session owns. It is lent for a launch, and has no copies: memory that a launch
+/// reads is written by others.
+#[derive(Debug)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: *mut u8,
+    packed: bool,
+    below: Option<u64>,
 }
 
 // SAFETY: the memory lives as long as the session, whose launches run one after the other; within a launch, tasks
@@ -29,12 +42,41 @@ unsafe impl Send for Tensor {}
 unsafe impl Sync for Tensor {}
 
 impl Tensor {
-    /// A tensor at `data`.
+    /// A tensor in these bytes. This is the one place where a size that kernels see is held against memory: the error says
+    /// that it does not fit.
     ///
     /// # Safety
-    /// `data` must be aligned to the dtype and valid for the tensor's bytes for as long as it is used.
-    pub(super) unsafe fn new(dtype: DType, shape: Vec<usize>, data: *mut u8) -> Tensor {
-        Tensor { dtype, shape, data }
+    /// `data` must be valid for `bytes` bytes for as long as the tensor is used.
+    pub(super) unsafe fn new(dtype: DType, shape: Vec<usize>, data: *mut u8, bytes: u64) -> Result<Tensor, String> {
+        let size = shape.iter().try_fold(dtype.bytes(), |size, axis| size.checked_mul(*axis as u64));
+        match size.is_some_and(|size| size <= bytes) && (data as u64).is_multiple_of(dtype.bytes()) {
+            true => Ok(Tensor { dtype, shape, data, packed: false, below: None }),
+            false => Err(format!("a tensor of {dtype} {shape:?} does not fit its {bytes} bytes")),
+        }
+    }
+
+    /// The same tensor, of which each element is two codes of four bits.
+    pub(super) fn packed(self) -> Tensor {
+        Tensor { packed: true, ..self }
+    }
+
+    /// Whether each element is two codes of four bits.
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed
+    }
+
+    /// The same tensor, whose integers are promised to be below a number.
+    pub(super) fn promised_below(self, below: Option<u64>) -> Tensor {
+        Tensor { below, ..self }
+    }
+
+    /// Checks that no integer that is promised points outside of so many places. Those that are not are looked at when
+    /// they are used.
+    pub fn expect_below(&self, places: usize) -> Result<(), String> {
+        match self.below {
+            Some(below) if below > places as u64 => Err(format!("an index up to {} of {places}", below - 1)),
+            _ => Ok(()),
+        }
     }
 
     /// Type of an element.
@@ -149,7 +191,7 @@ impl Tensor {
 }
 
 /// The blocks of one layer, laid out as [`plan::KvGroup`] says.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KvLayer {
     pub(super) dtype: DType,
     pub(super) kv_heads: usize,
@@ -191,6 +233,28 @@ impl Args {
         self.kv.as_ref().ok_or_else(|| "expected a layer of the KV cache".to_owned())
     }
 
+    /// The part of them that is read.
+    pub fn read(&self) -> RowArgs<'_> {
+        RowArgs { inputs: &self.inputs, kernel: &self.kernel }
+    }
+
+    /// A positive integer parameter.
+    pub fn int(&self, name: &str) -> Result<usize, String> {
+        self.read().int(name)
+    }
+
+    /// A parameter in words, where there is one of this name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.read().text(name)
+    }
+
+    /// A real parameter.
+    pub fn float(&self, name: &str) -> Result<f32, String> {
+        self.read().float(name)
+    }
+}
+
+impl<'a> RowArgs<'a> {
     /// A positive integer parameter.
     pub fn int(&self, name: &str) -> Result<usize, String> {
         match self.kernel.param(name) {
@@ -200,7 +264,7 @@ impl Args {
     }
 
     /// A parameter in words, where there is one of this name.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub fn text(&self, name: &str) -> Option<&'a str> {
         match self.kernel.param(name) {
             Some(Scalar::Text(value)) => Some(value),
             _ => None,

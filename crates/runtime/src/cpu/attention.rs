@@ -17,12 +17,13 @@ pub(super) struct StepInputs<'a> {
 }
 
 impl<'a> StepInputs<'a> {
-    pub fn check(inputs: &[Tensor], tokens: usize) -> Result<(), String> {
+    pub fn check(inputs: &[Tensor], tokens: usize, kv: &KvLayer) -> Result<(), String> {
         let [positions, starts, table] = inputs else { return Err("expected three step inputs".to_owned()) };
         positions.expect_shape(DType::I32, &[tokens])?;
         let &[sequences, _] = table.shape() else { return Err("expected a block table of rank 2".to_owned()) };
         starts.expect_shape(DType::I32, &[sequences + 1])?;
-        table.expect(DType::I32)
+        table.expect(DType::I32)?;
+        table.expect_below(kv.blocks).map_err(|reason| format!("blocks: {reason}"))
     }
 
     pub fn new(inputs: &'a [Tensor]) -> Result<StepInputs<'a>, String> {
@@ -66,7 +67,7 @@ impl CpuKernel for PagedAttention {
         let (kv, q) = (args.kv()?, &args.inputs[0]);
         args.float("scale")?;
         q.expect(DType::F32)?;
-        StepInputs::check(&args.inputs[1..4], q.row_count())?;
+        StepInputs::check(&args.inputs[1..4], q.row_count(), kv)?;
         if q.width() == 0 || !q.width().is_multiple_of(kv.kv_heads * kv.head_dim) {
             return Err(format!("rows of q are {} wide, KV rows {} x {}", q.width(), kv.kv_heads, kv.head_dim));
         }
@@ -77,7 +78,7 @@ impl CpuKernel for PagedAttention {
         args.inputs[0].row_count() * args.kv.as_ref().map_or(1, |kv| kv.kv_heads)
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (kv, step) = (args.kv()?, StepInputs::new(&args.inputs[1..4])?);
         let (q, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let (token, head) = (task / kv.kv_heads, task % kv.kv_heads);

@@ -16,6 +16,7 @@ pub fn read_bandwidth() -> Result<f64, String> {
     let mut memory = Memory::zeroed(BYTES)?;
     // Written, and not zero: untouched pages would all be one page.
     memory.fill_random(
+        0,
         DType::F32,
         Layout::RowMajor,
         &[RandomPart { seed: 0, elements: BYTES / 4, mean: 0.0, std: 1.0 }],

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use plan::input;
 use plan::{
-    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Layout, Plan, PlanError,
-    PlanFile, PortData, Program, Session, Step, StepId, SymbolValues, WeightData, upper_bounds,
+    Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Plan, PlanError, PlanFile,
+    PortData, Program, Session, Step, StepId, SymbolValues, upper_bounds,
 };
 use rayon::prelude::*;
 
 use super::memory::Memory;
+use super::place::{Sizes, Weights};
 use super::{Args, CpuKernel, KvLayer, Tensor, finite, kernels};
 
 /// Runs plans for the `cpu` target.
@@ -54,10 +55,9 @@ impl CpuExecutor {
         let known = self.kernels.iter().find(|known| known.name() == name).ok_or_else(|| {
             ExecError::Unsupported(format!("the plan wants a CPU kernel `{name}`, which this program lacks"))
         })?;
-        let configured = known.configured(wanted).map_err(|reason| PlanError::Corrupt {
-            path: file.path().to_owned(),
-            reason: format!("kernel `{name}`: {reason}"),
-        })?;
+        let configured = known
+            .configured(wanted)
+            .map_err(|reason| PlanError::corrupt(file.path(), format_args!("kernel `{name}`: {reason}")))?;
         Ok(configured.map_or_else(|| Arc::clone(known), Arc::from))
     }
 }
@@ -79,10 +79,12 @@ impl Executor for CpuExecutor {
         if plan.target != "cpu" {
             return Err(ExecError::WrongTarget { plan: plan.target.clone(), executor: "cpu".to_owned() });
         }
+        Weights::check(plan).map_err(|reason| PlanError::corrupt(file.path(), reason))?;
         self.pool.install(|| (0..file.chunk_count()).into_par_iter().try_for_each(|chunk| file.verify_chunk(chunk)))?;
-        let kernels = plan.kernels.iter().map(|kernel| self.kernel(&file, kernel)).collect::<Result<Vec<_>, _>>()?;
+        let kernels = plan.kernels.iter().map(|kernel| Ok((self.kernel(&file, kernel)?, Arc::new(kernel.clone()))));
+        let kernels = kernels.collect::<Result<Vec<_>, ExecError>>()?;
         self.pool.install(|| finite::check_codes(&file))?;
-        let weights = self.pool.install(|| random_weights(plan))?;
+        let weights = self.pool.install(|| Weights::make(plan)).map_err(ExecError::OutOfMemory)?;
         let pools = plan.kv.iter().map(|group| Memory::zeroed(group.pool_bytes()));
         let pools = pools.collect::<Result<Vec<_>, _>>().map_err(ExecError::OutOfMemory)?;
         let arena_bytes = plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0);
@@ -105,25 +107,12 @@ impl Executor for CpuExecutor {
     }
 }
 
-/// Memory for each weight that the plan describes instead of holding it.
-fn random_weights(plan: &Plan) -> Result<Vec<Option<Memory>>, ExecError> {
-    let make = |weight: &plan::Weight| match &weight.data {
-        WeightData::Stored { .. } => Ok(None),
-        WeightData::Random(parts) => {
-            let mut memory = Memory::zeroed(weight.bytes().unwrap_or(0)).map_err(ExecError::OutOfMemory)?;
-            memory.fill_random(weight.dtype, weight.layout, parts);
-            Ok(Some(memory))
-        }
-    };
-    plan.weights.iter().map(make).collect()
-}
-
 struct CpuSession {
     pool: Arc<rayon::ThreadPool>,
-    /// The kernels of the plan, in its order.
-    kernels: Vec<Arc<dyn CpuKernel>>,
+    /// The kernels of the plan, in its order, and what the plan says of them.
+    kernels: Vec<(Arc<dyn CpuKernel>, Arc<Kernel>)>,
     file: Arc<PlanFile>,
-    weights: Vec<Option<Memory>>,
+    weights: Weights,
     pools: Vec<Memory>,
     arena: Memory,
     /// For each program, its launches for the sizes of the latest step.
@@ -152,10 +141,8 @@ impl CpuSession {
     fn check(&mut self) -> Result<(), ExecError> {
         let file = Arc::clone(&self.file);
         for (index, program) in file.plan().programs.iter().enumerate() {
-            self.prepare(index, &upper_bounds(&program.symbols)).map_err(|error| {
-                let (path, reason) = (file.path().to_owned(), error.to_string());
-                PlanError::Corrupt { path, reason }
-            })?;
+            let prepared = self.prepare(index, &upper_bounds(&program.symbols));
+            prepared.map_err(|error| PlanError::corrupt(file.path(), error))?;
         }
         Ok(())
     }
@@ -168,10 +155,11 @@ impl CpuSession {
         let plan = file.plan();
         let program = &plan.programs[index];
         plan::check_symbols(program, symbols).map_err(|reason| bindings_error(program, reason))?;
+        let sizes = Sizes::of(plan, program, symbols).map_err(|reason| bindings_error(program, reason))?;
         let mut launches = Vec::with_capacity(program.steps.len());
         for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
             let name = plan.kernels[launch.kernel as usize].name.as_str();
-            let prepared = self.prepare_launch(plan, program, launch, symbols);
+            let prepared = self.prepare_launch(plan, program, launch, &sizes);
             launches.push(prepared.map_err(|reason| kernel_error(name, program, launch, step, reason))?);
         }
         self.prepared[index] = Some(Prepared { symbols: symbols.clone(), launches });
@@ -183,57 +171,43 @@ impl CpuSession {
         plan: &Plan,
         program: &Program,
         launch: &Launch,
-        symbols: &SymbolValues,
+        sizes: &Sizes,
     ) -> Result<PreparedLaunch, String> {
         let mut kv = None;
         let mut tensors = |args: &[Arg]| {
             let mut tensors = Vec::new();
             for arg in args {
                 match *arg {
-                    Arg::Buffer(index) => tensors.push(self.buffer(&program.buffers[index as usize], symbols)?),
-                    Arg::Weight(index) => tensors.push(self.weight(plan, index as usize)),
+                    Arg::Buffer(index) => {
+                        let tensor = self.tensor(&program.buffers[index as usize], sizes.shape(index).to_vec())?;
+                        tensors.push(tensor.promised_below(sizes.bound(index)));
+                    }
+                    Arg::Weight(index) => tensors.push(self.weights.tensor(&self.file, index as usize)?),
                     Arg::Kv { group, layer } => kv = Some(self.kv(&plan.kv[group as usize], group, layer)),
                 }
             }
             Ok::<_, String>(tensors)
         };
         let (inputs, outputs) = (tensors(&launch.inputs)?, tensors(&launch.outputs)?);
-        let args = Args { inputs, outputs, kv, kernel: plan.kernels[launch.kernel as usize].clone() };
-        let kernel = launch.kernel as usize;
-        self.kernels[kernel].check(&args)?;
-        let tasks = self.kernels[kernel].tasks(&args);
+        let index = launch.kernel as usize;
+        let (kernel, configuration) = &self.kernels[index];
+        let args = Args { inputs, outputs, kv, kernel: Arc::clone(configuration) };
+        kernel.check(&args)?;
+        let tasks = kernel.tasks(&args);
         // A forged plan must neither leave parts of a result out nor keep the machine busy with empty tasks.
-        match launch.grid.eval(symbols).map_err(|error| error.to_string())? {
-            grid if grid == tasks as u64 => Ok(PreparedLaunch { kernel, args, tasks }),
+        match launch.grid.eval(&sizes.symbols).map_err(|error| error.to_string())? {
+            grid if grid == tasks as u64 => Ok(PreparedLaunch { kernel: index, args, tasks }),
             grid => Err(format!("expected a grid of {tasks} tasks, found {grid}")),
         }
     }
 
     fn buffer(&mut self, buffer: &Buffer, symbols: &SymbolValues) -> Result<Tensor, String> {
-        let shape = buffer.shape.iter().map(|dim| dim.eval(symbols).map(|size| size as usize));
-        let shape = shape.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        // SAFETY: the plan was checked: at the symbols' upper bounds, which `plan::check_symbols` holds, the buffer lies
-        // inside the arena, at a multiple of 256 bytes.
-        Ok(unsafe { Tensor::new(buffer.dtype, shape, self.arena.as_mut_ptr().add(buffer.offset as usize)) })
+        self.tensor(buffer, super::place::shape(buffer, symbols)?)
     }
 
-    fn weight(&mut self, plan: &Plan, index: usize) -> Tensor {
-        let weight = &plan.weights[index];
-        let mut shape: Vec<usize> = weight.shape.iter().map(|size| *size as usize).collect();
-        if let (Layout::Packed, Some(width)) = (weight.layout, shape.last_mut()) {
-            // an element is a byte, of two codes
-            *width /= 2;
-        }
-        let data = match (&weight.data, &mut self.weights[index]) {
-            (WeightData::Stored { offset }, _) => {
-                self.file.stored(*offset, weight.bytes().unwrap_or(0)).as_ptr().cast_mut()
-            }
-            (WeightData::Random(_), Some(memory)) => memory.as_mut_ptr(),
-            (WeightData::Random(_), None) => std::ptr::null_mut(),
-        };
-        // SAFETY: the plan was checked: stored weights lie inside the section, which is mapped at page alignment;
-        // random ones have memory of their size. Nothing writes to weights.
-        unsafe { Tensor::new(weight.dtype, shape, data) }
+    fn tensor(&mut self, buffer: &Buffer, shape: Vec<usize>) -> Result<Tensor, String> {
+        // SAFETY: the plan was checked: the buffer's bytes lie inside the arena, which lives as long as the session.
+        unsafe { Tensor::new(buffer.dtype, shape, self.arena.as_mut_ptr().add(buffer.offset as usize), buffer.bytes) }
     }
 
     fn kv(&mut self, group: &KvGroup, index: u32, layer: u32) -> KvLayer {
@@ -282,7 +256,7 @@ impl CpuSession {
         self.pool.install(|| {
             let launches = prepared.iter().flat_map(|prepared| &prepared.launches);
             for (step, (launch, Step::Launch(planned))) in launches.zip(&program.steps).enumerate() {
-                let kernel = kernels[launch.kernel].as_ref();
+                let kernel = kernels[launch.kernel].0.as_ref();
                 run_launch(kernel, launch)
                     .map_err(|reason| kernel_error(kernel.name(), program, planned, step, reason))?;
                 if let ControlFlow::Break(found) = look(planned, &launch.args) {
@@ -346,10 +320,12 @@ fn kernel_error(kernel: &str, program: &Program, launch: &Launch, step: usize, r
 
 /// Runs the tasks of a launch; a single one stays on this thread.
 fn run_launch(kernel: &dyn CpuKernel, launch: &PreparedLaunch) -> Result<(), String> {
+    // SAFETY: `prepare_launch` has had the arguments checked; launches run one after the other, each task once.
+    let run = |task: usize| unsafe { kernel.run(&launch.args, task) };
     match launch.tasks {
         0 => Ok(()),
-        1 => kernel.run(&launch.args, 0),
-        tasks => (0..tasks).into_par_iter().try_for_each(|task| kernel.run(&launch.args, task)),
+        1 => run(0),
+        tasks => (0..tasks).into_par_iter().try_for_each(run),
     }
 }
 

@@ -59,7 +59,7 @@ impl<'a> Operands<'a> {
 
     /// Columns of the weight: those of packed codes lie two in a byte.
     fn width(&self) -> usize {
-        if self.weight.dtype() == DType::I4 { 2 * self.weight.width() } else { self.weight.width() }
+        if self.weight.is_packed() { 2 * self.weight.width() } else { self.weight.width() }
     }
 
     /// The scales of x, and those of these columns of the product, which are rows of the weight.
@@ -156,13 +156,19 @@ impl CpuKernel for Linear {
             return Err(format!("x is {width} wide, the weight {}", operands.width()));
         }
         let (x, weight) = (operands.x.dtype(), operands.weight.dtype());
-        let scaled_codes = matches!(x, DType::I8 | DType::F8E4M3) && operands.x_scale.is_some();
-        if x != DType::F32 && !scaled_codes {
-            return Err(format!("expected x of f32, or of codes with scales, found {x}"));
+        let word = |scaled: bool| if scaled { "with scales" } else { "without scales" };
+        // loops rely on it: only codes are widened group by group, whatever the width of a group
+        let scaled = operands.x_scale.is_some();
+        if !(x == DType::F32 && !scaled || matches!(x, DType::I8 | DType::F8E4M3) && scaled) {
+            return Err(format!("expected x of f32, or of codes with scales, found {x} {}", word(scaled)));
         }
-        let scaled_codes = weight.is_code() && operands.weight_scale.is_some();
-        if !weight.is_float() && !scaled_codes {
-            return Err(format!("expected a weight of numbers, or of codes with scales, found {weight}"));
+        let scaled = operands.weight_scale.is_some();
+        if !(weight.is_float() && !scaled || weight.is_code() && scaled) {
+            let found = word(scaled);
+            return Err(format!("expected a weight of numbers, or of codes with scales, found {weight} {found}"));
+        }
+        if (weight == DType::I4) != operands.weight.is_packed() {
+            return Err("expected codes of 4 bits to be packed".to_owned());
         }
         if operands.bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
             return Err(format!("expected a bias of {columns} elements"));
@@ -176,14 +182,14 @@ impl CpuKernel for Linear {
         args.inputs[1].row_count().div_ceil(self.columns_per_task)
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let operands = Operands::of(self, args)?;
         let (columns, width) = (operands.weight.row_count(), operands.width());
         let first = task.saturating_mul(self.columns_per_task).min(columns);
         let last = (first + self.columns_per_task).min(columns);
         let out = &args.outputs[0];
         let range = first * width..last * width;
-        if operands.weight.dtype() == DType::I4 {
+        if operands.weight.is_packed() {
             // SAFETY: an element of packed codes is a byte.
             let weight = unsafe { &operands.weight.elements::<Pair>()[range.start / 2..range.end / 2] };
             return slice(&operands, self.formula.as_ref(), weight, first..last, out);
@@ -304,6 +310,7 @@ fn multiply_body<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     results: &mut [f32],
 ) {
     let all = 0..job.bias.len();
+    // narrow groups have no vectors of their own; `check` has seen that weights with groups are codes
     if W::IS_CODE && (count > 3 || GROUPS && job.scales.group < LANES) {
         return widened_columns::<L, W, GROUPS, ZEROS>(job, count, results);
     }
@@ -378,6 +385,8 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
     let mut lanes = [[L::splat(0.0); C]; R];
     let whole = width - width % LANES;
     let group = if GROUPS { scales.group } else { whole.max(1) };
+    // a power of two or all of a row: vectors end where groups do
+    assert!(group >= LANES || whole == 0, "groups of {group}");
     // hardware fetches ahead in a page: of short rows the next tile's are asked for, a cache line at a time
     let is_short = R == 1 && line * size_of::<W>() < PAGE;
     let per_line = if is_short { CACHE_LINE / size_of::<W>() * W::WEIGHTS } else { group };
@@ -404,7 +413,7 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
             for k in (first..end).step_by(LANES) {
                 let mut weights = [L::splat(0.0); C];
                 for c in 0..C {
-                    // SAFETY: `k + LANES <= width`, the weights of every row.
+                    // SAFETY: `k + LANES <= whole`, as `first` and `end` are multiples of eight: of groups and of cache lines.
                     weights[c] = unsafe { W::load_finite(w[c].as_ptr().add(k / W::WEIGHTS)) };
                     if ZEROS {
                         weights[c] = weights[c].minus(zero[c]);

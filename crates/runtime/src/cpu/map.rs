@@ -59,7 +59,7 @@ impl CpuKernel for Map {
         row_tasks(&args.outputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (formula, out) = (self.formula()?, &args.outputs[0]);
         let width = out.width();
         let rows = task_rows(task, out.row_count());

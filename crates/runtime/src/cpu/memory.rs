@@ -25,19 +25,27 @@ impl Memory {
         self.map.as_mut_ptr()
     }
 
+    /// Some of the bytes.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn part(&mut self, offset: u64, bytes: u64) -> &mut [u8] {
+        &mut self.map[offset as usize..][..bytes as usize]
+    }
+
     /// The memory as f32 values.
     pub fn floats(&self) -> &[f32] {
         // SAFETY: pages are aligned, and any bits are an f32.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len() / size_of::<f32>()) }
     }
 
-    /// Fills the memory with random weights, one part behind the other. Parts of packed codes have an even size.
-    pub fn fill_random(&mut self, dtype: DType, layout: Layout, parts: &[RandomPart]) {
+    /// Writes random weights from an offset on, one part after the other. Parts of packed codes have an even size.
+    pub fn fill_random(&mut self, offset: u64, dtype: DType, layout: Layout, parts: &[RandomPart]) {
+        let mut rest: &mut [u8] = &mut self.map[offset as usize..];
         if layout == Layout::Packed {
-            return self.fill_packed(parts);
+            return fill_packed(rest, parts);
         }
         let width = dtype.bytes() as usize;
-        let mut rest: &mut [u8] = &mut self.map;
         for part in parts {
             let (bytes, tail) = rest.split_at_mut(part.elements as usize * width);
             rest = tail;
@@ -48,17 +56,48 @@ impl Memory {
             });
         }
     }
+}
 
-    fn fill_packed(&mut self, parts: &[RandomPart]) {
-        let mut rest: &mut [u8] = &mut self.map;
-        for part in parts {
-            let (bytes, tail) = rest.split_at_mut(part.elements as usize / 2);
-            rest = tail;
-            bytes.par_iter_mut().with_min_len(1 << 16).enumerate().for_each(|(index, byte)| {
-                let (first, mut pair) = (2 * index as u64, [0; 2]);
-                DType::I4.encode([first, first + 1].map(|index| part.value(index)), &mut pair);
-                *byte = pair[0] & 0xf | pair[1] << 4;
-            });
-        }
+fn fill_packed(mut rest: &mut [u8], parts: &[RandomPart]) {
+    for part in parts {
+        let (bytes, tail) = rest.split_at_mut(part.elements as usize / 2);
+        rest = tail;
+        bytes.par_iter_mut().with_min_len(1 << 16).enumerate().for_each(|(index, byte)| {
+            let (first, mut pair) = (2 * index as u64, [0; 2]);
+            DType::I4.encode([first, first + 1].map(|index| part.value(index)), &mut pair);
+            *byte = pair[0] & 0xf | pair[1] << 4;
+        });
+    }
+}
+
+/// Bytes that this process may still take, swap included, where the system says so: of the machine, or of its control
+/// group where that has fewer.
+pub(crate) fn available() -> Option<u64> {
+    let machine = of_machine(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    // limits in a group that has none are a word, or an absurd number
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+    Some(limits.fold(machine, u64::min))
+}
+
+/// What `/proc/meminfo` says is available.
+fn of_machine(info: &str) -> Option<u64> {
+    let kib = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Some((kib("MemAvailable")? + kib("SwapFree").unwrap_or(0)) << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read_with_swap() {
+        let info =
+            "MemTotal:       16384 kB\nMemFree:  1 kB\nMemAvailable:    1024 kB\nSwapTotal: 9 kB\nSwapFree:  512 kB\n";
+        assert_eq!(of_machine(info), Some(1536 << 10));
+        assert_eq!(of_machine("MemTotal: 1 kB\n"), None);
     }
 }

@@ -5,19 +5,22 @@ mod args;
 mod attention;
 mod bandwidth;
 mod by_rows;
+#[cfg(test)]
+mod edges;
 mod executor;
 mod finite;
 mod linear;
 mod map;
 mod memory;
 mod norm;
+mod place;
 mod rope;
 mod rows;
 mod scales;
 mod simd;
 mod weights;
 
-pub use args::{Args, KvLayer, Tensor};
+pub use args::{Args, KvLayer, RowArgs, Tensor};
 pub use bandwidth::read_bandwidth;
 pub use by_rows::{ByRows, RowKernel};
 pub use executor::CpuExecutor;
@@ -43,7 +46,11 @@ pub trait CpuKernel: Send + Sync {
     fn tasks(&self, args: &Args) -> usize;
 
     /// Runs one of the tasks.
-    fn run(&self, args: &Args, task: usize) -> Result<(), String>;
+    ///
+    /// # Safety
+    /// `check` has accepted the arguments, `task` is below `tasks`, and no other call for this launch is given the same task
+    /// at the same time. Nothing but tasks of this launch touches its outputs meanwhile.
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String>;
 }
 
 /// The kernels of smelt.

@@ -76,7 +76,7 @@ impl CpuKernel for Norm {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (full, factors) = args.inputs.split_at(self.rows());
         let width = full[0].width();
         let widened = |factor: &Tensor| factor.widened(0..factor.len());

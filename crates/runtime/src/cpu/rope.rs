@@ -63,7 +63,7 @@ impl CpuKernel for Rope {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let (positions, frequencies) = (args.inputs[1].ints()?, args.inputs[2].floats()?);
         let head_dim = args.int("head_dim")?;
@@ -88,7 +88,8 @@ fn append(kv: &KvLayer, step: &StepInputs<'_>, token: usize, keys: &[f32], value
     for (head, (key, value)) in heads.enumerate() {
         let at = kv.keys_at(block, head)? + position % kv.block_tokens * kv.head_dim;
         with_element!(kv.dtype, E => {
-            // SAFETY: `keys_at` is inside the pool; a position of a sequence is written by one task.
+            // SAFETY: `keys_at` is inside the pool, and the row of a position inside its block; nothing reads the pool
+            // while tokens are appended.
             unsafe {
                 let data = kv.data.cast::<E>().add(at);
                 store(key, data);
@@ -100,12 +101,14 @@ fn append(kv: &KvLayer, step: &StepInputs<'_>, token: usize, keys: &[f32], value
     Ok(())
 }
 
+/// Stores a row, each element at once: where a caller gives two tokens one place, one of them is in it.
+///
 /// # Safety
-/// `at` must be valid for the row, and no other task may touch it.
+/// `at` must be valid for the row, and nothing but this function may touch it meanwhile.
 unsafe fn store<E: Element>(row: &[f32], at: *mut E) {
     for (index, value) in row.iter().enumerate() {
         // SAFETY: promised by the caller.
-        unsafe { at.add(index).write(E::narrow(*value)) };
+        unsafe { E::narrow(*value).store_shared(at.add(index)) };
     }
 }
 
@@ -117,7 +120,7 @@ impl CpuKernel for AppendKv {
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(5, 0)?;
         let kv = args.kv()?;
-        StepInputs::check(&args.inputs[2..5], args.inputs[0].row_count())?;
+        StepInputs::check(&args.inputs[2..5], args.inputs[0].row_count(), kv)?;
         let shape = [args.inputs[0].row_count(), kv.kv_heads * kv.head_dim];
         args.inputs[..2].iter().try_for_each(|rows| rows.expect_shape(DType::F32, &shape))
     }
@@ -126,7 +129,7 @@ impl CpuKernel for AppendKv {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (kv, step) = (args.kv()?, StepInputs::new(&args.inputs[2..5])?);
         let (keys, values, width) = (args.inputs[0].floats()?, args.inputs[1].floats()?, args.inputs[0].width());
         for token in task_rows(task, args.inputs[0].row_count()) {
@@ -150,7 +153,7 @@ impl CpuKernel for RopeAppendKv {
             args.float("norm_eps")?;
             args.inputs[5..].iter().try_for_each(|gain| check_gain(gain, kv.head_dim))?;
         }
-        StepInputs::check(&args.inputs[1..4], qkv.row_count())?;
+        StepInputs::check(&args.inputs[1..4], qkv.row_count(), kv)?;
         check_rotation(qkv, &args.inputs[1], &args.inputs[4], kv.head_dim)?;
         let heads = args.int("heads")?;
         // whole heads, as `check_rotation` saw; `heads` may be any number
@@ -164,7 +167,7 @@ impl CpuKernel for RopeAppendKv {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (kv, step) = (args.kv()?, StepInputs::new(&args.inputs[1..4])?);
         let (qkv, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let frequencies = args.inputs[4].floats()?;

@@ -1,7 +1,7 @@
 //! Kernels that take a few rows a task and do little with each: lookups, splits, gated halves, argmax.
 
 use super::simd::with_element;
-use super::{Args, CpuKernel, RowKernel, Tensor};
+use super::{Args, CpuKernel, RowArgs, RowKernel, Tensor};
 use plan::DType;
 
 /// Rows of a task. Code generation sizes grids with the same number.
@@ -29,23 +29,28 @@ pub(super) struct Swiglu;
 /// The index of the largest of the first `classes` elements, [`plan::most_likely`]; one row per task.
 pub(super) struct Argmax;
 
-/// Row `index` of a table to row `row` of the output, in the output's dtype.
+/// Row `index` of a table to row `row` of the output.
 fn lookup(table: &Tensor, index: i32, out: &Tensor, row: usize) -> Result<(), String> {
     let width = table.width();
     let index = usize::try_from(index).ok().filter(|index| *index < table.row_count());
     let index = index.ok_or_else(|| format!("an index is outside {} rows", table.row_count()))?;
     let (from, to) = (index * width..(index + 1) * width, row * width..(row + 1) * width);
-    if table.dtype() == out.dtype() {
-        return with_element!(table.dtype(), E => {
-            // SAFETY: the type is that of the dtype; rows are divided between tasks.
-            unsafe { out.write::<E>(to)?.copy_from_slice(&table.elements::<E>()[from]) };
-            Ok(())
-        });
-    }
-    let values = table.widened(from)?;
-    // SAFETY: rows are divided between tasks.
-    unsafe { out.write::<f32>(to)? }.copy_from_slice(&values);
-    Ok(())
+    with_element!(table.dtype(), E => {
+        // SAFETY: the type is that of both dtypes, as `check_lookup` has seen; rows are divided between tasks.
+        unsafe { out.write::<E>(to)?.copy_from_slice(&table.elements::<E>()[from]) };
+        Ok(())
+    })
+}
+
+/// Whether rows of a table, by these indices, are what comes out.
+fn check_lookup(table: &Tensor, indices: &Tensor, out: &Tensor) -> Result<(), String> {
+    indices.expect(DType::I32)?;
+    indices.expect_below(table.row_count())?;
+    with_element!(table.dtype(), E => {
+        let _: Option<E> = None;
+        Ok(())
+    })?;
+    out.expect_shape(table.dtype(), &[indices.len(), table.width()])
 }
 
 impl CpuKernel for Embedding {
@@ -56,18 +61,17 @@ impl CpuKernel for Embedding {
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(2, 1)?;
         let (tokens, table) = (&args.inputs[0], &args.inputs[1]);
-        tokens.expect(DType::I32)?;
         if table.shape().len() != 2 {
             return Err("expected a table of rank 2".to_owned());
         }
-        args.outputs[0].expect_shape(table.dtype(), &[tokens.len(), table.width()])
+        check_lookup(table, tokens, &args.outputs[0])
     }
 
     fn tasks(&self, args: &Args) -> usize {
         row_tasks(&args.outputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let tokens = args.inputs[0].ints()?;
         task_rows(task, tokens.len()).try_for_each(|row| lookup(&args.inputs[1], tokens[row], &args.outputs[0], row))
     }
@@ -80,15 +84,14 @@ impl CpuKernel for GatherRows {
 
     fn check(&self, args: &Args) -> Result<(), String> {
         args.expect_counts(2, 1)?;
-        args.inputs[1].expect(DType::I32)?;
-        args.outputs[0].expect_shape(args.inputs[0].dtype(), &[args.inputs[1].len(), args.inputs[0].width()])
+        check_lookup(&args.inputs[0], &args.inputs[1], &args.outputs[0])
     }
 
     fn tasks(&self, args: &Args) -> usize {
         row_tasks(&args.outputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let rows = args.inputs[1].ints()?;
         task_rows(task, rows.len()).try_for_each(|row| lookup(&args.inputs[0], rows[row], &args.outputs[0], row))
     }
@@ -114,7 +117,7 @@ impl CpuKernel for Split {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         for row in task_rows(task, args.inputs[0].row_count()) {
             let mut start = row * width;
@@ -146,7 +149,7 @@ impl RowKernel for Swiglu {
         }
     }
 
-    fn row(&self, args: &Args, row: usize, out: &mut [f32]) -> Result<(), String> {
+    fn row(&self, args: &RowArgs<'_>, row: usize, out: &mut [f32]) -> Result<(), String> {
         let (gate, up) = args.inputs[0].row(row)?.split_at(out.len());
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
             *out = gate / (1.0 + (-gate).exp()) * up;
@@ -173,7 +176,7 @@ impl CpuKernel for Argmax {
         args.inputs[0].row_count()
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let row = x.get(task * width..(task + 1) * width).ok_or("a task has no row")?;
         let best = plan::most_likely(&row[..args.int("classes")?]);

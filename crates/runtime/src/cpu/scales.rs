@@ -157,7 +157,7 @@ impl CpuKernel for QuantizeBlocks {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let (codes, scales) = (&args.outputs[0], &args.outputs[1]);
         let cols = QuantizeBlocks::cols(args);
@@ -190,7 +190,7 @@ impl CpuKernel for Quantize {
         row_tasks(&args.inputs[0])
     }
 
-    fn run(&self, args: &Args, task: usize) -> Result<(), String> {
+    unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width, rows) = (args.inputs[0].floats()?, args.inputs[0].width(), args.inputs[0].row_count());
         let blocks = Blocks::of(rows, width, &args.inputs[1])?;
         for row in task_rows(task, rows) {

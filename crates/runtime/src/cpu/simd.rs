@@ -14,6 +14,12 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
     /// The nearest element, ties to even.
     fn narrow(value: f32) -> Self;
 
+    /// Writes the element where other threads may do the same.
+    ///
+    /// # Safety
+    /// `at` must be valid, aligned, and touched by nothing but this meanwhile.
+    unsafe fn store_shared(self, at: *mut Self);
+
     /// Eight elements, widened into a register.
     ///
     /// # Safety
@@ -125,7 +131,22 @@ impl Lanes for Portable {
     }
 }
 
+/// [`Element::store_shared`] by the atomic type of the element's size.
+macro_rules! store_shared {
+    ($atomic:ident, $value:ident => $bits:expr) => {
+        #[inline(always)]
+        unsafe fn store_shared(self, at: *mut Self) {
+            let $value = self;
+            // SAFETY: promised by the caller; the types have one size.
+            let place = unsafe { std::sync::atomic::$atomic::from_ptr(at.cast()) };
+            place.store($bits, std::sync::atomic::Ordering::Relaxed);
+        }
+    };
+}
+
 impl Element for f32 {
+    store_shared!(AtomicU32, value => value.to_bits());
+
     #[inline(always)]
     fn narrow(value: f32) -> f32 {
         value
@@ -145,6 +166,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    store_shared!(AtomicU16, value => value.to_bits());
+
     #[inline(always)]
     fn narrow(value: f32) -> bf16 {
         bf16::from_f32(value)
@@ -168,6 +191,8 @@ impl Element for bf16 {
 }
 
 impl Element for f16 {
+    store_shared!(AtomicU16, value => value.to_bits());
+
     #[inline(always)]
     fn narrow(value: f32) -> f16 {
         f16::from_f32(value)
@@ -188,6 +213,8 @@ impl Element for f16 {
 }
 
 impl Element for i8 {
+    store_shared!(AtomicI8, value => value);
+
     #[inline(always)]
     fn narrow(value: f32) -> i8 {
         DType::I8.round(value) as i8
@@ -213,6 +240,8 @@ impl Element for i8 {
 pub(super) struct E4m3(pub u8);
 
 impl Element for E4m3 {
+    store_shared!(AtomicU8, value => value.0);
+
     #[inline(always)]
     fn narrow(value: f32) -> E4m3 {
         E4m3(e4m3::encode(value))

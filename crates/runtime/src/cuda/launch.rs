@@ -1,5 +1,6 @@
 //! The launches of a program: what can be resolved when a plan is loaded, and what a step fills in.
 
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 
 use cudarc::driver::sys::{CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle};
@@ -49,7 +50,8 @@ impl Launches {
     ) -> Result<Launches, ExecError> {
         let plan = file.plan();
         let mut prepared = Vec::new();
-        for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
+        let ports: BTreeSet<u32> = program.inputs.iter().map(|port| port.buffer).collect();
+        for Step::Launch(launch) in &program.steps {
             let pointer = |arg: &Arg| match *arg {
                 Arg::Weight(index) => Pointer::Fixed(addresses.weights[index as usize]),
                 Arg::Kv { group, layer } => {
@@ -57,7 +59,7 @@ impl Launches {
                     let layer_bytes = pool.pool_bytes() / u64::from(pool.layers);
                     Pointer::Fixed(addresses.pools[group as usize] + layer_bytes * u64::from(layer))
                 }
-                Arg::Buffer(index) if program.inputs.iter().any(|port| port.buffer == index) => Pointer::Port(index),
+                Arg::Buffer(index) if ports.contains(&index) => Pointer::Port(index),
                 Arg::Buffer(index) => Pointer::Fixed(addresses.arena + program.buffers[index as usize].offset),
             };
             let pointers: Vec<Pointer> = launch.outputs.iter().chain(&launch.inputs).map(pointer).collect();
@@ -67,12 +69,13 @@ impl Launches {
             });
             let maps = maps.collect::<Result<Vec<_>, Failure>>();
             let function = &functions[launch.kernel as usize];
-            let fail = |reason: String| error(&function.name, program, launch, step, reason);
-            let maps = maps.map_err(|failure| failure.or(fail))?;
-            check_params(&function.param_bytes, &param_bytes(launch)).map_err(|reason| {
-                let reason = format!("kernel `{}` at `{}`: {reason}", function.name, launch.site);
-                PlanError::Corrupt { path: file.path().to_owned(), reason }
-            })?;
+            // no step has run: it is the plan that is wrong
+            let corrupt = |reason: String| {
+                let reason = format_args!("kernel `{}` at `{}`: {reason}", function.name, launch.site);
+                ExecError::from(PlanError::corrupt(file.path(), reason))
+            };
+            let maps = maps.map_err(|failure| failure.or(corrupt))?;
+            check_params(&function.param_bytes, &param_bytes(launch)).map_err(corrupt)?;
             prepared.push(Prepared { pointers, maps });
         }
         Ok(Launches { arena: addresses.arena, prepared })

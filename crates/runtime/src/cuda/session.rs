@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use plan::{
-    Bindings, Buffer, DType, ExecError, InputData, Plan, PlanFile, Port, PortData, Program, ProgramKind, Session,
-    StepId, SymbolValues, upper_bounds,
+    Bindings, Buffer, DType, ExecError, InputData, Plan, PlanError, PlanFile, Port, PortData, Program, ProgramKind,
+    Session, StepId, SymbolValues, upper_bounds,
 };
 
 use super::CudaExecutor;
@@ -129,6 +129,10 @@ impl CudaSession {
             });
             match (graph, failure) {
                 (Ok(graph), _) => self.graphs[index] = Some(graph),
+                // nothing has run yet: a launch that cannot be recorded is one that the plan has wrong
+                (Err(_), Some(error @ ExecError::Kernel { .. })) => {
+                    return Err(PlanError::corrupt(file.path(), error).into());
+                }
                 (Err(_), Some(error)) => return Err(error),
                 (Err(reason), None) => return Err(self.failure(program, 0, reason)),
             }

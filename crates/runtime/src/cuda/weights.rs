@@ -1,6 +1,7 @@
 //! A plan's weights on the device: stored ones stream from the mapped file through pinned memory, random ones are made
 //! where they are needed.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,19 +43,20 @@ impl Weights {
         file.check_contents()?;
         let mut addresses = Vec::new();
         let mut memory = Vec::new();
+        let fills = fill_kernels(plan);
         for weight in &plan.weights {
             match &weight.data {
                 WeightData::Stored { offset } => addresses.push(stored.address + offset),
                 WeightData::Random(parts) => {
                     let bytes = weight.bytes().unwrap_or(0);
                     let place = Memory::new(context, bytes).map_err(failed)?;
-                    let fill = fill_kernel(plan, weight).and_then(|index| functions.get(index));
+                    let fill = fills.get(&(weight.dtype.name(), weight.layout.name()));
+                    let fill = fill.and_then(|index| functions.get(*index));
                     let fill = fill.ok_or_else(|| {
                         ExecError::Unsupported(format!("the plan has no kernel that makes weight `{}`", weight.name))
                     })?;
                     check_params(&fill.param_bytes, &FILL_PARAM_BYTES).map_err(|reason| {
-                        let reason = format!("kernel `{}`: {reason}", fill.name);
-                        PlanError::Corrupt { path: file.path().to_owned(), reason }
+                        PlanError::corrupt(file.path(), format_args!("kernel `{}`: {reason}", fill.name))
                     })?;
                     fill_random(stream, fill, weight, parts, place.address)
                         .map_err(|failure| failure.at(&format!("weight `{}`", weight.name)).device())?;
@@ -69,14 +71,16 @@ impl Weights {
     }
 }
 
-/// The kernel of a plan that makes random weights like this one.
-fn fill_kernel(plan: &plan::Plan, weight: &Weight) -> Option<usize> {
-    let text = |kernel: &plan::Kernel, name: &str, value: &str| matches!(kernel.param(name), Some(Scalar::Text(found)) if found == value);
-    plan.kernels.iter().position(|kernel| {
-        kernel.name == "fill_random"
-            && text(kernel, "dtype", weight.dtype.name())
-            && text(kernel, "layout", weight.layout.name())
-    })
+/// The kernels of a plan that make random weights, by dtype and layout.
+fn fill_kernels(plan: &plan::Plan) -> BTreeMap<(&str, &str), usize> {
+    fn text<'a>(kernel: &'a plan::Kernel, name: &str) -> Option<&'a str> {
+        match kernel.param(name) {
+            Some(Scalar::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+    let fills = plan.kernels.iter().enumerate().filter(|(_, kernel)| kernel.name == "fill_random");
+    fills.filter_map(|(index, kernel)| Some(((text(kernel, "dtype")?, text(kernel, "layout")?), index))).collect()
 }
 
 /// Verifies the chunks of the weight section and sends them, on several threads.
