@@ -3,10 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plan::input::{self, INDEX_BYTES};
 use serde_json::Value;
-
-/// The largest index that is looked into.
-const INDEX_BYTES: u64 = 64 << 20;
 
 /// The folder and the files in it that a Hugging Face checkpoint is made of; a path that is no folder, alone.
 pub fn checkpoint_files(dir: &Path) -> Vec<PathBuf> {
@@ -35,9 +33,7 @@ fn is_of_checkpoint(name: &str) -> bool {
 
 /// The files that an index names; none where it cannot be read, which whoever imports it will say.
 fn shards(index: &Path) -> Vec<String> {
-    // a pipe would wait for somebody to write
-    let readable = fs::metadata(index).is_ok_and(|found| found.is_file() && found.len() <= INDEX_BYTES);
-    let text = if readable { fs::read(index).unwrap_or_default() } else { Vec::new() };
+    let text = input::read(index, INDEX_BYTES).unwrap_or_default();
     let map: Value = serde_json::from_slice(&text).unwrap_or_default();
     let Some(map) = map.get("weight_map").and_then(Value::as_object) else { return Vec::new() };
     let mut names: Vec<String> = map.values().filter_map(|name| Some(name.as_str()?.to_owned())).collect();

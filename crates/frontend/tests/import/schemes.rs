@@ -210,7 +210,8 @@ fn scales_of_fp8_have_two_names() {
 fn scales_may_be_powers_of_two() {
     let scheme = json!({ "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [4, 4] });
     let key = format!("{}.weight_scale_inv", module("mlp.gate_proj"));
-    let with_scales = |make: &dyn Fn(&[u8]) -> (Dtype, Vec<u8>)| {
+    type Encode<'a> = &'a dyn Fn(&[u8]) -> (Dtype, Vec<u8>);
+    let with_scales = |make: Encode<'_>| {
         let mut files = fp8("weight_scale_inv", None, scheme.clone());
         for (name, rows, cols) in LINEARS {
             let shape = [rows / 4, cols / 4];
@@ -258,7 +259,8 @@ fn scales_of_a_cache_have_many_names() {
         BTreeMap::from([(0, KvReach { keys: of(keys), values: of(values) })])
     };
     let (both, two) = (reach(Some([0.5; 2]), Some([2.0; 2])), [0.5, 4.0]);
-    let cases: [(&[(&str, &[f32])], _); 7] = [
+    type Scales<'a> = &'a [(&'a str, &'a [f32])];
+    let cases: [(Scales<'_>, _); 7] = [
         (&[("k_scale", &[0.5]), ("v_scale", &[2.0])], both.clone()),
         (&[("k_proj.k_scale", &[0.5]), ("v_proj.v_scale", &[2.0])], both.clone()),
         (&[("k_proj.output_scale", &[0.5]), ("v_proj.output_scale", &[2.0])], both.clone()),
