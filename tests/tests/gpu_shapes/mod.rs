@@ -290,6 +290,20 @@ fn sampling() -> Vec<Case> {
             cases.push(case(format!("argmax {dtype} {classes} of {cols}, {t} rows"), &[("T", t)], text));
         }
     }
+    // rows in which something overflows, or is NaN for that, have no best element
+    for (cols, t) in [(7, 31), (1000, 31), (32000, 31)] {
+        for by in ["1.0", "3.5"] {
+            let text = format!(
+                "graph @unusable<T in 1..{t}>(%tokens: i32[T]) {{\n  %table = constant @\"table\" : f32[32, {cols}]\n  \
+                 %x = embedding %tokens, %table : f32[T, {cols}]\n  %large = scale %x {{by = 1e38}} : f32[T, {cols}]\n  \
+                 %larger = scale %large {{by = {by}}} : f32[T, {cols}]\n  \
+                 %nothing = scale %larger {{by = 0}} : f32[T, {cols}]\n  %y = add %x, %nothing : f32[T, {cols}]\n  \
+                 %infinite = argmax %larger {{classes = {cols}}} : i32[T]\n  \
+                 %nan = argmax %y {{classes = {cols}}} : i32[T]\n  return %infinite, %nan\n}}\n"
+            );
+            cases.push(case(format!("argmax of unusable rows, {cols} columns times {by}"), &[("T", t)], text));
+        }
+    }
     cases
 }
 

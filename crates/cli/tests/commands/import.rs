@@ -12,8 +12,8 @@ use crate::sandbox::Sandbox;
 type Tensor = (Dtype, Vec<usize>, Vec<u8>);
 
 /// The model of `tiny`, to be changed and written.
-struct Tiny {
-    sandbox: Sandbox,
+pub struct Tiny {
+    pub sandbox: Sandbox,
     config: Value,
     tensors: BTreeMap<String, Tensor>,
 }
@@ -22,7 +22,7 @@ struct Tiny {
 const TEXT: &str = "13 7 16 9 7 14\n";
 
 impl Tiny {
-    fn new() -> Tiny {
+    pub fn new() -> Tiny {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/tiny");
         let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
         let file = fs::read(folder.join("model.safetensors")).unwrap();
@@ -39,14 +39,22 @@ impl Tiny {
         self
     }
 
-    fn add(mut self, name: &str, shape: &[usize], value: f32) -> Tiny {
+    /// Adds a tensor of this value, or puts it in the place of one.
+    pub fn add(mut self, name: &str, shape: &[usize], value: f32) -> Tiny {
         let bytes = value.to_le_bytes().repeat(shape.iter().product());
         self.tensors.insert(name.to_owned(), (Dtype::F32, shape.to_vec(), bytes));
         self
     }
 
+    /// The bytes of a row of a matrix in f32.
+    pub fn row(&mut self, name: &str, row: usize) -> &mut [u8] {
+        let (_, shape, bytes) = self.tensors.get_mut(name).unwrap();
+        let line = 4 * shape[1];
+        &mut bytes[row * line..(row + 1) * line]
+    }
+
     /// Writes the folder; its path.
-    fn write(&self) -> String {
+    pub fn write(&self) -> String {
         let folder = self.sandbox.path("model");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();

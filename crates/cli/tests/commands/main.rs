@@ -3,6 +3,7 @@
 mod accuracy;
 mod calibrate;
 mod files;
+mod finite;
 mod import;
 #[cfg(unix)]
 mod inputs;

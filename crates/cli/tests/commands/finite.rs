@@ -1,0 +1,75 @@
+//! Logits that are not finite: no token follows from them, and the first weight or op is named.
+
+use std::fs;
+
+use crate::import::Tiny;
+
+const UP: &str = "model.layers.0.mlp.up_proj.weight";
+const GATE: &str = "model.layers.0.mlp.gate_proj.weight";
+
+#[track_caller]
+fn refused(model: &Tiny, more: &[&str], message: &str) {
+    let folder = model.write();
+    let common = ["--target", "cpu", "--no-cache"];
+    let generate = ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--ignore-eos"];
+    let position = "request 0: the logits at position 4 are not finite";
+    for (args, said) in
+        [(&generate[..], position), (&["bench", &folder, "--prompt-len", "4", "--tokens", "3"], message)]
+    {
+        model.sandbox.fails(&[args, &common, more].concat(), 3, said);
+        model.sandbox.fails(&[args, &common, more].concat(), 3, message);
+    }
+    model.sandbox.fails(&[&generate[..], &common, more, &["--json"]].concat(), 3, message);
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named() {
+    for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        refused(&Tiny::new().add(UP, &[16, 16], value), &[], "the first such value is in weight `layers.0.mlp.gate_up");
+    }
+    let norm = Tiny::new().add("model.norm.weight", &[16], f32::NAN);
+    refused(&norm, &[], "the first such value is in weight `norm");
+    // finite in the file, and beyond what f16 holds
+    let large = Tiny::new().add(UP, &[16, 16], 1e5);
+    refused(&large, &["--dtype", "f16"], "the first such value is in weight `layers.0.mlp.gate_up");
+}
+
+#[test]
+fn an_op_whose_result_overflows_is_named() {
+    let large = Tiny::new().add(UP, &[16, 16], 1e30).add(GATE, &[16, 16], 1e30);
+    refused(&large, &[], "whose weights are finite");
+}
+
+#[test]
+fn a_step_in_the_middle_of_a_text_is_named_by_its_position() {
+    // the row of one token alone, which the model writes first
+    let mut model = Tiny::new();
+    let row = model.row("model.embed_tokens.weight", 13);
+    row.copy_from_slice(&f32::INFINITY.to_le_bytes().repeat(16));
+    let folder = model.write();
+    let args =
+        ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--ignore-eos", "--target", "cpu"];
+    let output = model.sandbox.run(&[&args[..], &["--no-cache"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    // what was written before stays, and nothing comes after it
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "13");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("position 5 are not finite: the first such value is in weight `embed_tokens"), "{errors}");
+}
+
+#[test]
+fn bench_refuses_what_the_plan_has_no_room_for() {
+    let model = Tiny::new();
+    let (folder, plan) = (model.write(), model.sandbox.text("m.plan"));
+    let limits = ["--max-batch-size", "2", "--max-seq-len", "64", "--max-input-len", "48", "--target", "cpu"];
+    model.sandbox.ok(&[&["compile", &folder, "-o", &plan][..], &limits].concat());
+    let refused = |args: &[&str], message: &str| model.sandbox.fails(&[&["bench", &plan], args].concat(), 2, message);
+    refused(&["--batch", "64", "--prompt-len", "4", "--tokens", "2"], "--batch 64: the plan has room for 2 at once");
+    refused(&["--prompt-len", "49", "--tokens", "2"], "compile with a larger --max-input-len");
+    refused(&["--prompt-len", "18446744073709551615", "--tokens", "2"], "prompts of 48 tokens");
+    refused(&["--prompt-len", "4000000000", "--batch", "4000000000", "--tokens", "4"], "--batch 4000000000");
+    refused(&["--prompt-len", "40", "--tokens", "4294967295"], "64 per sequence");
+    refused(&["--prompt-len", "99999999999999999999"], "--prompt-len");
+    model.sandbox.ok(&["bench", &plan, "--batch", "2", "--prompt-len", "40", "--tokens", "24", "--repeat", "1"]);
+    assert!(fs::exists(&plan).unwrap());
+}
