@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::Command;
 
 use common::expected::{Expected, worst};
@@ -111,21 +112,25 @@ fn a_cache_of_codes_has_the_scales_of_its_checkpoint() {
             }
         }
     });
+    let with = |kv: Option<DType>| CompileOptions {
+        precision: PrecisionOptions { kv, ..PrecisionOptions::default() },
+        ..in_f32()
+    };
+    let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
+    let prompt: Vec<u32> = (1..30).map(|token| token * 7 % 60).collect();
+    let logits_of =
+        |model: &Path, kv| load(model, with(kv)).unwrap().generate(&[ids(&prompt)], &params).unwrap().remove(0).logits;
+    let distance = |found: &[f32], expected: &[f32]| {
+        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+        norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+    };
+    // Keys that need no scales: powers of two between queries and keys change nothing else.
+    let small = Checkpoint::copy_of("llama-mha");
+    let plain = distance(&logits_of(small.path(), Some(DType::F8E4M3)), &logits_of(small.path(), None));
     for checkpoint in [numbers, codes] {
-        let with = |kv: Option<DType>| CompileOptions {
-            precision: PrecisionOptions { kv, ..PrecisionOptions::default() },
-            ..in_f32()
-        };
-        let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
-        let prompt: Vec<u32> = (1..30).map(|token| token * 7 % 60).collect();
-        let logits = |kv| {
-            load(checkpoint.path(), with(kv)).unwrap().generate(&[ids(&prompt)], &params).unwrap().remove(0).logits
-        };
+        let logits = |kv| logits_of(checkpoint.path(), kv);
         let expected = logits(None);
-        let off = |found: Vec<f32>| {
-            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
-            norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
-        };
+        let off = |found: Vec<f32>| distance(&found, &expected);
         let warned = |kv| {
             let report = Driver::new().compile(checkpoint.path(), None, &with(kv), None, &mut Quiet).unwrap();
             report.warnings.join("\n")
@@ -140,10 +145,10 @@ fn a_cache_of_codes_has_the_scales_of_its_checkpoint() {
                 tensors.insert(format!("{layer}v_scale"), scale(1.0 / 64.0));
             }
         });
-        for (kv, most) in [(DType::F8E4M3, 0.1), (DType::I8, 0.1)] {
+        for kv in [DType::F8E4M3, DType::I8] {
             let scaled = off(logits(Some(kv)));
-            eprintln!("{kv}: {scaled} off, {clipped} without scales");
-            assert!(scaled < most && clipped > 2.0 * scaled, "{kv}: {scaled} with scales, {clipped} without");
+            eprintln!("{kv}: {scaled} off, {clipped} without scales, {plain} of keys that need none");
+            assert!(scaled < 1.5 * plain && clipped > 5.0 * scaled, "{kv}: {scaled} with scales, {clipped} without");
         }
         assert_eq!(warned(Some(DType::F8E4M3)), "");
         assert!(warned(None).contains("`*.k_scale`, `*.v_scale`"), "{}", warned(None));

@@ -48,7 +48,7 @@ fn what_cannot_be_scored_is_refused() {
     }
     sandbox.fails(&["eval", &plan, "--text", &sandbox.text("empty.txt")], 3, "empty.txt: the file is empty");
     sandbox.fails(&["eval", &plan, "--text", &sandbox.text("short.txt")], 3, "a single token, expected at least 2");
-    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: stream did not contain valid");
+    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: is not text in UTF-8");
     sandbox.fails(&["eval", &plan, "--text", "no/such.txt"], 3, "no/such.txt: No such file");
     sandbox.fails(&["eval", "tests/oracle/llama-mha", "--text", &text], 3, "no tokenizer.json to read the text with");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "takes sequences of at most 128");

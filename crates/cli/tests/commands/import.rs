@@ -46,10 +46,10 @@ impl Tiny {
         self
     }
 
-    /// The bytes of a row of a matrix in f32.
+    /// The bytes of a row of a matrix in bf16.
     pub fn row(&mut self, name: &str, row: usize) -> &mut [u8] {
         let (_, shape, bytes) = self.tensors.get_mut(name).unwrap();
-        let line = 4 * shape[1];
+        let line = 2 * shape[1];
         &mut bytes[row * line..(row + 1) * line]
     }
 
