@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use common::expected::{Expected, ORACLES, worst};
 use passes::Numerics;
-use plan::{Bindings, Dim, Executor, InputData, PlanFile, PlanWriter, Port, Step, upper_bounds};
+use plan::{Bindings, Executor, InputData, PlanFile, PlanWriter, Port, Step, upper_bounds};
 use runtime::CudaExecutor;
 use smelt::{
     CompileOptions, DType, Driver, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, TargetChoice,
