@@ -193,7 +193,7 @@ impl Harness {
         write("finding.txt", text.as_bytes())
     }
 
-    /// The command that makes and runs a mutant again, but for its index.
+    /// The command that makes and runs a mutant again, without its index.
     fn again(&self) -> String {
         let kinds: String = self.options.kind.iter().map(|kind| format!(" --kind {kind}")).collect();
         format!("cargo xtask mutate --seed {}{kinds}", self.options.seed)

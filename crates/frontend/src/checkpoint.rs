@@ -44,7 +44,7 @@ pub struct Checkpoint {
     texts: Texts,
     kv: KvScales,
     format_of_dummies: Option<&'static str>,
-    /// What was found while reading, and what is said of the KV cache behind it.
+    /// What was found while reading, and what is said of the KV cache after it.
     found: Vec<String>,
     warnings: Vec<String>,
 }

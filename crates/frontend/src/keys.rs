@@ -241,7 +241,7 @@ pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mu
     }
 }
 
-/// Judges the keys of a rotary embedding but for those that are read.
+/// Judges the keys of a rotary embedding, except those that are read.
 pub(crate) fn check_rope(parameters: Object<'_>, read: &[&str], report: &mut Report) {
     for (key, value) in parameters.entries().filter(|(key, value)| !read.contains(key) && !value.is_null()) {
         if value.is_object() {

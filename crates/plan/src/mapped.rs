@@ -5,7 +5,7 @@
 //! signal instead (`cli` does), and asks here whether the address is one of ours. That question is asked in a signal
 //! handler, hence the table of atomics; the name of the file is asked for afterwards, by an ordinary thread.
 //!
-//! Contents that change without a signal, as the rest of a page does behind a cut, are found by
+//! Contents that change without a signal, as the rest of a page does after a cut, are found by
 //! [`crate::input::Stamp`].
 
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ impl MappedFile {
         let range = RANGES.iter().position(free);
         if let Some(index) = range {
             paths(|paths| paths.insert(start, path.to_owned()));
-            // pages are mapped whole: what is behind the end of the file is never read
+            // pages are mapped whole: what is after the end of the file is never read
             RANGES[index].end.store(start + map.len(), Ordering::Release);
         }
         Ok(MappedFile { map, range })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use plan::input::{self, INDEX_BYTES};
 use serde_json::Value;
 
-/// The folder and the files in it that a Hugging Face checkpoint is made of; a path that is no folder, alone.
+/// The folder and the files in it that a Hugging Face checkpoint is made of; a path that is not a folder, alone.
 pub fn checkpoint_files(dir: &Path) -> Vec<PathBuf> {
     let mut files = vec![dir.to_owned()];
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

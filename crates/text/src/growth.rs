@@ -11,7 +11,7 @@ use tokenizers::{
 
 /// A normalizer's text may be this many times as long as what it was made from. The longest that Unicode has is 11 times.
 const TIMES: usize = 32;
-/// What is put in front of a text, or behind it, may be longer than a short text.
+/// What is put before a text, or after it, may be longer than a short text.
 const BYTES: usize = 256;
 /// Pre-tokenizers run on pieces, and may make them this many times as long. One of each kind makes 32.
 const PIECES_TIMES: usize = 64;

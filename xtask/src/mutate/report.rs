@@ -20,7 +20,7 @@ const KEPT: usize = 1 << 16;
 /// What came of a run.
 pub struct Report {
     seed: u64,
-    /// The command that makes a mutant again, but for its index.
+    /// The command that makes a mutant again, without its index.
     again: String,
     kinds: BTreeMap<&'static str, Counts>,
     pub findings: Vec<Finding>,

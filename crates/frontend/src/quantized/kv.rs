@@ -39,7 +39,7 @@ pub(crate) struct CacheScheme {
     pub codes: Option<DType>,
 }
 
-/// Names of scales behind that of an attention, and whether they are of keys and of values.
+/// Names of scales after that of an attention, and whether they are of keys and of values.
 const NAMES: [(&str, [bool; 2]); 14] = [
     ("k_scale", [true, false]),
     ("v_scale", [false, true]),

@@ -47,7 +47,7 @@ pub(crate) struct View {
     pub exponents: bool,
 }
 
-/// The code of E8M0 that is no number.
+/// The E8M0 code of NaN.
 pub(crate) const E8M0_NAN: u8 = 255;
 
 /// What a byte of E8M0 means: 2 to the power of what it is above 127.

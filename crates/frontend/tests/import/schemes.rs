@@ -188,7 +188,7 @@ fn fp8(weight_scale: &str, input_scale: Option<&str>, scheme: Value) -> Files {
     files
 }
 
-/// What a graph is but for the names of its constants.
+/// What a graph is, without the names of its constants.
 fn shape_of(checkpoint: &Checkpoint) -> String {
     let names = [("weight_scale_inv", "weight_scale"), ("activation_scale", "input_scale")];
     names.iter().fold(graph(checkpoint), |text, (from, to)| text.replace(from, to))
