@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use miette::{Diagnostic, MietteHandlerOpts};
+use smelt::plans::clipped;
 use smelt::plans::terminal::{is_obeyed, shown};
 use smelt::{Error, ErrorKind};
 
@@ -42,13 +43,17 @@ impl Failure {
         let code = self.code;
         if code != CLOSED_PIPE {
             // before it is styled: what a terminal obeys in an error is then our own
-            let message = shown(&self.message).into_owned();
-            let help = self.help.map(|help| shown(&help).into_owned());
+            let short = |text: &str| clipped(shown(text), MAX_BYTES);
+            let message = short(&self.message);
+            let help = self.help.map(|help| short(&help));
             print_styled(&format!("{:?}", miette::Report::new(Failure { message, help, code })));
         }
         ExitCode::from(code)
     }
 }
+
+/// Most bytes of an error, whatever an input or an option has in it.
+const MAX_BYTES: usize = 3584;
 
 /// The exit code of a bad input.
 pub const BAD_INPUT: u8 = 3;
@@ -56,8 +61,8 @@ pub const BAD_INPUT: u8 = 3;
 /// Prints an error of the command line, or the help that was asked for, and returns the exit code.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     let plain = error.render().to_string();
-    match plain.contains(is_obeyed) {
-        true => print_error(&plain),
+    match plain.contains(is_obeyed) || plain.len() > MAX_BYTES {
+        true => print_error(&clipped(&plain, MAX_BYTES)),
         // with its styles; where nobody reads there any more, it is lost
         false => drop(error.print()),
     }

@@ -1,6 +1,9 @@
 //! Packing sequences into the inputs of one step.
 
-use plan::{Bindings, DType, InputData, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolValues, upper_bounds};
+use plan::{
+    Bindings, DType, InputData, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolDecl, SymbolValues,
+    upper_bounds,
+};
 
 use crate::sequence::{RequestId, Sequence};
 
@@ -161,6 +164,10 @@ pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
         let (Some(tokens), Some(sequences), Some(rows)) = (size("T"), size("B"), size("R")) else {
             return Err(format!("program `{}` has not the symbols T, B and R", program.name));
         };
+        let single = |decl: &SymbolDecl| decl.min <= 1;
+        if program.kind == ProgramKind::Mixed && !program.symbols.iter().all(single) {
+            return Err(format!("program `{}` does not take one token of one sequence", program.name));
+        }
         let fixed = program.symbols.iter().all(|decl| decl.min == decl.max) && tokens == sequences && rows == sequences;
         if program.kind == ProgramKind::Decode && !fixed {
             return Err(format!("program `{}` has not one token for each sequence", program.name));

@@ -66,7 +66,7 @@ pub mod plans {
     pub use ::plan::{
         Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
         Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, claims,
-        full_step, input, mapped, partial, terminal,
+        clipped, full_step, input, mapped, partial, terminal,
     };
 }
 

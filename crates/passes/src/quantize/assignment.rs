@@ -222,17 +222,33 @@ fn unknown(pattern: &str, linears: &[LinearInfo]) -> String {
 
 /// Whether a name is what a pattern says, in which each star stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
-            (0..=name.len()).filter(|at| name.is_char_boundary(*at)).any(|at| matches(rest, &name[at..]))
-        }),
-    }
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else { return false };
+    let Some(end) = parts.next_back() else { return rest.is_empty() };
+    let Some(middle) = rest.strip_suffix(end) else { return false };
+    rest = middle;
+    // the first place of each part leaves the most for those after it
+    parts.all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stars_stand_for_any_characters() {
+        let yes = [("a.*.b", "a.0.b"), ("*", ""), ("*", "a"), ("a*a", "aa"), ("*b*", "abc"), ("a*b*c", "a.b.b.c")];
+        let no = [("a*a", "a"), ("a.*.b", "a.b"), ("*b", "abc"), ("a*b*c", "acb"), ("", "a"), ("a", "ab")];
+        assert!(yes.iter().all(|(pattern, name)| matches(pattern, name)));
+        assert!(!no.iter().any(|(pattern, name)| matches(pattern, name)));
+        assert!(matches(&"*".repeat(100_000), "a") && !matches(&format!("{}b", "*a".repeat(50_000)), "a"));
+    }
 
     fn linears() -> Vec<LinearInfo> {
         let linear = |name: &str, module: &str, head| {

@@ -51,8 +51,9 @@ impl Pass for QuantizeInt4Gptq {
         let inputs = inputs(graph, &self.layers);
         for name in &inputs {
             let x = &find(graph, name)?;
-            let planes = Planes::of(&hessian(graph, ctx, *x)?)
-                .ok_or_else(|| PassError::Other(format!("`{name}` has activations of no use")))?;
+            let planes = Planes::of(&hessian(graph, ctx, *x)?).ok_or_else(|| {
+                PassError::Input(format!("the calibration's activations of `{name}` are all zeros, or not finite"))
+            })?;
             for linear in members(graph, &self.layers, *x) {
                 let matrix = weights(graph, ctx, &[linear])?.remove(0);
                 let patch = coded(graph, ctx, linear, &planes.round(&matrix))?;

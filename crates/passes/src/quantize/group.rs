@@ -130,5 +130,5 @@ pub(crate) fn width(graph: &Graph, x: Value) -> Result<usize, PassError> {
 }
 
 fn lacks(what: &str, name: &str, width: usize) -> PassError {
-    PassError::Other(format!("the calibration has no {what} of `{name}`, {width} values wide"))
+    PassError::Input(format!("the calibration has no {what} of `{name}`, {width} values wide"))
 }
