@@ -11,7 +11,7 @@ use crate::{AttrReader, Graph, KvDecl, OpId, OpSet, TensorType, Type, Value};
 
 /// Where text is not IR.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}\n{source_line}\n{:>column$}", "^")]
+#[error("line {line}, column {column}: {message}\n{}", marked(.source_line, *.column))]
 pub struct ParseError {
     /// Line, from 1.
     pub line: usize,
@@ -35,6 +35,15 @@ pub struct Parsed {
 /// Parses one graph. Comments run from `//` to the end of the line.
 pub fn parse(text: &str, ops: &OpSet) -> Result<Parsed, ParseError> {
     Parser::new(text, ops)?.graph()
+}
+
+/// A line and a mark below its column; of a long line, what is around that.
+fn marked(line: &str, column: usize) -> String {
+    const WHOLE: usize = 200;
+    const BEFORE: usize = 100;
+    let skipped = if line.chars().count() > WHOLE { column.saturating_sub(BEFORE) } else { 0 };
+    let part: String = line.chars().skip(skipped).take(WHOLE).collect();
+    format!("{part}\n{:>width$}", "^", width = column - skipped)
 }
 
 impl ParseError {
@@ -373,5 +382,22 @@ fn number_lines(text: &str, parsed: &mut Parsed) {
             line += text[counted..*at].matches('\n').count();
             counted = std::mem::replace(at, line);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::marked;
+
+    #[test]
+    fn a_mark_is_below_its_column() {
+        assert_eq!(marked("add %x", 5), "add %x\n    ^");
+        let line = "a".repeat(99_999) + "!" + &"b".repeat(99_999);
+        let text = marked(&line, 100_000);
+        let (part, mark) = text.split_once('\n').unwrap();
+        assert_eq!((part.len(), mark.len()), (200, 100));
+        assert_eq!(part.chars().nth(mark.len() - 1), Some('!'));
+        // after the last character of a long line
+        assert!(marked(&"a".repeat(300), 301).ends_with('^'));
     }
 }
