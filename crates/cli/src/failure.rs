@@ -7,7 +7,7 @@ use smelt::plans::clipped;
 use smelt::plans::terminal::{is_obeyed, shown};
 use smelt::{Error, ErrorKind};
 
-use crate::output::{print_error, print_styled};
+use crate::output::print_styled;
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
@@ -62,7 +62,7 @@ pub const BAD_INPUT: u8 = 3;
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     let plain = error.render().to_string();
     match plain.contains(is_obeyed) || plain.len() > MAX_BYTES {
-        true => print_error(&clipped(&plain, MAX_BYTES)),
+        true => print_styled(&clipped(shown(&plain), MAX_BYTES)),
         // with its styles; where nobody reads there any more, it is lost
         false => drop(error.print()),
     }

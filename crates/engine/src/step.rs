@@ -164,6 +164,12 @@ pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
         let (Some(tokens), Some(sequences), Some(rows)) = (size("T"), size("B"), size("R")) else {
             return Err(format!("program `{}` has not the symbols T, B and R", program.name));
         };
+        let limits = &plan.limits;
+        let wanted = [limits.max_num_tokens, limits.max_batch_size, limits.max_logit_rows].map(u64::from);
+        let room = [tokens, sequences, rows].into_iter().zip(wanted).all(|(room, wanted)| room >= wanted);
+        if program.kind == ProgramKind::Mixed && !room {
+            return Err(format!("program `{}` has no room for a step of the plan's limits", program.name));
+        }
         let single = |decl: &SymbolDecl| decl.min <= 1;
         if program.kind == ProgramKind::Mixed && !program.symbols.iter().all(single) {
             return Err(format!("program `{}` does not take one token of one sequence", program.name));

@@ -62,10 +62,10 @@ pub struct ModelConfig {
     pub eos: Vec<u32>,
 }
 
-/// Bounds that no model comes near: they keep every product of sizes within 64 bits.
+/// Bounds that no model comes near: they keep every product of sizes within 64 bits, and a dry run within seconds.
 const MAX_VOCAB: u32 = 1 << 24;
 const MAX_WIDTH: u32 = 1 << 20;
-const MAX_LAYERS: u32 = 1 << 12;
+const MAX_LAYERS: u32 = 1 << 11;
 const MAX_HEADS: u32 = 1 << 14;
 /// Positions are i32.
 const MAX_POSITIONS: u32 = 1 << 30;
