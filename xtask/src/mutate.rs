@@ -1,5 +1,5 @@
 //! `cargo xtask mutate`: damaged inputs of every kind, each read by the program in a process of its own, and how it behaves
-//! judged by what is promised: a documented exit code, one short error, bounded time and memory, nothing left behind.
+//! judged by what is promised: a documented exit code, one short error, bounded time and memory, nothing left over.
 //!
 //! A seed and an index name a mutant, so a finding is seen again with `--seed S --only INDEX`.
 

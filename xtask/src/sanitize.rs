@@ -30,7 +30,7 @@ fn address_sanitizer(root: &Path) -> Result<(), String> {
     for profile in ["dev", "dev.package.\"*\"", "dev.package.runtime"] {
         command.arg("--config").arg(format!("profile.{profile}.opt-level=0"));
     }
-    // a stable compiler has the flag behind this switch
+    // a stable compiler takes the flag with this switch
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address").env_remove("CARGO_ENCODED_RUSTFLAGS");
     // threads of a pool outlive the tests
     command.env("ASAN_OPTIONS", "detect_leaks=0");

@@ -190,7 +190,7 @@ impl Lowered {
     }
 
     /// Writes the plan and its weights; `progress` is told the bytes of weights written so far. Where `unchanged` says of
-    /// the inputs that they did change meanwhile, there is no plan. Returns the size of the file.
+    /// the inputs that they changed meanwhile, no plan is written. Returns the size of the file.
     pub fn write(
         mut self,
         path: &std::path::Path,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::mutant::Mutant;
 
-/// The documented exit codes, but for 1: what `failure.rs` of `cli` says.
+/// The documented exit codes, except 1: what `failure.rs` of `cli` says.
 const EXIT_CODES: [i32; 7] = [0, 2, 3, 4, 5, 6, 7];
 
 /// What a run may take.
@@ -53,7 +53,7 @@ pub enum Fault {
     Control(&'static str, char),
     /// Bytes on this stream that are not UTF-8.
     NotText(&'static str),
-    /// It left this behind.
+    /// It left this.
     Leftover(String),
     /// It changed an input.
     Changed(String),

@@ -1,8 +1,8 @@
-//! Safetensors files as far as they are damaged here: a header of JSON behind its length, then bytes.
+//! Safetensors files as far as they are damaged here: a header of JSON after its length, then bytes.
 
 use serde_json::{Map, Value, json};
 
-/// The header and the bytes behind it.
+/// The header and the bytes after it.
 pub fn split(file: &[u8]) -> Result<(Value, &[u8]), String> {
     let (length, rest) = file.split_first_chunk::<8>().ok_or("no header")?;
     let header = rest.get(..u64::from_le_bytes(*length) as usize).ok_or("a header that is cut off")?;
