@@ -189,7 +189,7 @@ fn formats_are_chosen_with_reasons() {
     );
     let json = sandbox.json(&["inspect", &plan, "--precision", "--json"]);
     assert!(json["linears"][0]["reason"].as_str().unwrap().starts_with("kl "), "{json}");
-    assert!(std::fs::read_to_string(&page).unwrap().contains("Precision of each linear"));
+    assert!(std::fs::read_to_string(&page).unwrap().contains("Precision of each linear layer"));
     std::fs::write(sandbox.path("x.html"), "").unwrap();
     sandbox.ok(&["inspect", &plan, "--html", &page]);
     assert!(std::fs::read_to_string(&page).unwrap().contains("layers.5.mlp.down"));
