@@ -1,4 +1,4 @@
-//! Linears over the codes of a quantized checkpoint.
+//! Linear layers over the quantized weights of a checkpoint.
 
 use ir::ops::{Epilogue, Epilogues, FusedLinear, Quantize, QuantizeBlocks, Scaled};
 use ir::{GraphError, Op, Value};
@@ -8,7 +8,7 @@ use super::Builder;
 use crate::quantized::{Activations, CodedLinear};
 
 impl Builder<'_> {
-    /// The projection of a module that has codes: its name and the dtype of its result, as for `linear`.
+    /// The projection of a quantized module: its name and the dtype of its result, as for `linear`.
     pub(super) fn coded_linear(
         &mut self,
         (name, to): (&str, Option<DType>),
@@ -34,7 +34,7 @@ impl Builder<'_> {
         self.op(name, fused, &operands)
     }
 
-    /// Activations as the product reads them, and their scales where they are codes.
+    /// Activations as the product reads them, and their scales if they are quantized.
     fn activations(
         &mut self,
         name: &str,
