@@ -1,49 +1,49 @@
-//! The roofline of a machine: what a launch takes at the least, from bytes and arithmetic alone. A bound to hold
-//! measured times against, not a simulation: occupancy, caches and waves of blocks are not in it.
+//! The roofline of a machine: a lower bound on the time of a launch, from bytes and arithmetic alone. A bound to
+//! compare measured times with, not a simulation: occupancy, caches and waves of blocks are not in it.
 
 use crate::{Arg, Cost, DType, Launch, Plan, Program, Step, SymbolValues};
 
-/// A machine in the figures that bound a launch. Sources are named in docs/book/inspect.md.
+/// The rates of a machine that bound a launch. Sources are named in docs/book/inspect.md.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
-    /// What command lines call it.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What people call it.
+    /// Its name for people.
     pub title: &'static str,
-    /// Bytes that memory moves in a second.
+    /// Memory bandwidth in bytes per second.
     pub bytes_per_second: f64,
-    /// Additions and multiplications of 16-bit matrices in a second; of 8-bit ones, where both sides are, twice as many.
+    /// FLOP/s of 16-bit matrix products; twice as many if both operands are 8-bit.
     pub flops_per_second: f64,
-    /// Additions and multiplications of f32 in a second.
+    /// FLOP/s of f32.
     pub f32_flops_per_second: f64,
-    /// What a launch costs beside its work.
+    /// Launch overhead.
     pub launch_seconds: f64,
 }
 
-/// What a launch takes at the least.
+/// A lower bound on the time of a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// Its work.
     pub cost: Cost,
     /// The bound in seconds.
     pub seconds: f64,
-    /// What sets it.
+    /// The limiting resource.
     pub bound: Bound,
 }
 
-/// What sets the time of a launch.
+/// The resource that limits a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
-    /// Moving bytes.
+    /// Memory bandwidth.
     Memory,
     /// Arithmetic.
     Compute,
-    /// Being launched: its work takes less than that.
+    /// Launch overhead: its work takes less than that.
     Launch,
 }
 
 impl Bound {
-    /// As tables print it.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Bound::Memory => "memory",
@@ -63,11 +63,11 @@ impl Machine {
         f32_flops_per_second: 67e12,
         launch_seconds: 1e-6,
     };
-    /// NVIDIA H100 SXM: the same chip behind slower memory.
+    /// NVIDIA H100 SXM: the same chip with slower memory.
     pub const H100: Machine =
         Machine { name: "h100", title: "NVIDIA H100 SXM", bytes_per_second: 3.35e12, ..Machine::H200 };
-    /// Two cores of a server CPU with AVX2: the memory rate of `bench/cpu.json`, 32 operations a cycle at 3 GHz. A model
-    /// that fits in caches does better.
+    /// Two cores of a server CPU with AVX2: the memory rate of `bench/cpu.json`, 32 operations per cycle at 3 GHz. A
+    /// model that fits in caches is faster.
     pub const CPU: Machine = Machine {
         name: "cpu",
         title: "two cores of a server CPU with AVX2",
@@ -84,12 +84,12 @@ impl Machine {
         Machine::ALL.into_iter().find(|machine| machine.name == name)
     }
 
-    /// The machine that stands for a target where none is named.
+    /// The default machine of a target.
     pub fn of_target(target: &str) -> Machine {
         if target.starts_with("sm_") { Machine::H200 } else { Machine::CPU }
     }
 
-    /// What this much work takes at the least; `matrices` of 16-bit elements are multiplied by tensor cores.
+    /// A lower bound for this much work; `matrices` of 16-bit elements are multiplied by tensor cores.
     pub fn estimate(&self, cost: Cost, matrices: bool) -> Estimate {
         let rate = if matrices { self.flops_per_second } else { self.f32_flops_per_second };
         let (memory, compute) = (cost.bytes() as f64 / self.bytes_per_second, cost.flops as f64 / rate);
@@ -102,7 +102,7 @@ impl Machine {
         Estimate { cost, seconds: work + self.launch_seconds, bound }
     }
 
-    /// What each launch of a program takes at the least, under `values` such as those of [`crate::full_step`].
+    /// A lower bound for each launch of a program, under `values` such as those of [`crate::full_step`].
     pub fn estimates(
         &self,
         plan: &Plan,
