@@ -1,4 +1,4 @@
-//! A sum and the layer norm that follows it.
+//! A sum and the layer norm after it.
 
 use ir::ops::{AddLayerNorm, LayerNorm};
 use ir::{Graph, OpId, Patch, PatchValue};
@@ -16,7 +16,7 @@ fn add_layer_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     let operands = graph.operands(id);
     let (sum, gain_and_bias) = operands.split_first()?;
     let summands = summands(graph, *sum)?;
-    // made from the sum, they would come before themselves
+    // computed from the sum, they would depend on themselves
     gain_and_bias.iter().all(|value| graph.is_constant(*value)).then_some(())?;
     let operands = summands.iter().chain(gain_and_bias).copied().map(PatchValue::from);
     let mut patch = Patch::new();

@@ -1,4 +1,4 @@
-//! The gated activation behind the merged gate and up linears.
+//! The gated activation after the merged gate and up projections.
 
 use ir::ops::{Epilogue, LinearParts, Swiglu};
 use ir::{Graph, OpId, Patch};
@@ -6,9 +6,9 @@ use ir::{Graph, OpId, Patch};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `swiglu(linear(x, w)) → fused_linear(x, w) {behind = [.., swiglu]}`; not where the product has other users, or
-    /// has more behind it than a bias. In which order a kernel wants gate and up is a layout of the weight, and its own
-    /// business.
+    /// `swiglu(linear(x, w)) → fused_linear(x, w) {behind = [.., swiglu]}`; not if the product has other users, or more
+    /// in its epilogue than a bias. The order of gate and up rows in memory is a layout of the weight, chosen by the
+    /// kernel.
     pub struct FuseLinearSwiglu(Numerics::Rounding) { linear_swiglu }
 }
 

@@ -1,4 +1,4 @@
-//! The norm before codes are made.
+//! The norm before quantization.
 
 use ir::ops::{Quantize, QuantizeBlocks, RmsNorm, RmsNormQuantize};
 use ir::{DType, Graph, OpId, Patch, Value};
@@ -6,8 +6,8 @@ use ir::{DType, Graph, OpId, Patch, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `quantize_blocks(rms_norm(x, gain)) → rms_norm_quantize(x, gain)`, and `quantize` by one scale for all likewise; not
-    /// where the norm has other users or is one of heads, nor for blocks of several rows.
+    /// `quantize_blocks(rms_norm(x, g)) → rms_norm_quantize(x, g)`, and the same for `quantize` with one scale per
+    /// tensor; not if the norm has other users or is per head, nor for blocks of several rows.
     pub struct FuseNormQuantize(Numerics::Exact) { norm_quantize_blocks, norm_quantize }
 }
 
@@ -35,7 +35,7 @@ fn norm_quantize(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// The op that norms as the one behind `normed` does, and its operands.
+/// The op that normalizes like the producer of `normed`, and its operands.
 fn norm_of_rows(graph: &Graph, normed: Value) -> Option<(RmsNormQuantize, [Value; 2])> {
     let (norm, attrs) = graph.producer::<RmsNorm>(normed).filter(|_| graph.used_once(normed))?;
     attrs.head_dim.is_none().then_some(())?;

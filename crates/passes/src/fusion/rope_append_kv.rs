@@ -1,4 +1,4 @@
-//! Everything between the packed q/k/v linear and attention.
+//! Everything between the packed q/k/v projection and attention.
 
 use ir::ops::{AppendKv, RmsNorm, Rope, RopeAppendKv, Split};
 use ir::{Graph, OpId, Patch, PatchValue, Value};
@@ -6,9 +6,9 @@ use ir::{Graph, OpId, Patch, PatchValue, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `q, k, v = split(x); append_kv(rope(k), v); rope(q) → rope_append_kv(x)`, where nothing else reads the parts
-    /// and both rotations are the same, of heads as the cache has them. Norms of the heads of `q` and `k` before their
-    /// rotations come along, where both are normed alike.
+    /// `q, k, v = split(x); append_kv(rope(k), v); rope(q) → rope_append_kv(x)`, if the parts have no other users and
+    /// both rotations are the same, of heads as in the cache. Norms of the heads of `q` and `k` before RoPE are
+    /// included, if they are equal for both.
     pub struct FuseRopeAppendKv(Numerics::Rounding) { rope_append_kv }
 }
 
@@ -24,7 +24,7 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     let q_rope = rotation_of(graph, Value { op: split, result: 0 })?;
     let q = Rotated::by(graph, q_rope)?;
     (q.same_rotation(&k) && k.positions == positions).then_some(())?;
-    // the cache rounds keys to its own dtype, and they must not be rounded before
+    // the cache rounds keys to its own dtype, and they must not be rounded before that
     k.rope.to.is_none().then_some(())?;
     let [qkv] = graph.operands_of(split)?;
     let head_dim = k.rope.head_dim;
@@ -54,7 +54,7 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// The rotation of a value, or of its norm.
+/// The RoPE of a value, or of its norm.
 fn rotation_of(graph: &Graph, value: Value) -> Option<OpId> {
     let reader = graph.uses(value).first()?.op;
     match graph.cast::<RmsNorm>(reader) {
@@ -63,13 +63,13 @@ fn rotation_of(graph: &Graph, value: Value) -> Option<OpId> {
     }
 }
 
-/// A rotation, and the norm of each head before it.
+/// A RoPE op, and the norm of each head before it.
 struct Rotated<'a> {
     rope: &'a Rope,
     positions: Value,
     frequencies: Value,
     norm: Option<HeadNorm>,
-    /// What is normed and rotated.
+    /// The operand of the norm and RoPE.
     part: Value,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Rotated<'a> {
         let Some((norm, attrs)) = graph.producer::<RmsNorm>(x) else { return Some(rotated) };
         (graph.used_once(x) && attrs.head_dim == Some(rope.head_dim) && attrs.to.is_none()).then_some(())?;
         let [part, gain] = graph.operands_of(norm)?;
-        // a gain made from what reads the cache would come before itself
+        // a norm weight computed from a reader of the cache would depend on itself
         graph.is_constant(gain).then_some(())?;
         Some(Rotated { norm: Some(HeadNorm { eps: attrs.eps, gain }), part, ..rotated })
     }
