@@ -1,4 +1,5 @@
-//! Constants that passes compute, beside those of a checkpoint: scales that were searched, codes that were chosen.
+//! Derived weights: constants that passes compute, in addition to those of a checkpoint, such as scales and quantized
+//! values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,18 +10,18 @@ use plan::{DType, RandomPart};
 
 use crate::WeightSource;
 
-/// A source of weights to which passes add tensors of their own.
+/// A source of weights to which passes add tensors.
 pub struct MadeWeights<'a> {
     source: &'a dyn WeightSource,
     made: RwLock<BTreeMap<String, Made>>,
 }
 
-/// A tensor that was added.
+/// An added tensor.
 #[derive(PartialEq)]
 enum Made {
-    /// Its bytes; of 4-bit codes, two in each.
+    /// Its bytes; 4-bit values are packed in pairs.
     Values { dtype: DType, bytes: Vec<u8> },
-    /// Rows of another tensor, each times a factor of its own.
+    /// Rows of another tensor, each multiplied by its own factor.
     Rows { of: String, dtype: DType, width: u64, factors: Vec<f32> },
 }
 
@@ -36,18 +37,18 @@ impl Made {
 }
 
 impl<'a> MadeWeights<'a> {
-    /// The tensors of a source, and none of its own yet.
+    /// The tensors of a source, without additions.
     pub fn over(source: &'a dyn WeightSource) -> MadeWeights<'a> {
         MadeWeights { source, made: RwLock::default() }
     }
 
-    /// Adds a tensor of these values, each rounded to `dtype`; one of the same key gives way.
+    /// Adds a tensor of these values, each rounded to `dtype`, replacing one of the same key.
     pub fn add(&self, key: &str, dtype: DType, values: &[f32]) {
         self.insert(key, Made::values(dtype, values));
     }
 
-    /// The key of a tensor of these values: `key`, or one made from it where that is taken by others. Several passes may
-    /// keep something of the same value, and none may take away what an op of another reads.
+    /// The key for a tensor of these values: `key`, or one derived from it if others have taken that. Several passes
+    /// may store tensors for the same value, and none may replace what an op of another reads.
     pub fn keep(&self, key: &str, dtype: DType, values: &[f32]) -> String {
         let made = Made::values(dtype, values);
         let mut known = self.made.write().unwrap_or_else(PoisonError::into_inner);
@@ -58,8 +59,8 @@ impl<'a> MadeWeights<'a> {
         key
     }
 
-    /// Adds a matrix of `dtype` and `width` columns: the rows of `of`, which has that dtype, each times its factor. They
-    /// are computed when they are read.
+    /// Adds a matrix of `dtype` and `width` columns: the rows of `of`, which has that dtype, each multiplied by its
+    /// factor. They are computed when they are read.
     pub fn add_scaled_rows(&self, key: &str, of: &str, dtype: DType, width: u64, factors: Vec<f32>) {
         self.insert(key, Made::Rows { of: of.to_owned(), dtype, width, factors });
     }
@@ -69,7 +70,7 @@ impl<'a> MadeWeights<'a> {
         self.made.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    /// The values of a tensor that was added as such.
+    /// The values of an added tensor.
     pub fn values(&self, key: &str) -> Option<Vec<f32>> {
         match self.made.read().unwrap_or_else(PoisonError::into_inner).get(key)? {
             Made::Values { dtype, bytes } if *dtype != DType::I4 => Some(dtype.decode(bytes)),
@@ -97,7 +98,7 @@ impl WeightSource for MadeWeights<'_> {
             Some(Made::Values { dtype: DType::I4, bytes }) => {
                 for (index, cell) in elements.zip(out) {
                     let pair = bytes.get((index / 2) as usize).ok_or_else(|| outside(key))?;
-                    // the sign of four bits, spread over eight
+                    // sign-extends four bits to eight
                     *cell = ((pair << if index % 2 == 0 { 4 } else { 0 }) as i8 >> 4) as u8;
                 }
                 Ok(())

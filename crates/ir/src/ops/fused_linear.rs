@@ -1,5 +1,5 @@
-//! A linear with what stands before and behind it: the op that linear fusions make, and that falls apart again where a
-//! target has no kernel for all of it.
+//! A linear layer with prologue and epilogue: the result of linear fusions. It is expanded again if a target has no
+//! kernel for all of it.
 
 use std::fmt;
 
@@ -17,19 +17,20 @@ use crate::{
 };
 
 op! {
-    /// `x`, normed where `before` says so, times `weight^T`, and then what `behind` lists, in f32 without rounding in
-    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. Beside `bias`, `swiglu` and `add`, functions
-    /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. What `scaled` lists are codes, which mean
-    /// `(code - zero) * scale`, as in `dequantize`. The further operands are those of `before`, `scaled` and `behind`, in
-    /// order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the scales of `x` and `weight`, the zeros of the
-    /// weight; the bias, the residual. The result has the dtype of `x`, or `to`; with `codes` it is what `quantize` makes of
-    /// it, codes of that dtype, by a scale `[1, 1]` that stands last among the operands.
+    /// The product `x * weight^T`, with a norm of `x` before it if `before` has one, then the epilogue `behind`, in f32
+    /// without rounding in between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` after `swiglu`. Besides `bias`,
+    /// `swiglu` and `add`, the epilogue may have elementwise functions such as `gelu_tanh` or `scale(0.5)`. Operands
+    /// listed in `scaled` are quantized and mean `(q - zero) * scale`, as in `dequantize`. The further operands are
+    /// those of `before`, `scaled` and `behind`, in order: the weight of `rms_norm`, or weight and bias of
+    /// `layer_norm`; the scales of `x` and `weight`, the zero points of the weight; the bias, the residual. The result
+    /// has the dtype of `x`, or `to`; with `codes` it is quantized to that dtype as by `quantize`, with a scale `[1,
+    /// 1]` that is the last operand.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
         before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>, codes: Option<DType>
     }
 }
 
-/// What happens to `x` before the product: `rms_norm(eps, to)` or `layer_norm(eps, to)`.
+/// The prologue: `rms_norm(eps, to)` or `layer_norm(eps, to)` of `x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prologue {
     /// Which norm.
@@ -43,9 +44,9 @@ pub struct Prologue {
 /// A norm before a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
-    /// `rms_norm`: takes a gain.
+    /// `rms_norm`: has a weight.
     Rms,
-    /// `layer_norm`: takes a gain and a bias.
+    /// `layer_norm`: has a weight and a bias.
     Layer,
 }
 
@@ -66,27 +67,27 @@ impl Norm {
     }
 }
 
-/// Which operands of the product are codes: `x`, `weight`, and whether the latter's have a `zero`.
+/// Which operands of the product are quantized: `x`, `weight`, and whether the weight has a `zero`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scaled {
     /// The activations.
     pub x: bool,
     /// The weight.
     pub weight: bool,
-    /// The weight's codes have a zero each scale.
+    /// The weight has a zero point per scale.
     pub zero: bool,
 }
 
-/// What happens to the product.
+/// A part of the epilogue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
-    /// Takes a bias `[N]`, and adds it to each row.
+    /// Adds a bias `[N]` to each row.
     Bias,
     /// `silu(left half) * right half` of each row.
     Swiglu,
-    /// Takes a residual of the result's type, and adds it.
+    /// Adds a residual of the result's type.
     Add,
-    /// A function of each element.
+    /// An elementwise function.
     Apply(Pointwise),
 }
 
@@ -118,7 +119,7 @@ impl fmt::Display for Epilogue {
     }
 }
 
-/// What happens to the product, in order.
+/// The epilogue, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epilogues(pub Vec<Epilogue>);
 
@@ -139,7 +140,7 @@ impl Attribute for Prologue {
 
 impl Attribute for Epilogues {
     const EXPECTED: &'static str =
-        "a list of `bias`, `swiglu`, `add`, and functions of elements such as `gelu_tanh` or `scale(0.5)`";
+        "a list of `bias`, `swiglu`, `add`, and elementwise functions such as `gelu_tanh` or `scale(0.5)`";
 
     fn to_value(&self) -> AttrValue {
         AttrValue::List(self.0.iter().map(|epilogue| epilogue.to_value()).collect())
@@ -190,14 +191,14 @@ impl Attribute for Scaled {
     }
 }
 
-/// What codes of a product mean.
+/// The scales and zero points of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scales<T> {
-    /// The scales of the activations, where those are codes.
+    /// The scales of the activations, if those are quantized.
     pub x: Option<T>,
-    /// The scales of the weight, where that is one of codes.
+    /// The scales of the weight, if it is quantized.
     pub weight: Option<T>,
-    /// Zeros of the weight's codes.
+    /// Zero points of the weight.
     pub zero: Option<T>,
 }
 
@@ -208,30 +209,30 @@ impl<T> Default for Scales<T> {
 }
 
 impl<T: Copy> Scales<T> {
-    /// Which of them there are.
+    /// Which of them exist.
     pub fn scaled(&self) -> Scaled {
         Scaled { x: self.x.is_some(), weight: self.weight.is_some(), zero: self.zero.is_some() }
     }
 
-    /// Those that there are, in the order of operands.
+    /// The existing ones, in operand order.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
         [self.x, self.weight, self.zero].into_iter().flatten()
     }
 }
 
-/// The operands behind the weight.
+/// The operands after the weight.
 struct More<T> {
     /// Those of the prologue.
     before: Vec<T>,
     scales: Scales<T>,
-    /// The epilogues, with theirs.
+    /// The epilogue, with its operands.
     behind: Vec<(Epilogue, Option<T>)>,
-    /// The scale of the codes that the result is of.
+    /// The scale of a quantized result.
     scale: Option<T>,
 }
 
 impl FusedLinear {
-    /// The operands behind the weight; `None` where their number is another.
+    /// The operands after the weight; `None` if their number is wrong.
     fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
         let wanted = self.before.map_or(0, |before| before.norm.operands());
@@ -257,7 +258,7 @@ impl Semantics for FusedLinear {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let plain = self.before.is_none() && self.scaled == Scaled::default() && self.codes.is_none();
         if plain && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
-            return type_error("expected something that `linear` does not do, before or behind");
+            return type_error("expected a prologue, an epilogue or quantized operands, without which it is a `linear`");
         }
         let expected = 2
             + self.before.map_or(0, |before| before.norm.operands())
@@ -289,7 +290,7 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { before, scales, behind, scale } = self.more(operands).ok_or("operands of another number")?;
+        let More { before, scales, behind, scale } = self.more(operands).ok_or("wrong number of operands")?;
         let normed = match (self.before, before.as_slice()) {
             (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
             (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
@@ -348,7 +349,7 @@ impl Semantics for FusedLinear {
         let last = match (epilogue, operand) {
             (Epilogue::Add, Some(residual)) => patch.add(graph, Add {}, &[residual.into(), linear]),
             (Epilogue::Swiglu, _) => patch.add(graph, Swiglu {}, &[linear]),
-            // a bias that is the last of all is `linear`'s; behind anything else it has no op of its own
+            // a bias directly after the product is `linear`'s; elsewhere it has no op of its own
             _ => return None,
         };
         patch.replace(graph.result(id), last);
@@ -357,14 +358,14 @@ impl Semantics for FusedLinear {
 }
 
 impl FusedLinear {
-    /// The type of the product, of operands that may be codes.
+    /// The type of the product, whose operands may be quantized.
     fn product(&self, x: &TensorType, weight: &TensorType, scales: Scales<&Type>) -> Result<TensorType, TypeError> {
         let zero = scales.zero.map(|zero| zero.tensor()).transpose()?;
         let mut types = Vec::new();
-        for (ty, scale, zero) in [(x, scales.x, None), (weight, scales.weight, zero)] {
+        for (name, ty, scale, zero) in [("x", x, scales.x, None), ("weight", weight, scales.weight, zero)] {
             types.push(match scale {
                 Some(scale) => {
-                    expect_codes("what is scaled", ty.dtype)?;
+                    expect_codes(name, ty.dtype)?;
                     check_scales(ty, scale.tensor()?, zero)?;
                     Type::from(TensorType { dtype: DType::F32, ..ty.clone() })
                 }
@@ -372,10 +373,10 @@ impl FusedLinear {
             });
         }
         if scales.zero.is_some() && scales.weight.is_none() {
-            return type_error("expected scales with the zeros of the weight");
+            return type_error("expected scales with the zero points of the weight");
         }
         if scales.x.is_some() && (self.before.is_some() || self.to.is_none()) {
-            return type_error("expected `to`, and nothing before the product, where x is codes");
+            return type_error("expected `to`, and no prologue, since x is quantized");
         }
         let product = Linear { to: None }.infer(&[&types[0], &types[1]])?;
         TensorType { dtype: x.dtype, ..product[0].tensor()?.clone() }.rounded(self.to)
@@ -418,38 +419,38 @@ impl Epilogue {
     }
 }
 
-/// What stands behind a product: a bias, functions of elements, a residual, in this order.
+/// An epilogue in normal form: a bias, elementwise functions, a residual, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Behind {
     /// The bias.
     pub bias: Option<Value>,
-    /// The functions: a formula of one element, in f32.
+    /// The functions: an elementwise formula, in f32.
     pub formula: Option<Formula>,
     /// The residual.
     pub residual: Option<Value>,
 }
 
-/// A `linear` or `fused_linear` taken apart: what rules change and kernels look at.
+/// The parts of a `linear` or `fused_linear`, for rules and kernels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearParts {
-    /// What happens to `x` before, with its operands.
+    /// The prologue, with its operands.
     pub before: Option<(Prologue, Vec<Value>)>,
     /// The activations.
     pub x: Value,
     /// The weight.
     pub weight: Value,
-    /// What codes among them mean.
+    /// Scales and zero points of quantized operands.
     pub scales: Scales<Value>,
-    /// What happens behind, with its operands.
+    /// The epilogue, with its operands.
     pub behind: Vec<(Epilogue, Option<Value>)>,
-    /// The dtype of the result, where that is of numbers, or else of the numbers that its codes are of.
+    /// The dtype of the result, before quantization if it is quantized.
     pub result: DType,
-    /// The dtype of the codes that the result is of, with their scale.
+    /// The dtype of a quantized result, with its scale.
     pub codes: Option<(DType, Value)>,
 }
 
 impl LinearParts {
-    /// The parts of an op; `None` where it is neither.
+    /// The parts of an op; `None` if it is neither.
     pub fn of(graph: &Graph, id: OpId) -> Option<LinearParts> {
         let operands = graph.operands(id);
         let (x, weight) = (*operands.first()?, *operands.get(1)?);
@@ -467,17 +468,17 @@ impl LinearParts {
         Some(LinearParts { before, x, weight, scales, behind, result, codes })
     }
 
-    /// The epilogues, in order.
+    /// The epilogue, in order.
     pub fn epilogues(&self) -> Vec<Epilogue> {
         self.behind.iter().map(|(epilogue, _)| *epilogue).collect()
     }
 
-    /// The operand of an epilogue, where it is there.
+    /// The operand of an epilogue part, if it exists.
     pub fn operand(&self, wanted: Epilogue) -> Option<Value> {
         self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
     }
 
-    /// Takes away the functions that stand last: together they are one region.
+    /// Removes the elementwise functions at the end: together they are one region.
     fn pop_functions(&mut self) -> Vec<Pointwise> {
         let mut functions = Vec::new();
         while let Some((Epilogue::Apply(function), _)) = self.behind.last() {
@@ -490,7 +491,7 @@ impl LinearParts {
         functions
     }
 
-    /// What stands behind as kernels do it in one go; `None` where it is something else, or in another order.
+    /// The epilogue in the normal form of kernels; `None` if it has another form or order.
     pub fn in_order(&self) -> Option<Behind> {
         let mut behind = self.behind.iter().peekable();
         let bias = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
@@ -501,7 +502,7 @@ impl LinearParts {
         }
         let residual = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
         let formula = Pointwise::formula(&functions, DType::F32);
-        // a formula of more functions than one may have is none
+        // too many functions for one formula
         let whole = behind.next().is_none() && formula.is_some() != functions.is_empty();
         whole.then_some(Behind { bias, formula, residual })
     }
@@ -514,7 +515,7 @@ impl LinearParts {
         }
     }
 
-    /// Adds the linear over what its codes mean, in f32, to a patch.
+    /// Adds the linear layer over dequantized operands, in f32, to a patch.
     fn widened(&self, graph: &Graph, patch: &mut Patch) -> Option<PatchValue> {
         let mut meaning = |codes: Value, scales: &[Option<Value>]| match scales {
             [None, ..] => PatchValue::from(codes),
@@ -530,7 +531,7 @@ impl LinearParts {
         Some(patch.add(graph, Linear { to }, &[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>()))
     }
 
-    /// Adds the op that does all parts to a patch, over an `x` that may be new: a `linear` where that is enough.
+    /// Adds the op of all parts to a patch, over an `x` that may be new: a `linear` if that is enough.
     pub fn add(&self, graph: &Graph, patch: &mut Patch, x: PatchValue) -> Option<PatchValue> {
         let x_dtype = patch.tensor(graph, x)?.dtype;
         let to = (x_dtype != self.result).then_some(self.result);

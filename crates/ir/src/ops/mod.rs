@@ -1,4 +1,4 @@
-//! The ops, one thing a file, and the list of them.
+//! The ops, one per file, and their list.
 
 mod argmax;
 mod attention;
@@ -38,7 +38,7 @@ pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
 use crate::{DeclaredOp, OpInfo};
 
-/// The ops that text may name. `constant` and the graph's inputs have a syntax of their own.
+/// The ops that text may name. `constant` and graph inputs have their own syntax.
 #[derive(Clone, Debug)]
 pub struct OpSet {
     ops: Vec<OpInfo>,
@@ -94,9 +94,9 @@ impl OpSet {
     /// The same set with one more op.
     ///
     /// # Panics
-    /// If an op of this name is there: its text could mean either.
+    /// If an op of this name exists: its text would be ambiguous.
     pub fn with<T: DeclaredOp>(mut self) -> OpSet {
-        assert!(self.find(T::MNEMONIC).is_none(), "there is an op `{}` already", T::MNEMONIC);
+        assert!(self.find(T::MNEMONIC).is_none(), "an op `{}` already exists", T::MNEMONIC);
         self.ops.push(OpInfo::of::<T>());
         self
     }
