@@ -1,4 +1,4 @@
-//! How fast this machine's threads can read memory together: the ceiling of decoding.
+//! Memory bandwidth of all threads together: the upper bound of decode speed.
 
 use std::time::Instant;
 
@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::memory::Memory;
 use super::simd::{Element, LANES, Lanes, dispatch};
 
-/// Bytes per second at which all threads of the current pool read 1 GiB of memory: the best of five passes. The memory
-/// is of the kind that weights are in.
+/// Bandwidth in bytes per second of all threads of the current pool over 1 GiB: the best of five passes. The memory is
+/// allocated like that of weights.
 pub fn read_bandwidth() -> Result<f64, String> {
     const BYTES: u64 = 1 << 30;
     const PIECE: usize = 1 << 16;
@@ -33,7 +33,7 @@ pub fn read_bandwidth() -> Result<f64, String> {
 }
 
 dispatch!(
-    /// The sum of all elements, with enough sums in flight to be limited by memory alone.
+    /// The sum of all elements, with enough independent sums to be limited only by memory.
     fn sum<E: Element>(values: &[E]) -> f32 = sum_body
 );
 

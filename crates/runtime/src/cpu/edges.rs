@@ -1,5 +1,5 @@
-//! Kernels over tensors that end where their memory ends, at sizes that are no multiples of anything: for AddressSanitizer,
-//! which sees each element too many. What they compute is held against sums that are written out.
+//! Kernels over tensors that end where their memory ends, at odd sizes: for AddressSanitizer, which detects every
+//! out-of-bounds element. Results are compared with naive sums.
 
 use std::sync::Arc;
 
@@ -43,13 +43,13 @@ impl Owned {
 
     fn bytes(&mut self) -> &mut [u8] {
         let bytes = self.len() * self.dtype.bytes() as usize;
-        // SAFETY: as many were made, and any bits are bytes.
+        // SAFETY: as many were allocated, and any bits are bytes.
         unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), bytes) }
     }
 
     fn tensor(&mut self) -> Tensor {
         let bytes = self.bytes().len() as u64;
-        // SAFETY: the memory is as large, and outlives the launch.
+        // SAFETY: the memory has this size, and outlives the launch.
         let tensor = unsafe { Tensor::new(self.dtype, self.shape.clone(), self.words.as_mut_ptr().cast(), bytes) };
         let tensor = tensor.expect("as many bytes as it has");
         if self.packed { tensor.packed() } else { tensor }
@@ -66,7 +66,7 @@ impl Owned {
     }
 }
 
-/// Runs all tasks of a kernel, or says why it does not take the arguments.
+/// Runs all tasks of a kernel, or returns why it rejects the arguments.
 fn run(
     name: &str,
     params: &[(&str, Scalar)],
@@ -97,7 +97,8 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// A product of `[rows, width]` with `[columns, width]` of a dtype, whose groups have so many scales in a row, and perhaps zeros.
+/// A product of `[rows, width]` with `[columns, width]` of a dtype, with this many scales per row, and perhaps zero
+/// points.
 fn product(rows: usize, columns: usize, width: usize, dtype: DType, groups: usize, zeros: bool) -> Result<(), String> {
     let what = format!("{rows} x {columns} x {width} of {dtype}, {groups} scales in a row, zeros: {zeros}");
     let packed = dtype == DType::I4;
@@ -174,7 +175,7 @@ fn numbers_have_no_scales() {
             let refused = product(1, 3, 10, dtype, groups, false).expect_err("scales of numbers");
             assert_eq!(
                 refused,
-                format!("expected a weight of numbers, or of codes with scales, found {dtype} with scales")
+                format!("expected an unquantized weight, or a quantized one with scales, found {dtype} with scales")
             );
         }
     }
@@ -256,7 +257,7 @@ fn attention_stays_inside_its_blocks() {
         let values = out[0].values();
         let padding = 7 * 3 * kv_heads * head_dim;
         assert!(values[..padding].iter().all(|value| value.is_finite()) && values[padding..].iter().all(|v| *v == 0.0));
-        // the first token sees itself alone: its value, in the precision of the cache
+        // the first token sees only itself: its value, in the precision of the cache
         let qkv = inputs[0].values();
         let value = &qkv[width - kv_heads * head_dim..][..head_dim];
         let rounded: Vec<f32> = value.iter().map(|value| dtype.round(*value)).collect();

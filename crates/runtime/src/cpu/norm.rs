@@ -1,12 +1,12 @@
-//! Norms of rows or of their heads, a few rows a task.
+//! Norms of rows or of heads, a few rows per task.
 
 use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, LANES, Lanes, dispatch};
 use super::{Args, CpuKernel, Tensor};
 use plan::DType;
 
-/// A norm of each row, or of each head of it where the gain is that of a head. Inputs are x, or a and b of which it norms the sum; a gain; and where it subtracts the mean perhaps
-/// a bias; parameter `eps`. Outputs are the sum, where there is one, and the norm.
+/// A norm of each row, or of each head if the weight has that width. Inputs are x, or a and b whose sum is normalized;
+/// a weight; and for layer norm perhaps a bias; parameter `eps`. Outputs are the sum, if there is one, and the norm.
 pub(super) struct Norm {
     name: &'static str,
     adds: bool,
@@ -19,7 +19,7 @@ pub(super) const LAYER_NORM: Norm = Norm { name: "layer_norm", adds: false, cent
 pub(super) const ADD_LAYER_NORM: Norm = Norm { name: "add_layer_norm", adds: true, centred: true };
 
 impl Norm {
-    /// How many of the inputs, and of the outputs, have the shape of x.
+    /// Number of inputs, and of outputs, with the shape of x.
     fn rows(&self) -> usize {
         if self.adds { 2 } else { 1 }
     }
@@ -44,11 +44,11 @@ impl Norm {
     }
 }
 
-/// What all rows share.
+/// Shared by all rows.
 struct Factors {
     eps: f32,
     gain: Vec<f32>,
-    /// Empty where there is none.
+    /// Empty if there is none.
     bias: Vec<f32>,
 }
 
@@ -65,7 +65,7 @@ impl CpuKernel for Norm {
         let (shape, width) = (args.inputs[0].shape(), args.inputs[0].width());
         let size = args.inputs[rows].len();
         if size == 0 || !width.is_multiple_of(size) {
-            return Err(format!("expected a gain for rows of {width} elements or for heads of them, found {size}"));
+            return Err(format!("expected a weight for rows of {width} elements or for their heads, found {size}"));
         }
         args.inputs[rows..].iter().try_for_each(|factor| check_gain(factor, size))?;
         let full = args.inputs[..rows].iter().chain(&args.outputs);
@@ -101,15 +101,15 @@ impl CpuKernel for Norm {
     }
 }
 
-/// Whether a tensor is a gain, or a bias, of `width` elements.
+/// Whether a tensor is a norm weight, or a bias, of `width` elements.
 pub(super) fn check_gain(gain: &Tensor, width: usize) -> Result<(), String> {
     match gain.shape() == [width] && gain.dtype().is_float() {
         true => Ok(()),
-        false => Err(format!("expected a gain or bias of {width} elements")),
+        false => Err(format!("expected a weight or bias of {width} elements")),
     }
 }
 
-/// Norms a row or a head by its root mean square.
+/// RMSNorm of a row or a head.
 pub(super) fn normalize(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (square_sum(x) / x.len() as f32 + eps).sqrt();
     for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {

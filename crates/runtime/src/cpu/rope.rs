@@ -1,4 +1,4 @@
-//! Rotary embedding and writing to the KV cache, a few tokens a task.
+//! RoPE and writing to the KV cache, a few tokens per task.
 
 use super::attention::{StepInputs, sequence_of};
 use super::norm::{check_gain, normalize};
@@ -11,7 +11,7 @@ use plan::DType;
 pub(super) struct Rope;
 /// Inputs k, v and the step; writes the KV cache.
 pub(super) struct AppendKv;
-/// Inputs packed q, k, v, the step, frequencies, and the gains of q and k where there is a parameter `norm_eps`;
+/// Inputs packed q, k, v, the step, frequencies, and the norm weights of q and k if there is a parameter `norm_eps`;
 /// parameter `heads`. Outputs the rotated q, writes the KV cache.
 pub(super) struct RopeAppendKv;
 
@@ -101,7 +101,7 @@ fn append(kv: &KvLayer, step: &StepInputs<'_>, token: usize, keys: &[f32], value
     Ok(())
 }
 
-/// Stores a row, each element at once: where a caller gives two tokens one place, one of them is in it.
+/// Stores a row with atomic element writes: if a caller gives two tokens one slot, each element is from one of them.
 ///
 /// # Safety
 /// `at` must be valid for the row, and nothing but this function may touch it meanwhile.
@@ -156,7 +156,7 @@ impl CpuKernel for RopeAppendKv {
         StepInputs::check(&args.inputs[1..4], qkv.row_count(), kv)?;
         check_rotation(qkv, &args.inputs[1], &args.inputs[4], kv.head_dim)?;
         let heads = args.int("heads")?;
-        // whole heads, as `check_rotation` saw; `heads` may be any number
+        // whole heads, by `check_rotation`; `heads` may be any number
         if (qkv.width() / kv.head_dim).checked_sub(2 * kv.kv_heads) != Some(heads) {
             return Err(format!("expected {heads} heads and twice {} of {}", kv.kv_heads, kv.head_dim));
         }
