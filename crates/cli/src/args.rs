@@ -190,7 +190,8 @@ impl CompileArgs {
     pub fn options(&self) -> Result<CompileOptions, Failure> {
         match self.precision {
             Some(PrecisionChoice::Mixed) => Err(Error::Usage(
-                "mixed formats are chosen by `smelt compile`; pass the table that it writes as --precision-map".to_owned(),
+                "mixed formats are chosen by `smelt compile`; pass the table that it writes as --precision-map"
+                    .to_owned(),
             )
             .into()),
             _ => self.options_but_mixed(),

@@ -74,9 +74,7 @@ pub enum EngineError {
 fn origin(found: &Option<String>) -> String {
     match found {
         Some(found) => format!(": {found}"),
-        None => {
-            " (to find the first such weight or op, compile with --target cpu and run the same prompt)".to_owned()
-        }
+        None => " (to find the first such weight or op, compile with --target cpu and run the same prompt)".to_owned(),
     }
 }
 
@@ -285,7 +283,8 @@ impl Engine {
     /// The error of a chunk whose logits are not finite. The step runs again, if that can find the first such value.
     fn not_finite(&mut self, chunk: &Chunk) -> EngineError {
         let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
-            return ExecError::Unsupported("a step returned tokens for a sequence that is not running".to_owned()).into();
+            return ExecError::Unsupported("a step returned tokens for a sequence that is not running".to_owned())
+                .into();
         };
         let position = sequence.tokens.len() - 1;
         sequence.cached = sequence.tokens.len() - chunk.tokens;

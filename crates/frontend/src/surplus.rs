@@ -55,11 +55,11 @@ const KINDS: [Kind; 5] = [
     Kind { is: |name, tensors| tensors.shape(name).is_some_and(|shape| shape.contains(&0)), reason: "they are empty" },
     Kind { is: |name, _| is_rotary(name), reason: "tables of the rotary embedding are derived from config.json" },
     Kind { is: |name, _| is_buffer(name), reason: "positions and causal masks are the same in every model" },
-    Kind { is: |name, _| is_training_head(name), reason: "they are left over from training, and generation does not use them" },
     Kind {
-        is: |name, tensors| name.ends_with(".bias") && tensors.is_zero(name),
-        reason: "zero biases have no effect",
+        is: |name, _| is_training_head(name),
+        reason: "they are left over from training, and generation does not use them",
     },
+    Kind { is: |name, tensors| name.ends_with(".bias") && tensors.is_zero(name), reason: "zero biases have no effect" },
 ];
 
 /// Cosines, sines and frequencies, at any level of the names.

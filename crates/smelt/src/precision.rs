@@ -87,9 +87,10 @@ fn scale_kv(
     };
     let mut kept = observed(graph).into_iter().filter(|seen| !seen.by_linear).map(|seen| graph.value_name(seen.value));
     match kept.find(|name| !calibrated.calibration.tensors.contains_key(*name)) {
-        Some(name) => {
-            Err(Error::BadInput(format!("{}: does not contain `{name}`, which the KV cache stores", calibrated.path.display())))
-        }
+        Some(name) => Err(Error::BadInput(format!(
+            "{}: does not contain `{name}`, which the KV cache stores",
+            calibrated.path.display()
+        ))),
         None => Ok(Some(Arc::new(ScaleKv::default()))),
     }
 }

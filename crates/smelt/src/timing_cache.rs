@@ -176,7 +176,11 @@ mod tests {
         refused("\"ns\": 19004", "\"ns\": 0", "expected either `ns` above 0 or `slow` of `linear_skinny {warps = 8}`");
         refused("\"ns\": 19004", "\"ms\": 19004", "unknown field `ms`");
         refused("NVIDIA H100 80GB HBM3", "NVIDIA H200", "duplicate entry for `");
-        refused("linear_wgmma {cols = 64}", "linear_skinny {warps = 8}", "duplicate entry for `linear_skinny {warps = 8}` of `linear bf16");
+        refused(
+            "linear_wgmma {cols = 64}",
+            "linear_skinny {warps = 8}",
+            "duplicate entry for `linear_skinny {warps = 8}` of `linear bf16",
+        );
         for text in ["", "[]", "{\"schema_version\": 1}", "{\"schema_version\": 1, \"timings\": [{}]}"] {
             assert!(TimingCache::parse(text.as_bytes()).is_err(), "{text}");
         }

@@ -91,7 +91,10 @@ impl Precision {
         };
         let alone = |format: &FormatError| {
             let FormatError { format, linears, kl, top1 } = format;
-            format!("{format} alone, in {linears} linear layers: kl {kl:.6} nats, top-1 agreement {:.2} %\n", top1 * 100.0)
+            format!(
+                "{format} alone, in {linears} linear layers: kl {kl:.6} nats, top-1 agreement {:.2} %\n",
+                top1 * 100.0
+            )
         };
         let formats: String = formats.iter().map(alone).collect();
         print(&format!("{}{formats}{verdict}\n", table(&found)))

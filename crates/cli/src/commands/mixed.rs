@@ -106,7 +106,9 @@ impl MixedArgs {
                     "--precision mixed requires one of --target-bits, --max-perplexity-increase and --min-speedup",
                 );
             }
-            (_, Some(_), _) => return usage("--target-bits, --max-perplexity-increase and --min-speedup require --precision mixed"),
+            (_, Some(_), _) => {
+                return usage("--target-bits, --max-perplexity-increase and --min-speedup require --precision mixed");
+            }
             _ if self.is_given() => {
                 return usage("options of mixed precision require --precision mixed");
             }

@@ -150,7 +150,9 @@ fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
     let Some(behind) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
-        return Err(Refusal::because("requires an epilogue of bias, elementwise functions and a residual, in this order"));
+        return Err(Refusal::because(
+            "requires an epilogue of bias, elementwise functions and a residual, in this order",
+        ));
     };
     let weight = tensor(graph, parts.weight)?;
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
@@ -186,10 +188,8 @@ fn words(scaled: Scaled) -> String {
 fn quantize(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     match graph.operands(op).len() {
         2 => rows_of::<Quantize>(graph, op),
-        _ => {
-            Err(attr::<Quantize>(graph, op)
-                .map_or_else(|other| other, |_| Refusal::because("does not support zero points")))
-        }
+        _ => Err(attr::<Quantize>(graph, op)
+            .map_or_else(|other| other, |_| Refusal::because("does not support zero points"))),
     }
 }
 

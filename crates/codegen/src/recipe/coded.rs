@@ -163,7 +163,9 @@ impl BlockScales {
             false => {
                 let name = self.matrix.tensor().map_or_else(String::new, |key| format!(" of `{key}`"));
                 let row = line * block_rows;
-                Err(format!("a value{name} in or shortly after row {row} is NaN or infinite, which cannot be quantized"))
+                Err(format!(
+                    "a value{name} in or shortly after row {row} is NaN or infinite, which cannot be quantized"
+                ))
             }
         }
     }

@@ -65,9 +65,7 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
     let named = config.nested("config_groups", report);
     if named.is_none() && cache.is_none() {
         report.bad_input(match config.present("config_groups") {
-            Some(empty) => {
-                config.found("config_groups", empty, "expected quantization schemes, or `kv_cache_scheme`")
-            }
+            Some(empty) => config.found("config_groups", empty, "expected quantization schemes, or `kv_cache_scheme`"),
             None => config.missing("config_groups", "expected quantization schemes"),
         });
     }

@@ -258,7 +258,9 @@ impl Semantics for FusedLinear {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
         let plain = self.before.is_none() && self.scaled == Scaled::default() && self.codes.is_none();
         if plain && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
-            return type_error("expected a prologue, an epilogue or quantized operands, without which it is a `linear`");
+            return type_error(
+                "expected a prologue, an epilogue or quantized operands, without which it is a `linear`",
+            );
         }
         let expected = 2
             + self.before.map_or(0, |before| before.norm.operands())

@@ -190,7 +190,8 @@ impl Semantics for Dequantize {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        expect_same("the ranks of quantized values and scales", &operands[0].shape.len(), &2).map_err(|error| error.0)?;
+        expect_same("the ranks of quantized values and scales", &operands[0].shape.len(), &2)
+            .map_err(|error| error.0)?;
         Ok(vec![dequantize(operands)])
     }
 }

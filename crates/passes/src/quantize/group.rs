@@ -38,7 +38,8 @@ pub(crate) fn members(graph: &Graph, layers: &Layers, x: Value) -> Vec<OpId> {
 /// The floating-point weights of linear layers.
 pub(crate) fn weights(graph: &Graph, ctx: &PassContext<'_>, linears: &[OpId]) -> Result<Vec<HostTensor>, PassError> {
     let read = |id: &OpId| {
-        let parts = LinearParts::of(graph, *id).ok_or_else(|| PassError::Other("expected a linear layer".to_owned()))?;
+        let parts =
+            LinearParts::of(graph, *id).ok_or_else(|| PassError::Other("expected a linear layer".to_owned()))?;
         let weight = constant_value(graph, parts.weight, ctx.weights);
         let weight = weight.map_err(|error| PassError::Other(error.to_string()))?;
         match weight.floats().iter().all(|value| value.is_finite()) {

@@ -55,7 +55,8 @@ impl Pass for QuantizeInt8Smoothquant {
                     Some(scale) => static_scales::codes(graph, ctx, patch, x, scale, DType::I8),
                     None => Codes::of(patch.add(graph, by_row(DType::I8), &[x.into()])),
                 });
-                let patch = patch.ok_or_else(|| PassError::Other(format!("`{}`: expected linear layers", group.name)))?;
+                let patch =
+                    patch.ok_or_else(|| PassError::Other(format!("`{}`: expected linear layers", group.name)))?;
                 graph.apply("smoothquant", linear, patch)?;
             }
         }

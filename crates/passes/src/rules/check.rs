@@ -182,7 +182,10 @@ impl Check<'_> {
             if !reached[index] {
                 let root = &lines[last].results[0].text;
                 let result = &lines[index].results[0];
-                let message = format!("`%{}` is not an operand of `%{root}`, the last op of the pattern, directly or indirectly", result.text);
+                let message = format!(
+                    "`%{}` is not an operand of `%{root}`, the last op of the pattern, directly or indirectly",
+                    result.text
+                );
                 self.report(result.at, message);
                 continue;
             }

@@ -165,7 +165,9 @@ impl CpuKernel for Linear {
         let scaled = operands.weight_scale.is_some();
         if !(weight.is_float() && !scaled || weight.is_code() && scaled) {
             let found = word(scaled);
-            return Err(format!("expected an unquantized weight, or a quantized one with scales, found {weight} {found}"));
+            return Err(format!(
+                "expected an unquantized weight, or a quantized one with scales, found {weight} {found}"
+            ));
         }
         if (weight == DType::I4) != operands.weight.is_packed() {
             return Err("expected packed 4-bit values".to_owned());

@@ -53,7 +53,10 @@ impl Weights {
                     let fill = fills.get(&(weight.dtype.name(), weight.layout.name()));
                     let fill = fill.and_then(|index| functions.get(*index));
                     let fill = fill.ok_or_else(|| {
-                        ExecError::Unsupported(format!("the plan has no kernel that generates weight `{}`", weight.name))
+                        ExecError::Unsupported(format!(
+                            "the plan has no kernel that generates weight `{}`",
+                            weight.name
+                        ))
                     })?;
                     check_params(&fill.param_bytes, &FILL_PARAM_BYTES).map_err(|reason| {
                         PlanError::corrupt(file.path(), format_args!("kernel `{}`: {reason}", fill.name))

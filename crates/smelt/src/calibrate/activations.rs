@@ -23,8 +23,7 @@ impl ActivationFile {
     /// Opens a file.
     pub fn open(path: &Path) -> Result<ActivationFile, Error> {
         let io = |error| Error::Io { path: path.to_owned(), error };
-        let bad =
-            |reason: &str| Error::BadInput(format!("{}: not an activations file: {reason}", path.display()));
+        let bad = |reason: &str| Error::BadInput(format!("{}: not an activations file: {reason}", path.display()));
         let file = InputFile::open(path).map_err(io)?;
         let map = file.map().map_err(io)?;
         let (_, metadata) = SafeTensors::read_metadata(&map).map_err(|error| bad(&error.to_string()))?;

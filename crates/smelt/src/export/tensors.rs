@@ -31,9 +31,10 @@ impl Origins {
 
     fn key(&self, graph: &Graph, id: OpId, place: usize) -> Result<&str, Error> {
         let name = result_name(graph, id);
-        self.0.get(&(name.to_owned(), place)).map(String::as_str).ok_or_else(|| {
-            Error::Unsupported(format!("`{name}` reads a constant that no checkpoint tensor holds"))
-        })
+        self.0
+            .get(&(name.to_owned(), place))
+            .map(String::as_str)
+            .ok_or_else(|| Error::Unsupported(format!("`{name}` reads a constant that no checkpoint tensor holds")))
     }
 
     /// The module whose weight a linear layer reads. A tied table belongs to lm_head.
@@ -168,9 +169,7 @@ fn scheme(graph: &Graph, parts: &LinearParts) -> Result<Scheme, String> {
     let float = codes == DType::F8E4M3;
     let whole = |group: u64| match cols % group {
         0 => Ok(group),
-        _ => {
-            Err(format!("its {cols} columns are not a multiple of {group}, as compressed-tensors requires"))
-        }
+        _ => Err(format!("its {cols} columns are not a multiple of {group}, as compressed-tensors requires")),
     };
     let quantize = graph.producer::<QuantizeBlocks>(parts.weight).map(|(_, quantize)| quantize);
     let scales = match quantize.and_then(|quantize| Some([quantize.rows?.into(), quantize.cols?.into()])) {

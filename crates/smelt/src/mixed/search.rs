@@ -369,7 +369,8 @@ impl<'a> Search<'a> {
         let (mut sum, mut count) = (0.0, 0);
         for expected in &self.rows {
             let found = scoring.next_rows()?.filter(|found| found.targets == expected.targets);
-            let found = found.ok_or_else(|| Error::Unsupported("the plan splits the text into different steps".to_owned()))?;
+            let found =
+                found.ok_or_else(|| Error::Unsupported("the plan splits the text into different steps".to_owned()))?;
             sum += eval::divergence(expected, &found);
             count += expected.targets.len();
         }

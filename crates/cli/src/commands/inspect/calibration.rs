@@ -102,15 +102,12 @@ impl<'a> Report<'a> {
     pub fn page(&self) -> String {
         document("Calibration", &self.headline(), |html| {
             html.raw(
-            "<p class=\"note\">Number of values (upwards, logarithmic) by magnitude (to the right, up to the ",
-        );
-            html.raw(
-            "largest). The line is the default method's clip: larger values saturate. ",
-        );
+                "<p class=\"note\">Number of values (upwards, logarithmic) by magnitude (to the right, up to the ",
+            );
+            html.raw("largest). The line is the default method's clip: larger values saturate. ");
             html.raw("Outliers: the largest channel over the median one.</p>\n");
             for (index, rows) in self.tensors.chunk_by(|a, b| layer(a.name) == layer(b.name)).enumerate() {
-                let title =
-                    layer(rows[0].name).map_or("after the layers".to_owned(), |layer| format!("layer {layer}"));
+                let title = layer(rows[0].name).map_or("after the layers".to_owned(), |layer| format!("layer {layer}"));
                 let open: &[(&str, &str)] = &[("class", "program"), ("open", "")];
                 html.tag("details", if index == 0 { open } else { &open[..1] }, |html| {
                     html.tag("summary", &[], |html| {

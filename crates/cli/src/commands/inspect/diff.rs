@@ -125,7 +125,11 @@ impl Diff {
                 None => out.extend(program.launches.iter().map(LaunchDiff::text)),
             }
         }
-        if out.is_empty() { "the plans do not differ, except perhaps in the values of weights\n".to_owned() } else { out }
+        if out.is_empty() {
+            "the plans do not differ, except perhaps in the values of weights\n".to_owned()
+        } else {
+            out
+        }
     }
 }
 

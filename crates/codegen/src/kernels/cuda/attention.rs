@@ -150,7 +150,10 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     check_tensor_cores(out.dtype, kv, op.head_dim, op.scale)?;
     let RopeAttention { group, layer, head_dim, heads, kv_heads, scale, .. } = *op;
     if heads / kv_heads > 16 {
-        return Err(Refusal::because(format!("requires at most 16 query heads per KV head, found {}", heads / kv_heads)));
+        return Err(Refusal::because(format!(
+            "requires at most 16 query heads per KV head, found {}",
+            heads / kv_heads
+        )));
     }
     let (half, norm) = (frequencies(site, 4)?, HeadNorm::of(site, op.norm_eps)?);
     let (types, scale) = ([out.dtype, kv.dtype, qkv.dtype].map(c_type).join(", "), c_float(scale));

@@ -92,7 +92,9 @@ fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
             Err(Refusal::because(format!("requires halves of a multiple of 8 outputs, found {n} outputs in all")))
         }
         _ if parts.in_order().is_some() => Ok(()),
-        _ => Err(Refusal::because("requires an epilogue of a bias, then either a gate, or elementwise functions and a residual")),
+        _ => Err(Refusal::because(
+            "requires an epilogue of a bias, then either a gate, or elementwise functions and a residual",
+        )),
     }
 }
 
