@@ -49,7 +49,12 @@ impl Suite {
         let cases = paths.iter().map(|path| Case::load(&self.folder, path)).collect::<Result<Vec<Case>, String>>()?;
         if let Some(case) = cases.iter().find(|case| !COMMANDS.iter().any(|command| command.name() == case.command)) {
             let known: Vec<&str> = COMMANDS.iter().map(|command| command.name()).collect();
-            return Err(format!("{}: unknown command `{}`, known ones: {}", case.name, case.command, known.join(", ")));
+            return Err(format!(
+                "{}: unknown command `{}`, expected one of: {}",
+                case.name,
+                case.command,
+                known.join(", ")
+            ));
         }
         Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
     }

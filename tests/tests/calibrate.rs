@@ -207,7 +207,7 @@ fn merged_files_are_what_one_run_over_both_texts_makes() {
         std::fs::copy(path("a.json"), path("copy.json")).unwrap();
         let files: Vec<PathBuf> = twice.iter().map(|name| path(name)).collect();
         let error = merge_calibrations(&files, &path("no.json")).unwrap_err().to_string();
-        assert!(error.contains("have seen the same samples, which would count twice"), "{error}");
+        assert!(error.contains("are of the same samples, which would count twice"), "{error}");
     }
     let (merged, both) =
         (read_calibration(&path("merged.json")).unwrap(), read_calibration(&path("both.json")).unwrap());

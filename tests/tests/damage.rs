@@ -43,7 +43,7 @@ fn a_cut_off_safetensors_file_is_refused() {
         std::fs::write(checkpoint.weights(), &whole[..length]).unwrap();
         let (kind, message) = checkpoint.refused();
         assert_eq!(kind, ErrorKind::BadInput, "{length}: {message}");
-        assert_says(&message, &["model.safetensors: the file is cut off"]);
+        assert_says(&message, &["model.safetensors: the file is truncated"]);
     }
 }
 

@@ -396,7 +396,7 @@ fn bombs_do_not_go_off() {
         (
             "buffers in one place",
             Box::new(|plan| mixed(plan).buffers.extend(vec![unit("b"); MANY])),
-            &["share bytes", " more"],
+            &["overlap", " more"],
         ),
         (
             "buffers without a place",
@@ -551,7 +551,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
     }
     let images: [(Change, &str); 3] = [
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(), "no 64-bit ELF file"),
-        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "another machine than CUDA"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "not an ELF file for CUDA"),
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "cut off"),
     ];
     for (change, reason) in images {
@@ -613,7 +613,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
     gpu_plan(|plan| launch(plan).scalars = vec![Dim::from(1)]).unwrap();
     for size in [1 << 30, 1 << 40] {
         let size = |plan: &mut Plan| launch(plan).scalars = vec![Dim::from(size)];
-        assert_says(&gpu_plan(size).err().unwrap(), &["a size", "has no value, or is larger than all"]);
+        assert_says(&gpu_plan(size).err().unwrap(), &["a size", "has no value, or is larger than its operands"]);
     }
     let tiled = |plan: &mut Plan| plan.weights[0].layout = Layout::Tiled;
     assert_says(&gpu_plan(tiled).err().unwrap(), &["impossible size"]);

@@ -173,7 +173,7 @@ fn forged_formulas_are_refused_when_the_plan_is_loaded() {
         (text("[f32(x0)]"), "expected 1 inputs and 1 outputs, found 2 and 1"),
         (text("[add(x0, x1), f32(v0), f32(v0)]"), "expected 2 inputs and 2 outputs"),
         (text("[add(x0, x2), f32(v0)]"), "expected 3 inputs"),
-        (text("[add(x0, x1), bf16(v0)]"), "expected a formula that stores f32, found one that stores bf16"),
+        (text("[add(x0, x1), bf16(v0)]"), "expected a formula with an f32 result, found bf16"),
         (text("[add(x0, v0), f32(x1)]"), "`v0` is used before it is computed"),
         (text("[system(x0), f32(x1)]"), "unknown function `system`"),
         (text("[add(x0, x4000000000), f32(v0)]"), "expected at most 8 operands"),

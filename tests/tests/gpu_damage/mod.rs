@@ -46,7 +46,7 @@ fn damaged_code_and_launches_are_refused_by_name() {
     let words = ["kernel `embedding` at `embedding`", "its code takes parameters of [8, 8, 8, 4, 4] bytes"];
     bad(refused(&path, |plan| launch(plan, |launch| drop(launch.scalars.pop()))), &words);
     let table = refused(&path, |plan| launch(plan, |launch| launch.inputs.truncate(1)));
-    bad(table, &["a size of `embedding` has no value, or is larger than all that the launch works on"]);
+    bad(table, &["a size of `embedding` has no value, or is larger than its operands"]);
     let code = |plan: &mut Plan| plan.kernels[0].code.clone().unwrap();
     bad(
         refused(&path, |plan| plan.kernels[0].code.as_mut().unwrap().cubin.truncate(100)),

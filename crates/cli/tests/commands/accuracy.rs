@@ -48,14 +48,22 @@ fn what_cannot_be_scored_is_refused() {
     }
     sandbox.fails(&["eval", &plan, "--text", &sandbox.text("empty.txt")], 3, "empty.txt: the file is empty");
     sandbox.fails(&["eval", &plan, "--text", &sandbox.text("short.txt")], 3, "a single token, expected at least 2");
-    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: is not text in UTF-8");
+    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: is not UTF-8 text");
     sandbox.fails(&["eval", &plan, "--text", "no/such.txt"], 3, "no/such.txt: No such file");
-    sandbox.fails(&["eval", "tests/oracle/llama-mha", "--text", &text], 3, "no tokenizer.json to read the text with");
-    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "takes sequences of at most 128");
+    sandbox.fails(
+        &["eval", "tests/oracle/llama-mha", "--text", &text],
+        3,
+        "no tokenizer.json to tokenize the text with",
+    );
+    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "allows sequences of at most 128");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "1"], 2, "expected at least 2");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "0"], 2, "'--context <N>'");
-    sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, which is the context");
-    sandbox.fails(&["eval", "models/demo", "--text", &text, "--context", "4096"], 2, "made for at most 2048");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, the context length");
+    sandbox.fails(
+        &["eval", "models/demo", "--text", &text, "--context", "4096"],
+        2,
+        "the model's context length is 2048",
+    );
 }
 
 #[test]
@@ -139,7 +147,7 @@ fn a_cache_of_integers_takes_a_calibration() {
     let eval = [&["eval"], &DEMO[..], &["--text", &text, "--json"]].concat();
     let with = |kv: &'static str, more: &[&str]| sandbox.json(&[&eval[..], &["--kv-precision", kv], more].concat());
     let refused = [&eval[..], &["--kv-precision", "int8"]].concat();
-    sandbox.fails(&refused, 2, "a KV cache of int8 needs to know the model's activations: `smelt calibrate");
+    sandbox.fails(&refused, 2, "a KV cache of int8 requires a calibration: `smelt calibrate");
     sandbox.ok(&[&["calibrate"], &DEMO[..], &["--text", &text, "-o", &calibration]].concat());
     let perplexity = |report: Value| report["perplexity"].as_f64().unwrap();
     let plain = perplexity(with("bf16", &[]));
@@ -170,7 +178,7 @@ fn formats_are_chosen_with_reasons() {
     let choices = ["--target-bits", "5", "--formats", "int8-weight,int4-gptq"];
     let chosen = sandbox.run(&[&mixed[..], &choices, &files].concat());
     let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
-    assert!(chosen.status.success() && said.contains("bits a weight, perplexity "), "{said}");
+    assert!(chosen.status.success() && said.contains("bits per weight, perplexity "), "{said}");
 
     // the plan says what was chosen and why; that is the table, which gives the same plan
     let kept = std::fs::read_to_string(&table).unwrap();
@@ -200,7 +208,7 @@ fn formats_are_chosen_with_reasons() {
     let other = ["-o", &again, "--target-bits", "6", "--formats", "int4-gptq,int8-weight,int4"];
     let chosen = sandbox.run(&[&mixed[..], &other].concat());
     let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
-    assert!(said.contains("measure 72 formats of groups, 48 of them known from an earlier search"), "{said}");
+    assert!(said.contains("measuring 72 formats of groups, 48 of them from an earlier search"), "{said}");
     sandbox.ok(&[&mixed[..], &choices, &["-o", &again, "--precision-table", &table]].concat());
     assert_eq!(std::fs::read_to_string(&table).unwrap(), kept);
 
@@ -221,7 +229,7 @@ fn formats_are_chosen_with_reasons() {
     sandbox.fails(&goal(&["--max-perplexity-increase", "1"]), 2, "expected one such as 1%");
     sandbox.fails(&["inspect", &plan, "--precision", "--dot"], 2, "cannot be used with");
     sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
-    sandbox.fails(&["inspect", &again, "--precision"], 2, "all have their numbers");
+    sandbox.fails(&["inspect", &again, "--precision"], 2, "the plan is unquantized");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn an_output_is_no_input_and_no_other_output() {
         let output = sandbox.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{line}: {errors}");
-        let known = ["is the input", "is to be written twice", "exists already", "is the name of one of the texts"];
+        let known = ["is an input", "is used by two outputs", "already exists", "is also the name of an --emit text"];
         assert!(known.iter().any(|reason| errors.contains(reason)), "{line}: {errors}");
         assert!(contents(sandbox.folder()) == before, "{line}");
     }

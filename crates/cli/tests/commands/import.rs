@@ -99,11 +99,11 @@ fn tensors_beside_the_model_are_harmless() {
     let rotary = "model.layers.0.self_attn.rotary_emb";
     let tables = Tiny::new().add(&format!("{rotary}.cos_cached"), &[1, 1, 8, 8], 1.0);
     let tables = tables.add(&format!("{rotary}.inv_freq"), &[4], 1.0).add("rotary_emb.sin_cached", &[8, 8], 1.0);
-    assert_warns(&tables.generate(&[]), TEXT, "tensors that the model does not have are ignored, 3");
+    assert_warns(&tables.generate(&[]), TEXT, "tensors that the model does not use are ignored, 3");
     let head = Tiny::new().add("v_head.summary.weight", &[1, 16], 1.0).add("v_head.summary.bias", &[1], 1.0);
     assert_warns(&head.generate(&[]), TEXT, "`v_head.summary.bias`, `v_head.summary.weight`; training left them");
     let bias = "model.layers.0.self_attn.o_proj.bias";
-    assert_warns(&Tiny::new().add(bias, &[16], -0.0).generate(&[]), TEXT, "biases of zeros");
+    assert_warns(&Tiny::new().add(bias, &[16], -0.0).generate(&[]), TEXT, "zero biases");
     let biased = Tiny::new().add(bias, &[16], 1e-30);
     let args = ["generate", &biased.write(), "--prompt-ids", "1", "--target", "cpu"];
     biased.sandbox.fails(&args, 3, "`model.layers.0.self_attn.o_proj.bias`; --ignore-tensors NAME");
@@ -201,7 +201,7 @@ fn tensors_are_ignored_by_name() {
     let generate = ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--target", "cpu"];
     let fails = |more: &[&str], code, said| tiny.sandbox.fails(&[&generate[..], more].concat(), code, said);
     fails(&[], 3, "2: `mtp.layers.0.weight`, `mtp.norm`; --ignore-tensors NAME");
-    fails(&["--ignore-tensors", "mtp.norm"], 3, "does not have, 1: `mtp.layers.0.weight`");
+    fails(&["--ignore-tensors", "mtp.norm"], 3, "does not use, 1: `mtp.layers.0.weight`");
     fails(&["--ignore-tensors", "mtp.*", "--ignore-tensors", "medusa.*"], 2, "--ignore-tensors `medusa.*`: ");
     fails(
         &["--ignore-tensors", "mtp.*", "--ignore-tensors", "*.norm.weight"],

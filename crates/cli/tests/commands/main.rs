@@ -24,13 +24,13 @@ fn a_directory_is_compiled_once_and_writes_text() {
     let sandbox = Sandbox::new();
     let args = ["generate", "models/demo", "--prompt", "This function returns", "--max-tokens", "8"];
     let first = sandbox.run(&args);
-    assert!(String::from_utf8_lossy(&first.stderr).contains("write plan"));
+    assert!(String::from_utf8_lossy(&first.stderr).contains("writing plan"));
     let second = sandbox.run(&args);
-    assert!(!String::from_utf8_lossy(&second.stderr).contains("write plan"));
+    assert!(!String::from_utf8_lossy(&second.stderr).contains("writing plan"));
     assert_eq!(first.stdout, second.stdout);
     assert!(String::from_utf8_lossy(&first.stdout).starts_with(" a `Result"), "{first:?}");
     let other = sandbox.run(&[&args[..], &["--max-batch-size", "2"]].concat());
-    assert!(String::from_utf8_lossy(&other.stderr).contains("write plan"));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("writing plan"));
 }
 
 #[test]
@@ -45,9 +45,9 @@ fn a_damaged_plan_in_the_cache_is_made_again() {
     bytes[5000] ^= 1;
     std::fs::write(&entries[0], bytes).unwrap();
     let again = sandbox.run(&args);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("write plan"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("writing plan"));
     assert_eq!(String::from_utf8_lossy(&again.stdout), first);
-    assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("write plan"));
+    assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("writing plan"));
 }
 
 #[cfg(target_os = "linux")]
@@ -59,8 +59,8 @@ fn a_cache_that_cannot_be_written_is_a_note() {
         let args = ["generate", MHA, "--prompt-ids", "5", "--max-tokens", "2", "--cache-dir", &cache];
         let output = sandbox.run(&args);
         let errors = String::from_utf8_lossy(&output.stderr);
-        let note = errors.find("note: the plan is not kept: ");
-        assert!(output.status.success() && note < errors.find("write plan") && note.is_some(), "{errors}");
+        let note = errors.find("note: the plan could not be cached: ");
+        assert!(output.status.success() && note < errors.find("writing plan") && note.is_some(), "{errors}");
     }
 }
 
@@ -233,14 +233,14 @@ fn what_cannot_be_done_has_its_exit_code() {
     let cases: [(&[&str], i32, &str); 10] = [
         (&["--dtype", "int3"], 2, "unknown dtype `int3`"),
         (&["--kv-cache", "much"], 2, "expected a size"),
-        (&["--max-seq-len", "4096"], 2, "the model was made for at most 512"),
+        (&["--max-seq-len", "4096"], 2, "the model's context length is 512"),
         (&["--max-num-tokens", "4", "--max-batch-size", "8"], 2, "--max-num-tokens 4 is below"),
         (&["--max-input-len", "300", "--max-output-len", "300", "--max-seq-len", "500"], 2, "need 600 tokens"),
-        (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, known ones: canonicalize"),
+        (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, expected one of: canonicalize"),
         (&["--disable-pass", "canonicalize"], 2, "is required"),
         (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
         (&["--kv-cache", "1"], 6, "holds no block"),
-        (&["--workspace-size", "1000"], 6, "alive in the fullest step of mixed@512"),
+        (&["--workspace-size", "1000"], 6, "live in the fullest step of mixed@512"),
     ];
     for (more, code, message) in cases {
         let args = compile(more);
@@ -265,7 +265,7 @@ fn nothing_is_compiled_that_is_not_needed() {
     let run = |more: &[&str]| {
         let output = sandbox.run(&[&compile[..], more].concat());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(errors.contains("choose kernels") && !errors.contains("compile kernels"), "{errors}");
+        assert!(errors.contains("selecting kernels") && !errors.contains("compiling kernels"), "{errors}");
         (output, errors)
     };
     let (output, errors) = run(&["1GiB", "--dry-run", "--json"]);
@@ -396,7 +396,10 @@ fn timings_decide_and_foreign_caches_are_refused() {
     let wider = ["compile", MHA, "--dry-run", "--target", "cpu", "--timing-cache", &cache];
     let output = sandbox.run(&wider);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && errors.contains("warning: ") && errors.contains("heuristics chose"), "{errors}");
+    assert!(
+        output.status.success() && errors.contains("warning: ") && errors.contains("heuristics are used"),
+        "{errors}"
+    );
     let required = [&wider[..], &["--timing-cache-mode", "require"]].concat();
     sandbox.fails(&required, 3, "has no timings of these ops");
     sandbox.fails(&["compile", MHA, "--dry-run", "--timing-cache-mode", "read"], 2, "--timing-cache <FILE>");
@@ -425,13 +428,13 @@ fn a_checkpoint_is_quantized_to_another() {
     // whoever refuses codes for what is for numbers, refuses them alike
     for command in [&["quantize", &out, "-o", &again][..], &["generate", &out, "--prompt-ids", "5"]] {
         let args = [command, &["--precision", "fp8"]].concat();
-        sandbox.fails(&args, 2, "is quantized by compressed-tensors already");
+        sandbox.fails(&args, 2, "is already quantized by compressed-tensors");
     }
     sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "config.json: not found");
     sandbox.fails(&["quantize", MHA, "-o", &sandbox.text("no/where"), "--precision", "fp8"], 3, "no/where: ");
-    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq needs to know");
-    let odd = "`model.layers.0.mlp.down_proj`: its 160 columns are no multiple of 128, and compressed-tensors has whole \
-               groups only: expected another format for it in --precision-map, or a line `model.layers.0.mlp.down_proj none`";
+    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq requires a calibration");
+    let odd = "`model.layers.0.mlp.down_proj`: its 160 columns are not a multiple of 128, as compressed-tensors \
+               requires: expected another format for it in --precision-map, or a line `model.layers.0.mlp.down_proj none`";
     sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4"], 4, odd);
     let mut files = sandbox.files();
     files.sort();

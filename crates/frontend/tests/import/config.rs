@@ -393,7 +393,7 @@ fn all_problems_are_named_at_once() {
     let dir = files.write();
     fs::write(dir.path().join("model.safetensors"), "short").unwrap();
     let messages = unsupported(dir.path()).join("\n");
-    for part in ["`clip_qkv`", "`vocab_size`", "`hidden_act`", "model.safetensors: the file is cut off"] {
+    for part in ["`clip_qkv`", "`vocab_size`", "`hidden_act`", "model.safetensors: the file is truncated"] {
         assert!(messages.contains(part), "expected {part} in {messages}");
     }
     assert_eq!(messages.lines().count(), 4);

@@ -22,7 +22,7 @@ fn missing_extra_and_misshapen_tensors_are_listed() {
     let missing = "missing tensors, 2 of 12: `model.layers.0.mlp.up_proj.weight`, `model.norm.weight`";
     assert!(messages[0].ends_with(missing), "{}", messages[0]);
     assert!(
-        messages[1].contains("tensors that the model does not have, 1: `model.layers.1.extra`; --ignore-tensors NAME"),
+        messages[1].contains("tensors that the model does not use, 1: `model.layers.1.extra`; --ignore-tensors NAME"),
         "{}",
         messages[1]
     );
@@ -50,7 +50,7 @@ fn biases_must_be_there_exactly_where_the_configuration_says_so() {
     let mut files = tiny();
     files.tensors.insert("model.layers.0.mlp.up_proj.bias".to_owned(), Tensor::bf16("x", &[12]));
     let dir = files.write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["does not have, 1: `model.layers.0.mlp.up_proj.bias`"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["does not use, 1: `model.layers.0.mlp.up_proj.bias`"]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_model_without_its_head_is_named() {
     let bare = |name: String| name.strip_prefix("model.").map(str::to_owned).unwrap_or(name);
     files.tensors = files.tensors.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
     let dir = files.write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["lack the prefix `model.`"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["without the prefix `model.`"]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn files_cut_at_any_length_are_refused() {
     let whole = fs::read(&path).unwrap();
     for length in (0..whole.len()).step_by(7).chain([7, 8, 9, whole.len() - 1]) {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_one(&bad_input(dir.path()), dir.path(), &["model.safetensors: the file is cut off"]);
+        assert_one(&bad_input(dir.path()), dir.path(), &["model.safetensors: the file is truncated"]);
     }
     fs::write(&path, [&whole[..], &[0]].concat()).unwrap();
     assert_one(&bad_input(dir.path()), dir.path(), &["expected no more"]);

@@ -160,7 +160,7 @@ fn a_map_of_characters_that_promises_too_much_is_refused() {
     for normalizer in [map.clone(), json!({"type": "Sequence", "normalizers": [map]})] {
         json["normalizer"] = normalizer;
         let error = load(&json).expect_err("it is cut off").to_string();
-        assert!(error.contains("the map of characters of its normalizer is cut off"), "{error}");
+        assert!(error.contains("the character map of its normalizer is truncated"), "{error}");
     }
 }
 
