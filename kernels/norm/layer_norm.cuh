@@ -1,8 +1,8 @@
-// normed = (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * weight + bias over the last axis; AddLayerNorm norms
-// a + b and stores that sum, too.
+// normed = (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * weight + bias over the last axis; AddLayerNorm
+// normalizes a + b and stores that sum, too.
 //
-//   x, a, b, sum [rows][kCols] of T; normed of N; weight, bias [kCols] of W, which no launch before writes; bias may be
-//   nullptr (written in the unit)
+//   x, a, b, sum [rows][kCols] of T; normed of N; weight, bias [kCols] of W, which no earlier launch writes; bias may
+//   be nullptr (written in the unit)
 //   Sums are in float, and of the unrounded a + b
 //   Grid: rows, one block of kBlock threads each.
 #pragma once

@@ -1,6 +1,7 @@
-// normed = x * rsqrt(mean(x^2) + kEps) * weight over the last axis; AddRmsNorm norms a + b and stores that sum, too.
+// normed = x * rsqrt(mean(x^2) + kEps) * weight over the last axis; AddRmsNorm normalizes a + b and stores that sum,
+// too.
 //
-//   x, a, b, sum [rows][kCols] of T; normed of N; weight [kCols] of W, which no launch before writes
+//   x, a, b, sum [rows][kCols] of T; normed of N; weight [kCols] of W, which no earlier launch writes
 //   Sums are in float, and of the unrounded a + b
 //   Grid: rows, one block of kBlock threads each.
 #pragma once

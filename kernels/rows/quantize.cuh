@@ -1,11 +1,12 @@
-// Rows as codes of C times scales, in float: code = x * (1 / scale).
+// Quantization of rows to C, in float: q = x * (1 / scale).
 //
 //   QuantizeBlocks   codes [rows][kCols], scales [rows][ceil(kCols / kPart)] in float, of x [rows][kCols] of T. The
-//                    scale of kPart neighbours, a power of two or all, is their largest magnitude over the largest code
-//   RmsNormQuantize  the same of x normed with a gain [kCols] of W that no launch before writes, and rounded to N
-//   RmsNormQuantizeBy  codes of that by the scale *scale
-//   Quantize         codes of x by given scales of S: [rows, or 1 where kEachRow is false][ceil(kCols / kPart)]
-//   Grid: rows times spans of a row for QuantizeBlocks, rows for those that norm, one block of kBlock threads each;
+//                    scale of kPart neighbours, a power of two or all, is their largest magnitude / the largest of C
+//   RmsNormQuantize  the same of x, normalized with weights [kCols] of W that no earlier launch writes, and rounded
+//                    to N
+//   RmsNormQuantizeBy  the same with the scale *scale
+//   Quantize         x quantized with given scales of S: [rows, or 1 where kEachRow is false][ceil(kCols / kPart)]
+//   Grid: rows times spans of a row for QuantizeBlocks, rows for those with a norm, one block of kBlock threads each;
 //         ceil(rows * kCols / 2048) blocks for Quantize
 #pragma once
 #include "common/codes.cuh"
@@ -17,21 +18,21 @@ namespace smelt {
 // The smaller of two powers of two, which divides both.
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
-// A span of a row that one block makes codes of, all of it, or a part that warps are too narrow for.
+// A span of a row that one block quantizes: all of it, or a group that is wider than a warp.
 template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan {
   static_assert(kPart % kWidth == 0 || kPart == kCols, "vectors within a part");
   static constexpr int kParts = ceil_div(kCols, kPart);
-  // Neighbouring lanes that share a scale; where one scale is for the span, the whole block does.
+  // Neighbouring lanes that share a scale; if there is one scale for the span, the whole block does.
   static constexpr int kLanes = kPart / kWidth;
   static constexpr bool kByLanes = kParts > 1 && kLanes <= 32;
   static constexpr int kSpan = kByLanes || kParts == 1 ? kCols : kPart;
   static constexpr int kSpans = ceil_div(kCols, kSpan);  // of a row
   static constexpr int kTurns = ceil_div(kSpan, kWidth * kBlock);
-  // As a norm does: a short span stays in registers.
+  // As in a norm: a short span stays in registers.
   static constexpr bool kKept = kTurns * kWidth <= 16;
   static constexpr int kHeld = kKept ? kTurns : 1;
 
-  // `read(at, column, values)` gives the values of a turn, in a long span twice.
+  // `read(at, column, values)` returns the values of an iteration, in a long span twice.
   template <class Read> static __device__ __forceinline__ void write(C* codes, float* scales, int tile, Read read) {
     const i64 row = tile / kSpans;
     const int start = tile % kSpans * kSpan;

@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the reference, made from what the program says it has inside, and the code that the book shows.
+//! `cargo xtask docs`: the reference, generated from the program, and the code in the book.
 
 use std::fmt::Write;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::tidy::Tree;
 const MENDED: &str = "run `cargo xtask docs`";
 const FENCE: &str = "```";
 
-/// A page of the reference: where it is, what the program is asked, and the text made of the answer.
+/// A page of the reference: its path, the program's option, and the function that formats the answer.
 struct Page {
     path: &'static str,
     list: &'static str,
@@ -26,7 +26,7 @@ const PAGES: [Page; 3] = [
     Page { path: "docs/kernels.md", list: "--list-kernels", text: kernels },
 ];
 
-/// Writes the reference, and into the book the code that it shows.
+/// Writes the reference, and the code in the book.
 pub fn write(root: &Path) -> Result<(), String> {
     for (path, text) in reference(root)? {
         fs::write(root.join(path), text).map_err(|error| format!("{path}: {error}"))?;
@@ -41,11 +41,11 @@ pub fn write(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Fails if a page of the reference is not what the program says.
+/// Fails if a page of the reference is stale.
 pub fn check(root: &Path) -> Result<(), String> {
     for (path, text) in reference(root)? {
         if fs::read_to_string(root.join(path)).unwrap_or_default() != text {
-            return Err(format!("{path} is not what the program has inside: {MENDED}"));
+            return Err(format!("{path} is stale: {MENDED}"));
         }
     }
     Ok(())
@@ -55,7 +55,7 @@ pub fn check(root: &Path) -> Result<(), String> {
 pub fn stale_code(tree: &Tree) -> Vec<String> {
     let check = |path: &str, text: &str| match with_code(&tree.root, text) {
         Ok(fresh) if fresh == text => None,
-        Ok(_) => Some(format!("{path} shows code that is not that of the file: {MENDED}")),
+        Ok(_) => Some(format!("{path} shows stale code: {MENDED}")),
         Err(error) => Some(format!("{path}: {error}")),
     };
     tree.with_extension("md").filter_map(|file| check(&file.path, &file.text)).collect()
@@ -73,7 +73,7 @@ fn reference(root: &Path) -> Result<Vec<(&'static str, String)>, String> {
     PAGES.iter().map(page).collect()
 }
 
-/// The page with each block of code that names a file, as in `rust examples/a.rs` behind the fence, showing that file.
+/// The page with each code block that names a file, as in `rust examples/a.rs` after the fence, replaced by that file.
 fn with_code(root: &Path, page: &str) -> Result<String, String> {
     let mut out = String::new();
     let mut lines = page.lines();
@@ -90,7 +90,7 @@ fn with_code(root: &Path, page: &str) -> Result<String, String> {
             };
             out.push_str(text.trim_end());
             out.push('\n');
-            lines.find(|line| *line == FENCE).ok_or_else(|| format!("the block of {path} has no end"))?;
+            lines.find(|line| *line == FENCE).ok_or_else(|| format!("the block of {path} is not closed"))?;
             out.push_str(FENCE);
             out.push('\n');
         }
@@ -100,7 +100,7 @@ fn with_code(root: &Path, page: &str) -> Result<String, String> {
 
 /// The items of a list in an answer.
 fn list<'a>(answer: &'a Value, name: &str) -> Result<&'a [Value], String> {
-    answer[name].as_array().map(Vec::as_slice).ok_or_else(|| format!("the program gives no list `{name}`"))
+    answer[name].as_array().map(Vec::as_slice).ok_or_else(|| format!("the program returns no list `{name}`"))
 }
 
 fn text<'a>(item: &'a Value, name: &str) -> &'a str {
@@ -111,7 +111,7 @@ fn texts<'a>(item: &'a Value, name: &str) -> impl Iterator<Item = &'a str> {
     item[name].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// The head of a page that is made.
+/// The start of a generated page.
 fn head(title: &str, sources: &str) -> String {
     format!("# {title}\n\n<!-- Made by `cargo xtask docs` from {sources}. -->\n\n")
 }
@@ -119,7 +119,7 @@ fn head(title: &str, sources: &str) -> String {
 fn ops(_: &Path, answer: &Value) -> Result<String, String> {
     let mut out = head("Ops", "the declarations in crates/ir/src/ops");
     out.push_str(
-        "What the text of a graph may name, beside `constant` and inputs. `[…]` may be left out, `%parts..` is any number\n\
+        "The ops of the graph text, besides `constant` and inputs. `[…]` is optional, `%parts..` is any number\n\
          of operands. Each op says how its results depend on its operands:\n\n\
          - *source*: it has none, and the same value in every step;\n\
          - *elementwise*: element by element, at equal indices;\n\
@@ -155,7 +155,7 @@ fn passes(_: &Path, answer: &Value) -> Result<String, String> {
     let mut out = head("Passes", "crates/passes/src/list.rs and pipeline.rs");
     out.push_str(
         "The pipeline of `compile`, from top to bottom. *Exact* passes keep every value, to the last bit; those that *round*\n\
-         leave out a rounding to 16 bits or sum in another order. What is *required* cannot be switched off.\n\n\
+         omit a rounding to 16 bits or sum in another order. *Required* passes cannot be disabled.\n\n\
          | | | values | what it does |\n| --- | --- | --- | --- |\n",
     );
     let passes = list(answer, "passes")?;
@@ -174,9 +174,9 @@ fn passes(_: &Path, answer: &Value) -> Result<String, String> {
             placed.push(name);
             out.push_str(&row(name, &place.to_string())?);
         } else if let Some(stage) = entry["stage"].as_str() {
-            let _ = writeln!(out, "| | *stage* `{stage}` | | from here on the graph is legal there |");
+            let _ = writeln!(out, "| | *stage* `{stage}` | | the graph must be legal at this stage from here on |");
         } else if let Some(slot) = entry["slot"].as_str() {
-            let _ = writeln!(out, "| | *slot* `{slot}` | | passes of your own run here |");
+            let _ = writeln!(out, "| | *slot* `{slot}` | | user passes run here |");
         }
     }
     let others: Vec<&str> =
@@ -195,8 +195,8 @@ fn passes(_: &Path, answer: &Value) -> Result<String, String> {
 fn kernels(root: &Path, answer: &Value) -> Result<String, String> {
     let mut out = head("Kernels", "the catalogs in crates/codegen/src/kernels and the heads of the kernels' files");
     out.push_str(
-        "For each op of a program, code generation asks the target's kernels from top to bottom; the first that takes the op\n\
-         does it. `--emit kernels` shows the choices, and why those before them were refused.\n",
+        "For each op of a program, code generation tries the target's kernels from top to bottom; the first that supports the op\n\
+         is selected. `--emit kernels` shows the choices, and why those before them refused.\n",
     );
     let kernels = list(answer, "kernels")?;
     let mut targets: Vec<&str> = kernels.iter().map(|kernel| text(kernel, "target")).collect();
@@ -219,7 +219,7 @@ fn kernels(root: &Path, answer: &Value) -> Result<String, String> {
     Ok(out)
 }
 
-/// The comment on top of a kernel's file: shapes, dtypes, layout, launch.
+/// The header comment of a kernel's file: shapes, dtypes, layout, launch.
 fn contract(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//"));
     lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect()

@@ -11,11 +11,11 @@ use crate::process::{cargo, run as run_command};
 const FOLDER: &str = "target/replay";
 const TARGETS: [&str; 2] = ["cpu", "sm_90a"];
 
-/// Models, and how their weights come. The oracles are models, too.
+/// Models, and the source of their weights. The oracles are models, too.
 const MODELS: [(&str, &str); 2] = [("models/demo", "checkpoint"), ("bench/configs/llama-3.1-8b", "dummy")];
 const ORACLES: &str = "tests/oracle";
 
-/// Compares this tree's compiler with that of a revision; fails where they differ.
+/// Compares this tree's compiler with that of a revision; fails if they differ.
 pub fn run(root: &Path, revision: &str) -> Result<(), String> {
     let commit = git(root, &["rev-parse", "--verify", "--quiet", &format!("{revision}^{{commit}}")]);
     let commit = commit.map_err(|_| format!("git knows no revision `{revision}`"))?;
@@ -41,7 +41,7 @@ pub fn run(root: &Path, revision: &str) -> Result<(), String> {
         return Ok(());
     }
     let diff = ["diff", "--no-index", "--no-prefix", "--no-color", "--no-ext-diff", "before", "after"];
-    // it fails where there is a difference, which is known
+    // it fails if there is a difference, which is known
     let _ = Command::new("git").args(diff).current_dir(&folder).status();
     let mut compilations: Vec<&str> = differing.iter().filter_map(|text| text.split('/').next()).collect();
     compilations.dedup();
@@ -49,7 +49,7 @@ pub fn run(root: &Path, revision: &str) -> Result<(), String> {
     Err(format!("replay: {count} of {all} texts are not those of {name} ({of})"))
 }
 
-/// The program of a revision, built the first time that it is asked for.
+/// The program of a revision, built on first use.
 fn build_revision(root: &Path, folder: &Path, commit: &str) -> Result<PathBuf, String> {
     let program = folder.join("smelt");
     if program.exists() {
@@ -57,7 +57,7 @@ fn build_revision(root: &Path, folder: &Path, commit: &str) -> Result<PathBuf, S
     }
     let tree = folder.join("tree");
     let tree_text = tree.to_str().ok_or("the folder's name is not UTF-8")?;
-    // what a build that was interrupted has left
+    // left by an interrupted build
     let _ = git(root, &["worktree", "remove", "--force", tree_text]);
     git(root, &["worktree", "add", "--detach", tree_text, commit])?;
     let built = root.join(FOLDER).join("build");
@@ -78,7 +78,7 @@ fn git(root: &Path, args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Compiles every model for every target, as far as needs neither NVRTC nor a file. A refusal is a result as well.
+/// Compiles every model for every target, up to the steps that need NVRTC or a file. A refusal is a result as well.
 fn compile_all(root: &Path, program: &Path, folder: &Path) -> Result<(), String> {
     let mut models: Vec<(String, &str)> = MODELS.map(|(model, weights)| (model.to_owned(), weights)).to_vec();
     for entry in fs::read_dir(root.join(ORACLES)).map_err(|error| format!("{ORACLES}: {error}"))? {
@@ -103,12 +103,12 @@ fn compile_all(root: &Path, program: &Path, folder: &Path) -> Result<(), String>
     Ok(())
 }
 
-/// What was said, without the lines that tell how long something took.
+/// The output without progress lines, which have times.
 fn untimed(said: &str) -> String {
     said.lines().filter(|line| !line.ends_with(" s)")).map(|line| format!("{line}\n")).collect()
 }
 
-/// The files of a folder of folders, by name.
+/// The files of all subdirectories, by name.
 fn read(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut texts = BTreeMap::new();
@@ -123,7 +123,7 @@ fn read(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, String> {
     Ok(texts)
 }
 
-/// Names of what is not the same on both sides.
+/// Names of files that differ.
 fn differing(before: &BTreeMap<String, Vec<u8>>, after: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
     let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
     names.sort();
@@ -148,6 +148,6 @@ mod tests {
 
     #[test]
     fn times_are_left_out() {
-        assert_eq!(untimed("read checkpoint (0.01 s)\nerror: no\n"), "error: no\n");
+        assert_eq!(untimed("reading checkpoint (0.01 s)\nerror: no\n"), "error: no\n");
     }
 }
