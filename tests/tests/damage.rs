@@ -1,6 +1,6 @@
-//! Bad input as it meets the library's front door: the class that becomes the exit code, a message that names the thing
-//! and what would be accepted, and no plan left behind. The importer's own tests go through the rest of what a
-//! checkpoint can get wrong; `hostile.rs` does so for plans.
+//! Bad input to the library's API: the class that becomes the exit code, a message that names the object and what would
+//! be accepted, and no plan left over. The importer's own tests cover the other errors of checkpoints; `hostile.rs`
+//! covers plans.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn a_cut_off_safetensors_file_is_refused() {
     }
 }
 
-/// A bit of each byte of the header. Only a change of a note that nobody reads may pass.
+/// A bit of each byte of the header. Only a change of an unused note may pass.
 #[test]
 fn a_flipped_bit_in_a_safetensors_header_is_noticed() {
     let checkpoint = Checkpoint::copy_of(MHA);
@@ -130,7 +130,7 @@ fn prompts_must_fit_the_plan() {
     refused(&[ids(&[319, 320])], 1, &["token 320 is outside the vocabulary", "below 320"]);
     refused(&[ids(&[u32::MAX])], 1, &["outside the vocabulary"]);
     refused(&[Prompt::from("text")], 1, &["no tokenizer.json", "--prompt-ids"]);
-    // A bad prompt takes the good ones of its batch along, and leaves nothing behind.
+    // A bad prompt fails the good ones of its batch, and leaves no state.
     refused(&[ids(&[1]), ids(&[]), ids(&[2])], 4, &["empty"]);
     assert_eq!(sample(&mut llm).unwrap().len(), 1);
 }

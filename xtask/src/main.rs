@@ -50,6 +50,9 @@ enum Command {
     Replay {
         /// A revision of git, such as HEAD~1.
         revision: String,
+        /// A file of `old → new`, one per line: names that the other revision has, and this one's. Prose is not compared.
+        #[arg(long, value_name = "FILE")]
+        renames: Option<std::path::PathBuf>,
     },
     /// Run the tests of `plan` and `runtime` under AddressSanitizer, and under Miri if it is installed.
     Sanitize,
@@ -72,7 +75,7 @@ fn main() -> ExitCode {
         Command::Bench { accuracy: true, .. } => bench::accuracy::run(&root),
         Command::Bench { .. } => bench::run(&root),
         Command::Docs => docs::write(&root),
-        Command::Replay { revision } => replay::run(&root, &revision),
+        Command::Replay { revision, renames } => replay::run(&root, &revision, renames.as_deref()),
         Command::Sanitize => sanitize::run(&root),
         Command::Bundle => bundle::run(&root),
         Command::Mutate(options) => mutate::run(&root, &options),

@@ -1,5 +1,6 @@
 //! `cargo xtask replay REV`: compiles the test models with the program of another revision and with this one, and shows
-//! where graph, kernels, CUDA C and plan differ. A refactor that promises no plan change is held to it.
+//! where graph, kernels, CUDA C and plan differ. A refactor that promises no plan change is held to it. With `--renames`,
+//! names of the other revision are replaced first, and prose is not compared.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,12 @@ const MODELS: [(&str, &str); 2] = [("models/demo", "checkpoint"), ("bench/config
 const ORACLES: &str = "tests/oracle";
 
 /// Compares this tree's compiler with that of a revision; fails if they differ.
-pub fn run(root: &Path, revision: &str) -> Result<(), String> {
+pub fn run(root: &Path, revision: &str, renames: Option<&Path>) -> Result<(), String> {
+    let renames = renames.map(|path| {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        parse_renames(&text).map_err(|line| format!("{}: expected `old → new`, found `{line}`", path.display()))
+    });
+    let renames = renames.transpose()?;
     let commit = git(root, &["rev-parse", "--verify", "--quiet", &format!("{revision}^{{commit}}")]);
     let commit = commit.map_err(|_| format!("git knows no revision `{revision}`"))?;
     let name = commit.trim().get(..12).ok_or("git gave no commit")?;
@@ -34,7 +40,17 @@ pub fn run(root: &Path, revision: &str) -> Result<(), String> {
         read(&folder)
     });
     let [before, after] = texts;
-    let (before, after) = (before?, after?);
+    let (mut before, mut after) = (before?, after?);
+    if let Some(renames) = renames {
+        for (side, texts) in [("before", &mut before), ("after", &mut after)] {
+            let names: &[(String, String)] = if side == "before" { &renames } else { &[] };
+            for (name, text) in texts {
+                *text = without_prose(name, &renamed(&String::from_utf8_lossy(text), names)).into_bytes();
+                let path = folder.join(side).join(name);
+                fs::write(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+    }
     let differing = differing(&before, &after);
     if differing.is_empty() {
         println!("replay: all {} texts are those of {name}", after.len());
@@ -103,6 +119,54 @@ fn compile_all(root: &Path, program: &Path, folder: &Path) -> Result<(), String>
     Ok(())
 }
 
+/// Lines of `old → new`; the error is a line that is none. `#` starts a comment.
+fn parse_renames(text: &str) -> Result<Vec<(String, String)>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| match line.split_once(" → ") {
+            Some((old, new)) => Ok((old.to_owned(), new.to_owned())),
+            None => Err(line.to_owned()),
+        })
+        .collect()
+}
+
+/// A text with whole words replaced, in the order of the list.
+fn renamed(text: &str, renames: &[(String, String)]) -> String {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut text = text.to_owned();
+    for (old, new) in renames {
+        let (mut out, mut done) = (String::new(), 0);
+        for (start, _) in text.match_indices(old.as_str()) {
+            let end = start + old.len();
+            let longer = old.starts_with(part) && text[..start].ends_with(part)
+                || old.ends_with(part) && text[end..].starts_with(part);
+            if start >= done && !longer {
+                out += &text[done..start];
+                out += new;
+                done = end;
+            }
+        }
+        out += &text[done..];
+        text = out;
+    }
+    text
+}
+
+/// A text without its prose: comments of CUDA C (and the lines that count them), reasons why kernels refused, and errors.
+fn without_prose(name: &str, text: &str) -> String {
+    let lines = text.lines();
+    let kept: Vec<&str> = match name {
+        name if name.ends_with(".cu") => lines
+            .map(|line| line.split("//").next().unwrap_or_default().trim_end())
+            .filter(|line| !line.is_empty() && !line.starts_with("#line"))
+            .collect(),
+        name if name.ends_with("kernels.txt") => lines.filter(|line| !line.starts_with("  not ")).collect(),
+        name if name.ends_with("error.txt") => lines.take(1).collect(),
+        _ => lines.collect(),
+    };
+    kept.into_iter().map(|line| format!("{line}\n")).collect()
+}
+
 /// The output without progress lines, which have times.
 fn untimed(said: &str) -> String {
     said.lines().filter(|line| !line.ends_with(" s)")).map(|line| format!("{line}\n")).collect()
@@ -144,6 +208,27 @@ mod tests {
         let after = texts(&[("a", "1"), ("b", "2"), ("d", "1")]);
         assert_eq!(differing(&before, &after), ["b", "c", "d"]);
         assert!(differing(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn names_are_replaced_as_whole_words() {
+        let renames =
+            parse_renames("# attributes\nbehind → epilogue\n{scaled = → {quantized =\n").expect("two renames");
+        assert_eq!(
+            renamed("behind {scaled = [x], behind = [add]} behind_it unbehind", &renames),
+            "epilogue {quantized = [x], epilogue = [add]} behind_it unbehind"
+        );
+        assert_eq!(parse_renames("a -> b"), Err("a -> b".to_owned()));
+    }
+
+    #[test]
+    fn prose_is_not_compared() {
+        assert_eq!(without_prose("m/k0.cu", "#line 1 \"a\"\n// y = x\nint x;  // one\n\n"), "int x;\n");
+        assert_eq!(
+            without_prose("m/kernels.txt", "%y = add\n  not a: it spills\n  timed: a\n"),
+            "%y = add\n  timed: a\n"
+        );
+        assert_eq!(without_prose("m/plan.txt", "// all\n"), "// all\n");
     }
 
     #[test]

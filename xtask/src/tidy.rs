@@ -29,6 +29,7 @@ const INVARIANTS: &[Invariant] = &[
     ("only `cli` reads environment variables and prints", words::only_cli_talks),
     ("only `plan::input` opens input files", words::one_reader),
     ("nothing is left unfinished in the tree", words::nothing_unfinished),
+    ("texts use the words of docs/glossary.md", words::plain_words),
     ("a Rust file starts with its purpose: `//!`", files::open_with_their_job),
     ("a hand-written Rust file has at most 700 lines", files::stay_short),
     ("each snapshot has its case, and each case with a snapshot has one", files::snapshots_have_cases),

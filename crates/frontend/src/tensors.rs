@@ -118,9 +118,9 @@ fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
     match data.len() == expected {
         true => Ok((LENGTH + length, metadata)),
         false if data.len() < expected => {
-            Err(format!("the file is truncated: its tensors take {expected} bytes, found {}", data.len()))
+            Err(format!("the file is truncated: its tensors take {expected} bytes, but the file has {}", data.len()))
         }
-        false => Err(format!("its tensors take {expected} bytes, found {}", data.len())),
+        false => Err(format!("its tensors take {expected} bytes, but the file has {}", data.len())),
     }
 }
 

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(failure.cause, Cause::Unsupported);
         // neither a pass is named, nor violations that passes have fixed
         let reason = "the graph is not legal at stage `fused`: `%twice`: joins values of a step; only weights can be \
-                      joined, which no pass changes";
+                      joined, and no pass fixes it";
         assert_eq!(failure.to_string(), reason);
         assert!(failure.repro.starts_with("// test: verify fused\ngraph @g"), "{}", failure.repro);
     }

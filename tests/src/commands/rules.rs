@@ -1,5 +1,5 @@
-//! `// test: rules FILE`: what the rules of a file beside the case do to its graph, in order; held to the same as
-//! passes are.
+//! `// test: rules FILE`: the effect of the rules of a file next to the case on its graph, in order; checked like
+//! passes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Plans whose hashes hold and whose code or launches do not: each is refused by name when it is opened or loaded.
+//! Plans with valid hashes and invalid code or launches: each is refused by name when it is opened or loaded.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{
     folder,
 };
 
-/// The demo model's plan with something done to it, up to where it is refused.
+/// The demo model's plan with a change, up to its refusal.
 fn refused(path: &Path, change: impl FnOnce(&mut Plan)) -> Error {
     let target = TargetChoice::Named("sm_90a".to_owned());
     let options = CompileOptions { target, max_batch_size: Some(1), ..CompileOptions::default() };

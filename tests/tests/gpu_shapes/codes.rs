@@ -1,4 +1,4 @@
-//! Codes: what makes them, and linears over them for many rows.
+//! Quantization kernels, and quantized linear layers for many rows.
 
 use tests::Case;
 
@@ -9,7 +9,7 @@ pub fn cases() -> Vec<Case> {
     [quantized(), linears()].concat()
 }
 
-/// Codes and scales of rows, equal to the last bit.
+/// Quantized rows and scales, equal to the last bit.
 fn quantized() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in ["bf16", "f16", "f32"] {
@@ -39,13 +39,13 @@ fn quantized() -> Vec<Case> {
     cases
 }
 
-/// How the operands of a linear are coded.
+/// The formats of a linear layer's operands.
 #[derive(Clone, Copy)]
 struct Format {
     name: &'static str,
-    /// The dtype of codes of x, and columns of their blocks.
+    /// The dtype of x, and columns of its blocks.
     x: Option<(&'static str, Option<u64>)>,
-    /// That of codes of the weight, rows and columns of their blocks.
+    /// The dtype of the weight, rows and columns of its blocks.
     weight: (&'static str, Option<u64>, Option<u64>),
     zero: bool,
 }
@@ -75,7 +75,7 @@ fn blocks(to: &str, [rows, cols]: [Option<u64>; 2], [n, k]: [u64; 2]) -> (String
     (attrs, [n.div_ceil(rows.unwrap_or(1)), k.div_ceil(cols.unwrap_or(k))])
 }
 
-/// A linear over codes, and what stands behind it; the last step decodes `b`. Where `normed`, a norm makes the codes of x.
+/// A quantized linear layer with an epilogue; the last step decodes `b`. If `normed`, a norm quantizes x.
 fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, normed: bool) -> Case {
     let Format { name, x, weight: (to, rows, cols), zero } = format;
     let width = if behind.contains("swiglu") { n / 2 } else { n };
@@ -141,7 +141,7 @@ fn linears() -> Vec<Case> {
         {
             for (rows, [t, b]) in [[17, 3], [65, 33], [131, 12], [300, 40]].into_iter().enumerate() {
                 let [n, k] = *shape;
-                // halves in blocks of weights end where the blocks of a kernel do
+                // halves in blocks of weights end at block boundaries of a kernel
                 let behind = match epilogues[(place + size + rows) % epilogues.len()] {
                     gated if gated.ends_with("swiglu") && format.weight.1.is_some() && n != 512 => "bias",
                     behind => behind,

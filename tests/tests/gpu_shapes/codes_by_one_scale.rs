@@ -1,4 +1,4 @@
-//! Codes by one scale for all: made by a norm, and behind a linear.
+//! Quantization with one scale per tensor: by a norm, and in the epilogue of a linear layer.
 
 use tests::Case;
 
@@ -23,7 +23,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The weight of a linear that reads the codes, of which one beside a boundary may be another: in sums that counts little.
+/// The weight of a linear layer that reads the quantized values, one of which may be rounded either way: that matters
+/// little in sums.
 fn lines_behind(to: &str, dtype: &str, width: u64) -> String {
     format!(
         "%down = constant @\"down.fan_in\" : {dtype}[64, {width}]\n  \
@@ -32,7 +33,7 @@ fn lines_behind(to: &str, dtype: &str, width: u64) -> String {
     )
 }
 
-/// The beginning of a graph: rows of a table, a weight, and a scale that the largest values are beyond.
+/// The start of a graph: rows of a table, a weight, and a scale at which the largest values saturate.
 fn lines_before(to: &str, dtype: &str, [n, k]: [u64; 2], [t, b]: [u64; 2]) -> String {
     format!(
         "graph @codes<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
@@ -52,7 +53,7 @@ fn attributes(behind: &str) -> (&'static str, String) {
     (bias, if behind.is_empty() { String::new() } else { format!("behind = [{behind}], ") })
 }
 
-/// A norm makes codes, a linear over them makes others, and a linear reads those.
+/// A norm quantizes, a linear layer over that quantizes its result, and a linear layer reads it.
 fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], behind: &str) -> Case {
     let behind = if n % 2 == 1 { "" } else { behind };
     let (width, (bias, listed)) = (width(n, behind), attributes(behind));
@@ -68,7 +69,7 @@ fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], behind: &str
     case(name, &[("T", tokens[0]), ("B", tokens[1])], text)
 }
 
-/// A linear over numbers, normed where that is one row, makes codes.
+/// An unquantized linear layer, with a norm for one row, quantizes its result.
 fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], behind: &str) -> Case {
     let behind = if n % 2 == 1 { "" } else { behind };
     let (width, (bias, listed)) = (width(n, behind), attributes(behind));
@@ -82,6 +83,6 @@ fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], behin
         start = lines_before(to, dtype, [n, k], tokens),
         after = lines_behind(to, dtype, width),
     );
-    let name = format!("codes of {to} of a product, {dtype} {n}x{k}, {tokens:?}, {behind}");
+    let name = format!("quantized to {to} after a product, {dtype} {n}x{k}, {tokens:?}, {behind}");
     case(name, &[("T", tokens[0]), ("B", tokens[1])], text)
 }

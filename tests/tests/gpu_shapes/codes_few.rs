@@ -1,4 +1,4 @@
-//! Linears over weights of codes, with as few rows as decoding has.
+//! Linear layers with quantized weights, for few rows as in decode.
 
 use tests::Case;
 
@@ -9,7 +9,7 @@ pub fn cases() -> Vec<Case> {
     [linears(), dummies()].concat()
 }
 
-/// How a weight is coded.
+/// The format of a weight.
 #[derive(Clone, Copy)]
 struct Format {
     dtype: &'static str,
@@ -33,11 +33,11 @@ const FORMATS: [Format; 11] = [
     format("i4", None, Some(128), true),
     format("i4", None, Some(256), false),
     format("i4", None, None, false),
-    // which share too little for tensor cores
+    // groups too small for tensor cores
     format("i4", None, Some(32), true),
 ];
 
-/// A linear over codes with what stands before and behind it; the last step decodes `b`.
+/// A quantized linear layer with prologue and epilogue; the last step decodes `b`.
 fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
     let Format { dtype: to, blocks: [rows, cols], zero } = format;
     let width = if behind.contains("swiglu") { n / 2 } else { n };
@@ -136,7 +136,7 @@ fn linears() -> Vec<Case> {
     cases
 }
 
-/// Codes that are made on the device, row-major and in tiles.
+/// Random quantized weights that are generated on the device, row-major and in tiles.
 fn dummies() -> Vec<Case> {
     let mut cases = Vec::new();
     for (dtype, n, k) in

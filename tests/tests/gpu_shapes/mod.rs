@@ -1,4 +1,4 @@
-//! Graphs over shapes that kernels stumble on: 1, primes, one past a tile, widths without whole vectors.
+//! Graphs over difficult shapes: 1, primes, one past a tile, widths without whole vectors.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
     [small_cases(), large_linears(), codes::cases(), codes_by_one_scale::cases()].concat()
 }
 
-/// Those that take next to no time.
+/// The fastest ones.
 pub fn small_cases() -> Vec<Case> {
     [linears(), fused_linears(), codes_few::cases(), rows(), attention(), sampling(), tables()].concat()
 }
@@ -65,8 +65,8 @@ fn linears() -> Vec<Case> {
     cases
 }
 
-/// A linear with a norm before it, and a bias, a gate or a residual behind: what programs for few rows do in one launch
-/// and others in several.
+/// A linear layer with a norm before it, and a bias, a gate or a residual after it: one launch for few rows, several
+/// otherwise.
 fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
     let gated = behind.contains("swiglu");
     let width = if gated { n / 2 } else { n };
@@ -219,11 +219,11 @@ fn attention() -> Vec<Case> {
         for (heads, kv_heads, head_dim) in shapes {
             for &(t, b, normed) in steps {
                 let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
-                // integers want larger numbers; those of normed heads are what their gains make them
+                // integers need larger values; those of normalized heads are set by their norm weights
                 let by = if cache == "i8" { 32.0 } else { 1.0 }; // exact, wherever it is rounded
                 let scores = if normed { 1.0 } else { by * by };
                 let scale = (f64::from(head_dim as u32).powf(-0.5) / scores) as f32;
-                // as models have it: rows in f32, rounded once behind their rotation
+                // as in models: rows in f32, rounded once after RoPE
                 let (widened, row, to) = match dtype != "f32" && heads % 2 == 0 {
                     true => {
                         let cast = format!("  %wide = cast %qkv {{to = f32}} : f32[T, {width}]\n");
@@ -253,13 +253,13 @@ fn attention() -> Vec<Case> {
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
                      {smaller}return {shown}{mixed}\n}}\n",
-                    // as large as those of other caches: weights of the softmax are rounded to 16 bits, relative to values
+                    // as large as for other caches: softmax weights are rounded to 16 bits, relative to values
                     smaller = match by == 1.0 {
                         true => String::new(),
                         false => format!("%meant = scale %mixed {{by = {:?}}} : {dtype}[T, {q}]\n  ", 1.0 / by),
                     },
                     mixed = if by == 1.0 { "%mixed" } else { "%meant" },
-                    // queries that are an output keep what makes them apart
+                    // queries that are an output prevent fusion
                     shown = if t == 70 { "%q, " } else { "" },
                     half = head_dim / 2 * 2,
                     quarter = head_dim / 2,
@@ -290,7 +290,7 @@ fn sampling() -> Vec<Case> {
             cases.push(case(format!("argmax {dtype} {classes} of {cols}, {t} rows"), &[("T", t)], text));
         }
     }
-    // rows in which something overflows, or is NaN for that, have no best element
+    // rows with an overflow, or NaN from one, have no largest element
     for (cols, t) in [(7, 31), (1000, 31), (32000, 31)] {
         for by in ["2.0", "7.0"] {
             let text = format!(
@@ -307,7 +307,7 @@ fn sampling() -> Vec<Case> {
     cases
 }
 
-/// Tied tables, which are packed for the linear and read by the embedding; gathered rows; weights made on the device.
+/// Tied tables, which are packed for lm_head and read by the embedding; gathered rows; weights generated on the device.
 fn tables() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in FLOATS {

@@ -54,7 +54,7 @@ impl Tree {
         for folder in FOLDERS.iter().filter(|folder| root.join(folder).exists()) {
             tree.read_folder(root, folder)?;
         }
-        for path in ["ARCHITECTURE.md", "deny.toml"] {
+        for path in ["ARCHITECTURE.md", "README.md", "deny.toml"] {
             if let Ok(text) = fs::read_to_string(root.join(path)) {
                 tree.files.push(File { path: path.to_owned(), text });
             }

@@ -1,4 +1,4 @@
-//! What a user is told of a plan's accuracy: perplexity, the gate, and the layer that errs.
+//! Accuracy on the command line: perplexity, the gate, and the layer with the largest error.
 
 use std::path::Path;
 
@@ -155,7 +155,7 @@ fn a_cache_of_integers_takes_a_calibration() {
         let coded = perplexity(with(kv, &["--calibration", &calibration]));
         assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{kv}: {coded} of {plain}");
     }
-    // of a checkpoint of codes, too
+    // of a quantized checkpoint, too
     let [codes, calibration] = ["int8", "int8.json"].map(|name| sandbox.text(name));
     sandbox.ok(&["quantize", DEMO[0], "-o", &codes, "--precision", "int8-weight"]);
     sandbox.ok(&["calibrate", &codes, "--target", "cpu", "--text", &text, "-o", &calibration]);
@@ -180,7 +180,7 @@ fn formats_are_chosen_with_reasons() {
     let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
     assert!(chosen.status.success() && said.contains("bits per weight, perplexity "), "{said}");
 
-    // the plan says what was chosen and why; that is the table, which gives the same plan
+    // the plan has the choice with reasons, as a table that gives the same plan
     let kept = std::fs::read_to_string(&table).unwrap();
     let printed = sandbox.ok(&["inspect", &plan, "--precision"]);
     let rows = |table: &str| {
@@ -204,7 +204,7 @@ fn formats_are_chosen_with_reasons() {
     sandbox.ok(&[&compile[..], &["--precision-map", &table, "-o", &again]].concat());
     assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&again).unwrap());
 
-    // another goal, or a search that was stopped, measures nothing twice
+    // another goal, or a resumed search, measures nothing twice
     let other = ["-o", &again, "--target-bits", "6", "--formats", "int4-gptq,int8-weight,int4"];
     let chosen = sandbox.run(&[&mixed[..], &other].concat());
     let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
@@ -212,7 +212,7 @@ fn formats_are_chosen_with_reasons() {
     sandbox.ok(&[&mixed[..], &choices, &["-o", &again, "--precision-table", &table]].concat());
     assert_eq!(std::fs::read_to_string(&table).unwrap(), kept);
 
-    // where time decides, products are measured with a timing cache, unless a machine is named
+    // if time matters, products are measured with a timing cache, unless a machine is named
     let times = sandbox.text("times.json");
     let fast = ["-o", &again, "--formats", "int8-weight", "--json"];
     let chosen = |more: &[&str]| sandbox.json(&[&mixed[..], &fast, more].concat())["mixed"].clone();
@@ -225,7 +225,7 @@ fn formats_are_chosen_with_reasons() {
 
     let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
     sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
-    sandbox.fails(&goal(&[]), 2, "wants a goal");
+    sandbox.fails(&goal(&[]), 2, "requires one of");
     sandbox.fails(&goal(&["--max-perplexity-increase", "1"]), 2, "expected one such as 1%");
     sandbox.fails(&["inspect", &plan, "--precision", "--dot"], 2, "cannot be used with");
     sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
@@ -252,6 +252,6 @@ fn a_choice_of_formats_becomes_a_checkpoint() {
     sandbox.ok(&["eval", &mixed, "--target", "cpu", "--text", &text]);
     // refused before anything is measured
     let refused = [&["quantize", DEMO[0], "-o", &mixed], &choice[..], &measure[..2]].concat();
-    sandbox.fails(&refused, 2, "exists already");
-    sandbox.fails(&["quantize", DEMO[0], "-o", "other", "--precision", "mixed"], 2, "wants a goal");
+    sandbox.fails(&refused, 2, "already exists");
+    sandbox.fails(&["quantize", DEMO[0], "-o", "other", "--precision", "mixed"], 2, "requires one of");
 }

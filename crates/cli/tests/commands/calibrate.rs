@@ -1,4 +1,4 @@
-//! Calibrating from the command line: files in, files out, and what is refused.
+//! Calibration on the command line: inputs, outputs, and errors.
 
 use crate::MHA;
 use crate::sandbox::Sandbox;

@@ -1,4 +1,4 @@
-//! Files that the program writes: none is lost to another, and none is left where it should not be.
+//! Output files: none overwrites another, and none is left over.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::MHA;
 use crate::sandbox::Sandbox;
 
-/// A sandbox with a checkpoint of its own in `ck`, and small files.
+/// A sandbox with its own checkpoint in `ck`, and small files.
 fn with_checkpoint() -> Sandbox {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.path("ck")).unwrap();
@@ -21,7 +21,7 @@ fn with_checkpoint() -> Sandbox {
     sandbox
 }
 
-/// All files below a folder with what is in them, and the folders.
+/// All files below a directory with their contents, and the directories.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -96,7 +96,7 @@ fn an_output_is_no_input_and_no_other_output() {
         assert!(known.iter().any(|reason| errors.contains(reason)), "{line}: {errors}");
         assert!(contents(sandbox.folder()) == before, "{line}");
     }
-    // what is no input may be replaced, in the folder of a checkpoint, too
+    // files that are not inputs may be replaced, in a checkpoint directory, too
     for _ in 0..2 {
         sandbox.ok(&["compile", &sandbox.text("ck"), "-o", &sandbox.text("ck/model.plan"), "--no-cache"]);
         sandbox.ok(&["opt", &sandbox.text("graph.ir"), "--emit", "ir-after-all", "--dump-dir", &sandbox.text("")]);
@@ -172,11 +172,11 @@ fn nothing_is_left_by_those_that_are_stopped() {
         assert_eq!(stop(signal).code(), Some(130), "{signal}");
         assert_eq!(names(), [""; 0], "{signal}");
     }
-    // it may have been between two of its plans
+    // it may have been killed between two plans
     while names().is_empty() {
         assert_eq!(stop("KILL").code(), None);
     }
-    // what is left has lost its owner; this has one
+    // the leftover file has no owner; this one has
     std::fs::create_dir(temporary.join(".smelt-mine.partial")).unwrap();
     let mine = std::fs::File::open(temporary.join(".smelt-mine.partial")).unwrap();
     mine.lock().unwrap();

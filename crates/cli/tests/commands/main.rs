@@ -1,4 +1,4 @@
-//! The program as a user meets it: what it prints where, its files, its exit codes.
+//! The program as a user sees it: its output, its files, its exit codes.
 
 mod accuracy;
 mod calibrate;
@@ -239,7 +239,7 @@ fn what_cannot_be_done_has_its_exit_code() {
         (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, expected one of: canonicalize"),
         (&["--disable-pass", "canonicalize"], 2, "is required"),
         (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
-        (&["--kv-cache", "1"], 6, "holds no block"),
+        (&["--kv-cache", "1"], 6, "is smaller than one block"),
         (&["--workspace-size", "1000"], 6, "live in the fullest step of mixed@512"),
     ];
     for (more, code, message) in cases {
@@ -256,7 +256,7 @@ fn what_cannot_be_done_has_its_exit_code() {
     assert!(!sandbox.path("x.plan").exists());
 }
 
-/// Kernels are compiled where a file is written or their code is asked for, and not before the plan is known to fit.
+/// Kernels are compiled if a file is written or their code is requested, and not before the plan is known to fit.
 #[test]
 fn nothing_is_compiled_that_is_not_needed() {
     let sandbox = Sandbox::new();
@@ -287,10 +287,10 @@ fn readers_may_leave() {
     let sandbox = Sandbox::new();
     let args = ["generate", "models/demo", "--prompt", "A trait", "--max-tokens", "8"];
     let output = sandbox.command(&args).stdout(deserted()).output().unwrap();
-    // 128 + SIGPIPE, and not a word of it
+    // 128 + SIGPIPE, and no message
     assert_eq!(output.status.code(), Some(141));
     assert!(String::from_utf8_lossy(&output.stderr).ends_with("s)\n"), "{output:?}");
-    // nobody watches the progress: the work is done all the same
+    // nobody reads the progress: the work is done anyway
     let plan = sandbox.text("x.plan");
     assert!(sandbox.command(&["compile", MHA, "-o", &plan]).stderr(deserted()).output().unwrap().status.success());
     sandbox.ok(&["inspect", &plan]);
@@ -422,10 +422,10 @@ fn a_checkpoint_is_quantized_to_another() {
     sandbox.ok(&["generate", &out, "--prompt-ids", "5,6,7", "--max-tokens", "2"]);
 
     let again = sandbox.text("again");
-    sandbox.fails(&["quantize", MHA, "-o", &out, "--precision", "fp8"], 2, "exists already");
+    sandbox.fails(&["quantize", MHA, "-o", &out, "--precision", "fp8"], 2, "already exists");
     sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "fp9"], 2, "unknown format `fp9`");
     sandbox.fails(&["quantize", MHA, "-o", &again], 2, "nothing to quantize: expected --precision");
-    // whoever refuses codes for what is for numbers, refuses them alike
+    // all commands refuse quantized checkpoints alike
     for command in [&["quantize", &out, "-o", &again][..], &["generate", &out, "--prompt-ids", "5"]] {
         let args = [command, &["--precision", "fp8"]].concat();
         sandbox.fails(&args, 2, "is already quantized by compressed-tensors");
@@ -439,7 +439,7 @@ fn a_checkpoint_is_quantized_to_another() {
     let mut files = sandbox.files();
     files.sort();
     assert_eq!(files, ["cache", "int8"]);
-    // what the message says helps
+    // the hint of the message works
     let map = sandbox.text("map");
     std::fs::write(&map, "model.layers.*.mlp.down_proj none").unwrap();
     let args = ["quantize", MHA, "-o", &again, "--precision", "int4", "--precision-map", &map, "--json"];

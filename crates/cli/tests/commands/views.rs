@@ -1,4 +1,4 @@
-//! What people see of a plan and of the passes: memory, pages, differences, texts after passes, rules.
+//! Views of a plan and of the passes: memory, pages, diffs, texts after passes, rules.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn memory_shows_what_lives_when() {
     assert!(table.starts_with("mixed@512: arena ") && table.contains("layers.1.mlp.gated.linear : f32[T, "), "{table}");
     let memory = sandbox.json(&["inspect", &plan, "--memory", "--program", "decode@2", "--json"]);
     assert_eq!(memory["program"], "decode@2");
-    // the planner wastes next to nothing
+    // the planner wastes almost nothing
     let number = |name: &str| memory[name].as_f64().unwrap();
     assert!(number("arena_bytes") <= 1.05 * number("live_bytes"), "{memory}");
     sandbox.fails(&["inspect", &plan, "--memory", "--program", "decode@9"], 2, "it has: decode@1, decode@2, mixed@512");
@@ -118,8 +118,12 @@ fn rules_from_a_file_are_passes_by_their_names() {
     assert_eq!(row(&emit("passes", &["--opt-bisect-limit", "3"])), None);
     assert!(row(&emit("passes", &["--opt-bisect-limit", "4"])).is_some());
     assert!(emit("ir-after=silu-mul", &[]).contains(" = silu_mul "));
-    assert!(sandbox.ok(&["opt", "--list-passes", "--rewrites", &rules]).contains("silu-mul               a rule"));
-    // a plan knows its rules: with others it is another one
+    assert!(
+        sandbox
+            .ok(&["opt", "--list-passes", "--rewrites", &rules])
+            .contains("silu-mul                         a rewrite rule")
+    );
+    // the rules are among a plan's inputs: others give another plan
     let generate = ["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4"];
     let compiled = |more: &[&str]| {
         let output = sandbox.run(&[&generate[..], more].concat());
@@ -146,7 +150,7 @@ fn bad_rules_are_refused_with_all_their_errors() {
     let taken = "a pass `fuse-silu-mul` already exists, give the rule another name";
     fails(&GATE.replace("@silu-mul", "@fuse-silu-mul"), taken);
     sandbox.fails(&["compile", MHA, "--dry-run", "--rewrites", &sandbox.text("no.rules")], 3, "no.rules: No such file");
-    // what no example shows is found where the rule applies, and is no bug of smelt
+    // an error that no example shows is found when the rule applies, and is not a bug of smelt
     let widens = "rule @widens {\n  %y = add %a, %b : f32[.., $n]\n  where $n > 8\n=>\n  %y = cast %a {to = bf16}\n}\n";
     fails(widens, "rule `widens` built a bad patch at `%layers.0.attn.sum`: the type");
     let repro = sandbox.text("repro.ir");

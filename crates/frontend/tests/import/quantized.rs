@@ -1,4 +1,4 @@
-//! Quantized checkpoints that must not come in, and what is ignored in those that do.
+//! Quantized checkpoints that are refused, and what is ignored in accepted ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};

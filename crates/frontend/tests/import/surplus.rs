@@ -1,4 +1,4 @@
-//! Tensors that the model does not have: harmless ones are ignored with a warning, others only where they are named.
+//! Tensors that the model does not use: harmless ones are ignored with a warning, others only if they are named.
 
 use frontend::{Checkpoint, ImportError};
 use safetensors::tensor::Dtype;
@@ -91,7 +91,7 @@ fn the_head_of_a_tied_model_can_be_ignored() {
     let ignored = ["lm_head.weight".to_owned()];
     let checkpoint = Checkpoint::open_without(files.write().path(), &ignored).unwrap();
     assert!(checkpoint.config().tie_word_embeddings && checkpoint.warnings() == NO_WARNINGS);
-    // where it is all there is, the model needs it
+    // if it is the only one, the model needs it
     let alone = files.without("model.embed_tokens.weight").write();
     assert!(Checkpoint::open_without(alone.path(), &ignored).is_err());
 }
