@@ -5,7 +5,7 @@
 use ir::ops::{
     Add, AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Dequantize, Embedding, Epilogues,
     FusedLinear, GatherRows, Gelu, GeluTanh, LayerNorm, Linear, Mul, Offset, PagedAttention, Quantize, QuantizeBlocks,
-    Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Scaled, Sigmoid, Silu, SiluMul, Softcap,
+    Quantized, Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Sigmoid, Silu, SiluMul, Softcap,
     Split, Swiglu, Tanh,
 };
 use ir::{DType, Graph, KvDecl, Op, OpDef, TensorType, Value};
@@ -69,7 +69,7 @@ pub fn in_f32(graph: &Graph) -> Graph {
     let widened = |line: &str| {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
-        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("scaled = [x");
+        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("quantized = [x");
         let dropped = |line: String| {
             line.replace("to = f32, codes", "codes").replace(", to = f32}", "}").replace(" {to = f32}", "")
         };
@@ -266,9 +266,14 @@ impl Builder {
         let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
         let weight = self.add(blocks, &[numbers]);
         let scales = [codes, weight].map(|codes| Value { result: 1, ..codes });
-        let scaled = Scaled { x: true, weight: true, zero: false };
-        let product =
-            FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)), codes: None };
+        let quantized = Quantized { x: true, weight: true, zero_point: false };
+        let product = FusedLinear {
+            prologue: None,
+            quantized,
+            epilogue: Epilogues::default(),
+            to: Some(self.dtype(x)),
+            codes: None,
+        };
         let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
         self.values.push(y);
     }
@@ -283,8 +288,14 @@ impl Builder {
         let codes = self.add(Quantize { to: DType::I8 }, &[y, scale]);
         let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
         let weight = self.add(QuantizeBlocks { to: DType::I8, rows: None, cols: None }, &[numbers]);
-        let scaled = Scaled { x: true, weight: true, zero: false };
-        let sum = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(DType::F32), codes: None };
+        let quantized = Quantized { x: true, weight: true, zero_point: false };
+        let sum = FusedLinear {
+            prologue: None,
+            quantized,
+            epilogue: Epilogues::default(),
+            to: Some(DType::F32),
+            codes: None,
+        };
         let sum = self.add(sum, &[codes, weight, scale, Value { result: 1, ..weight }]);
         self.last.push(sum);
     }
@@ -305,9 +316,15 @@ impl Builder {
             }
         };
         let y = if detail.is_multiple_of(2) {
-            let scaled = Scaled { weight: true, ..Scaled::default() };
+            let quantized = Quantized { weight: true, ..Quantized::default() };
             self.add(
-                FusedLinear { before: None, scaled, behind: Epilogues::default(), to: self.to(x, b), codes: None },
+                FusedLinear {
+                    prologue: None,
+                    quantized,
+                    epilogue: Epilogues::default(),
+                    to: self.to(x, b),
+                    codes: None,
+                },
                 &[x, codes, scale],
             )
         } else {

@@ -135,7 +135,7 @@ fn buffer<'a>(program: &'a mut Program, name: &str) -> &'a mut plan::Buffer {
 }
 
 const DATA: &[Lie<Plan>] = &[
-    ("a weight behind the end", |plan| plan.weights[0].data = WeightData::Stored { offset: 1 << 30 }),
+    ("a weight past the end", |plan| plan.weights[0].data = WeightData::Stored { offset: 1 << 30 }),
     ("a weight at the end of memory", |plan| plan.weights[0].data = WeightData::Stored { offset: u64::MAX - 255 }),
     ("a weight between alignments", |plan| plan.weights[0].data = WeightData::Stored { offset: 2 }),
     ("a weight whose size overflows", |plan| plan.weights[0].shape = vec![1 << 33, 1 << 33]),
@@ -224,7 +224,7 @@ const PROGRAMS: &[Lie<Plan>] = &[
     }),
     ("no arena", |plan| mixed(plan).arena_bytes = 0),
     ("a boundless arena", |plan| mixed(plan).arena_bytes = u64::MAX),
-    ("a buffer behind the arena", |plan| mixed(plan).buffers[7].offset = 1 << 40),
+    ("a buffer past the arena", |plan| mixed(plan).buffers[7].offset = 1 << 40),
     ("a buffer at the end of memory", |plan| mixed(plan).buffers[7].offset = u64::MAX - 255),
     ("a buffer between alignments", |plan| mixed(plan).buffers[7].offset += 1),
     ("a buffer that is too short", |plan| mixed(plan).buffers[7].bytes -= 1),
@@ -261,16 +261,16 @@ const PROGRAMS: &[Lie<Plan>] = &[
 ];
 
 const LAUNCHES: &[Lie<Launch>] = &[
-    ("a kernel behind the end", |launch| launch.kernel = u32::MAX),
+    ("a kernel past the end", |launch| launch.kernel = u32::MAX),
     ("no inputs", |launch| launch.inputs.clear()),
     ("no outputs", |launch| launch.outputs.clear()),
     ("one input too many", |launch| launch.inputs.push(launch.inputs[0])),
     ("inputs in another order", |launch| launch.inputs.rotate_left(1)),
-    ("a buffer behind the end", |launch| launch.inputs[0] = Arg::Buffer(u32::MAX)),
-    ("a weight behind the end", |launch| launch.inputs[0] = Arg::Weight(u32::MAX)),
+    ("a buffer past the end", |launch| launch.inputs[0] = Arg::Buffer(u32::MAX)),
+    ("a weight past the end", |launch| launch.inputs[0] = Arg::Weight(u32::MAX)),
     ("a weight of another size", |launch| launch.inputs[0] = Arg::Weight(1)),
-    ("a layer behind the end", |launch| launch.inputs[0] = Arg::Kv { group: 0, layer: u32::MAX }),
-    ("a group behind the end", |launch| launch.outputs[0] = Arg::Kv { group: 1, layer: 0 }),
+    ("a layer past the end", |launch| launch.inputs[0] = Arg::Kv { group: 0, layer: u32::MAX }),
+    ("a group past the end", |launch| launch.outputs[0] = Arg::Kv { group: 1, layer: 0 }),
     ("a weight as output", |launch| launch.outputs[0] = Arg::Weight(0)),
     ("an input as output", |launch| launch.outputs[0] = Arg::Buffer(0)),
     ("an output twice", |launch| launch.outputs = vec![launch.outputs[0]; 2]),

@@ -60,7 +60,7 @@ fn every_damaged_byte_is_noticed() {
         load(&path).expect_err("a truncated plan");
     }
     std::fs::write(&path, [&good[..], b"x"].concat()).unwrap();
-    load(&path).expect_err("a plan with something behind it");
+    load(&path).expect_err("a plan with trailing bytes");
 }
 
 #[test]

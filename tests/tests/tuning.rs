@@ -175,10 +175,10 @@ fn ops_go_by_their_types_and_not_by_their_place() {
     let kv = "with kv bf16 {kv_heads = 1, head_dim = 64, block_tokens = 64}";
     for op in [
         "linear {to = f32} bf16[2, 128], weight bf16[256, 128] : f32[2, 256]",
-        "fused_linear {before = rms_norm(1e-5, bf16), behind = [swiglu], to = bf16} f32[1, 128], weight bf16[384, 128], \
+        "fused_linear {prologue = rms_norm(1e-5, bf16), epilogue = [swiglu], to = bf16} f32[1, 128], weight bf16[384, 128], \
          weight bf16[128] : bf16[1, 192]",
         // ops that are expanded in a program are timed as their parts
-        "fused_linear {behind = [swiglu]} bf16[R, 128], weight bf16[384, 128] : bf16[R, 192] for R in 1..8",
+        "fused_linear {epilogue = [swiglu]} bf16[R, 128], weight bf16[384, 128] : bf16[R, 192] for R in 1..8",
         &format!(
             "rope_attention {{head_dim = 64, heads = 2, kv_heads = 1, scale = 0.125, to = bf16}} f32[2, 256], i32[2], \
              i32[3], i32[2, 4], weight f32[32] : bf16[2, 128] {kv}"

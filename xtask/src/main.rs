@@ -52,7 +52,7 @@ enum Command {
         revision: String,
         /// A file of `old → new`, one per line: names that the other revision has, and this one's. Prose is not compared.
         #[arg(long, value_name = "FILE")]
-        renames: Option<std::path::PathBuf>,
+        renames: Option<PathBuf>,
     },
     /// Run the tests of `plan` and `runtime` under AddressSanitizer, and under Miri if it is installed.
     Sanitize,

@@ -313,7 +313,7 @@ mod tests {
     const GRAPH: &str = "\
 graph @g<T in 1..1>(%x: f32[T, 8], %residual: f32[T, 8]) {
   %weight = constant @\"weight\" : f32[8, 8]
-  %sum = fused_linear %x, %weight, %residual {behind = [add]} : f32[T, 8]
+  %sum = fused_linear %x, %weight, %residual {epilogue = [add]} : f32[T, 8]
   %y = silu %sum : f32[T, 8]
   return %y
 }

@@ -154,17 +154,17 @@ impl<'a> Scoring<'a> {
                 logits.extend(event.logits);
                 done |= event.done;
             }
-            let behind = rows + logits.len() / vocab;
+            let end = rows + logits.len() / vocab;
             // rows of the prefix, and of tokens that an earlier window has scored, are dropped
             let first = rows.max(window.first_row(self.passage));
             let position = window.begin + first + 1;
             if !done {
-                self.running = Some(Running { request, window, rows: behind });
+                self.running = Some(Running { request, window, rows: end });
             }
-            if first < behind {
+            if first < end {
                 logits.drain(..(first - rows) * vocab);
                 let position = position - self.passage.prefix.len();
-                let targets = self.passage.tokens[position..position + behind - first].to_vec();
+                let targets = self.passage.tokens[position..position + end - first].to_vec();
                 return Ok(Some(Rows { position, targets, logits }));
             }
         }

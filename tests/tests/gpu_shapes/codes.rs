@@ -76,10 +76,10 @@ fn blocks(to: &str, [rows, cols]: [Option<u64>; 2], [n, k]: [u64; 2]) -> (String
 }
 
 /// A quantized linear layer with an epilogue; the last step decodes `b`. If `normed`, a norm quantizes x.
-fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, normed: bool) -> Case {
+fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], epilogue: &str, normed: bool) -> Case {
     let Format { name, x, weight: (to, rows, cols), zero } = format;
-    let width = if behind.contains("swiglu") { n / 2 } else { n };
-    let result = if behind.contains("add") { "f32" } else { dtype };
+    let width = if epilogue.contains("swiglu") { n / 2 } else { n };
+    let result = if epilogue.contains("add") { "f32" } else { dtype };
     let (attrs, [scale_rows, scale_cols]) = blocks(to, [rows, cols], [n, k]);
     let mut lines = vec![
         format!("%table = constant @\"table\" : {dtype}[32, {k}]"),
@@ -111,17 +111,17 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, nor
         lines.push(format!("%codes = quantize %w, %scale, %zero {{to = {to}}} : {to}[{n}, {k}]"));
         (operands, scaled) = ([operands, vec!["%zero"]].concat(), [scaled, vec!["zero"]].concat());
     }
-    if behind.contains("bias") {
+    if epilogue.contains("bias") {
         lines.push(format!("%bias = constant @\"w.bias\" : {dtype}[{n}]"));
         operands.push("%bias");
     }
-    if behind.contains("add") {
+    if epilogue.contains("add") {
         lines.push(format!("%residuals = constant @\"residuals\" : {result}[32, {width}]"));
         lines.push(format!("%r = embedding %tokens, %residuals : {result}[T, {width}]"));
         operands.push("%r");
     }
-    let mut attrs = vec![format!("scaled = [{}]", scaled.join(", "))];
-    attrs.extend((!behind.is_empty()).then(|| format!("behind = [{behind}]")));
+    let mut attrs = vec![format!("quantized = [{}]", scaled.join(", "))];
+    attrs.extend((!epilogue.is_empty()).then(|| format!("epilogue = [{epilogue}]")));
     attrs.extend((x.is_some() || result != dtype).then(|| format!("to = {result}")));
     let (operands, attrs) = (operands.join(", "), attrs.join(", "));
     lines.push(format!("%y = fused_linear {operands} {{{attrs}}} : {result}[T, {width}]"));
@@ -129,7 +129,7 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, nor
         "graph @codes<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  {}\n  return %y\n}}\n",
         lines.join("\n  ")
     );
-    let name = format!("linear of {name}, {dtype} {n}x{k}, {t} rows, {b} decoded, norm {normed}, {behind}");
+    let name = format!("linear of {name}, {dtype} {n}x{k}, {t} rows, {b} decoded, norm {normed}, {epilogue}");
     case(name, &[("T", t), ("B", b)], text)
 }
 
@@ -142,13 +142,13 @@ fn linears() -> Vec<Case> {
             for (rows, [t, b]) in [[17, 3], [65, 33], [131, 12], [300, 40]].into_iter().enumerate() {
                 let [n, k] = *shape;
                 // halves in blocks of weights end at block boundaries of a kernel
-                let behind = match epilogues[(place + size + rows) % epilogues.len()] {
+                let epilogue = match epilogues[(place + size + rows) % epilogues.len()] {
                     gated if gated.ends_with("swiglu") && format.weight.1.is_some() && n != 512 => "bias",
-                    behind => behind,
+                    epilogue => epilogue,
                 };
                 let dtype = if (place + rows) % 3 == 2 { "f16" } else { "bf16" };
                 let normed = format.x.is_some() && k > 200 && rows % 2 == 1;
-                cases.push(linear(format, dtype, [n, k, t, b], behind, normed));
+                cases.push(linear(format, dtype, [n, k, t, b], epilogue, normed));
             }
         }
         for (size, [n, k, t, b]) in [[4096, 1024, 512, 50], [512, 4096, 200, 64]].into_iter().enumerate() {

@@ -67,22 +67,22 @@ fn linears() -> Vec<Case> {
 
 /// A linear layer with a norm before it, and a bias, a gate or a residual after it: one launch for few rows, several
 /// otherwise.
-fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
-    let gated = behind.contains("swiglu");
+fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epilogue: &str) -> Case {
+    let gated = epilogue.contains("swiglu");
     let width = if gated { n / 2 } else { n };
-    let list = if behind.is_empty() { String::new() } else { format!("behind = [{behind}], ") };
-    let norm = if before.is_empty() { String::new() } else { format!("before = {before}(1e-5, {dtype}), ") };
+    let list = if epilogue.is_empty() { String::new() } else { format!("epilogue = [{epilogue}], ") };
+    let norm = if before.is_empty() { String::new() } else { format!("prologue = {before}(1e-5, {dtype}), ") };
     let x = match before {
         "" => "",
         "layer_norm" => ", %gain, %shift",
         _ => ", %gain",
     };
-    let result = if behind.ends_with("add") { "f32" } else { dtype };
+    let result = if epilogue.ends_with("add") { "f32" } else { dtype };
     let x_dtype = if before.is_empty() { dtype } else { "f32" };
     let to = if result == x_dtype { String::new() } else { format!("to = {result}") };
     let attrs = format!("{norm}{list}{to}");
-    let bias = if behind.contains("bias") { ", %bias" } else { "" };
-    let residual = if behind.contains("add") { ", %r" } else { "" };
+    let bias = if epilogue.contains("bias") { ", %bias" } else { "" };
+    let residual = if epilogue.contains("add") { ", %r" } else { "" };
     let text = format!(
         "graph @fused<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %narrow = embedding %tokens, %table : {dtype}[T, {k}]\n  \
@@ -94,7 +94,7 @@ fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str)
         x_name = if before.is_empty() { "%narrow" } else { "%wide" },
         attrs = attrs.trim_end_matches(", "),
     );
-    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before:?}, {behind}");
+    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before:?}, {epilogue}");
     case(name, &[("T", t), ("B", b)], text)
 }
 
@@ -103,7 +103,7 @@ fn fused_linears() -> Vec<Case> {
     for dtype in ["bf16", "f16"] {
         for (n, k) in [(16, 64), (32, 72), (48, 200), (208, 136), (528, 520), (40, 64)] {
             for (t, b) in [(1, 1), (17, 3), (65, 4), (131, 12)] {
-                for (before, behind) in [
+                for (before, epilogue) in [
                     ("rms_norm", ""),
                     ("rms_norm", "bias"),
                     ("rms_norm", "swiglu"),
@@ -117,7 +117,7 @@ fn fused_linears() -> Vec<Case> {
                     ("", "scale(0.5), add"),
                     ("rms_norm", "bias, softcap(2.0), clamp(-1.5, 0.5), add"),
                 ] {
-                    cases.push(fused_linear(dtype, [n, k, t, b], before, behind));
+                    cases.push(fused_linear(dtype, [n, k, t, b], before, epilogue));
                 }
             }
         }

@@ -63,7 +63,7 @@ fn plans_differ_by_layer() {
         assert!(text.contains(part), "{text}");
     }
     let json = sandbox.json(&["inspect", &a, "--diff", &b, "--json"]);
-    assert_eq!(json["kernels"]["removed"], serde_json::json!(["linear {columns_per_task = 64, behind = add}"]));
+    assert_eq!(json["kernels"]["removed"], serde_json::json!(["linear {columns_per_task = 64, epilogue = add}"]));
     let program = &json["programs"][0];
     assert_eq!(
         (&program["name"], &program["launches"][0]["layers"]),

@@ -5,7 +5,7 @@
 
 use ir::ops::{
     AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Embedding, GatherRows, LayerNorm, LinearParts, PagedAttention,
-    Quantize, QuantizeBlocks, RmsNorm, Rope, RopeAppendKv, Scaled, Split, Swiglu,
+    Quantize, QuantizeBlocks, Quantized, RmsNorm, Rope, RopeAppendKv, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim, Layout};
@@ -149,7 +149,7 @@ fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
 
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
-    let Some(behind) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
+    let Some(epilogue) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
         return Err(Refusal::because(
             "requires an epilogue of bias, elementwise functions and a residual, in this order",
         ));
@@ -170,18 +170,18 @@ fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Ref
     let per_task = columns.div_ceil(tasks).next_multiple_of(8).max(8);
     let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
     let call = if packed { call.layout(1, Layout::Packed) } else { call };
-    let scaled = parts.scales.scaled();
-    let call = if scaled == Scaled::default() { call } else { call.text("scaled", words(scaled)) };
-    let call = if behind.residual.is_some() { call.text("behind", "add") } else { call };
-    Ok(match behind.formula {
+    let quantized = parts.scales.quantized();
+    let call = if quantized == Quantized::default() { call } else { call.text("quantized", words(quantized)) };
+    let call = if epilogue.residual.is_some() { call.text("epilogue", "add") } else { call };
+    Ok(match epilogue.formula {
         Some(formula) => call.text("f", formula.to_string()),
         None => call,
     })
 }
 
 /// The quantized operands, as a parameter of a kernel.
-fn words(scaled: Scaled) -> String {
-    let words = [("x", scaled.x), ("weight", scaled.weight), ("zero", scaled.zero)];
+fn words(quantized: Quantized) -> String {
+    let words = [("x", quantized.x), ("weight", quantized.weight), ("zero_point", quantized.zero_point)];
     words.iter().filter(|word| word.1).map(|word| word.0).collect::<Vec<_>>().join(", ")
 }
 

@@ -1,6 +1,6 @@
 //! Linear layers over the quantized weights of a checkpoint.
 
-use ir::ops::{Epilogue, Epilogues, FusedLinear, Quantize, QuantizeBlocks, Scaled};
+use ir::ops::{Epilogue, Epilogues, FusedLinear, Quantize, QuantizeBlocks, Quantized};
 use ir::{GraphError, Op, Value};
 use plan::DType;
 
@@ -23,9 +23,9 @@ impl Builder<'_> {
         let (x, x_scale) = self.activations(name, x, &coded.x)?;
         let bias = if self.constants.contains_key(bias) { Some(self.weight(bias)?) } else { None };
         let fused = FusedLinear {
-            before: None,
-            scaled: Scaled { x: x_scale.is_some(), weight: true, zero: zero.is_some() },
-            behind: Epilogues(bias.iter().map(|_| Epilogue::Bias).collect()),
+            prologue: None,
+            quantized: Quantized { x: x_scale.is_some(), weight: true, zero_point: zero.is_some() },
+            epilogue: Epilogues(bias.iter().map(|_| Epilogue::Bias).collect()),
             to: if x_scale.is_some() { result } else { to },
             codes: None,
         };

@@ -17,16 +17,16 @@ use crate::{
 };
 
 op! {
-    /// The product `x * weight^T`, with a norm of `x` before it if `before` has one, then the epilogue `behind`, in f32
+    /// The product `x * weight^T`, with a norm of `x` before it if `prologue` has one, then the `epilogue`, in f32
     /// without rounding in between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` after `swiglu`. Besides `bias`,
     /// `swiglu` and `add`, the epilogue may have elementwise functions such as `gelu_tanh` or `scale(0.5)`. Operands
-    /// listed in `scaled` are quantized and mean `(q - zero) * scale`, as in `dequantize`. The further operands are
-    /// those of `before`, `scaled` and `behind`, in order: the weight of `rms_norm`, or weight and bias of
+    /// listed in `quantized` mean `(q - zero_point) * scale`, as in `dequantize`. The further operands are
+    /// those of `prologue`, `quantized` and `epilogue`, in order: the weight of `rms_norm`, or weight and bias of
     /// `layer_norm`; the scales of `x` and `weight`, the zero points of the weight; the bias, the residual. The result
     /// has the dtype of `x`, or `to`; with `codes` it is quantized to that dtype as by `quantize`, with a scale `[1,
     /// 1]` that is the last operand.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
-        before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>, codes: Option<DType>
+        prologue: Option<Prologue>, quantized: Quantized, epilogue: Epilogues, to: Option<DType>, codes: Option<DType>
     }
 }
 
@@ -67,15 +67,15 @@ impl Norm {
     }
 }
 
-/// Which operands of the product are quantized: `x`, `weight`, and whether the weight has a `zero`.
+/// Which operands of the product are quantized: `x`, `weight`, and whether the weight has a `zero_point`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scaled {
+pub struct Quantized {
     /// The activations.
     pub x: bool,
     /// The weight.
     pub weight: bool,
     /// The weight has a zero point per scale.
-    pub zero: bool,
+    pub zero_point: bool,
 }
 
 /// A part of the epilogue.
@@ -160,34 +160,34 @@ impl Attribute for Epilogues {
     }
 }
 
-impl Attribute for Scaled {
-    const EXPECTED: &'static str = "a list of `x`, `weight` and `zero`";
+impl Attribute for Quantized {
+    const EXPECTED: &'static str = "a list of `x`, `weight` and `zero_point`";
 
     fn to_value(&self) -> AttrValue {
-        let words = [("x", self.x), ("weight", self.weight), ("zero", self.zero)];
+        let words = [("x", self.x), ("weight", self.weight), ("zero_point", self.zero_point)];
         AttrValue::List(words.iter().filter(|word| word.1).map(|word| AttrValue::Word(word.0.to_owned())).collect())
     }
 
-    fn from_value(value: &AttrValue) -> Option<Scaled> {
+    fn from_value(value: &AttrValue) -> Option<Quantized> {
         let AttrValue::List(items) = value else { return None };
-        let mut scaled = Scaled::default();
+        let mut quantized = Quantized::default();
         for item in items {
             match item {
-                AttrValue::Word(word) if word == "x" => scaled.x = true,
-                AttrValue::Word(word) if word == "weight" => scaled.weight = true,
-                AttrValue::Word(word) if word == "zero" => scaled.zero = true,
+                AttrValue::Word(word) if word == "x" => quantized.x = true,
+                AttrValue::Word(word) if word == "weight" => quantized.weight = true,
+                AttrValue::Word(word) if word == "zero_point" => quantized.zero_point = true,
                 _ => return None,
             }
         }
-        Some(scaled)
+        Some(quantized)
     }
 
-    fn absent() -> Option<Scaled> {
-        Some(Scaled::default())
+    fn absent() -> Option<Quantized> {
+        Some(Quantized::default())
     }
 
     fn is_absent(&self) -> bool {
-        *self == Scaled::default()
+        *self == Quantized::default()
     }
 }
 
@@ -210,8 +210,8 @@ impl<T> Default for Scales<T> {
 
 impl<T: Copy> Scales<T> {
     /// Which of them exist.
-    pub fn scaled(&self) -> Scaled {
-        Scaled { x: self.x.is_some(), weight: self.weight.is_some(), zero: self.zero.is_some() }
+    pub fn quantized(&self) -> Quantized {
+        Quantized { x: self.x.is_some(), weight: self.weight.is_some(), zero_point: self.zero.is_some() }
     }
 
     /// The existing ones, in operand order.
@@ -226,7 +226,7 @@ struct More<T> {
     before: Vec<T>,
     scales: Scales<T>,
     /// The epilogue, with its operands.
-    behind: Vec<(Epilogue, Option<T>)>,
+    epilogues: Vec<(Epilogue, Option<T>)>,
     /// The scale of a quantized result.
     scale: Option<T>,
 }
@@ -235,20 +235,22 @@ impl FusedLinear {
     /// The operands after the weight; `None` if their number is wrong.
     fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
-        let wanted = self.before.map_or(0, |before| before.norm.operands());
+        let wanted = self.prologue.map_or(0, |before| before.norm.operands());
         let before: Vec<T> = more.by_ref().take(wanted).collect();
         (before.len() == wanted).then_some(())?;
         let mut scales = Scales::default();
         let places = [&mut scales.x, &mut scales.weight, &mut scales.zero];
-        for (place, taken) in places.into_iter().zip([self.scaled.x, self.scaled.weight, self.scaled.zero]) {
+        for (place, taken) in
+            places.into_iter().zip([self.quantized.x, self.quantized.weight, self.quantized.zero_point])
+        {
             *place = if taken { Some(more.next()?) } else { None };
         }
-        let mut behind = Vec::new();
-        for epilogue in &self.behind.0 {
-            behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
+        let mut epilogues = Vec::new();
+        for epilogue in &self.epilogue.0 {
+            epilogues.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
         let scale = if self.codes.is_some() { Some(more.next()?) } else { None };
-        more.next().is_none().then_some(More { before, scales, behind, scale })
+        more.next().is_none().then_some(More { before, scales, epilogues, scale })
     }
 }
 
@@ -256,23 +258,26 @@ impl Semantics for FusedLinear {
     const CLASS: OpClass = OpClass::Matmul;
 
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-        let plain = self.before.is_none() && self.scaled == Scaled::default() && self.codes.is_none();
-        if plain && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
+        let plain = self.prologue.is_none() && self.quantized == Quantized::default() && self.codes.is_none();
+        if plain && matches!(self.epilogue.0.as_slice(), [] | [Epilogue::Bias]) {
             return type_error(
                 "expected a prologue, an epilogue or quantized operands, without which it is a `linear`",
             );
         }
         let expected = 2
-            + self.before.map_or(0, |before| before.norm.operands())
-            + [self.scaled.x, self.scaled.weight, self.scaled.zero].into_iter().filter(|taken| *taken).count()
-            + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count()
+            + self.prologue.map_or(0, |before| before.norm.operands())
+            + [self.quantized.x, self.quantized.weight, self.quantized.zero_point]
+                .into_iter()
+                .filter(|taken| *taken)
+                .count()
+            + self.epilogue.0.iter().filter(|epilogue| epilogue.takes_operand()).count()
             + usize::from(self.codes.is_some());
         let found = operands.len();
-        let Some(More { before, scales, behind, scale }) = self.more(operands) else {
+        let Some(More { before, scales, epilogues, scale }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
-        if let Some(Prologue { norm, eps, to }) = self.before {
+        if let Some(Prologue { norm, eps, to }) = self.prologue {
             let to = (to != x.dtype).then_some(to);
             let operands = [&operands[..1], &before].concat();
             match norm {
@@ -281,7 +286,7 @@ impl Semantics for FusedLinear {
             };
         }
         let mut ty = self.product(operands[0].tensor()?, operands[1].tensor()?, scales)?;
-        for (epilogue, operand) in behind {
+        for (epilogue, operand) in epilogues {
             ty = epilogue.infer(ty, operand)?;
         }
         if let Some((to, scale)) = self.codes.zip(scale) {
@@ -292,8 +297,8 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { before, scales, behind, scale } = self.more(operands).ok_or("wrong number of operands")?;
-        let normed = match (self.before, before.as_slice()) {
+        let More { before, scales, epilogues, scale } = self.more(operands).ok_or("wrong number of operands")?;
+        let normed = match (self.prologue, before.as_slice()) {
             (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
             (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
                 Some(layer_norm(operands[0], more, eps).rounded(to))
@@ -307,7 +312,7 @@ impl Semantics for FusedLinear {
         });
         let x = x.as_ref().or(normed.as_ref()).unwrap_or(operands[0]);
         let product = product(x, weight.as_ref().unwrap_or(operands[1]));
-        let value = behind.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand));
+        let value = epilogues.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand));
         Ok(vec![match self.codes.zip(scale) {
             Some((to, scale)) => quantize(&[&value, scale], to),
             None => value,
@@ -346,7 +351,7 @@ impl Semantics for FusedLinear {
             patch.replace(graph.result(id), region);
             return Some(patch);
         }
-        let (epilogue, operand) = parts.behind.pop()?;
+        let (epilogue, operand) = parts.epilogue.pop()?;
         let linear = parts.add(graph, &mut patch, parts.x.into())?;
         let last = match (epilogue, operand) {
             (Epilogue::Add, Some(residual)) => patch.add(graph, Add {}, &[residual.into(), linear]),
@@ -377,7 +382,7 @@ impl FusedLinear {
         if scales.zero.is_some() && scales.weight.is_none() {
             return type_error("expected scales with the zero points of the weight");
         }
-        if scales.x.is_some() && (self.before.is_some() || self.to.is_none()) {
+        if scales.x.is_some() && (self.prologue.is_some() || self.to.is_none()) {
             return type_error("expected `to`, and no prologue, since x is quantized");
         }
         let product = Linear { to: None }.infer(&[&types[0], &types[1]])?;
@@ -423,7 +428,7 @@ impl Epilogue {
 
 /// An epilogue in normal form: a bias, elementwise functions, a residual, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Behind {
+pub struct OrderedEpilogue {
     /// The bias.
     pub bias: Option<Value>,
     /// The functions: an elementwise formula, in f32.
@@ -444,7 +449,7 @@ pub struct LinearParts {
     /// Scales and zero points of quantized operands.
     pub scales: Scales<Value>,
     /// The epilogue, with its operands.
-    pub behind: Vec<(Epilogue, Option<Value>)>,
+    pub epilogue: Vec<(Epilogue, Option<Value>)>,
     /// The dtype of the result, before quantization if it is quantized.
     pub result: DType,
     /// The dtype of a quantized result, with its scale.
@@ -458,55 +463,55 @@ impl LinearParts {
         let (x, weight) = (*operands.first()?, *operands.get(1)?);
         let result = graph.tensor(graph.result(id))?.dtype;
         if graph.cast::<Linear>(id).is_some() {
-            let behind = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
+            let epilogue = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
             let scales = Scales::default();
-            return Some(LinearParts { before: None, x, weight, scales, behind, result, codes: None });
+            return Some(LinearParts { before: None, x, weight, scales, epilogue, result, codes: None });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { before, scales, behind, scale } = fused.more(&operands)?;
-        let before = fused.before.map(|prologue| (prologue, before));
+        let More { before, scales, epilogues: epilogue, scale } = fused.more(&operands)?;
+        let before = fused.prologue.map(|prologue| (prologue, before));
         let codes = fused.codes.zip(scale);
         let result = if codes.is_some() { fused.to.unwrap_or(graph.tensor(x)?.dtype) } else { result };
-        Some(LinearParts { before, x, weight, scales, behind, result, codes })
+        Some(LinearParts { before, x, weight, scales, epilogue, result, codes })
     }
 
     /// The epilogue, in order.
     pub fn epilogues(&self) -> Vec<Epilogue> {
-        self.behind.iter().map(|(epilogue, _)| *epilogue).collect()
+        self.epilogue.iter().map(|(epilogue, _)| *epilogue).collect()
     }
 
     /// The operand of an epilogue part, if it exists.
     pub fn operand(&self, wanted: Epilogue) -> Option<Value> {
-        self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
+        self.epilogue.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
     }
 
     /// Removes the elementwise functions at the end: together they are one region.
     fn pop_functions(&mut self) -> Vec<Pointwise> {
         let mut functions = Vec::new();
-        while let Some((Epilogue::Apply(function), _)) = self.behind.last() {
+        while let Some((Epilogue::Apply(function), _)) = self.epilogue.last() {
             if functions.len() == Formula::MAX_STEPS {
                 break;
             }
             functions.insert(0, *function);
-            self.behind.pop();
+            self.epilogue.pop();
         }
         functions
     }
 
     /// The epilogue in the normal form of kernels; `None` if it has another form or order.
-    pub fn in_order(&self) -> Option<Behind> {
-        let mut behind = self.behind.iter().peekable();
-        let bias = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
+    pub fn in_order(&self) -> Option<OrderedEpilogue> {
+        let mut parts = self.epilogue.iter().peekable();
+        let bias = parts.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
         let mut functions = Vec::new();
-        while let Some((Epilogue::Apply(function), _)) = behind.peek() {
+        while let Some((Epilogue::Apply(function), _)) = parts.peek() {
             functions.push(*function);
-            behind.next();
+            parts.next();
         }
-        let residual = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
+        let residual = parts.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
         let formula = Pointwise::formula(&functions, DType::F32);
         // too many functions for one formula
-        let whole = behind.next().is_none() && formula.is_some() != functions.is_empty();
-        whole.then_some(Behind { bias, formula, residual })
+        let whole = parts.next().is_none() && formula.is_some() != functions.is_empty();
+        whole.then_some(OrderedEpilogue { bias, formula, residual })
     }
 
     /// The dtype in which the product reads `x`.
@@ -540,15 +545,15 @@ impl LinearParts {
         let mut operands = vec![x, self.weight.into()];
         operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
         operands.extend(self.scales.iter().map(PatchValue::from));
-        operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
+        operands.extend(self.epilogue.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
         operands.extend(self.codes.map(|(_, scale)| PatchValue::from(scale)));
-        let (behind, scaled) = (self.epilogues(), self.scales.scaled());
-        let plain = self.before.is_none() && scaled == Scaled::default() && self.codes.is_none();
-        if plain && matches!(behind.as_slice(), [] | [Epilogue::Bias]) {
+        let (epilogue, quantized) = (self.epilogues(), self.scales.quantized());
+        let plain = self.before.is_none() && quantized == Quantized::default() && self.codes.is_none();
+        if plain && matches!(epilogue.as_slice(), [] | [Epilogue::Bias]) {
             return Some(patch.add(graph, Linear { to }, &operands));
         }
-        let before = self.before.as_ref().map(|(prologue, _)| *prologue);
+        let prologue = self.before.as_ref().map(|(prologue, _)| *prologue);
         let codes = self.codes.map(|(dtype, _)| dtype);
-        Some(patch.add(graph, FusedLinear { before, scaled, behind: Epilogues(behind), to, codes }, &operands))
+        Some(patch.add(graph, FusedLinear { prologue, quantized, epilogue: Epilogues(epilogue), to, codes }, &operands))
     }
 }

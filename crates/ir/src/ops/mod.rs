@@ -24,7 +24,9 @@ pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
 pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
-pub use fused_linear::{Behind, Epilogue, Epilogues, FusedLinear, LinearParts, Norm, Prologue, Scaled, Scales};
+pub use fused_linear::{
+    Epilogue, Epilogues, FusedLinear, LinearParts, Norm, OrderedEpilogue, Prologue, Quantized, Scales,
+};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use layer_norm::{AddLayerNorm, LayerNorm};

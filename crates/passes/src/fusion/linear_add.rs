@@ -6,7 +6,7 @@ use ir::{Graph, OpId, Patch, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `r + linear(x, w) → fused_linear(x, w, r) {behind = [.., add]}`, in either order; not if the product has other
+    /// `r + linear(x, w) → fused_linear(x, w, r) {epilogue = [.., add]}`, in either order; not if the product has other
     /// users, or has a residual already.
     pub struct FuseLinearAdd(Numerics::Rounding) { linear_add }
 }
@@ -20,7 +20,7 @@ fn linear_add(graph: &Graph, id: OpId) -> Option<Patch> {
     // a broadcast row is not a residual
     (graph.ty(residual) == graph.ty(graph.result(id))).then_some(())?;
     parts.operand(Epilogue::Add).is_none().then_some(())?;
-    parts.behind.push((Epilogue::Add, Some(residual)));
+    parts.epilogue.push((Epilogue::Add, Some(residual)));
     let mut patch = Patch::new();
     let fused = parts.add(graph, &mut patch, parts.x.into())?;
     patch.replace(graph.result(id), fused);

@@ -6,7 +6,7 @@ use ir::{Graph, OpId, Patch, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `linear(rms_norm(x, g), w) → fused_linear(x, w, g) {before = rms_norm(eps, dtype)}`; not if the norm has other
+    /// `linear(rms_norm(x, g), w) → fused_linear(x, w, g) {prologue = rms_norm(eps, dtype)}`; not if the norm has other
     /// users. The same for `layer_norm(x, g, bias)`; one without a bias is not fused. A target without suitable
     /// kernels, as for many rows, unfuses it again.
     pub struct FuseNormLinear(Numerics::Exact) { norm_linear }

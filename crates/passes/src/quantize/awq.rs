@@ -19,7 +19,7 @@ const STEPS: usize = 10;
 /// Scales to try per group, from that of the largest magnitude down to half of it.
 const CLIPS: usize = 10;
 
-/// `linear(x, w) → fused_linear(x / f, q, s) {scaled = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ.
+/// `linear(x, w) → fused_linear(x / f, q, s) {quantized = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeInt4Awq {
     /// Which linear layers.
@@ -28,7 +28,7 @@ pub struct QuantizeInt4Awq {
 
 impl Pass for QuantizeInt4Awq {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x / f, q, s) {scaled = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ."
+        "`linear(x, w) → fused_linear(x / f, q, s) {quantized = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ."
     }
 
     fn needs_calibration(&self) -> bool {

@@ -36,15 +36,15 @@ macro_rules! formats {
 }
 
 formats! {
-    /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i8}`.
+    /// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with `q, s = quantize_blocks(w) {to = i8}`.
     QuantizeInt8Weight = int8_weight;
-    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both operands `quantize_blocks(..) {to =
+    /// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands `quantize_blocks(..) {to =
     /// f8e4m3}` with a scale per 128 activations and per 128 x 128 weights.
     QuantizeFp8Block = fp8_block;
-    /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i4, cols =
+    /// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with `q, s = quantize_blocks(w) {to = i4, cols =
     /// 128}`.
     QuantizeInt4 = int4;
-    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both operands `quantize_blocks(..) {to =
+    /// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands `quantize_blocks(..) {to =
     /// i8}` per token and per output: SmoothQuant without channel scaling.
     QuantizeInt8 = int8;
 }

@@ -8,7 +8,7 @@ use super::static_scales::{self, ActivationScales};
 use super::{Codes, Layers, SEARCH_ROWS, each_linear, group};
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
-/// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both operands in E4M3, scales per token and per
+/// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands in E4M3, scales per token and per
 /// output.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeFp8 {
@@ -20,7 +20,7 @@ pub struct QuantizeFp8 {
 
 impl Pass for QuantizeFp8 {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both operands in E4M3, scales per token and per output."
+        "`linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands in E4M3, scales per token and per output."
     }
 
     fn needs_calibration(&self) -> bool {

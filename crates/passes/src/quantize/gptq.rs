@@ -27,7 +27,7 @@ const ROWS: usize = 16;
 /// Scales to try per group, from that of the largest magnitude down to half of it.
 const SCALES: usize = 10;
 
-/// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with 4-bit weights by GPTQ.
+/// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with 4-bit weights by GPTQ.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeInt4Gptq {
     /// Which linear layers.
@@ -36,7 +36,7 @@ pub struct QuantizeInt4Gptq {
 
 impl Pass for QuantizeInt4Gptq {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with 4-bit weights by GPTQ."
+        "`linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with 4-bit weights by GPTQ."
     }
 
     fn needs_calibration(&self) -> bool {
@@ -121,8 +121,8 @@ impl Planes {
         let pivots: Vec<f64> = (0..size).map(|at| factor[at * size + at]).collect();
         let mut unit = vec![0.0; size * size];
         unit.par_chunks_mut(size).enumerate().for_each(|(at, row)| {
-            for (behind, value) in row.iter_mut().enumerate().skip(at + 1) {
-                *value = (factor[behind * size + at] / pivots[at]) as f32;
+            for (later, value) in row.iter_mut().enumerate().skip(at + 1) {
+                *value = (factor[later * size + at] / pivots[at]) as f32;
             }
         });
         Some(Planes { order, unit, pivots, damping, importance })

@@ -18,7 +18,7 @@ mod static_scales;
 
 use std::collections::BTreeSet;
 
-use ir::ops::{Epilogue, Epilogues, FusedLinear, Linear, LinearParts, Scaled};
+use ir::ops::{Epilogue, Epilogues, FusedLinear, Linear, LinearParts, Quantized};
 use ir::{Graph, OpId, Patch, PatchValue, Rule, Value, rewrite};
 
 use crate::{Changed, PassError};
@@ -95,9 +95,9 @@ pub(crate) fn over_codes(
     weight: Codes,
 ) -> Option<PatchValue> {
     let parts = LinearParts::of(graph, id)?;
-    let scaled = Scaled { x: x.is_some(), weight: true, zero: weight.zero.is_some() };
+    let quantized = Quantized { x: x.is_some(), weight: true, zero_point: weight.zero.is_some() };
     let bias = parts.operand(Epilogue::Bias);
-    let behind = Epilogues(bias.iter().map(|_| Epilogue::Bias).collect());
+    let epilogue = Epilogues(bias.iter().map(|_| Epilogue::Bias).collect());
     let to = match x {
         Some(_) => Some(parts.result),
         None => (graph.tensor(parts.x)?.dtype != parts.result).then_some(parts.result),
@@ -111,7 +111,7 @@ pub(crate) fn over_codes(
         bias.map(Into::into),
     ];
     let operands: Vec<PatchValue> = operands.into_iter().flatten().collect();
-    let fused = patch.add(graph, FusedLinear { before: None, scaled, behind, to, codes: None }, &operands);
+    let fused = patch.add(graph, FusedLinear { prologue: None, quantized, epilogue, to, codes: None }, &operands);
     patch.replace(graph.result(id), fused);
     Some(fused)
 }

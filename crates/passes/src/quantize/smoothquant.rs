@@ -17,7 +17,7 @@ use crate::{Changed, Numerics, Pass, PassContext, PassError};
 /// Values of alpha to try: twentieths.
 const STEPS: usize = 20;
 
-/// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by
+/// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by
 /// SmoothQuant.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeInt8Smoothquant {
@@ -29,7 +29,7 @@ pub struct QuantizeInt8Smoothquant {
 
 impl Pass for QuantizeInt8Smoothquant {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by \
+        "`linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by \
          SmoothQuant."
     }
 

@@ -13,14 +13,14 @@ use super::weights::{Pair, Weight, append_rows};
 use super::{Args, CpuKernel, Tensor};
 use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
-/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `scaled` lists, optionally bias, and a
-/// residual if `behind` is `add`; `f` is an optional elementwise formula. A task has `columns_per_task` columns of all
+/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `quantized` lists, optionally bias, and a
+/// residual if `epilogue` is `add`; `f` is an optional elementwise formula. A task has `columns_per_task` columns of all
 /// rows.
 #[derive(Default)]
 pub(super) struct Linear {
     formula: Option<Formula>,
     /// The operands that have scales or zero points: x, the weight, and zero points of the weight.
-    scaled: [bool; 3],
+    quantized: [bool; 3],
     adds: bool,
     columns_per_task: usize,
 }
@@ -43,9 +43,9 @@ impl<'a> Operands<'a> {
             true => inputs.next().map(Some).ok_or("too few inputs"),
             false => Ok(None),
         };
-        let scaled = linear.scaled;
+        let quantized = linear.quantized;
         let [x, weight, x_scale, weight_scale, zero] =
-            [next(true)?, next(true)?, next(scaled[0])?, next(scaled[1])?, next(scaled[2])?];
+            [next(true)?, next(true)?, next(quantized[0])?, next(quantized[1])?, next(quantized[2])?];
         let (bias, residual) = match (linear.adds, inputs.as_slice()) {
             (false, []) => (None, None),
             (false, [bias]) => (Some(bias), None),
@@ -134,7 +134,7 @@ impl CpuKernel for Linear {
         {
             return Err(format!("expected an elementwise formula with an f32 result, found {formula}"));
         }
-        let adds = match text("behind") {
+        let adds = match text("epilogue") {
             None => false,
             Some("add") => true,
             Some(other) => return Err(format!("expected `add` after the product, found `{other}`")),
@@ -142,9 +142,9 @@ impl CpuKernel for Linear {
         let Some(Scalar::Int(columns_per_task @ 1..)) = kernel.param("columns_per_task") else {
             return Err("expected a positive integer parameter `columns_per_task`".to_owned());
         };
-        let words = text("scaled").unwrap_or_default();
-        let scaled = ["x", "weight", "zero"].map(|word| words.split(", ").any(|found| found == word));
-        Ok(Some(Box::new(Linear { formula, scaled, adds, columns_per_task: *columns_per_task as usize })))
+        let words = text("quantized").unwrap_or_default();
+        let quantized = ["x", "weight", "zero_point"].map(|word| words.split(", ").any(|found| found == word));
+        Ok(Some(Box::new(Linear { formula, quantized, adds, columns_per_task: *columns_per_task as usize })))
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {

@@ -114,8 +114,8 @@ fn cuts(graph: &Graph, shown: &[Output], place: &HashMap<OpId, usize>) -> Vec<Va
     let layers: Vec<usize> =
         graph.ops().filter(|id| graph.cast::<AppendKv>(*id).is_some()).map(|id| place[&id]).collect();
     let cut = |pair: &[usize]| {
-        let behind = (pair[0]..pair[1]).rev().find(|place| alone[*place])?;
-        let (value, ..) = ends.iter().find(|(_, from, to)| *from <= behind && behind < *to)?;
+        let cut = (pair[0]..pair[1]).rev().find(|place| alone[*place])?;
+        let (value, ..) = ends.iter().find(|(_, from, to)| *from <= cut && cut < *to)?;
         let is_f32 = matches!(graph.ty(*value), Type::Tensor(ty) if ty.dtype == ir::DType::F32);
         is_f32.then_some(*value)
     };

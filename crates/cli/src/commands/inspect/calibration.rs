@@ -163,7 +163,7 @@ fn histogram(html: &mut Html, row: &Row<'_>) {
     });
 }
 
-/// The number behind `layers.`.
+/// The number after `layers.`.
 fn layer(name: &str) -> Option<usize> {
     name.strip_prefix("layers.")?.split('.').next()?.parse().ok()
 }

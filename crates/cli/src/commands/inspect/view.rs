@@ -136,10 +136,10 @@ fn absorb(nodes: &mut [Node<'_>]) {
         nodes.chunk_by(|a, b| a.layer == b.layer).map(|run| (run[0].layer, run.len())).collect();
     let mut start = runs.first().map_or(0, |(_, len)| *len);
     for around in runs.windows(3) {
-        let [before, within, behind] = [0, 1, 2].map(|place| around[place]);
+        let [before, within, after] = [0, 1, 2].map(|place| around[place]);
         let end = start + within.1;
         // of two layers that change places, the longer runs are where they are
-        if before.0 == behind.0 && before.0.is_some() && within.1 < before.1.min(behind.1) {
+        if before.0 == after.0 && before.0.is_some() && within.1 < before.1.min(after.1) {
             nodes[start..end].iter_mut().for_each(|node| node.layer = before.0);
         }
         start = end;

@@ -157,8 +157,8 @@ impl Shape {
         if let Some((prologue, _)) = &self.parts.before {
             call = call.text("before", prologue.norm.name());
         }
-        let behind: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
-        let call = if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) };
+        let epilogue: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
+        let call = if epilogue.is_empty() { call } else { call.text("epilogue", epilogue.join(", ")) };
         Ok(match self.parts.codes {
             Some((dtype, _)) => call.text("codes", dtype.to_string()),
             None => call,
