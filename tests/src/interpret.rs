@@ -1,6 +1,6 @@
 //! The interpreter over the steps of a scenario, and graphs after passes.
 
-use ir::{Environment, Graph, HostData, KvState, MadeWeights, WeightSource, evaluate};
+use ir::{DerivedWeights, Environment, Graph, HostData, KvState, WeightSource, evaluate};
 use passes::{PassContext, PassManager, PassReport, Pipeline, Silent};
 
 use crate::{Scenario, SeededActivations};
@@ -26,14 +26,14 @@ pub fn run_passes(
     graph: &Graph,
     weights: &dyn WeightSource,
 ) -> Result<(Graph, Vec<PassReport>), String> {
-    run_passes_over(pipeline, graph, &MadeWeights::over(weights))
+    run_passes_over(pipeline, graph, &DerivedWeights::over(weights))
 }
 
 /// The same with storage for derived weights. Activations are seeded.
 pub fn run_passes_over(
     pipeline: &Pipeline,
     graph: &Graph,
-    weights: &MadeWeights<'_>,
+    weights: &DerivedWeights<'_>,
 ) -> Result<(Graph, Vec<PassReport>), String> {
     let activations = SeededActivations::of(graph);
     let calibration = activations.calibration();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use frontend::{Checkpoint, ImportOptions};
-use ir::{Environment, HostTensor, KvState, MadeWeights, evaluate};
+use ir::{DerivedWeights, Environment, HostTensor, KvState, evaluate};
 use passes::calibration::{Activations, Calibration, InsertObservers, TensorStats};
 use passes::{Pass, PassContext};
 use plan::DType;
@@ -68,7 +68,7 @@ fn one_sample_is_what_the_interpreter_sees() {
     };
     let mut graph = checkpoint.graph(&import).unwrap();
     let own = graph.outputs().len();
-    InsertObservers.run(&mut graph, &PassContext::new(&MadeWeights::over(&checkpoint))).unwrap();
+    InsertObservers.run(&mut graph, &PassContext::new(&DerivedWeights::over(&checkpoint))).unwrap();
     let llm = smelt::Llm::load(DEMO).unwrap();
     // the demo's tokenizer puts a token in front of every text
     let ids = llm.tokens(&"This function returns".into()).unwrap();

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ir::ops::Argmax;
-use ir::{Graph, HostData, MadeWeights, OpSet, Stage, Value, WeightSource, text};
+use ir::{DerivedWeights, Graph, HostData, OpSet, Stage, Value, WeightSource, text};
 use passes::{Changed, Numerics, PassList, Pipeline, pipeline};
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
@@ -85,7 +85,7 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     for info in PassList::standard().iter() {
         let name = info.pass.name();
         let alone = Pipeline::of(vec![info.pass.clone()]);
-        let made = MadeWeights::over(&weights);
+        let made = DerivedWeights::over(&weights);
         let (after, reports) = run_passes_over(&alone, graph, &made)?;
         same(&after, info.pass.numerics(), &made).map_err(|reason| format!("`{name}`: {reason}"))?;
         let changed = text::print(&after) != printed;

@@ -3,12 +3,12 @@
 
 mod attr;
 mod dag;
+mod derived_weights;
 mod extract;
 mod graph;
 mod host;
 mod interpreter;
 mod kv;
-mod made;
 mod op;
 pub mod ops;
 mod rewrite;
@@ -19,12 +19,12 @@ mod weights;
 
 pub use attr::{AttrReader, AttrValue, Attribute, read_attr};
 pub use dag::{OpId, Use, Value};
+pub use derived_weights::DerivedWeights;
 pub use extract::extract;
 pub use graph::{Graph, GraphError, Output};
 pub use host::{HostData, HostTensor};
 pub use interpreter::{Environment, EvalError, constant_value, evaluate};
 pub use kv::{KvDecl, KvState, Slot, Tokens};
-pub use made::MadeWeights;
 pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
 /// Element types, sizes and formulas, from the types that compiler and runtime share.

@@ -204,7 +204,7 @@ fn failure(pass: &str, reason: String, before: &Graph) -> Box<PassFailure> {
 mod tests {
     use std::sync::Arc;
 
-    use ir::{MadeWeights, NoWeights, OpSet};
+    use ir::{DerivedWeights, NoWeights, OpSet};
 
     use super::*;
     use crate::Slot;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn failure_of(text: &str, pipeline: &Pipeline) -> PassFailure {
-        let (mut graph, weights) = (read(text), MadeWeights::over(&NoWeights));
+        let (mut graph, weights) = (read(text), DerivedWeights::over(&NoWeights));
         let context = PassContext::new(&weights);
         *PassManager::default().run(pipeline, &mut graph, &context, &mut Silent).unwrap_err()
     }

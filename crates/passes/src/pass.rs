@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use ir::{Graph, MadeWeights, RewriteError};
+use ir::{DerivedWeights, Graph, RewriteError};
 
 use crate::calibration::{Activations, Calibration};
 
@@ -69,7 +69,7 @@ impl From<bool> for Changed {
 #[non_exhaustive]
 pub struct PassContext<'a> {
     /// The bytes of constants, for passes that need them, and storage for those that passes compute.
-    pub weights: &'a MadeWeights<'a>,
+    pub weights: &'a DerivedWeights<'a>,
     /// Activation statistics, if the model was calibrated.
     pub calibration: Option<&'a Calibration>,
     /// Sampled activations.
@@ -78,7 +78,7 @@ pub struct PassContext<'a> {
 
 impl<'a> PassContext<'a> {
     /// A context without a calibration.
-    pub fn new(weights: &'a MadeWeights<'a>) -> PassContext<'a> {
+    pub fn new(weights: &'a DerivedWeights<'a>) -> PassContext<'a> {
         PassContext { weights, calibration: None, activations: None }
     }
 

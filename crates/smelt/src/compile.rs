@@ -6,7 +6,7 @@ use std::time::Instant;
 use codegen::cuda::{Built, Usage};
 use codegen::{CodegenError, Lowered, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
 use frontend::{Checkpoint, KvCache};
-use ir::{Graph, MadeWeights, Stage};
+use ir::{DerivedWeights, Graph, Stage};
 use passes::{Changed, Observer, PassManager, PassOptions, PassReport};
 use plan::Plan;
 use plan::input::Stamp;
@@ -234,7 +234,7 @@ impl Driver {
             bisect_limit: options.bisect_limit,
         });
         let calibrated = Calibrated::open(&options.precision, &checkpoint)?;
-        let weights = MadeWeights::over(&checkpoint);
+        let weights = DerivedWeights::over(&checkpoint);
         let context = Calibrated::context(calibrated.as_ref(), &weights);
         let mut nobody = passes::Silent;
         let observer: &mut dyn Observer = match &mut dumps {

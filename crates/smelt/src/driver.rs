@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codegen::cuda::Compiler;
 use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
-use ir::{DeclaredOp, MadeWeights, OpSet, Stage};
+use ir::{DeclaredOp, DerivedWeights, OpSet, Stage};
 use passes::{
     Cause, Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules,
 };
@@ -201,7 +201,7 @@ impl Driver {
             )));
         }
         let pipeline = if names.is_empty() { self.pipeline() } else { Pipeline::of(passes) };
-        let weights = MadeWeights::over(&ir::NoWeights);
+        let weights = DerivedWeights::over(&ir::NoWeights);
         let context = PassContext::new(&weights);
         let reports = PassManager::new(options.clone()).run(&pipeline, &mut graph, &context, dumps);
         let reports = reports.map_err(|failure| self.pass_failed(failure))?;

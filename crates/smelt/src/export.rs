@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use codegen::Target;
 use frontend::Checkpoint;
-use ir::{Graph, MadeWeights, Stage};
+use ir::{DerivedWeights, Graph, Stage};
 use passes::quantize::linears;
 use passes::{PassManager, PassOptions, Silent};
 use plan::input::{self, TOKENIZER_BYTES};
@@ -83,7 +83,7 @@ impl Driver {
             return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
         }
         let calibrated = Calibrated::open(options, &checkpoint)?;
-        let weights = MadeWeights::over(&checkpoint);
+        let weights = DerivedWeights::over(&checkpoint);
         let context = Calibrated::context(calibrated.as_ref(), &weights);
         let passes = precision::passes(&graph, options, &checkpoint, calibrated.as_ref())?;
         let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use frontend::{Checkpoint, KvReach};
-use ir::{DType, Graph, MadeWeights};
+use ir::{DType, DerivedWeights, Graph};
 use passes::calibration::{Calibration, observed};
 use passes::quantize::{Assignment, Format, KvMagnitudes, LinearInfo, ScaleKv, linears};
 use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
@@ -148,7 +148,7 @@ impl Calibrated {
     }
 
     /// The part that passes use.
-    pub fn context<'a>(calibrated: Option<&'a Calibrated>, weights: &'a MadeWeights<'a>) -> PassContext<'a> {
+    pub fn context<'a>(calibrated: Option<&'a Calibrated>, weights: &'a DerivedWeights<'a>) -> PassContext<'a> {
         let context = PassContext::new(weights);
         match calibrated {
             Some(calibrated) => context.calibrated(&calibrated.calibration, &calibrated.activations),

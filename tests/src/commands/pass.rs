@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ir::{Graph, MadeWeights, WeightSource};
+use ir::{DerivedWeights, Graph, WeightSource};
 use passes::{Changed, Numerics};
 
 use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, Tolerance, compare, interpret, run_passes_over};
@@ -32,7 +32,7 @@ pub(super) fn difference_of(suite: &Suite, case: &Case, passes: Vec<Arc<dyn pass
     let pipeline = passes::Pipeline::of(passes);
     let graph = suite.graph(case)?;
     let seeded = SeededWeights::of(&graph, case.dummy_weights);
-    let weights = MadeWeights::over(&seeded);
+    let weights = DerivedWeights::over(&seeded);
     let (after, reports) = run_passes_over(&pipeline, &graph, &weights)?;
 
     let text = difference(&graph, &after);

@@ -231,7 +231,7 @@ impl Layer {
 mod tests {
     use std::collections::HashMap;
 
-    use ir::{Environment, HostTensor, KvState, MadeWeights, NoWeights, OpSet, evaluate, text};
+    use ir::{DerivedWeights, Environment, HostTensor, KvState, NoWeights, OpSet, evaluate, text};
 
     use super::*;
     use crate::calibration::{Activations, Calibration, ClipMethod, Rows, TensorStats};
@@ -297,7 +297,7 @@ mod tests {
         (0..count).map(|index| (index as f32 * 12.9898 + seed).sin()).collect()
     }
 
-    fn output(graph: &Graph, weights: &MadeWeights<'_>) -> Vec<f32> {
+    fn output(graph: &Graph, weights: &DerivedWeights<'_>) -> Vec<f32> {
         let inputs = HashMap::from([
             ("x".to_owned(), HostTensor::f32([4, 8], numbers(32, 0.5))),
             ("positions".to_owned(), HostTensor::i32([4], vec![0, 1, 2, 3])),
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn codes_of_small_and_large_heads_mean_what_floats_did() {
         let (none, exact) = (NoWeights, parse("f32"));
-        let source = MadeWeights::over(&none);
+        let source = DerivedWeights::over(&none);
         let by_head = |mut values: Vec<f32>, first: f32, second: f32| {
             let half = values.len() / 2;
             values.iter_mut().enumerate().for_each(|(at, value)| *value *= if at < half { first } else { second });
@@ -329,7 +329,7 @@ mod tests {
             let stats = TensorStats::of(8, &by_head(vec![1.0; 8], first, second));
             calibration.tensors.insert(name.to_owned(), stats);
         }
-        let expected = output(&exact, &MadeWeights::over(&source));
+        let expected = output(&exact, &DerivedWeights::over(&source));
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let off = |found: &[f32]| {
             let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
@@ -341,7 +341,7 @@ mod tests {
             [(&with, "f8e4m3", 0.125), (&with, "i8", 0.05), (&without, "f8e4m3", 0.125), (&without, "i8", 0.05)];
         for (text, kv, most) in cases {
             let mut graph = parse_text(text, kv);
-            let weights = MadeWeights::over(&source);
+            let weights = DerivedWeights::over(&source);
             let plain = off(&output(&graph, &weights));
             let ctx = PassContext::new(&weights).calibrated(&calibration, &Nothing);
             assert_eq!(ScaleKv::default().run(&mut graph, &ctx), Ok(Changed::Yes));
@@ -353,7 +353,7 @@ mod tests {
             let magnitudes = KvMagnitudes { keys: heads(0.004, 1500.0), values: heads(4000.0, 0.004) };
             let known = ScaleKv::known(BTreeMap::from([(0, magnitudes)]));
             assert!(!known.needs_calibration());
-            let (mut graph, again) = (parse_text(text, kv), MadeWeights::over(&source));
+            let (mut graph, again) = (parse_text(text, kv), DerivedWeights::over(&source));
             assert_eq!(known.run(&mut graph, &PassContext::new(&again)), Ok(Changed::Yes));
             assert_eq!(off(&output(&graph, &again)), scaled);
             // floats need no scales

@@ -245,7 +245,7 @@ pub(crate) fn shrunk_rows(
 mod tests {
     use std::collections::HashMap;
 
-    use ir::{Environment, HostTensor, KvState, MadeWeights, NoWeights, OpSet, evaluate, text};
+    use ir::{DerivedWeights, Environment, HostTensor, KvState, NoWeights, OpSet, evaluate, text};
     use proptest::prelude::*;
 
     use super::super::Layers;
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn each_input_has_its_place() {
         let (graph, none) = (block(), NoWeights);
-        let weights = MadeWeights::over(&none);
+        let weights = DerivedWeights::over(&none);
         let places = places(&graph, &PassContext::new(&weights));
         let names: Vec<&str> = places.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["gated", "out", "mixed", "normed"]);
@@ -319,7 +319,7 @@ mod tests {
 }"#;
         let mut graph = text::parse(text, &OpSet::standard()).unwrap().graph;
         let none = NoWeights;
-        let weights = MadeWeights::over(&none);
+        let weights = DerivedWeights::over(&none);
         let numbers: Vec<f32> = (0..16).map(|index| index as f32 - 7.0).collect();
         ["a", "b"].into_iter().for_each(|key| weights.add(key, DType::BF16, &numbers));
         let ctx = PassContext::new(&weights);
@@ -345,13 +345,13 @@ mod tests {
             exponents in prop::collection::vec(-4i32..5, 8),
         ) {
             let (mut graph, none) = (block(), NoWeights);
-            let source = MadeWeights::over(&none);
+            let source = DerivedWeights::over(&none);
             let mut made = made.as_slice();
             for (key, size) in [("gain", 8), ("v", 64), ("out", 128), ("up", 64), ("up.bias", 8), ("down", 64)] {
                 source.add(key, DType::BF16, &made[..size]);
                 made = &made[size..];
             }
-            let weights = MadeWeights::over(&source);
+            let weights = DerivedWeights::over(&source);
             let ctx = PassContext::new(&weights);
             let input = |from: usize, width: usize| {
                 HostTensor::f32([3, width], values[from..from + 3 * width].to_vec()).rounded(DType::BF16)

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
 use frontend::Checkpoint;
-use ir::{MadeWeights, Stage};
+use ir::{DerivedWeights, Stage};
 use passes::calibration::TensorStats;
 use passes::{PassContext, PassManager, Silent};
 use plan::input::InputFile;
@@ -164,7 +164,7 @@ impl Runner<'_> {
     fn load(&self, segment: &Segment, executor: &dyn Executor, folder: &Path) -> Result<Layer, Error> {
         let (settings, checkpoint) = (&self.settings, self.checkpoint);
         let mut graph = segment.graph.clone();
-        let weights = MadeWeights::over(checkpoint);
+        let weights = DerivedWeights::over(checkpoint);
         let context = PassContext::new(&weights);
         let ran = PassManager::default().run(&self.driver.pipeline(), &mut graph, &context, &mut Silent);
         ran.map_err(|failure| self.driver.pass_failed(failure))?;

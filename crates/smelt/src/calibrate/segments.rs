@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::Error;
 use ir::ops::AppendKv;
-use ir::{Graph, MadeWeights, NoWeights, OpId, Output, Type, Value};
+use ir::{DerivedWeights, Graph, NoWeights, OpId, Output, Type, Value};
 use passes::calibration::{InsertObservers, Observed, observed};
 use passes::{Pass, PassContext};
 
@@ -46,7 +46,7 @@ pub(super) fn segments(graph: &Graph) -> Result<Vec<Segment>, Error> {
     let mut graph = graph.clone();
     let own = graph.outputs().len();
     let failed = |error: passes::PassError| Error::Unsupported(format!("calibration: {error}"));
-    InsertObservers.run(&mut graph, &PassContext::new(&MadeWeights::over(&NoWeights))).map_err(failed)?;
+    InsertObservers.run(&mut graph, &PassContext::new(&DerivedWeights::over(&NoWeights))).map_err(failed)?;
     let shown = &graph.outputs()[own..];
     let place: HashMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     let cuts = cuts(&graph, shown, &place);

@@ -7,7 +7,7 @@ use codegen::cuda::Compiler;
 use codegen::{Catalog, CodegenError, ProgramShape, Selection, Target, Timings, chosen, select};
 use frontend::ImportOptions;
 use ir::ops::Linear;
-use ir::{DType, Graph, MadeWeights, NoWeights, Op, TensorType};
+use ir::{DType, DerivedWeights, Graph, NoWeights, Op, TensorType};
 use passes::quantize::{Format, Layers, unsearched};
 use passes::{PassContext, PassManager, Silent};
 use plan::{Executor, ProgramKind};
@@ -107,7 +107,7 @@ impl Times {
         let layers = Layers::Named(["y".to_owned()].into());
         let passes = format.map(|format| unsearched(format, layers)).into_iter().collect();
         let pipeline = precision::quantizing(self.driver.pipeline(), passes);
-        let weights = MadeWeights::over(&NoWeights);
+        let weights = DerivedWeights::over(&NoWeights);
         let ran = PassManager::default().run(&pipeline, &mut graph, &PassContext::new(&weights), &mut Silent);
         ran.map_err(|failure| self.driver.pass_failed(failure))?;
         Ok(graph)

@@ -11,7 +11,7 @@ use plan::{DType, RandomPart};
 use crate::WeightSource;
 
 /// A source of weights to which passes add tensors.
-pub struct MadeWeights<'a> {
+pub struct DerivedWeights<'a> {
     source: &'a dyn WeightSource,
     made: RwLock<BTreeMap<String, Made>>,
 }
@@ -36,10 +36,10 @@ impl Made {
     }
 }
 
-impl<'a> MadeWeights<'a> {
+impl<'a> DerivedWeights<'a> {
     /// The tensors of a source, without additions.
-    pub fn over(source: &'a dyn WeightSource) -> MadeWeights<'a> {
-        MadeWeights { source, made: RwLock::default() }
+    pub fn over(source: &'a dyn WeightSource) -> DerivedWeights<'a> {
+        DerivedWeights { source, made: RwLock::default() }
     }
 
     /// Adds a tensor of these values, each rounded to `dtype`, replacing one of the same key.
@@ -83,14 +83,14 @@ impl<'a> MadeWeights<'a> {
     }
 }
 
-impl fmt::Debug for MadeWeights<'_> {
+impl fmt::Debug for DerivedWeights<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
-        f.debug_tuple("MadeWeights").field(&made.keys().collect::<Vec<_>>()).finish()
+        f.debug_tuple("DerivedWeights").field(&made.keys().collect::<Vec<_>>()).finish()
     }
 }
 
-impl WeightSource for MadeWeights<'_> {
+impl WeightSource for DerivedWeights<'_> {
     fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
         match made.get(key) {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_was_added_is_read() {
-        let weights = MadeWeights::over(&NoWeights);
+        let weights = DerivedWeights::over(&NoWeights);
         weights.add("codes", DType::I4, &[-8.0, 7.0, -1.0, 0.0, 3.0]);
         let mut bytes = [0; 4];
         weights.read("codes", 1..5, &mut bytes).unwrap();
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_takes_no_key_of_other_values() {
-        let weights = MadeWeights::over(&NoWeights);
+        let weights = DerivedWeights::over(&NoWeights);
         let keep = |value| weights.keep("by", DType::F32, &[value]);
         assert_eq!([keep(1.0), keep(2.0), keep(1.0), keep(3.0)], ["by", "by.1", "by", "by.2"]);
         assert_eq!(weights.values("by"), Some(vec![1.0]));
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn rows_are_scaled_as_they_are_read() {
-        let source = MadeWeights::over(&NoWeights);
+        let source = DerivedWeights::over(&NoWeights);
         source.add("w", DType::F32, &[1.0, 2.0, 3.0, 4.0]);
-        let weights = MadeWeights::over(&source);
+        let weights = DerivedWeights::over(&source);
         weights.add_scaled_rows("w.rows", "w", DType::F32, 2, vec![2.0, 0.5]);
         let mut bytes = [0; 12];
         weights.read("w.rows", 1..4, &mut bytes).unwrap();
