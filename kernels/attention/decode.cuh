@@ -4,7 +4,7 @@
 // AttentionDecode takes rotated queries, over a cache that has the token's own key. RopeAttentionDecode takes the
 // packed row of queries, keys and values as computed by the linear layer before it: it rotates queries and key
 // (rope/rope.cuh), stores key and value in the cache, and begins to read the cache before the row is complete. With a
-// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_gain and k_gain [kHeadDim].
+// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_norm_weight and k_norm_weight [kHeadDim].
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
 // qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
@@ -349,8 +349,8 @@ struct RopeAttentionDecode {
   const int* query_starts;
   const int* block_table;
   const float* frequencies;
-  const typename Norm::Gain* q_gain;
-  const typename Norm::Gain* k_gain;
+  const typename Norm::Weight* q_norm_weight;
+  const typename Norm::Weight* k_norm_weight;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -398,7 +398,7 @@ struct RopeAttentionDecode {
     const float* scales = head_scales<Norm, kGroup + 1, kHeadDim, kThreads>(head_of);
 
     // load: rotate the queries of the group, and in the last rank the key
-    const HeadReader<Norm> read_query = {scales, q_gain}, read_key = {scales, k_gain};
+    const HeadReader<Norm> read_query = {scales, q_norm_weight}, read_key = {scales, k_norm_weight};
 #pragma unroll 4
     for (int e = threadIdx.x; e < kGroup * kHeadDim; e += kThreads) {
       const int head = e / kHeadDim, d = e % kHeadDim;

@@ -1,4 +1,4 @@
-// Norms of heads, for bodies that read queries and keys: x * rsqrt(mean(x^2) + kEps) * gain over a head.
+// Norms of heads, for bodies that read queries and keys: x * rsqrt(mean(x^2) + kEps) * weight over a head.
 //
 //   A body takes Norm, which is NoNorm, or HeadNorm<W, kEps> with norm weights of W. `head_scales` sums the squares
 //   first, one warp per head; then a HeadReader converts the elements to float. Without a norm both are only to_float.
@@ -8,12 +8,12 @@
 namespace smelt {
 
 struct NoNorm {
-  using Gain = float;
+  using Weight = float;
   static constexpr bool kNorms = false;
 };
 
 template <class W, float kEpsilon> struct HeadNorm {
-  using Gain = W;
+  using Weight = W;
   static constexpr bool kNorms = true;
   static constexpr float kEps = kEpsilon;
 };
@@ -26,10 +26,10 @@ struct AsIs {
 // Elements of normalized heads, with factors `scales`.
 template <class Norm> struct HeadReader {
   const float* scales;
-  const typename Norm::Gain* gain;
+  const typename Norm::Weight* weight;
 
   template <class T> __device__ __forceinline__ float operator()(T x, int head, int d) const {
-    if constexpr (Norm::kNorms) return to_float(x) * scales[head] * to_float(gain[d]);
+    if constexpr (Norm::kNorms) return to_float(x) * scales[head] * to_float(weight[d]);
     return to_float(x);
   }
 };

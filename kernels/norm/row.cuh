@@ -14,11 +14,11 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
   static constexpr bool kKept = kTurns * kWidth <= 16;
   static constexpr int kHeld = kKept ? kTurns : 1;
   using Values = Vec<T, kWidth>;
-  using Gains = Vec<W, kWidth>;
+  using Weights = Vec<W, kWidth>;
 
   float x[kHeld][kWidth];
-  Gains gain[kHeld];
-  Gains shift[kCentred ? kHeld : 1];
+  Weights weights[kHeld];
+  Weights shift[kCentred ? kHeld : 1];
 
   // Calls `visit(at, column)` for the first column of each iteration, which is stored at `at`.
   template <class Visit> static __device__ __forceinline__ void each(Visit visit) {
@@ -47,15 +47,15 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
     *reinterpret_cast<Values*>(to) = values;
   }
 
-  __device__ __forceinline__ void load_gain(const W* weight, const W* bias, int at, int column) {
-    gain[at] = *reinterpret_cast<const Gains*>(weight + column);
+  __device__ __forceinline__ void load_weight(const W* weight, const W* bias, int at, int column) {
+    weights[at] = *reinterpret_cast<const Weights*>(weight + column);
     if constexpr (kCentred) {
-      if (bias != nullptr) shift[at] = *reinterpret_cast<const Gains*>(bias + column);
+      if (bias != nullptr) shift[at] = *reinterpret_cast<const Weights*>(bias + column);
     }
   }
 
   __device__ __forceinline__ void stream(const W* weight, const W* bias) {
-    if constexpr (kKept) each([&](int at, int column) { load_gain(weight, bias, at, column); });
+    if constexpr (kKept) each([&](int at, int column) { load_weight(weight, bias, at, column); });
   }
 
   // The mean to subtract, and the factor.
@@ -92,12 +92,12 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
   template <class Read>
   __device__ __forceinline__ Vec<N, kWidth> normed(Moments moments, const W* weight, const W* bias, int at, int column,
                                                    Read read) {
-    if constexpr (!kKept) read(column, x[at]), load_gain(weight, bias, at, column);
+    if constexpr (!kKept) read(column, x[at]), load_weight(weight, bias, at, column);
     Vec<N, kWidth> values;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       float value = kCentred ? x[at][i] - moments.mean : x[at][i];
-      value = value * moments.scale * to_float(gain[at][i]);
+      value = value * moments.scale * to_float(weights[at][i]);
       if constexpr (kCentred) {
         if (bias != nullptr) value += to_float(shift[at][i]);
       }

@@ -136,7 +136,7 @@ template <class T, class KV, int kKvHeads, int kHeadDim> struct AppendKv {
 };
 
 // qkv [tokens][(kHeads + 2 * kKvHeads) * kHeadDim]: rotated queries go to q, rotated keys and unchanged values to the
-// cache. Padding has queries, and stores no keys. With a norm, q_gain and k_gain are [kHeadDim].
+// cache. Padding has queries, and stores no keys. With a norm, q_norm_weight and k_norm_weight are [kHeadDim].
 template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf, class Norm>
 struct RopeAppendKv {
   static constexpr int kThreads = kRopeThreads;
@@ -150,8 +150,8 @@ struct RopeAppendKv {
   const int* query_starts;
   const int* block_table;
   const float* frequencies;
-  const typename Norm::Gain* q_gain;
-  const typename Norm::Gain* k_gain;
+  const typename Norm::Weight* q_norm_weight;
+  const typename Norm::Weight* k_norm_weight;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -174,9 +174,9 @@ struct RopeAppendKv {
     const Rotation<T, kHeadDim, kHalf> rotation(float(position), frequencies);
     Y* queries = q + i64(tile) * (kHeads * kHeadDim);
     const auto query = [&](int head) { return queries + head * kHeadDim; };
-    rotation.template turn<kHeads>(row, query, HeadReader<Norm>{scales, q_gain});
+    rotation.template turn<kHeads>(row, query, HeadReader<Norm>{scales, q_norm_weight});
     if (block == nullptr) return;
-    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_gain});
+    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_norm_weight});
     copy_heads<kWidth, kKvHeads, kHeadDim, 0>(row + (kHeads + kKvHeads) * kHeadDim, value);
   }
 };

@@ -178,14 +178,14 @@ impl Builder {
 
     /// Values of a deep graph stay finite when products and sums are normalized.
     fn norm(&mut self, x: Value, detail: u8) -> Value {
-        let gain = self.constant(DType::F16, &[WIDTH]);
-        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, gain])
+        let weight = self.constant(DType::F16, &[WIDTH]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, weight])
     }
 
     /// The norm of each head, as for queries and keys.
     fn head_norm(&mut self, x: Value) -> Value {
-        let gain = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
-        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, gain])
+        let weight = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, weight])
     }
 
     fn embedding(&mut self, (_, _, _, detail): Piece) {
@@ -205,8 +205,8 @@ impl Builder {
         let a = self.pick(a);
         let b = self.like(a, b);
         if detail.is_multiple_of(3) {
-            let gain = self.constant(DType::F32, &[WIDTH]);
-            let sum = self.add(AddRmsNorm { eps: 1e-5, to: self.to(a, detail) }, &[a, b, gain]);
+            let weight = self.constant(DType::F32, &[WIDTH]);
+            let sum = self.add(AddRmsNorm { eps: 1e-5, to: self.to(a, detail) }, &[a, b, weight]);
             return self.values.extend([sum, Value { result: 1, ..sum }]);
         }
         let sum = self.add(Add {}, &[a, b]);
@@ -500,9 +500,10 @@ impl Builder {
         let to = self.to(qkv, detail / 2);
         if detail.is_multiple_of(2) {
             let norm_eps = detail.is_multiple_of(3).then_some(1e-5);
-            let gains = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
+            let weights = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
             let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, norm_eps, to };
-            let operands = [qkv, positions, starts, table, frequencies].into_iter().chain(gains.into_iter().flatten());
+            let operands =
+                [qkv, positions, starts, table, frequencies].into_iter().chain(weights.into_iter().flatten());
             let q = self.add(fused, &operands.collect::<Vec<_>>());
             return self.attend(q, Value { result: 1, ..q }, (group, layer));
         }

@@ -161,12 +161,12 @@ impl Builder<'_> {
 
     fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
         let (eps, to) = (self.config.norm_eps, self.narrowed());
-        let gain = self.weight(&format!("{module}.weight"))?;
+        let weight = self.weight(&format!("{module}.weight"))?;
         match self.config.norm {
-            Norm::Rms => self.op(name, RmsNorm { eps, head_dim: None, to }, &[x, gain]),
+            Norm::Rms => self.op(name, RmsNorm { eps, head_dim: None, to }, &[x, weight]),
             Norm::Layer => {
                 let bias = self.weight(&format!("{module}.bias"))?;
-                self.op(name, LayerNorm { eps, to }, &[x, gain, bias])
+                self.op(name, LayerNorm { eps, to }, &[x, weight, bias])
             }
         }
     }
@@ -176,9 +176,9 @@ impl Builder<'_> {
         if !self.config.qk_norm {
             return Ok(x);
         }
-        let gain = self.weight(&format!("{module}.weight"))?;
+        let weight = self.weight(&format!("{module}.weight"))?;
         let norm = RmsNorm { eps: self.config.norm_eps, head_dim: Some(self.config.head_dim), to: None };
-        self.op(name, norm, &[x, gain])
+        self.op(name, norm, &[x, weight])
     }
 
     /// The dtype that a linear layer's result is rounded to before it is added; `None` if it has that dtype already.

@@ -31,7 +31,7 @@ op! {
     /// queries have the dtype of the row, or `to`. With `norm_eps`, each head of the queries and keys is first
     /// normalized, as by `rms_norm` with `head_dim`; the norm weights `[head_dim]` of both follow.
     pub struct RopeAppendKv = "rope_append_kv"
-        (qkv, positions, query_starts, block_table, frequencies; q_gain, k_gain)
+        (qkv, positions, query_starts, block_table, frequencies; q_norm_weight, k_norm_weight)
     {
         group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, norm_eps: Option<f32>, to: Option<DType>
     }
@@ -43,7 +43,7 @@ op! {
     /// which is then the result's dtype; without it the result has that of the row, and kernels may round the queries
     /// to it. `norm_eps` and the norm weights are those of `rope_append_kv`.
     pub struct RopeAttention = "rope_attention"
-        (qkv, positions, query_starts, block_table, frequencies; q_gain, k_gain)
+        (qkv, positions, query_starts, block_table, frequencies; q_norm_weight, k_norm_weight)
     {
         group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, scale: f32, norm_eps: Option<f32>,
         to: Option<DType>
@@ -60,12 +60,16 @@ impl RopeAttention {
 
 impl RopeAppendKv {
     /// Checks that there are norm weights for queries and keys if and only if there is a norm.
-    fn check_gains(&self, qkv: &TensorType, gains: &[&Type]) -> Result<(), TypeError> {
-        match (self.norm_eps, gains) {
+    fn check_norm_weights(&self, qkv: &TensorType, weights: &[&Type]) -> Result<(), TypeError> {
+        match (self.norm_eps, weights) {
             (None, []) => Ok(()),
-            (Some(_), [q_gain, k_gain]) => {
-                expect_same("the types of q_gain and k_gain", q_gain.tensor()?, k_gain.tensor()?)?;
-                check_heads(qkv, q_gain.tensor()?, self.head_dim)
+            (Some(_), [q_norm_weight, k_norm_weight]) => {
+                expect_same(
+                    "the types of q_norm_weight and k_norm_weight",
+                    q_norm_weight.tensor()?,
+                    k_norm_weight.tensor()?,
+                )?;
+                check_heads(qkv, q_norm_weight.tensor()?, self.head_dim)
             }
             (None, _) => type_error("expected `norm_eps`, since there are norm weights"),
             (Some(_), _) => type_error("expected the norm weights of queries and keys, since there is `norm_eps`"),
@@ -191,7 +195,7 @@ impl Semantics for RopeAppendKv {
         if qkv.width() != Some(heads * u64::from(self.head_dim)) {
             return type_error(format!("expected {heads} heads of {}, found {qkv}", self.head_dim));
         }
-        self.check_gains(qkv, &operands[5..])?;
+        self.check_norm_weights(qkv, &operands[5..])?;
         let q = qkv.with_width(u64::from(self.heads) * u64::from(self.head_dim)).rounded(self.to)?;
         Ok(vec![q.into(), Type::Effect])
     }
@@ -206,9 +210,9 @@ impl Semantics for RopeAppendKv {
             let mut row = row.to_vec();
             let (rotated, v) = row.split_at_mut(q_width + k_width);
             for (index, head) in rotated.chunks_exact_mut(head_dim).enumerate() {
-                let gain = operands.get(if index < self.heads as usize { 5 } else { 6 });
-                if let Some((eps, gain)) = self.norm_eps.zip(gain) {
-                    normalize(head, gain.floats(), eps);
+                let weight = operands.get(if index < self.heads as usize { 5 } else { 6 });
+                if let Some((eps, weight)) = self.norm_eps.zip(weight) {
+                    normalize(head, weight.floats(), eps);
                 }
                 rotate(head, positions[token], frequencies);
             }

@@ -299,7 +299,9 @@ impl Semantics for FusedLinear {
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
         let More { before, scales, epilogues, scale } = self.more(operands).ok_or("wrong number of operands")?;
         let normed = match (self.prologue, before.as_slice()) {
-            (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+            (Some(Prologue { norm: Norm::Rms, eps, to }), [weight]) => {
+                Some(rms_norm(operands[0], weight, eps).rounded(to))
+            }
             (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
                 Some(layer_norm(operands[0], more, eps).rounded(to))
             }

@@ -40,8 +40,8 @@ pub(super) fn layer_norm(x: &HostTensor, operands: &[&HostTensor], eps: f32) -> 
         let mean = row.iter().sum::<f32>() / count;
         let variance = row.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / count;
         let scale = 1.0 / (variance + eps).sqrt();
-        let gains = operands.first().map_or(&[][..], |gain| gain.floats());
-        let normed = row.iter().zip(gains).map(|(value, gain)| (value - mean) * scale * gain);
+        let weights = operands.first().map_or(&[][..], |weight| weight.floats());
+        let normed = row.iter().zip(weights).map(|(value, weight)| (value - mean) * scale * weight);
         match operands.get(1) {
             Some(bias) => values.extend(normed.zip(bias.floats()).map(|(value, bias)| value + bias)),
             None => values.extend(normed),

@@ -49,10 +49,10 @@ pub(super) fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTen
 }
 
 /// Normalizes a row or a head in place.
-pub(super) fn normalize(row: &mut [f32], gains: &[f32], eps: f32) {
+pub(super) fn normalize(row: &mut [f32], weights: &[f32], eps: f32) {
     let mean_square = row.iter().map(|value| value * value).sum::<f32>() / row.len() as f32;
     let scale = 1.0 / (mean_square + eps).sqrt();
-    row.iter_mut().zip(gains).for_each(|(value, gain)| *value = *value * scale * gain);
+    row.iter_mut().zip(weights).for_each(|(value, weight)| *value = *value * scale * weight);
 }
 
 impl Semantics for RmsNorm {

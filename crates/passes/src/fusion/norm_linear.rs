@@ -17,9 +17,9 @@ fn norm_linear(graph: &Graph, id: OpId) -> Option<Patch> {
     graph.used_once(parts.x).then_some(())?;
     let (norm, eps) = norm(graph, parts.x)?;
     let operands = graph.operands(parts.x.op);
-    let (x, gain_and_bias) = operands.split_first()?;
+    let (x, weight_and_bias) = operands.split_first()?;
     let to = graph.tensor(parts.x)?.dtype;
-    parts.before = Some((Prologue { norm, eps, to }, gain_and_bias.to_vec()));
+    parts.before = Some((Prologue { norm, eps, to }, weight_and_bias.to_vec()));
     let mut patch = Patch::new();
     let fused = parts.add(graph, &mut patch, (*x).into())?;
     patch.replace(graph.result(id), fused);

@@ -15,10 +15,10 @@ fn norm_quantize_blocks(graph: &Graph, id: OpId) -> Option<Patch> {
     let blocks = graph.cast::<QuantizeBlocks>(id)?;
     matches!(blocks.rows, None | Some(1)).then_some(())?;
     let [normed] = graph.operands_of(id)?;
-    let (norm, [x, gain]) = norm_of_rows(graph, normed)?;
+    let (norm, [x, weight]) = norm_of_rows(graph, normed)?;
     let fused = RmsNormQuantize { to: blocks.to, cols: blocks.cols, ..norm };
     let mut patch = Patch::new();
-    let fused = patch.add(graph, fused, &[x.into(), gain.into()]);
+    let fused = patch.add(graph, fused, &[x.into(), weight.into()]);
     patch.replace(graph.result(id), fused);
     patch.replace(Value { op: id, result: 1 }, fused.result(1));
     Some(patch)
@@ -28,9 +28,9 @@ fn norm_quantize(graph: &Graph, id: OpId) -> Option<Patch> {
     let to = graph.cast::<Quantize>(id)?.to;
     let [normed, scale] = graph.operands_of(id)?;
     matches!(graph.tensor(scale)?.const_shape()?.as_slice(), [1, 1]).then_some(())?;
-    let (norm, [x, gain]) = norm_of_rows(graph, normed)?;
+    let (norm, [x, weight]) = norm_of_rows(graph, normed)?;
     let mut patch = Patch::new();
-    let fused = patch.add(graph, RmsNormQuantize { to, ..norm }, &[x.into(), gain.into(), scale.into()]);
+    let fused = patch.add(graph, RmsNormQuantize { to, ..norm }, &[x.into(), weight.into(), scale.into()]);
     patch.replace(graph.result(id), fused);
     Some(patch)
 }

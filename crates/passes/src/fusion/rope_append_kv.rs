@@ -31,8 +31,8 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     (graph.kv().get(append.group as usize)?.head_dim == head_dim).then_some(())?;
     let mut operands = [qkv, positions, query_starts, block_table, k.frequencies].map(PatchValue::from).to_vec();
     let norm_eps = match (&q.norm, &k.norm) {
-        (Some(q), Some(k)) if q.eps == k.eps && graph.ty(q.gain) == graph.ty(k.gain) => {
-            operands.extend([q.gain, k.gain].map(PatchValue::from));
+        (Some(q), Some(k)) if q.eps == k.eps && graph.ty(q.weight) == graph.ty(k.weight) => {
+            operands.extend([q.weight, k.weight].map(PatchValue::from));
             Some(q.eps)
         }
         (None, None) => None,
@@ -75,7 +75,7 @@ struct Rotated<'a> {
 
 struct HeadNorm {
     eps: f32,
-    gain: Value,
+    weight: Value,
 }
 
 impl<'a> Rotated<'a> {
@@ -85,10 +85,10 @@ impl<'a> Rotated<'a> {
         let rotated = Rotated { rope, positions, frequencies, norm: None, part: x };
         let Some((norm, attrs)) = graph.producer::<RmsNorm>(x) else { return Some(rotated) };
         (graph.used_once(x) && attrs.head_dim == Some(rope.head_dim) && attrs.to.is_none()).then_some(())?;
-        let [part, gain] = graph.operands_of(norm)?;
+        let [part, weight] = graph.operands_of(norm)?;
         // a norm weight computed from a reader of the cache would depend on itself
-        graph.is_constant(gain).then_some(())?;
-        Some(Rotated { norm: Some(HeadNorm { eps: attrs.eps, gain }), part, ..rotated })
+        graph.is_constant(weight).then_some(())?;
+        Some(Rotated { norm: Some(HeadNorm { eps: attrs.eps, weight }), part, ..rotated })
     }
 
     fn same_rotation(&self, other: &Rotated<'_>) -> bool {

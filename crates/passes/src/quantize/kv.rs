@@ -8,7 +8,7 @@ use ir::ops::{AppendKv, Linear, PagedAttention, RmsNorm, Rope};
 use ir::{DType, Graph, OpId, Value};
 
 use super::group::{shrink_key, width};
-use super::smooth::{Place, rows_of_values, shrunk_gain, shrunk_rows, shrunk_value};
+use super::smooth::{Place, rows_of_values, shrunk_norm, shrunk_rows, shrunk_value};
 use super::static_scales::stats;
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
@@ -113,8 +113,8 @@ impl Maker {
                 (linear, shrunk_rows(graph, ctx, linear, &rows, by)?)
             }
             Maker::Norm(norm) => {
-                let gain = graph.operands(norm)[1];
-                (norm, shrunk_gain(graph, ctx, norm, &by[..width(graph, gain)?]))
+                let weight = graph.operands(norm)[1];
+                (norm, shrunk_norm(graph, ctx, norm, &by[..width(graph, weight)?]))
             }
             Maker::Other(value) => (value.op, shrunk_value(graph, ctx, value, by)),
         };

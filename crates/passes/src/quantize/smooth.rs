@@ -29,7 +29,7 @@ impl Place {
     pub fn of(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Place {
         let taken = ctx.weights.made(&shrink_key(graph.value_name(x)));
         let found =
-            if taken || !only_linears(graph, x) { None } else { gain(graph, x).or_else(|| rows(graph, ctx, x)) };
+            if taken || !only_linears(graph, x) { None } else { norm(graph, x).or_else(|| rows(graph, ctx, x)) };
         found.unwrap_or(Place::Here)
     }
 
@@ -49,7 +49,7 @@ fn only_linears(graph: &Graph, x: Value) -> bool {
     !outside && graph.uses(x).iter().all(|user| linear(user.op) && graph.operands(user.op)[0] == x)
 }
 
-fn gain(graph: &Graph, x: Value) -> Option<Place> {
+fn norm(graph: &Graph, x: Value) -> Option<Place> {
     let rms_norm = graph.producer::<RmsNorm>(x).map(|(norm, _)| norm);
     let norm = rms_norm.or_else(|| graph.producer::<LayerNorm>(x).map(|(norm, _)| norm))?;
     let constants = &graph.operands(norm)[1..];
@@ -125,7 +125,7 @@ impl Place {
         let shrink: Vec<f32> = factors.iter().map(|factor| 1.0 / factor).collect();
         match self {
             Place::Gain(norm) => {
-                let patch = shrunk_gain(graph, ctx, *norm, &shrink);
+                let patch = shrunk_norm(graph, ctx, *norm, &shrink);
                 graph.apply("smooth", *norm, patch)?;
             }
             Place::Rows { linear, rows } => {
@@ -184,7 +184,7 @@ impl Edit<'_> {
 }
 
 /// The norm with scaled weight and, if it has one, bias.
-pub(crate) fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32]) -> Patch {
+pub(crate) fn shrunk_norm(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32]) -> Patch {
     let mut operands: Vec<PatchValue> = graph.operands(norm).into_iter().map(Into::into).collect();
     let key = shrink_key(graph.value_name(graph.result(norm)));
     let mut edit = Edit { graph, ctx, patch: Patch::new() };

@@ -189,17 +189,17 @@ fn rows_stay_inside_their_tensors() {
     for width in [1, 7, 8, 19] {
         for rows in [1, 9] {
             let x = |name: &str| Owned::random(DType::F32, &[rows, width], name);
-            let gain = || Owned::random(DType::BF16, &[width], "gain");
+            let weight = || Owned::random(DType::BF16, &[width], "weight");
             let out = || Owned::new(DType::F32, &[rows, width]);
             for name in ["rms_norm", "layer_norm"] {
-                run(name, &eps, &mut [x("x"), gain()], &mut [out()], None).expect("a norm");
-                let (mut inputs, mut outputs) = ([x("a"), x("b"), gain()], [out(), out()]);
+                run(name, &eps, &mut [x("x"), weight()], &mut [out()], None).expect("a norm");
+                let (mut inputs, mut outputs) = ([x("a"), x("b"), weight()], [out(), out()]);
                 run(&format!("add_{name}"), &eps, &mut inputs, &mut outputs, None).expect("a norm of a sum");
                 let terms = inputs[0].values().into_iter().zip(inputs[1].values());
                 assert_near(&outputs[0].values(), &terms.map(|(a, b)| a + b).collect::<Vec<_>>(), name);
             }
             let formula = [("f", Scalar::Text("[mul(x0, x1), add(v0, 1.5), f32(v1)]".to_owned()))];
-            run("map", &formula, &mut [x("a"), gain()], &mut [out()], None).expect("a region");
+            run("map", &formula, &mut [x("a"), weight()], &mut [out()], None).expect("a region");
             let mut doubled = [Owned::random(DType::F32, &[rows, 2 * width], "x")];
             run("swiglu", &[], &mut doubled, &mut [out()], None).expect("gated halves");
             let mut parts = [Owned::new(DType::F32, &[rows, width + 1]), Owned::new(DType::F32, &[rows, width - 1])];

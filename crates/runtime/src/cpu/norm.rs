@@ -34,10 +34,10 @@ impl Norm {
         }
         let scale = 1.0 / (square_sum(centred) / count + factors.eps).sqrt();
         match self.centred {
-            true => out.iter_mut().zip(&factors.gain).for_each(|(out, gain)| *out = *out * scale * gain),
+            true => out.iter_mut().zip(&factors.weight).for_each(|(out, weight)| *out = *out * scale * weight),
             false => {
-                let terms = x.iter().zip(&factors.gain);
-                out.iter_mut().zip(terms).for_each(|(out, (x, gain))| *out = x * scale * gain);
+                let terms = x.iter().zip(&factors.weight);
+                out.iter_mut().zip(terms).for_each(|(out, (x, weight))| *out = x * scale * weight);
             }
         }
         out.iter_mut().zip(&factors.bias).for_each(|(out, bias)| *out += bias);
@@ -47,7 +47,7 @@ impl Norm {
 /// Shared by all rows.
 struct Factors {
     eps: f32,
-    gain: Vec<f32>,
+    weight: Vec<f32>,
     /// Empty if there is none.
     bias: Vec<f32>,
 }
@@ -67,7 +67,7 @@ impl CpuKernel for Norm {
         if size == 0 || !width.is_multiple_of(size) {
             return Err(format!("expected a weight for rows of {width} elements or for their heads, found {size}"));
         }
-        args.inputs[rows..].iter().try_for_each(|factor| check_gain(factor, size))?;
+        args.inputs[rows..].iter().try_for_each(|factor| check_weight(factor, size))?;
         let full = args.inputs[..rows].iter().chain(&args.outputs);
         full.into_iter().try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
     }
@@ -80,8 +80,8 @@ impl CpuKernel for Norm {
         let (full, factors) = args.inputs.split_at(self.rows());
         let width = full[0].width();
         let widened = |factor: &Tensor| factor.widened(0..factor.len());
-        let (gain, bias) = (widened(&factors[0])?, factors.get(1).map(widened).transpose()?);
-        let factors = Factors { eps: args.float("eps")?, gain, bias: bias.unwrap_or_default() };
+        let (weight, bias) = (widened(&factors[0])?, factors.get(1).map(widened).transpose()?);
+        let factors = Factors { eps: args.float("eps")?, weight, bias: bias.unwrap_or_default() };
         for row in task_rows(task, full[0].row_count()) {
             let range = row * width..(row + 1) * width;
             let mut x = &full[0].floats()?[range.clone()];
@@ -94,7 +94,7 @@ impl CpuKernel for Norm {
             }
             // SAFETY: rows are divided between tasks.
             let out = unsafe { args.outputs[self.rows() - 1].write::<f32>(range)? };
-            let heads = x.chunks_exact(factors.gain.len()).zip(out.chunks_exact_mut(factors.gain.len()));
+            let heads = x.chunks_exact(factors.weight.len()).zip(out.chunks_exact_mut(factors.weight.len()));
             heads.for_each(|(x, out)| self.normalize(x, &factors, out));
         }
         Ok(())
@@ -102,18 +102,18 @@ impl CpuKernel for Norm {
 }
 
 /// Whether a tensor is a norm weight, or a bias, of `width` elements.
-pub(super) fn check_gain(gain: &Tensor, width: usize) -> Result<(), String> {
-    match gain.shape() == [width] && gain.dtype().is_float() {
+pub(super) fn check_weight(weight: &Tensor, width: usize) -> Result<(), String> {
+    match weight.shape() == [width] && weight.dtype().is_float() {
         true => Ok(()),
         false => Err(format!("expected a weight or bias of {width} elements")),
     }
 }
 
 /// RMSNorm of a row or a head.
-pub(super) fn normalize(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn normalize(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (square_sum(x) / x.len() as f32 + eps).sqrt();
-    for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
-        *out = x * scale * gain;
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
     }
 }
 

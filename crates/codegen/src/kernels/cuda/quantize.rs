@@ -74,8 +74,8 @@ pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
         ));
     }
     let (rows, cols) = (row_count(site)?, width(site)?);
-    let (x, gain, threads) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype, norm::threads(cols));
-    let types = [x, op.norm, gain, op.to].map(c_type).join(", ");
+    let (x, weight, threads) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype, norm::threads(cols));
+    let types = [x, op.norm, weight, op.to].map(c_type).join(", ");
     let eps = c_float(op.eps);
     if site.graph.operands(site.op).len() > 2 {
         check_scale(site, site.operand(2)?)?;

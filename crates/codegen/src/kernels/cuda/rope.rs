@@ -49,8 +49,8 @@ impl HeadNorm {
     pub fn of(site: &Site<'_>, eps: Option<f32>) -> Result<HeadNorm, Refusal> {
         Ok(match eps {
             Some(eps) => {
-                let gain = c_type(site.operand_type(5)?.dtype);
-                HeadNorm { ty: format!("smelt::HeadNorm<{gain}, {}>", c_float(eps)), absent: Vec::new() }
+                let weight = c_type(site.operand_type(5)?.dtype);
+                HeadNorm { ty: format!("smelt::HeadNorm<{weight}, {}>", c_float(eps)), absent: Vec::new() }
             }
             None => HeadNorm { ty: "smelt::NoNorm".to_owned(), absent: vec![5, 6] },
         })
