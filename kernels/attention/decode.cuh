@@ -126,9 +126,9 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     }
   }
 
-  // Online softmax of this warp over its tokens, into its state. Queries are kPitch elements apart. If `fresh` is
+  // Online softmax of this warp over its tokens, into its state. Queries are kPitch elements apart. If `new_kv` is
   // given, it holds key and value of the last token, which the cache does not have.
-  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const KV* fresh) {
+  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const KV* new_kv) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 stages = ptx::shared_address(&state(warp));
     // load
@@ -150,7 +150,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
       ptx::cp_async_wait_group<kStages - 2>();
       __syncwarp();
       const u32 stage = stages + i % kStages * (2 * kShareBytes);
-      if (fresh != nullptr && visible - i * kBlockTokens < kShare) put(fresh, warp, i);
+      if (new_kv != nullptr && visible - i * kBlockTokens < kShare) insert_new_kv(new_kv, warp, i);
       const Tiles tiles(stage, stage + kShareBytes);
       if (i + kStages - 1 < count) copy(i + kStages - 1);  // where share i - 1 was
       ptx::cp_async_commit_group();
@@ -221,13 +221,13 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   }
 
   // Writes key and value of the last token into share `i` of a warp, where the cache has no such row.
-  __device__ __forceinline__ void put(const KV* fresh, int warp, int i) const {
+  __device__ __forceinline__ void insert_new_kv(const KV* new_kv, int warp, int i) const {
     constexpr int kChunks = Tile::kChunks;
     u8* const stage = reinterpret_cast<u8*>(&state(warp)) + i % kStages * (2 * kShareBytes);
     const int row = visible - i * kBlockTokens;
     for (int chunk = threadIdx.x % 32; chunk < 2 * kChunks; chunk += 32)
       *reinterpret_cast<uint4*>(stage + chunk / kChunks * kShareBytes + Tile::offset(row, chunk % kChunks)) =
-          reinterpret_cast<const uint4*>(fresh)[chunk];
+          reinterpret_cast<const uint4*>(new_kv)[chunk];
     __syncwarp();
   }
 
@@ -333,13 +333,13 @@ struct RopeAttentionDecode {
   static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows are in different banks
 
   // After the stages: values computed from the packed row.
-  struct Turned {
+  struct Rotated {
     T queries[kGroup][kPitch];
-    KV fresh[2][kHeadDim];  // key and value
+    KV new_kv[2][kHeadDim];  // key and value
     float sines[kHalf > 0 ? kHalf : 1];
     float cosines[kHalf > 0 ? kHalf : 1];
   };
-  static constexpr int kSharedBytes = Attention::kSharedBytes + round_up(int(sizeof(Turned)), 16);
+  static constexpr int kSharedBytes = Attention::kSharedBytes + round_up(int(sizeof(Rotated)), 16);
   static_assert(kSharedBytes <= 232448, "what a block may have");
 
   T* out;
@@ -358,8 +358,8 @@ struct RopeAttentionDecode {
   Attention attention;
   bool padding;
 
-  static __device__ __forceinline__ Turned& turned() {
-    return *reinterpret_cast<Turned*>(shared_memory() + Attention::kSharedBytes);
+  static __device__ __forceinline__ Rotated& rotated() {
+    return *reinterpret_cast<Rotated*>(shared_memory() + Attention::kSharedBytes);
   }
 
   // The step's inputs, the frequencies and earlier steps' entries of the cache: none of it is written in this step.
@@ -371,17 +371,17 @@ struct RopeAttentionDecode {
     attention.begin();
     const float position = float(positions[attention.token]);
     for (int i = threadIdx.x; i < kHalf; i += kThreads)
-      sin_cos(position * frequencies[i], turned().sines[i], turned().cosines[i]);
+      sin_cos(position * frequencies[i], rotated().sines[i], rotated().cosines[i]);
     __syncthreads();
   }
 
   // Element `d` of the head at `at`, rotated; `head` is its index among the scales.
-  static __device__ __forceinline__ float turn(HeadReader<Norm> read, const X* at, int head, int d) {
+  static __device__ __forceinline__ float rotate(HeadReader<Norm> read, const X* at, int head, int d) {
     const float x = read(at[d], head, d);
     if (d >= 2 * kHalf) return x;
     const int i = d < kHalf ? d : d - kHalf, pair = d < kHalf ? d + kHalf : d - kHalf;
     const float other = read(at[pair], head, pair);
-    const float s = turned().sines[i], c = turned().cosines[i];
+    const float s = rotated().sines[i], c = rotated().cosines[i];
     return d < kHalf ? x * c - other * s : x * c + other * s;
   }
 
@@ -402,7 +402,7 @@ struct RopeAttentionDecode {
 #pragma unroll 4
     for (int e = threadIdx.x; e < kGroup * kHeadDim; e += kThreads) {
       const int head = e / kHeadDim, d = e % kHeadDim;
-      turned().queries[head][d] = from_float<T>(turn(read_query, queries + head * kHeadDim, head, d));
+      rotated().queries[head][d] = from_float<T>(rotate(read_query, queries + head * kHeadDim, head, d));
     }
     const bool last = attention.is_last();
     if (last) {
@@ -410,14 +410,14 @@ struct RopeAttentionDecode {
           block_table[i64(attention.token) * blocks_per_sequence + position / kBlockTokens], kv_head);
       place += position % kBlockTokens * kHeadDim;
       for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
-        const KV k = from_float<KV>(turn(read_key, key, kGroup, d));
+        const KV k = from_float<KV>(rotate(read_key, key, kGroup, d));
         const KV v = from_float<KV>(to_float(key[kKvHeads * kHeadDim + d]));
-        turned().fresh[0][d] = k, turned().fresh[1][d] = v;
+        rotated().new_kv[0][d] = k, rotated().new_kv[1][d] = v;
         place[d] = k, place[kBlockTokens * kHeadDim + d] = v;
       }
     }
     __syncthreads();
-    attention.template attend<kPitch>(&turned().queries[0][0], last ? &turned().fresh[0][0] : nullptr);
+    attention.template attend<kPitch>(&rotated().queries[0][0], last ? &rotated().new_kv[0][0] : nullptr);
     attention.merge(out);
   }
 };

@@ -68,8 +68,8 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     for (int base = 0; base <= sequences; base += 32) {
       const int sequence = base + lane;
       const int start = sequence <= sequences ? query_starts[sequence] : 0;
-      const int behind = sequence < sequences ? query_starts[sequence + 1] : sequence == sequences ? tokens : 0;
-      const int rows = (behind - start) * kGroup;
+      const int end = sequence < sequences ? query_starts[sequence + 1] : sequence == sequences ? tokens : 0;
+      const int rows = (end - start) * kGroup;
       const int tiles = ceil_div(rows, kRows);
       int up_to = tiles;  // the tiles of lanes up to this one
 #pragma unroll

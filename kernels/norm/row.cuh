@@ -12,17 +12,17 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
   static constexpr int kTurns = ceil_div(kCols, kWidth * kBlock);
   // A short row stays in registers between the passes, with its weight and bias; a longer one is read in each.
   static constexpr bool kKept = kTurns * kWidth <= 16;
-  static constexpr int kHeld = kKept ? kTurns : 1;
+  static constexpr int kKeptTurns = kKept ? kTurns : 1;
   using Values = Vec<T, kWidth>;
   using Weights = Vec<W, kWidth>;
 
-  float x[kHeld][kWidth];
-  Weights weights[kHeld];
-  Weights shift[kCentred ? kHeld : 1];
+  float x[kKeptTurns][kWidth];
+  Weights weights[kKeptTurns];
+  Weights shift[kCentred ? kKeptTurns : 1];
 
   // Calls `visit(at, column)` for the first column of each iteration, which is stored at `at`.
   template <class Visit> static __device__ __forceinline__ void each(Visit visit) {
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
     for (int turn = 0; turn < kTurns; ++turn) {
       const int column = (turn * kBlock + int(threadIdx.x)) * kWidth;
       if (column < kCols) visit(kKept ? turn : 0, column);
@@ -30,20 +30,20 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
   }
 
   // The values at `from`, or the sums of two rows.
-  static __device__ __forceinline__ void read(const T* from, float (&held)[kWidth]) {
+  static __device__ __forceinline__ void read(const T* from, float (&elements)[kWidth]) {
     const Values values = *reinterpret_cast<const Values*>(from);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) held[i] = to_float(values[i]);
+    for (int i = 0; i < kWidth; ++i) elements[i] = to_float(values[i]);
   }
-  static __device__ __forceinline__ void read_sum(const T* a, const T* b, float (&held)[kWidth]) {
+  static __device__ __forceinline__ void read_sum(const T* a, const T* b, float (&elements)[kWidth]) {
     const Values left = *reinterpret_cast<const Values*>(a), right = *reinterpret_cast<const Values*>(b);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) held[i] = to_float(left[i]) + to_float(right[i]);
+    for (int i = 0; i < kWidth; ++i) elements[i] = to_float(left[i]) + to_float(right[i]);
   }
-  static __device__ __forceinline__ void write(T* to, const float (&held)[kWidth]) {
+  static __device__ __forceinline__ void write(T* to, const float (&elements)[kWidth]) {
     Values values;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(held[i]);
+    for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(elements[i]);
     *reinterpret_cast<Values*>(to) = values;
   }
 

@@ -59,7 +59,7 @@ template <class T, int kHeadDim, int kHalf> struct Rotation {
 
   // Rotates the heads of a row, each to `place(head)`, with elements from `read(x, head, element)`.
   template <int kHeads, class Place, class Read = AsIs>
-  __device__ __forceinline__ void turn(const T* row, Place place, Read read = {}) const {
+  __device__ __forceinline__ void rotate(const T* row, Place place, Read read = {}) const {
     constexpr int kPairs = kHalf / kWidth;  // of vectors of a head
     if constexpr (kPairs > 0) {
 #pragma unroll 1
@@ -100,7 +100,8 @@ template <class T, class Y, int kWidth, int kHeadDim, int kHalf> struct Rope {
   __device__ __forceinline__ void tile(int tile) {
     const Rotation<T, kHeadDim, kHalf> rotation(float(positions[tile]), frequencies);
     Y* row = out + i64(tile) * kWidth;
-    rotation.template turn<kWidth / kHeadDim>(x + i64(tile) * kWidth, [&](int head) { return row + head * kHeadDim; });
+    rotation.template rotate<kWidth / kHeadDim>(x + i64(tile) * kWidth,
+                                                [&](int head) { return row + head * kHeadDim; });
   }
 };
 
@@ -174,9 +175,9 @@ struct RopeAppendKv {
     const Rotation<T, kHeadDim, kHalf> rotation(float(position), frequencies);
     Y* queries = q + i64(tile) * (kHeads * kHeadDim);
     const auto query = [&](int head) { return queries + head * kHeadDim; };
-    rotation.template turn<kHeads>(row, query, HeadReader<Norm>{scales, q_norm_weight});
+    rotation.template rotate<kHeads>(row, query, HeadReader<Norm>{scales, q_norm_weight});
     if (block == nullptr) return;
-    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_norm_weight});
+    rotation.template rotate<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_norm_weight});
     copy_heads<kWidth, kKvHeads, kHeadDim, 0>(row + (kHeads + kKvHeads) * kHeadDim, value);
   }
 };

@@ -30,20 +30,20 @@ template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan
   static constexpr int kTurns = ceil_div(kSpan, kWidth * kBlock);
   // As in a norm: a short span stays in registers.
   static constexpr bool kKept = kTurns * kWidth <= 16;
-  static constexpr int kHeld = kKept ? kTurns : 1;
+  static constexpr int kKeptTurns = kKept ? kTurns : 1;
 
   // `read(at, column, values)` returns the values of an iteration, in a long span twice.
   template <class Read> static __device__ __forceinline__ void write(C* codes, float* scales, int tile, Read read) {
     const i64 row = tile / kSpans;
     const int start = tile % kSpans * kSpan;
-    float values[kHeld][kWidth];
+    float values[kKeptTurns][kWidth];
     const auto store = [&](const float (&x)[kWidth], int column, float reciprocal) {
       *reinterpret_cast<Vec<C, kWidth>*>(codes + row * kCols + column) = codes_of<C, kWidth>(x, reciprocal);
     };
     const auto column_of = [&](int turn) { return start + (turn * kBlock + int(threadIdx.x)) * kWidth; };
     const auto within = [&](int column) { return column < kCols && (kSpans == 1 || column < start + kSpan); };
     if constexpr (kByLanes) {
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
       for (int turn = 0; turn < kTurns; ++turn) {
         const int column = column_of(turn), at = kKept ? turn : 0;
         u32 largest = 0;
@@ -63,7 +63,7 @@ template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan
     } else {
       // load
       u32 largest = 0;
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
       for (int turn = 0; turn < kTurns; ++turn) {
         const int column = column_of(turn), at = kKept ? turn : 0;
         if (!within(column)) continue;
@@ -77,7 +77,7 @@ template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan
       if (threadIdx.x == 0) scales[tile] = scale;
 
       // store
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
       for (int turn = 0; turn < kTurns; ++turn) {
         const int column = column_of(turn), at = kKept ? turn : 0;
         if (!within(column)) continue;
@@ -132,7 +132,7 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kPart, 
 
   __device__ __forceinline__ void tile(int tile) {
     const T* from = x + i64(tile) * kCols;
-    const auto read = [&](int column, float (&held)[kWidth]) { Row::read(from + column, held); };
+    const auto read = [&](int column, float (&elements)[kWidth]) { Row::read(from + column, elements); };
     const auto moments = row.moments(read);
     Span::write(codes, scales, tile, [&](int at, int column, float (&values)[kWidth]) {
       const auto normed = row.normed(moments, weight, nullptr, at, column, read);
@@ -160,7 +160,7 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kBlock>
   __device__ __forceinline__ void tile(int tile) {
     const T* from = x + i64(tile) * kCols;
     const float reciprocal = __frcp_rn(*scale);
-    const auto read = [&](int column, float (&held)[kWidth]) { Row::read(from + column, held); };
+    const auto read = [&](int column, float (&elements)[kWidth]) { Row::read(from + column, elements); };
     const auto moments = row.moments(read);
     Row::each([&](int at, int column) {
       const auto normed = row.normed(moments, weight, nullptr, at, column, read);
