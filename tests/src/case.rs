@@ -43,7 +43,7 @@ impl Case {
         let first = text.lines().next().and_then(|line| line.strip_prefix("// test: "));
         let first = first.ok_or_else(|| format!("{name}: expected `// test: COMMAND` on the first line"))?;
         let mut words = first.split_whitespace().map(str::to_owned);
-        let command = words.next().ok_or_else(|| format!("{name}: expected a command behind `// test:`"))?;
+        let command = words.next().ok_or_else(|| format!("{name}: expected a command after `// test:`"))?;
         let header = |key: &str| text.lines().find_map(|line| line.strip_prefix("// ")?.strip_prefix(key));
         let sizes = sizes(header("sizes: ").unwrap_or_default()).map_err(|error| format!("{name}: {error}"))?;
         let dummy_weights = header("weights: ") == Some("dummy");

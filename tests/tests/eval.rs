@@ -52,7 +52,7 @@ fn tokens_cost_what_they_cost_transformers() {
 
 /// However a text is cut, a token's loss depends only on its window.
 #[test]
-fn each_token_is_scored_behind_its_window() {
+fn each_token_is_scored_in_its_window() {
     let name = ORACLES[0];
     let tokens = Expected::read(name).prompts.into_iter().max_by_key(Vec::len).unwrap();
     for max_num_tokens in [5, 512] {

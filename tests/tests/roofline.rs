@@ -41,7 +41,7 @@ fn what_passes_make_is_not_predicted_to_be_slower() {
 }
 
 #[test]
-fn measured_times_stay_behind_their_bounds() {
+fn measured_times_stay_within_their_bounds() {
     let bench = folder().join("../bench");
     let measured = std::fs::read_to_string(bench.join("gpu.json")).unwrap();
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();

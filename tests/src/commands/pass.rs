@@ -20,7 +20,7 @@ impl Command for Pass {
         let find = |name: &String| known.find(name).ok_or_else(|| format!("unknown pass `{name}`"));
         let passes = case.args.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         if passes.is_empty() {
-            return Err("expected names of passes behind `// test: pass`".to_owned());
+            return Err("expected names of passes after `// test: pass`".to_owned());
         }
         difference_of(suite, case, passes)
     }

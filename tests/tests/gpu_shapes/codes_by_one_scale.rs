@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
 
 /// The weight of a linear layer that reads the quantized values, one of which may be rounded either way: that matters
 /// little in sums.
-fn lines_behind(to: &str, dtype: &str, width: u64) -> String {
+fn lines_after(to: &str, dtype: &str, width: u64) -> String {
     format!(
         "%down = constant @\"down.fan_in\" : {dtype}[64, {width}]\n  \
          %d8, %ds = quantize_blocks %down {{to = {to}}} : {to}[64, {width}], f32[64, 1]\n  \
@@ -63,7 +63,7 @@ fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &s
          %codes = fused_linear %a, %w8, %s, %ws{bias}, %s \
          {{quantized = [x, weight], {listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
         before = lines_before(to, dtype, [n, k], tokens),
-        after = lines_behind(to, dtype, width),
+        after = lines_after(to, dtype, width),
     );
     let name = format!("chain of {to}, {dtype} {n}x{k}, {tokens:?}, {epilogue}");
     case(name, &[("T", tokens[0]), ("B", tokens[1])], text)
@@ -81,7 +81,7 @@ fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilo
         "{start}\n  %codes = fused_linear %x, %w{gain}{bias}, %s {{{before}{listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  \
          {after}\n}}\n",
         start = lines_before(to, dtype, [n, k], tokens),
-        after = lines_behind(to, dtype, width),
+        after = lines_after(to, dtype, width),
     );
     let name = format!("quantized to {to} after a product, {dtype} {n}x{k}, {tokens:?}, {epilogue}");
     case(name, &[("T", tokens[0]), ("B", tokens[1])], text)

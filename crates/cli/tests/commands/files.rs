@@ -121,7 +121,7 @@ fn a_replaced_file_keeps_its_mode() {
 /// A limit on the size of files fails writes as a full disk does.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_leaves_nothing_behind() {
+fn a_full_disk_leaves_no_files() {
     let sandbox = Sandbox::new();
     let temporary = sandbox.path("tmp");
     std::fs::create_dir(&temporary).unwrap();
