@@ -162,7 +162,7 @@ fn dummies_have_the_format_of_their_configuration() {
         let dummy = CompileOptions { weights: smelt::WeightsChoice::Dummy, dtype: None, ..in_f32() };
         let report = Driver::new().compile(&folder, None, &dummy, None, &mut Quiet).unwrap();
         assert!(report.config.contains(&("precision".to_owned(), precision.to_owned())), "{name}: {:?}", report.config);
-        assert!(report.warnings[0].contains("dummies are random numbers"), "{:?}", report.warnings);
+        assert!(report.warnings[0].contains("dummy weights are quantized"), "{:?}", report.warnings);
     }
 }
 

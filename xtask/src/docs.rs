@@ -121,12 +121,12 @@ fn ops(_: &Path, answer: &Value) -> Result<String, String> {
     out.push_str(
         "The ops of the graph text, besides `constant` and inputs. `[…]` is optional, `%parts..` is any number\n\
          of operands. Each op says how its results depend on its operands:\n\n\
-         - *source*: it has none, and the same value in every step;\n\
-         - *elementwise*: element by element, at equal indices;\n\
+         - *source*: no operands, and the same value in every step;\n\
+         - *elementwise*: elements of the same index;\n\
          - *reduction*: row by row;\n\
          - *matmul*: sums of products over an axis;\n\
-         - *movement*: elements come to other places;\n\
-         - *state*: it reads or writes the KV cache of a layer.\n",
+         - *movement*: copies elements to other places;\n\
+         - *state*: reads or writes the KV cache of a layer.\n",
     );
     for op in list(answer, "ops")? {
         let required = texts(op, "operands").map(|name| format!("%{name}"));

@@ -109,8 +109,8 @@ impl Engine {
         }
         if prompt + generated > max_seq_len {
             return fail(format!(
-                "a prompt of {prompt} tokens and {generated} generated ones are {}, the plan allows {max_seq_len} \
-                 (compile with a larger --max-seq-len, or ask for fewer with --max-tokens)",
+                "a prompt of {prompt} tokens and {generated} output tokens are {}, the plan allows {max_seq_len} \
+                 (compile with a larger --max-seq-len, or a smaller --max-tokens)",
                 prompt + generated
             ));
         }

@@ -210,11 +210,11 @@ impl Checkpoint {
             format = method.dummies();
             match format {
                 Some(format) => report.warning(format!(
-                    "{path}: quantized by {name}: dummies are random numbers as --precision {format} quantizes them, unless \
-                     --precision, --precision-map or --dtype asks for others"
+                    "{path}: quantized by {name}: dummy weights are quantized as with --precision {format}, unless \
+                     --precision, --precision-map or --dtype is set"
                 )),
                 None => report.unsupported(format!(
-                    "{path}: quantized by {name} in a way in which no dummies are made: take `{QUANTIZED}` out of a copy of \
+                    "{path}: quantized by {name} in a format without dummy weights: remove `{QUANTIZED}` from a copy of \
                      config.json, and choose a format with --precision"
                 )),
             }

@@ -82,7 +82,7 @@ impl Rows {
         match found.iter().position(|nll| !nll.is_finite()) {
             Some(index) => Err(Error::BadInput(format!(
                 "the logits that predict token {} of the text are not finite: expected weights and a dtype with \
-                 which the model computes some",
+                 which logits are finite",
                 self.position + index
             ))),
             None => Ok(found),

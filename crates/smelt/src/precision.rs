@@ -98,8 +98,8 @@ fn scale_kv(
 /// The error for a missing calibration.
 pub(crate) fn uncalibrated(what: &str) -> Error {
     Error::Usage(format!(
-        "{what} requires a calibration: `smelt calibrate DIR --text FILE -o calibration.json` measures \
-         them, `--calibration calibration.json` passes them on"
+        "{what} requires a calibration: `smelt calibrate DIR --text FILE -o calibration.json` makes one, \
+         `--calibration calibration.json` uses it"
     ))
 }
 

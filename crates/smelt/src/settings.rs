@@ -133,7 +133,7 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
     if let Some(window) = model.window.filter(|window| max_seq_len > *window) {
         return Err(Error::Unsupported(format!(
             "sequences of {max_seq_len} tokens: the model has a sliding window of {window}, which is not supported in \
-             longer ones; --max-seq-len {window} makes it compile"
+             longer ones: expected --max-seq-len {window} or less"
         )));
     }
     if sum.is_some_and(|sum| sum > max_seq_len) {

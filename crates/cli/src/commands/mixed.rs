@@ -208,7 +208,8 @@ fn plot(html: &mut Html, mixed: &Mixed) {
         "p",
         "note",
         "To the right is faster, down is closer to the reference. The line is the Pareto front; \
-         points on it are sums of what each group does alone.",
+         its points add up the \
+             losses and times of the groups.",
     );
     let points = || mixed.frontier.iter().chain(mixed.uniform.iter().map(|(_, point)| point));
     let fastest = points().map(|point| point.speedup).fold(1.0, f64::max).max(1.01);

@@ -85,7 +85,7 @@ impl Quantized {
             let names: Vec<&str> = widened.iter().map(|(module, _)| module.as_str()).collect();
             report.warning(format!(
                 "{path}: `g_idx` assigns columns of {} linear layers to groups by activation order (`desc_act`): they are dequantized \
-                 of the model's dtype and take as much memory as those: {}",
+                 to the model's dtype and take as much memory as unquantized ones: {}",
                 names.len(),
                 listed(&names)
             ));

@@ -147,7 +147,7 @@ impl KvScales {
                 };
                 warnings.push(format!(
                     "{path}: {absent} of keys and values: E4M3 saturates at 448; `smelt calibrate` finds scales, \
-                     --calibration passes them on"
+                     --calibration FILE uses them"
                 ));
             }
         }

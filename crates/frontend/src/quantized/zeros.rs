@@ -49,14 +49,15 @@ impl Quantized {
         if !otherwise.is_empty() {
             let (offset, names) = (if other.add == 0 { "without" } else { "with" }, listed(&otherwise));
             report.warning(format!(
-                "{path}: zero points are stored {offset} an offset of one, which `checkpoint_format` {format} does not mean; \
+                "{path}: zero points are stored {offset} an offset of one, unlike `checkpoint_format` {format}; \
+                     \
                  `sym` is true, so they are read as the middle of the range, {middle}: {names}"
             ));
         }
         if !contradicting.is_empty() {
             report.bad_input(format!(
                 "{path}: zero points contradict `sym`, which is true, and `checkpoint_format` {format}: expected {middle} \
-                 for all, or `sym` false, found others in {}",
+                     for all, or `sym` false, found other values in {}",
                 listed(&contradicting)
             ));
         }

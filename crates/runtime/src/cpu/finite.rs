@@ -44,7 +44,7 @@ pub(super) fn first(plan: &Plan, launch: &Launch, args: &Args) -> ControlFlow<St
         true => ControlFlow::Continue(()),
         false => ControlFlow::Break(format!(
             "the first such value is a result of `{}` (kernel `{}`), whose weights are finite; a dtype of larger range \
-             may hold it (--dtype bf16 or f32)",
+         may help (--dtype bf16 or f32)",
             launch.site, args.kernel.name
         )),
     }

@@ -139,7 +139,7 @@ impl Runner<'_> {
         if stats.nan > 0 {
             return Err(Error::BadInput(format!(
                 "`{name}`: {} of {} values are not finite in sample {sample}, counted from 0: expected weights and a \
-                 dtype with which the model computes numbers",
+             dtype with which activations are finite",
                 stats.nan,
                 values.len()
             )));

@@ -183,7 +183,8 @@ impl<'a> Search<'a> {
                 (fastest < speedup).then(|| {
                     format!(
                         "--min-speedup {speedup}: the decode speed-up of {} sequences is at most {fastest:.2} \
-                         with {} ({}), since all else stays as it is",
+                         with \
+                 {} ({}), since the rest of the step is unchanged",
                         self.mixed.batch,
                         formats(),
                         by(self.roofline())

@@ -81,8 +81,8 @@ fn assumptions(subject: &Subject<'_>, view: &View<'_>) -> String {
         ProgramKind::Mixed => format!("The largest step, {} tokens", view.tokens()),
     };
     format!(
-        "{step}; attention over {} cached tokens. Bounds of the roofline of {}: {}, {} in 16-bit matrices, {} a \
-         launch. What sets the time: {}.",
+        "{step}; attention over {} cached tokens. Bounds of the roofline of {}: {}, {} in 16-bit matrices, {} per launch. \
+             Limited by: {}.",
         subject.context,
         machine.title,
         quantity(machine.bytes_per_second, "B/s"),
