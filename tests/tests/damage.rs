@@ -26,7 +26,7 @@ fn tensors_must_be_those_of_the_configuration() {
     assert_eq!(kind, ErrorKind::BadInput);
     // all problems at once
     assert_says(&message, &["model.safetensors", "lm_head.weight", "[64, 320]", "[320, 64]"]);
-    assert_says(&message, &["missing", GAIN, "does not have", "model.layers.3.input_layernorm.weight"]);
+    assert_says(&message, &["missing", GAIN, "does not use", "model.layers.3.input_layernorm.weight"]);
 
     let checkpoint = Checkpoint::copy_of(MHA);
     checkpoint.edit(|tensors| tensors.get_mut(GAIN).unwrap().dtype = Dtype::I32);

@@ -339,12 +339,16 @@ fn tiles_are_not_for_a_cpu() {
 /// Scales of unquantized weights, in groups of each width: narrow ones once made a product read past its row.
 #[test]
 fn only_codes_have_scales() {
-    for (scaled, operand, message) in [("weight", 1, "expected a weight of numbers"), ("x", 0, "expected x of f32")] {
+    for (quantized, operand, message) in
+        [("weight", 1, "expected an unquantized weight"), ("x", 0, "expected x of f32")]
+    {
         for groups in [1, 2, 4, 8] {
             let mut plan = SOUND.plan.clone();
             let Plan { kernels, programs, weights, .. } = &mut plan;
             let linear = kernels.iter().position(|kernel| kernel.name == "linear").unwrap();
-            kernels[linear].params.push(Param { name: "scaled".to_owned(), value: Scalar::Text(scaled.to_owned()) });
+            kernels[linear]
+                .params
+                .push(Param { name: "quantized".to_owned(), value: Scalar::Text(quantized.to_owned()) });
             for program in programs {
                 let values = upper_bounds(&program.symbols);
                 for Step::Launch(launch) in
@@ -362,7 +366,7 @@ fn only_codes_have_scales() {
                     weights.push(plan::Weight { name: "scale".to_owned(), dtype: DType::F32, shape, layout, data });
                 }
             }
-            assert_says(&assert_refused(&Scratch::with_plan(&plan), scaled), &[message, "f32 with scales"]);
+            assert_says(&assert_refused(&Scratch::with_plan(&plan), quantized), &[message, "f32 with scales"]);
         }
     }
 }
@@ -552,7 +556,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
     let images: [(Change, &str); 3] = [
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(), "no 64-bit ELF file"),
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "not an ELF file for CUDA"),
-        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "cut off"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "truncated"),
     ];
     for (change, reason) in images {
         assert_says(&gpu_plan(change).err().unwrap(), &["the machine code of kernel `", "is damaged: ", reason]);

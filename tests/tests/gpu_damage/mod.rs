@@ -50,7 +50,7 @@ fn damaged_code_and_launches_are_refused_by_name() {
     let code = |plan: &mut Plan| plan.kernels[0].code.clone().unwrap();
     bad(
         refused(&path, |plan| plan.kernels[0].code.as_mut().unwrap().cubin.truncate(100)),
-        &["the machine code of kernel `embedding` is damaged", "cut off"],
+        &["the machine code of kernel `embedding` is damaged", "truncated"],
     );
     // the code of another kernel
     let other = refused(&path, |plan| plan.kernels[1].code = Some(code(plan)));

@@ -109,7 +109,7 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], epilogue: &str, n
     if zero {
         lines.push(format!("%zero = constant @\"zero\" : i8[{scale_rows}, {scale_cols}]"));
         lines.push(format!("%codes = quantize %w, %scale, %zero {{to = {to}}} : {to}[{n}, {k}]"));
-        (operands, scaled) = ([operands, vec!["%zero"]].concat(), [scaled, vec!["zero"]].concat());
+        (operands, scaled) = ([operands, vec!["%zero"]].concat(), [scaled, vec!["zero_point"]].concat());
     }
     if epilogue.contains("bias") {
         lines.push(format!("%bias = constant @\"w.bias\" : {dtype}[{n}]"));

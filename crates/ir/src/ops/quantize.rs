@@ -8,11 +8,11 @@ use crate::{
 };
 
 op! {
-    /// `round(x / scale) + zero` for each element of a matrix, in dtype `to`: to nearest, ties to even, saturating. The
-    /// shape of `scale` defines its granularity: along each axis, its size is 1 (shared by the whole axis), that of the
-    /// matrix (one per index), or the number of power-of-two blocks that cover it. `zero`, of dtype `i8`, has the shape
-    /// of `scale`. Kernels multiply by the reciprocal of the scale, rounded to f32.
-    pub struct Quantize = "quantize" (x, scale; zero) { to: DType }
+    /// `round(x / scale) + zero_point` for each element of a matrix, in dtype `to`: to nearest, ties to even,
+    /// saturating. The shape of `scale` defines its granularity: along each axis, its size is 1 (shared by the whole
+    /// axis), that of the matrix (one per index), or the number of power-of-two blocks that cover it. `zero_point`, of
+    /// dtype `i8`, has the shape of `scale`. Kernels multiply by the reciprocal of the scale, rounded to f32.
+    pub struct Quantize = "quantize" (x, scale; zero_point) { to: DType }
 }
 
 op! {
@@ -23,8 +23,8 @@ op! {
 }
 
 op! {
-    /// `(q - zero) * scale` for each element `q` of a matrix, in dtype `to`. Scales are as in `quantize`.
-    pub struct Dequantize = "dequantize" (codes, scale; zero) { to: DType }
+    /// `(q - zero_point) * scale` for each element `q` of a matrix, in dtype `to`. Scales are as in `quantize`.
+    pub struct Dequantize = "dequantize" (codes, scale; zero_point) { to: DType }
 }
 
 /// The dtype must be a quantized one.
@@ -59,7 +59,7 @@ pub(super) fn check_scales(
         }
     }
     let Some(zero) = zero else { return Ok(()) };
-    expect_dtype("zero", zero, DType::I8)?;
+    expect_dtype("zero_point", zero, DType::I8)?;
     match zero.shape == scale.shape {
         true => Ok(()),
         false => type_error(format!("expected a zero point per scale, found {zero} and {scale}")),

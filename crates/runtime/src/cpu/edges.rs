@@ -106,18 +106,18 @@ fn product(rows: usize, columns: usize, width: usize, dtype: DType, groups: usiz
     let mut weight = Owned::random(if packed { DType::I8 } else { dtype }, &[columns, lines], &what);
     (weight.dtype, weight.packed) = (dtype, packed);
     let mut inputs = vec![Owned::random(DType::F32, &[rows, width], "x"), weight];
-    let mut scaled = Vec::new();
+    let mut quantized = Vec::new();
     if groups > 0 {
         inputs.push(Owned::random(DType::F32, &[columns, groups], "scale"));
-        scaled.push("weight");
+        quantized.push("weight");
     }
     if zeros {
         inputs.push(Owned::random(DType::F32, &[columns, groups], "zero"));
-        scaled.push("zero");
+        quantized.push("zero_point");
     }
     inputs.push(Owned::random(DType::F32, &[columns], "bias"));
     let mut outputs = [Owned::new(DType::F32, &[rows, columns])];
-    let params = [("columns_per_task", Scalar::Int(8)), ("scaled", Scalar::Text(scaled.join(", ")))];
+    let params = [("columns_per_task", Scalar::Int(8)), ("quantized", Scalar::Text(quantized.join(", ")))];
     run("linear", &params, &mut inputs, &mut outputs, None)?;
     let values: Vec<Vec<f32>> = inputs.iter_mut().map(Owned::values).collect();
     let (x, weight, bias) = (&values[0], &values[1], &values[values.len() - 1]);
