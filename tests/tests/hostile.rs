@@ -554,7 +554,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
         assert_says(&gpu_plan(change).err().unwrap(), &["has no code for the target, or an impossible block"]);
     }
     let images: [(Change, &str); 3] = [
-        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(), "no 64-bit ELF file"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(), "not a 64-bit ELF file"),
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "not an ELF file for CUDA"),
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "truncated"),
     ];
