@@ -7,13 +7,14 @@ mod gpu_shapes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use codegen::ProgramShape;
 use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::{compile_twice, demo, oracle};
 use smelt::{
     CompileOptions, DType, Driver, Dumps, Format, PlanFile, PrecisionOptions, Quiet, TargetChoice, WeightsChoice,
 };
-use tests::{SeededWeights, compile, device, folder};
+use tests::{SeededWeights, Traced, compile, device, folder};
 
 /// A driver with the NVRTC that the tests use, and a folder for units; `None` where there is no NVRTC.
 fn driver(units: Option<PathBuf>) -> Option<Driver> {
@@ -114,6 +115,37 @@ fn odd_shapes_build() {
             compile(&graph, smelt::Target::Sm90a, &weights, 4).map_err(|error| format!("{}: {error}", case.name));
         let selection = compiled.unwrap().selection;
         assert!(!selection.contains("would run slowly"), "{}: {selection}", case.name);
+    }
+}
+
+/// The kernels that ceilings are measured with build, and their plans are sound: without a device nothing is read, which is
+/// noticed.
+#[test]
+fn the_kernels_that_measure_ceilings_build() {
+    let Ok(compiler) = device::compiler() else { return eprintln!("skipped: no NVRTC") };
+    let refused = codegen::read_rate(&Traced::default(), &compiler, 64 << 20).unwrap_err().to_string();
+    assert!(refused.contains("its sums are not those of the memory"), "{refused}");
+    let product = "\
+graph @product(%x: bf16[8192, 8192]) {
+  %weight = constant @\"weight\" : bf16[8192, 8192]
+  %y = linear %x, %weight : bf16[8192, 8192]
+  return %y
+}
+";
+    let graph = ir::text::parse(product, &ir::OpSet::standard()).unwrap().graph;
+    let programs = [ProgramShape {
+        name: "product".to_owned(),
+        kind: plan::ProgramKind::Decode,
+        replacements: Default::default(),
+        symbols: Vec::new(),
+    }];
+    let catalog = codegen::Target::Sm90a.catalog();
+    let selection = codegen::select(&graph, &catalog, &programs).unwrap();
+    let launches = codegen::chosen(&selection, &programs, 0);
+    // however long launches take that do nothing, the trial has run
+    match launches[0].best(&catalog, &Traced::default(), Some(&compiler), 8) {
+        Ok(time) => assert!(time.as_secs_f64() < 1.0),
+        Err(error) => assert!(error.to_string().contains("took no more time"), "{error}"),
     }
 }
 

@@ -43,7 +43,7 @@ pub use model::{
 };
 pub use problems::{MAX_ERROR_BYTES, Problems, clipped, listed};
 pub use random::RandomPart;
-pub use roofline::{Bound, Estimate, Machine};
+pub use roofline::{Arithmetic, Bound, Estimate, Machine};
 pub use scalar::ScalarFn;
 pub use scales::{SMALLEST_SCALE, largest_magnitude, scale_block, scale_of};
-pub use work::{CONTEXT, Cost, Work, context, full_step};
+pub use work::{CONTEXT, Cost, Work, context, full_step, step_cost};

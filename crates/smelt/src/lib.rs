@@ -17,6 +17,7 @@
 
 mod cache;
 mod calibrate;
+mod ceilings;
 mod checkpoint_files;
 mod compile;
 mod driver;
@@ -29,6 +30,7 @@ mod mixed;
 mod options;
 mod parts;
 mod precision;
+mod product;
 mod settings;
 mod timing;
 mod timing_cache;
@@ -39,6 +41,7 @@ pub use calibrate::{
     ActivationFile, CalibrateOptions, CalibrateReport, Dataset, activations_path, check_calibration,
     merge_calibrations, read_calibration,
 };
+pub use ceilings::{CeilingSizes, Ceilings, ProductCeiling, RateSource};
 pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
@@ -64,9 +67,9 @@ pub use runtime::cuda::probe as cuda_driver;
 /// What a plan holds and what its launches should cost, for those who look into one.
 pub mod plans {
     pub use ::plan::{
-        Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
-        Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, claims,
-        clipped, full_step, input, mapped, partial, terminal,
+        Arg, Arithmetic, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine,
+        Model, Param, Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work,
+        claims, clipped, context, full_step, input, mapped, partial, step_cost, terminal, upper_bounds,
     };
 }
 

@@ -60,6 +60,7 @@ kernel_files![
     "rows/map.cuh",
     "rows/quantize.cuh",
     "rows/split.cuh",
+    "rows/stream_read.cuh",
     "sampling/argmax.cuh",
 ];
 

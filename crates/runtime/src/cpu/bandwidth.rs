@@ -8,26 +8,21 @@ use rayon::prelude::*;
 use super::memory::Memory;
 use super::simd::{Element, LANES, Lanes, dispatch};
 
-/// Bytes per second at which all threads of the current pool read 1 GiB of memory: the best of five passes. The memory
-/// is of the kind that weights are in.
-pub fn read_bandwidth() -> Result<f64, String> {
-    const BYTES: u64 = 1 << 30;
+/// Bytes per second at which all threads of the current pool read this many bytes of memory: the best of five passes. The
+/// memory is of the kind that weights are in. A size that fits in caches measures those.
+pub fn read_bandwidth(bytes: u64) -> Result<f64, String> {
     const PIECE: usize = 1 << 16;
-    let mut memory = Memory::zeroed(BYTES)?;
+    let elements = (bytes / 4).max(1);
+    let mut memory = Memory::zeroed(4 * elements)?;
     // Written, and not zero: untouched pages would all be one page.
-    memory.fill_random(
-        0,
-        DType::F32,
-        Layout::RowMajor,
-        &[RandomPart { seed: 0, elements: BYTES / 4, mean: 0.0, std: 1.0 }],
-    );
+    memory.fill_random(0, DType::F32, Layout::RowMajor, &[RandomPart { seed: 0, elements, mean: 0.0, std: 1.0 }]);
     let data = memory.floats();
     let pass = || {
         let start = Instant::now();
         let sum: f32 = data.par_chunks(PIECE).map(sum).sum();
         let seconds = start.elapsed().as_secs_f64();
         std::hint::black_box(sum);
-        BYTES as f64 / seconds
+        (4 * elements) as f64 / seconds
     };
     Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
 }

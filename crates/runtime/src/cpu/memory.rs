@@ -72,7 +72,7 @@ fn fill_packed(mut rest: &mut [u8], parts: &[RandomPart]) {
 
 /// Bytes that this process may still take, swap included, where the system says so: of the machine, or of its control
 /// group where that has fewer.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let machine = of_machine(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
     // limits in a group that has none are a word, or an absurd number
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];

@@ -18,7 +18,7 @@ use crate::kernels::about::about;
 use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
 pub use body::{Body, c_float, c_type};
-pub(crate) use rows::fill_random;
+pub(crate) use rows::{READ_TILE_BYTES, fill_random, stream_read};
 
 type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
 
