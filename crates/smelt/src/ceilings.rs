@@ -64,8 +64,15 @@ pub struct CeilingSizes {
 const LEAST_GPU_READ: u64 = 256 << 20;
 /// Operations of the launches that a product is timed by, and how many launches these may be.
 const GPU_OPERATIONS: f64 = 16e12;
-const CPU_OPERATIONS: f64 = 32e9;
+/// A product that every CPU has time for, about how many products are run to time one, and for how long.
+const CPU_PROBE: u64 = 512;
+const CPU_PRODUCTS: f64 = 12.0;
+const CPU_SECONDS: f64 = 2.5;
 const MOST_LAUNCHES: f64 = 64.0;
+
+fn cube(size: u64) -> f64 {
+    (size as f64).powi(3)
+}
 
 fn dtype_name<S: Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtype.name())
@@ -194,8 +201,15 @@ impl Driver {
             Ok(rate) => ceilings.read(rate, bytes),
             Err(reason) => problems.push(Error::DoesNotFit(reason)),
         }
-        let launch = |weights| Measured { activations: DType::F32, weights, format: None, operations: CPU_OPERATIONS };
-        products(&executor, None, (sizes.product, &[launch(DType::F32), launch(DType::BF16)]), ceilings, &mut problems);
+        // a launch takes long enough to be timed alone
+        let launch = |weights| Measured { activations: DType::F32, weights, format: None, operations: 0.0 };
+        // the machine may be slow, or busy: a small product says how large a one it has time for
+        let small = sizes.product.min(CPU_PROBE);
+        let probe = product_rate(&executor, None, small, &launch(DType::BF16))?;
+        let has_time = |size: &u64| CPU_PRODUCTS * 2.0 * cube(*size) < probe * CPU_SECONDS;
+        let halves = std::iter::successors(Some(sizes.product), |size| Some(size / 2));
+        let size = halves.take_while(|size| *size > small).find(has_time).unwrap_or(small);
+        products(&executor, None, (size, &[launch(DType::F32), launch(DType::BF16)]), ceilings, &mut problems);
         Ok(problems)
     }
 
@@ -262,7 +276,7 @@ fn product_rate(
     let launches = chosen(&selection, &programs, 0);
     let product = launches.iter().find(|launch| launch.op().contains("linear"));
     let product = product.ok_or_else(|| Error::Unsupported("a product is no launch of its own".to_owned()))?;
-    let flops = 2.0 * (size as f64).powi(3);
+    let flops = 2.0 * cube(size);
     let more = (operations / flops).clamp(1.0, MOST_LAUNCHES) as u32;
     let time = product.best(&catalog, executor, compiler, more)?;
     Ok(flops / time.as_secs_f64())

@@ -67,12 +67,17 @@ fn bench_refuses_what_the_plan_has_no_room_for() {
     let limits = ["--max-batch-size", "2", "--max-seq-len", "64", "--max-input-len", "48", "--target", "cpu"];
     model.sandbox.ok(&[&["compile", &folder, "-o", &plan][..], &limits].concat());
     let refused = |args: &[&str], message: &str| model.sandbox.fails(&[&["bench", &plan], args].concat(), 2, message);
-    refused(&["--batch", "64", "--prompt-len", "4", "--tokens", "2"], "--batch 64: the plan has room for 2 at once");
-    refused(&["--prompt-len", "49", "--tokens", "2"], "compile with a larger --max-input-len");
-    refused(&["--prompt-len", "18446744073709551615", "--tokens", "2"], "prompts of 48 tokens");
-    refused(&["--prompt-len", "4000000000", "--batch", "4000000000", "--tokens", "4"], "--batch 4000000000");
-    refused(&["--prompt-len", "40", "--tokens", "4294967295"], "64 per sequence");
-    refused(&["--prompt-len", "99999999999999999999"], "--prompt-len");
+    refused(
+        &["--batch-sizes", "1", "64", "--input-len", "4", "--output-len", "2"],
+        "--batch-sizes 64: the plan has room for 2 at once (compile with a larger --max-batch-size)",
+    );
+    refused(&["--input-len", "49", "--output-len", "2"], "compile with a larger --max-input-len");
+    refused(&["--input-len", "18446744073709551615"], "expected a whole number from 1 to 4294967295");
+    refused(&["--input-len", "4000000000", "--batch-sizes", "400000", "--output-len", "4"], "--batch-sizes 400000");
+    refused(&["--batch-sizes", "4000000000"], "expected at most 4194304 sequences in all");
+    refused(&["--num-runs", "4294967295"], "expected at most 4194304 sequences in all");
+    refused(&["--input-len", "40", "--output-len", "4294967295"], "64 per sequence");
+    // the spellings of earlier versions
     model.sandbox.ok(&["bench", &plan, "--batch", "2", "--prompt-len", "40", "--tokens", "24", "--repeat", "1"]);
     assert!(fs::exists(&plan).unwrap());
 }
