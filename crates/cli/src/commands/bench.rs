@@ -8,7 +8,7 @@ mod stats;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use smelt::plans::{
     Arithmetic, Cost, Limits, Machine, ProgramKind, Symbol, SymbolValues, context, step_cost, upper_bounds,
 };
@@ -53,6 +53,9 @@ pub struct Bench {
     /// Runs before those, which are not measured.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_limit::<u32>)]
     warmup_runs: u32,
+    /// Where the ceilings come from that figures are held against: measured first, on this device, or from a table.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "measured")]
+    ceilings: CeilingChoice,
     /// Seed of the prompts.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -82,6 +85,13 @@ pub struct Bench {
     cache: CacheArgs,
     #[command(flatten)]
     compile: CompileArgs,
+}
+
+/// Where ceilings come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CeilingChoice {
+    Measured,
+    Table,
 }
 
 /// Most sequences of one batch size over all runs: each leaves two numbers until the end.
@@ -127,7 +137,10 @@ impl Bench {
             let checked = baseline.check(&report, &shapes.collect::<Vec<_>>(), &self.fail_if);
             checked.inspect_err(|_| progress.finish())?;
         }
-        let ceilings = driver.ceilings(&target, run, &mut progress);
+        let ceilings = match self.ceilings {
+            CeilingChoice::Measured => driver.ceilings(&target, run, &mut progress),
+            CeilingChoice::Table => Ceilings::of_table(&target),
+        };
         report.ceilings = report::Ceilings::of(&ceilings);
         let watch = Watch::start(&target);
         let measured = self.measure(&mut llm, &sizes, &ceilings, &mut progress);

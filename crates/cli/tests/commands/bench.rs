@@ -12,7 +12,7 @@ fn plan(sandbox: &Sandbox) -> String {
     plan
 }
 
-const SHORT: [&str; 6] = ["--input-len", "8", "--output-len", "6", "--warmup-runs", "1"];
+const SHORT: [&str; 8] = ["--input-len", "8", "--output-len", "6", "--warmup-runs", "1", "--ceilings", "table"];
 
 fn report(sandbox: &Sandbox, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(sandbox.path(name)).unwrap()).unwrap()
@@ -25,6 +25,7 @@ fn the_line_of_other_tools_runs() {
     let mut args: Vec<&str> = line.split(' ').collect();
     args.extend(["--warmup_runs", "1", "--target", "cpu"]);
     let table = sandbox.ok(&args);
+    assert!(table.contains("(measured)"), "{table}");
     for part in ["LlamaForCausalLM", "24 prompt tokens, 8 generated", "3 after 1 of warm-up", "decode tokens/s"] {
         assert!(table.contains(part), "{table}");
     }
@@ -43,7 +44,7 @@ fn the_report_holds_what_was_asked_and_all_samples() {
     assert!(table.contains("decode tokens/s"), "{table}");
     let report = report(&sandbox, "r.json");
     assert_eq!((&report["schema_version"], &report["seed"], &report["num_runs"]), (&2.into(), &7.into(), &100.into()));
-    assert_eq!(report["ceilings"]["source"], "measured");
+    assert_eq!(report["ceilings"]["source"], "table");
     assert_eq!(report["plan"]["blake3"].as_str().unwrap().len(), 64);
     assert_eq!(report["command"][0], "bench");
     assert!(report["device"]["threads"].as_u64() >= Some(1));

@@ -13,9 +13,10 @@ fn refused(model: &Tiny, more: &[&str], message: &str) {
     let common = ["--target", "cpu", "--no-cache"];
     let generate = ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--ignore-eos"];
     let position = "request 0: the logits at position 4 are not finite";
-    for (args, said) in
-        [(&generate[..], position), (&["bench", &folder, "--prompt-len", "4", "--tokens", "3"], message)]
-    {
+    for (args, said) in [
+        (&generate[..], position),
+        (&["bench", &folder, "--input-len", "4", "--output-len", "3", "--ceilings", "table"], message),
+    ] {
         model.sandbox.fails(&[args, &common, more].concat(), 3, said);
         model.sandbox.fails(&[args, &common, more].concat(), 3, message);
     }
@@ -78,6 +79,19 @@ fn bench_refuses_what_the_plan_has_no_room_for() {
     refused(&["--num-runs", "4294967295"], "expected at most 4194304 sequences in all");
     refused(&["--input-len", "40", "--output-len", "4294967295"], "64 per sequence");
     // the spellings of earlier versions
-    model.sandbox.ok(&["bench", &plan, "--batch", "2", "--prompt-len", "40", "--tokens", "24", "--repeat", "1"]);
+    model.sandbox.ok(&[
+        "bench",
+        &plan,
+        "--batch",
+        "2",
+        "--prompt-len",
+        "40",
+        "--tokens",
+        "24",
+        "--repeat",
+        "1",
+        "--ceilings",
+        "table",
+    ]);
     assert!(fs::exists(&plan).unwrap());
 }
