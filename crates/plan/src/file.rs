@@ -233,6 +233,13 @@ impl PlanFile {
         self.map.len() as u64
     }
 
+    /// The hash of the header, in which those of everything else are: the same of the same plan, wherever it lies.
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&self.map[HASHED_HEADER..HASHED_HEADER + 32]);
+        hash
+    }
+
     /// The weight section.
     pub fn weights(&self) -> &[u8] {
         &self.map[self.weights.clone()]

@@ -56,7 +56,7 @@ pub enum RateSource {
 pub struct CeilingSizes {
     /// Bytes that are read, or a quarter of what is free where that is less.
     pub read_bytes: u64,
-    /// Rows and columns of the matrices of a product.
+    /// Rows and columns of the matrices of a product; on a CPU, fewer where it would take long.
     pub product: u64,
 }
 
@@ -64,8 +64,11 @@ pub struct CeilingSizes {
 const LEAST_GPU_READ: u64 = 256 << 20;
 /// Operations of the launches that a product is timed by, and how many launches these may be.
 const GPU_OPERATIONS: f64 = 16e12;
-const CPU_OPERATIONS: f64 = 32e9;
+const CPU_OPERATIONS: f64 = 2e9;
 const MOST_LAUNCHES: f64 = 64.0;
+/// A product on a CPU begins with this size, and takes twice the size while a launch of that takes no longer.
+const FIRST_CPU_PRODUCT: u64 = 512;
+const CPU_LAUNCH_SECONDS: f64 = 0.25;
 
 fn dtype_name<S: Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtype.name())
@@ -232,14 +235,30 @@ fn products(
     problems: &mut Vec<Error>,
 ) {
     for (wanted, ceiling) in wanted.iter().zip(&mut ceilings.products) {
-        match product_rate(executor, compiler, size, wanted) {
-            Ok(rate) => {
-                let (size, source) = (Some(size), RateSource::Measured);
-                *ceiling = ProductCeiling { dtype: ceiling.dtype, flops_per_s: rate, size, source };
+        let mut next = if compiler.is_some() { size } else { size.min(FIRST_CPU_PRODUCT) };
+        loop {
+            match product_rate(executor, compiler, next, wanted) {
+                Ok(rate) => {
+                    let flops_per_s = if ceiling.size.is_some() { rate.max(ceiling.flops_per_s) } else { rate };
+                    let (size, source) = (Some(next), RateSource::Measured);
+                    *ceiling = ProductCeiling { dtype: ceiling.dtype, flops_per_s, size, source };
+                }
+                Err(error) => {
+                    problems.push(error);
+                    break;
+                }
             }
-            Err(error) => problems.push(error),
+            next *= 2;
+            if next > size || operations(next) / ceiling.flops_per_s > CPU_LAUNCH_SECONDS {
+                break;
+            }
         }
     }
+}
+
+/// Additions and multiplications of a product of square matrices.
+fn operations(size: u64) -> f64 {
+    2.0 * (size as f64).powi(3)
 }
 
 /// Additions and multiplications per second of a square product, by the kernel that a plan would have for it.
@@ -249,7 +268,7 @@ fn product_rate(
     size: u64,
     wanted: &Measured,
 ) -> Result<f64, Error> {
-    let Measured { activations, weights, format, operations } = *wanted;
+    let Measured { activations, weights, format, operations: all } = *wanted;
     let [rows, outputs, inputs] = [size; 3];
     let product = Product { rows, outputs, inputs, activations, weights, to: None, format };
     // the passes and kernels of smelt, not those that a user brings
@@ -262,8 +281,8 @@ fn product_rate(
     let launches = chosen(&selection, &programs, 0);
     let product = launches.iter().find(|launch| launch.op().contains("linear"));
     let product = product.ok_or_else(|| Error::Unsupported("a product is no launch of its own".to_owned()))?;
-    let flops = 2.0 * (size as f64).powi(3);
-    let more = (operations / flops).clamp(1.0, MOST_LAUNCHES) as u32;
+    let flops = operations(size);
+    let more = (all / flops).clamp(1.0, MOST_LAUNCHES) as u32;
     let time = product.best(&catalog, executor, compiler, more)?;
     Ok(flops / time.as_secs_f64())
 }

@@ -1,5 +1,7 @@
 //! `smelt bench`
 
+mod profile;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -11,7 +13,7 @@ use smelt::{Driver, GenerationParams, Llm, LoadOptions, NewToken, Plan, PlanCach
 use super::generate::{build_identity, plan_in};
 use crate::args::{CacheArgs, CompileArgs, parse_threads};
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, reads_model};
 use crate::progress::Stderr;
 
 /// Measures a model: time to the first token, tokens per second.
@@ -35,6 +37,10 @@ pub struct Bench {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+    /// Times each launch of a step that reads a prompt and of one that generates, and prints them by layer. Into the folder
+    /// go profile.json, which `inspect --profile` shows, trace.json for Perfetto, and roofline.svg.
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
     /// Threads on a CPU [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
@@ -68,6 +74,10 @@ impl Bench {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         if self.batch == 0 || self.prompt_len == 0 || self.repeat == 0 || self.tokens == 0 {
             return Err(Failure::usage("--batch, --prompt-len, --tokens and --repeat must be at least 1"));
+        }
+        if let Some(folder) = &self.profile {
+            reads_model(&plan_in(&self.model));
+            profile::prepare(folder)?;
         }
         let options = LoadOptions {
             compile: self.compile.options()?,
@@ -103,7 +113,19 @@ impl Bench {
             output_tokens_per_s: median(totals),
             runs,
         };
-        if self.json { print_json(&report) } else { print(&report.table()) }
+        let profiled = self.profiled(driver, &mut llm)?;
+        if self.json { print_json(&report) } else { print(&(report.table() + &profiled)) }
+    }
+
+    /// Profiles where that is asked for.
+    fn profiled(&self, driver: &Driver, llm: &mut Llm) -> Result<String, Failure> {
+        let Some(folder) = &self.profile else { return Ok(String::new()) };
+        let mut progress = Stderr::new(self.json);
+        let run = RunOptions { threads: self.threads, ..RunOptions::default() };
+        let ceilings = self.cache.driver(driver).ceilings(&llm.plan().plan().target, run, &mut progress);
+        progress.finish();
+        let load = profile::Load { batch_size: self.batch, input_len: self.prompt_len, output_len: self.tokens };
+        Ok(format!("\n{}", profile::run(llm, load, &ceilings, folder)?))
     }
 
     /// Refuses what the plan has no room for at once, before any prompt is made.

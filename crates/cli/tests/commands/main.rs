@@ -7,6 +7,7 @@ mod finite;
 mod import;
 #[cfg(unix)]
 mod inputs;
+mod profile;
 mod sandbox;
 mod terminal;
 mod views;

@@ -4,6 +4,7 @@ mod driver;
 mod executor;
 mod failure;
 mod launch;
+mod profile;
 mod session;
 mod weights;
 
