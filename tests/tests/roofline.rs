@@ -78,12 +78,12 @@ fn a_decode_step_moves_its_weights_and_its_context() {
 #[test]
 fn measured_times_stay_behind_their_bounds() {
     let bench = folder().join("../bench");
-    let measured = std::fs::read_to_string(bench.join("gpu.json")).unwrap();
+    let measured = std::fs::read_to_string(bench.join("h200/llama-3.1-8b-bf16.json")).unwrap();
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
     let plan = llama_8b();
     let program = |name: &str| plan.programs.iter().find(|program| program.name == name).unwrap();
-    for run in measured["runs"].as_array().unwrap() {
-        let [batch, prompt, tokens] = ["batch", "prompt_len", "tokens"].map(|name| run[name].as_u64().unwrap());
+    for run in measured["results"].as_array().unwrap() {
+        let [batch, prompt, tokens] = ["batch_size", "input_len", "output_len"].map(|name| run[name].as_u64().unwrap());
         let decode = program(&format!("decode@{batch}"));
         // the mean of a run
         let decode = batch as f64 / step(&plan, decode, &full_step(decode, prompt + tokens / 2));
@@ -93,7 +93,7 @@ fn measured_times_stay_behind_their_bounds() {
         let values = sizes.into_iter().chain([(context(), prompt / 2)]).collect();
         let first = batch as f64 * step(&plan, mixed, &values) * 1e3;
         let rate = run["decode_tokens_per_s"].as_f64().unwrap();
-        let first_measured = run["ttft_ms"].as_f64().unwrap();
+        let first_measured = run["ttft_ms"]["p50"].as_f64().unwrap();
         let (share, first_share) = (rate / decode, first / first_measured);
         eprintln!(
             "| {batch} | {decode:.0} | {rate:.0} | {:.0} % | {first:.1} | {first_measured:.1} | {:.0} % |",

@@ -104,14 +104,19 @@ impl Machine {
         if target.starts_with("sm_") { Machine::H200 } else { Machine::CPU }
     }
 
-    /// What this much work takes at the least.
-    pub fn estimate(&self, cost: Cost, arithmetic: Arithmetic) -> Estimate {
-        let rate = match arithmetic {
+    /// Additions and multiplications in a second.
+    pub fn rate(&self, arithmetic: Arithmetic) -> f64 {
+        match arithmetic {
             Arithmetic::Single => self.f32_flops_per_second,
             Arithmetic::Matrices => self.flops_per_second,
             Arithmetic::ByteMatrices => self.byte_flops_per_second,
-        };
-        let (memory, compute) = (cost.bytes() as f64 / self.bytes_per_second, cost.flops as f64 / rate);
+        }
+    }
+
+    /// What this much work takes at the least.
+    pub fn estimate(&self, cost: Cost, arithmetic: Arithmetic) -> Estimate {
+        let memory = cost.bytes() as f64 / self.bytes_per_second;
+        let compute = cost.flops as f64 / self.rate(arithmetic);
         let work = memory.max(compute);
         let bound = match () {
             () if work < self.launch_seconds => Bound::Launch,

@@ -64,11 +64,11 @@ pub struct CeilingSizes {
 const LEAST_GPU_READ: u64 = 256 << 20;
 /// Operations of the launches that a product is timed by, and how many launches these may be.
 const GPU_OPERATIONS: f64 = 16e12;
-const CPU_OPERATIONS: f64 = 2e9;
+/// A product that every CPU has time for, about how many products are run to time one, and for how long.
+const CPU_PROBE: u64 = 512;
+const CPU_PRODUCTS: f64 = 12.0;
+const CPU_SECONDS: f64 = 2.5;
 const MOST_LAUNCHES: f64 = 64.0;
-/// A product on a CPU begins with this size, and takes twice the size while a launch of that takes no longer.
-const FIRST_CPU_PRODUCT: u64 = 512;
-const CPU_LAUNCH_SECONDS: f64 = 0.25;
 
 fn dtype_name<S: Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtype.name())
@@ -197,7 +197,13 @@ impl Driver {
             Ok(rate) => ceilings.read(rate, bytes),
             Err(reason) => problems.push(Error::DoesNotFit(reason)),
         }
-        products(&executor, None, (sizes.product, &CPU_PRODUCTS), ceilings, &mut problems);
+        // the machine may be slow, or busy: a small product says how large a one it has time for
+        let small = sizes.product.min(CPU_PROBE);
+        let probe = product_rate(&executor, None, small, &OF_CPU[1])?;
+        let has_time = |size: &u64| CPU_PRODUCTS * operations(*size) < probe * CPU_SECONDS;
+        let halves = std::iter::successors(Some(sizes.product), |size| Some(size / 2));
+        let size = halves.take_while(|size| *size > small).find(has_time).unwrap_or(small);
+        products(&executor, None, (size, &OF_CPU), ceilings, &mut problems);
         Ok(problems)
     }
 
@@ -217,7 +223,7 @@ impl Driver {
                 Err(error) => problems.push(error.into()),
             },
         }
-        products(&executor, Some(&compiler), (sizes.product, &GPU_PRODUCTS), ceilings, &mut problems);
+        products(&executor, Some(&compiler), (sizes.product, &OF_GPU), ceilings, &mut problems);
         Ok(problems)
     }
 }
@@ -231,23 +237,12 @@ fn products(
     problems: &mut Vec<Error>,
 ) {
     for (wanted, ceiling) in wanted.iter().zip(&mut ceilings.products) {
-        let mut next = if compiler.is_some() { size } else { size.min(FIRST_CPU_PRODUCT) };
-        loop {
-            match product_rate(executor, compiler, next, wanted) {
-                Ok(rate) => {
-                    let flops_per_s = if ceiling.size.is_some() { rate.max(ceiling.flops_per_s) } else { rate };
-                    let (size, source) = (Some(next), RateSource::Measured);
-                    *ceiling = ProductCeiling { dtype: ceiling.dtype, flops_per_s, size, source };
-                }
-                Err(error) => {
-                    problems.push(error);
-                    break;
-                }
+        match product_rate(executor, compiler, size, wanted) {
+            Ok(rate) => {
+                let (size, source) = (Some(size), RateSource::Measured);
+                *ceiling = ProductCeiling { dtype: ceiling.dtype, flops_per_s: rate, size, source };
             }
-            next *= 2;
-            if next > size || operations(next) / ceiling.flops_per_s > CPU_LAUNCH_SECONDS {
-                break;
-            }
+            Err(error) => problems.push(error),
         }
     }
 }
@@ -302,12 +297,13 @@ struct Measured {
 }
 
 /// Those of a GPU, and of a CPU, in the order of [`Ceilings::of_table`].
-const GPU_PRODUCTS: [Measured; 2] = {
+const OF_GPU: [Measured; 2] = {
     let half = Measured { activations: DType::BF16, weights: DType::BF16, format: None, operations: GPU_OPERATIONS };
     [half, Measured { format: Some(Format::Fp8), ..half }]
 };
-const CPU_PRODUCTS: [Measured; 2] = {
-    let single = Measured { activations: DType::F32, weights: DType::F32, format: None, operations: CPU_OPERATIONS };
+const OF_CPU: [Measured; 2] = {
+    // a launch takes long enough to be timed alone
+    let single = Measured { activations: DType::F32, weights: DType::F32, format: None, operations: 0.0 };
     [single, Measured { weights: DType::BF16, ..single }]
 };
 
@@ -353,7 +349,7 @@ mod tests {
     /// A kernel that is chosen for want of a better one would be no ceiling.
     #[test]
     fn products_are_those_of_tensor_cores() {
-        for (wanted, kernel) in GPU_PRODUCTS.iter().zip(["linear_wgmma", "linear_wgmma_codes"]) {
+        for (wanted, kernel) in OF_GPU.iter().zip(["linear_wgmma", "linear_wgmma_codes"]) {
             let found = with_product(Target::Sm90a, 8192, wanted, |_, launch| Ok(launch.kernel())).unwrap();
             assert_eq!(found, kernel);
         }

@@ -65,7 +65,7 @@ pub use plan::{
 };
 pub use precision::PRECISION_FILE;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
-pub use runtime::cuda::probe as cuda_driver;
+pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
 
 /// What a plan holds and what its launches should cost, for those who look into one.
 pub mod plans {

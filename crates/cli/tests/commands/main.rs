@@ -1,6 +1,7 @@
 //! The program as a user meets it: what it prints where, its files, its exit codes.
 
 mod accuracy;
+mod bench;
 mod calibrate;
 mod files;
 mod finite;

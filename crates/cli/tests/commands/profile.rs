@@ -12,7 +12,8 @@ fn compiled(sandbox: &Sandbox) -> (String, Vec<String>) {
     let (plan, folder) = (sandbox.text("demo.plan"), sandbox.text("profile"));
     let limits = ["--max-batch-size", "2", "--max-num-tokens", "64", "--max-seq-len", "128", "--target", "cpu"];
     sandbox.ok(&[&["compile", DEMO, "-o", &plan][..], &limits].concat());
-    let load = ["--batch", "2", "--prompt-len", "40", "--tokens", "8", "--repeat", "1"].map(str::to_owned);
+    let load = "--batch-sizes 2 1 --input-len 40 --output-len 8 --num-runs 1 --warmup-runs 0 --ceilings table";
+    let load = load.split(' ').map(str::to_owned);
     let bench = ["bench", &plan].map(str::to_owned).into_iter().chain(load);
     (plan.clone(), bench.chain(["--profile".to_owned(), folder]).collect())
 }

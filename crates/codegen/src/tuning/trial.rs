@@ -48,7 +48,7 @@ impl Trial {
         more: u32,
     ) -> Result<Trial, String> {
         let first = candidates.first().ok_or("there are no candidates")?;
-        let mut bench = Bench::new(site, &first.call)?;
+        let mut bench = Bench::new(site, &first.call, more)?;
         bench.operands(catalog, &first.call)?;
         let results = site.graph.results(site.op).filter(|result| *site.graph.ty(*result) != Type::Effect);
         for result in results {
@@ -125,7 +125,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(site: &'a Site<'a>, call: &Call) -> Result<Bench<'a>, String> {
+    fn new(site: &'a Site<'a>, call: &Call, more: u32) -> Result<Bench<'a>, String> {
         let declared = call.kv.and_then(|kv| site.graph.kv().get(kv.group as usize));
         let step = StepSizes::of(site, declared.map_or(1, |declared| declared.block_tokens));
         let group = declared.map(|declared| KvGroup {
@@ -158,7 +158,8 @@ impl<'a> Bench<'a> {
             let (dtype, shape) = bench.sizes(constant)?;
             bytes += dtype.bytes() * shape.iter().product::<u64>();
         }
-        bench.copies = ROTATION_BYTES.div_ceil(bytes.max(1)).clamp(1, MOST_COPIES);
+        let launches = u64::from(more) + 1;
+        bench.copies = ROTATION_BYTES.div_ceil(bytes.max(1)).clamp(1, MOST_COPIES.min(launches));
         bench.kv = group.map(|group| KvGroup { layers: bench.copies as u32, ..group });
         Ok(bench)
     }
