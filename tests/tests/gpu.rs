@@ -268,6 +268,49 @@ fn ceilings_are_measured() {
     }
 }
 
+/// Launches alone, one after the other, and as steps run. With `SMELT_GPU_ALONE=1`, and this test alone, a model that keeps
+/// the device busy: launches add up to the step in order within 10 %, and overlapping takes less.
+#[test]
+fn launches_are_timed_alone_and_together() {
+    if !available() {
+        return;
+    }
+    let alone = std::env::var_os("SMELT_GPU_ALONE").is_some();
+    let compile = CompileOptions { max_batch_size: Some(8), ..CompileOptions::default() };
+    let mut llm = match alone {
+        false => load(&folder().join("../models/demo"), "sm_90a", compile),
+        true => {
+            let compile = CompileOptions { weights: smelt::WeightsChoice::Dummy, ..compile };
+            load(&folder().join("../bench/configs/llama-3.1-8b"), "sm_90a", compile)
+        }
+    };
+    let prompts = [(1..90).collect::<Vec<u32>>(), (5..70).collect()];
+    let before = generate(&mut llm, &prompts, 12, false);
+    for count in [1, 2] {
+        let steps = llm.profile(&prompts[..count], 16, 20).unwrap();
+        let plan = llm.plan().plan();
+        let decodes: Vec<bool> = steps.iter().map(|step| step.decodes(plan)).collect();
+        assert_eq!(decodes, [false, true]);
+        for step in &steps {
+            let (times, program) = (&step.times, &plan.programs[step.program]);
+            assert_eq!((times.launches.len(), times.captured), (program.steps.len(), step.decodes(plan)));
+            let sum: f64 = times.launches.iter().sum();
+            assert!(times.launches.iter().all(|time| time.is_finite() && *time >= 0.0) && sum > 0.0);
+            assert!(times.apart > 0.0 && times.step > 0.0);
+            let (name, bytes) = (&program.name, step.costs(plan).unwrap().into_iter().sum::<plan::Cost>().bytes());
+            eprintln!(
+                "profile of {name}, {count} sequences: launches {sum:.1} us, in order {:.1} us, as ever {:.1} us, {bytes} bytes",
+                times.apart, times.step
+            );
+            if alone {
+                assert!((sum / times.apart - 1.0).abs() < 0.1, "{name}: {sum} us, {} us", times.apart);
+                assert!(times.step < times.apart, "{name}: {} us, {} us", times.step, times.apart);
+            }
+        }
+    }
+    assert_eq!(generate(&mut llm, &prompts, 12, false), before, "what was profiled leaves nothing behind");
+}
+
 /// What went wrong is shown.
 struct Noted;
 

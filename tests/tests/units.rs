@@ -126,7 +126,8 @@ fn the_kernels_that_measure_ceilings_build() {
     let refused = codegen::read_rate(&Traced::default(), &compiler, 64 << 20).unwrap_err().to_string();
     assert!(refused.contains("its sums are not those of the memory"), "{refused}");
     let product = "\
-graph @product(%x: bf16[8192, 8192]) {
+graph @product(%given: f32[8192, 8192]) {
+  %x = cast %given {to = bf16} : bf16[8192, 8192]
   %weight = constant @\"weight\" : bf16[8192, 8192]
   %y = linear %x, %weight : bf16[8192, 8192]
   return %y
@@ -142,8 +143,9 @@ graph @product(%x: bf16[8192, 8192]) {
     let catalog = codegen::Target::Sm90a.catalog();
     let selection = codegen::select(&graph, &catalog, &programs).unwrap();
     let launches = codegen::chosen(&selection, &programs, 0);
+    assert_eq!(launches[1].kernel(), "linear_wgmma");
     // however long launches take that do nothing, the trial has run
-    match launches[0].best(&catalog, &Traced::default(), Some(&compiler), 8) {
+    match launches[1].best(&catalog, &Traced::default(), Some(&compiler), 8) {
         Ok(time) => assert!(time.as_secs_f64() < 1.0),
         Err(error) => assert!(error.to_string().contains("took no more time"), "{error}"),
     }

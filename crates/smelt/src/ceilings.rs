@@ -3,7 +3,7 @@
 //! that goes wrong here stops what they are measured for.
 
 use codegen::cuda::Compiler;
-use codegen::{Target, chosen, read_rate};
+use codegen::{Catalog, Target, Untimed, chosen, read_rate};
 use passes::quantize::Format;
 use plan::{DType, Executor, Machine};
 use runtime::{CpuExecutor, CudaExecutor};
@@ -56,7 +56,7 @@ pub enum RateSource {
 pub struct CeilingSizes {
     /// Bytes that are read, or a quarter of what is free where that is less.
     pub read_bytes: u64,
-    /// Rows and columns of the matrices of a product.
+    /// Rows and columns of the matrices of a product; on a CPU, fewer where it would take long.
     pub product: u64,
 }
 
@@ -69,10 +69,6 @@ const CPU_PROBE: u64 = 512;
 const CPU_PRODUCTS: f64 = 12.0;
 const CPU_SECONDS: f64 = 2.5;
 const MOST_LAUNCHES: f64 = 64.0;
-
-fn cube(size: u64) -> f64 {
-    (size as f64).powi(3)
-}
 
 fn dtype_name<S: Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(dtype.name())
@@ -201,15 +197,13 @@ impl Driver {
             Ok(rate) => ceilings.read(rate, bytes),
             Err(reason) => problems.push(Error::DoesNotFit(reason)),
         }
-        // a launch takes long enough to be timed alone
-        let launch = |weights| Measured { activations: DType::F32, weights, format: None, operations: 0.0 };
         // the machine may be slow, or busy: a small product says how large a one it has time for
         let small = sizes.product.min(CPU_PROBE);
-        let probe = product_rate(&executor, None, small, &launch(DType::BF16))?;
-        let has_time = |size: &u64| CPU_PRODUCTS * 2.0 * cube(*size) < probe * CPU_SECONDS;
+        let probe = product_rate(&executor, None, small, &OF_CPU[1])?;
+        let has_time = |size: &u64| CPU_PRODUCTS * operations(*size) < probe * CPU_SECONDS;
         let halves = std::iter::successors(Some(sizes.product), |size| Some(size / 2));
         let size = halves.take_while(|size| *size > small).find(has_time).unwrap_or(small);
-        products(&executor, None, (size, &[launch(DType::F32), launch(DType::BF16)]), ceilings, &mut problems);
+        products(&executor, None, (size, &OF_CPU), ceilings, &mut problems);
         Ok(problems)
     }
 
@@ -229,10 +223,7 @@ impl Driver {
                 Err(error) => problems.push(error.into()),
             },
         }
-        let launch =
-            |format| Measured { activations: DType::BF16, weights: DType::BF16, format, operations: GPU_OPERATIONS };
-        let launches = [launch(None), launch(Some(Format::Fp8))];
-        products(&executor, Some(&compiler), (sizes.product, &launches), ceilings, &mut problems);
+        products(&executor, Some(&compiler), (sizes.product, &OF_GPU), ceilings, &mut problems);
         Ok(problems)
     }
 }
@@ -256,6 +247,11 @@ fn products(
     }
 }
 
+/// Additions and multiplications of a product of square matrices.
+fn operations(size: u64) -> f64 {
+    2.0 * (size as f64).powi(3)
+}
+
 /// Additions and multiplications per second of a square product, by the kernel that a plan would have for it.
 fn product_rate(
     executor: &dyn Executor,
@@ -263,23 +259,31 @@ fn product_rate(
     size: u64,
     wanted: &Measured,
 ) -> Result<f64, Error> {
-    let Measured { activations, weights, format, operations } = *wanted;
+    let target = executor.target().parse();
+    let target: Target = target.map_err(|error: codegen::UnknownTarget| Error::Unsupported(error.to_string()))?;
+    with_product(target, size, wanted, |catalog, product| {
+        let more = (wanted.operations / operations(size)).clamp(1.0, MOST_LAUNCHES) as u32;
+        let time = product.best(catalog, executor, compiler, more)?;
+        Ok(operations(size) / time.as_secs_f64())
+    })
+}
+
+/// The launch of a square product, by the passes and kernels of smelt, not those that a user brings.
+fn with_product<R>(
+    target: Target,
+    size: u64,
+    wanted: &Measured,
+    with: impl FnOnce(&Catalog, &Untimed<'_>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let Measured { activations, weights, format, .. } = *wanted;
     let [rows, outputs, inputs] = [size; 3];
-    let product = Product { rows, outputs, inputs, activations, weights, to: None, format };
-    // the passes and kernels of smelt, not those that a user brings
-    let graph = product.graph(&Driver::new())?;
-    let target: Target =
-        executor.target().parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(error.to_string()))?;
-    let catalog = target.catalog();
+    let product = Product { rows, outputs, inputs, activations, weights, to: None, format, made: true };
+    let (graph, catalog) = (product.graph(&Driver::new())?, target.catalog());
     let (selection, programs) = select_fixed(&graph, &catalog, target.name())?;
-    // what makes codes of the activations is no part of the product
+    // what makes the activations, or codes of them, is no part of the product
     let launches = chosen(&selection, &programs, 0);
     let product = launches.iter().find(|launch| launch.op().contains("linear"));
-    let product = product.ok_or_else(|| Error::Unsupported("a product is no launch of its own".to_owned()))?;
-    let flops = 2.0 * cube(size);
-    let more = (operations / flops).clamp(1.0, MOST_LAUNCHES) as u32;
-    let time = product.best(&catalog, executor, compiler, more)?;
-    Ok(flops / time.as_secs_f64())
+    with(&catalog, product.ok_or_else(|| Error::Unsupported("a product is no launch of its own".to_owned()))?)
 }
 
 /// A product that is measured.
@@ -291,6 +295,17 @@ struct Measured {
     /// Operations of all its launches, about.
     operations: f64,
 }
+
+/// Those of a GPU, and of a CPU, in the order of [`Ceilings::of_table`].
+const OF_GPU: [Measured; 2] = {
+    let half = Measured { activations: DType::BF16, weights: DType::BF16, format: None, operations: GPU_OPERATIONS };
+    [half, Measured { format: Some(Format::Fp8), ..half }]
+};
+const OF_CPU: [Measured; 2] = {
+    // a launch takes long enough to be timed alone
+    let single = Measured { activations: DType::F32, weights: DType::F32, format: None, operations: 0.0 };
+    [single, Measured { weights: DType::BF16, ..single }]
+};
 
 impl Ceilings {
     fn read(&mut self, bytes_per_s: f64, bytes: u64) {
@@ -329,6 +344,15 @@ mod tests {
         let machine = ceilings.machine("cpu");
         assert_eq!(machine.bytes_per_second, ceilings.read_bytes_per_s);
         assert_eq!(Some(machine.f32_flops_per_second), ceilings.flops_per_s(DType::F32));
+    }
+
+    /// A kernel that is chosen for want of a better one would be no ceiling.
+    #[test]
+    fn products_are_those_of_tensor_cores() {
+        for (wanted, kernel) in OF_GPU.iter().zip(["linear_wgmma", "linear_wgmma_codes"]) {
+            let found = with_product(Target::Sm90a, 8192, wanted, |_, launch| Ok(launch.kernel())).unwrap();
+            assert_eq!(found, kernel);
+        }
     }
 
     #[test]

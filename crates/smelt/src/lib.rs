@@ -31,6 +31,7 @@ mod options;
 mod parts;
 mod precision;
 mod product;
+mod profile;
 mod settings;
 mod timing;
 mod timing_cache;
@@ -46,7 +47,7 @@ pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
 pub use driver::{Driver, RunOptions};
-pub use engine::{FinishReason, GenerationParams};
+pub use engine::{FinishReason, GenerationParams, ProfiledSequence, ProfiledStep};
 pub use error::{Error, ErrorKind};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
@@ -59,7 +60,9 @@ pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
 pub use passes::calibration::{Calibration, ClipMethod, Codes, Histogram, TensorStats};
 pub use passes::quantize::{ActivationScales, Format};
 pub use passes::{PassOptions, Slot};
-pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
+pub use plan::{
+    Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Profile, Program, Step, WEIGHT_ALIGN, dump as dump_plan,
+};
 pub use precision::PRECISION_FILE;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};

@@ -2,7 +2,7 @@
 //! it takes.
 
 use codegen::{Catalog, CodegenError, ProgramShape, Selection, select};
-use ir::ops::Linear;
+use ir::ops::{Cast, Linear};
 use ir::{DType, Graph, MadeWeights, NoWeights, Op, TensorType};
 use passes::quantize::{Format, Layers, unsearched};
 use passes::{PassContext, PassManager, Silent};
@@ -27,13 +27,20 @@ pub(crate) struct Product {
     pub to: Option<DType>,
     /// Codes of the weight.
     pub format: Option<Format>,
+    /// Whether an op makes the activations: kernels for many rows do not take what the caller of a program gives.
+    pub made: bool,
 }
 
 impl Product {
     /// The linear, with what makes codes of its activations, where the format has some.
     pub fn graph(&self, driver: &Driver) -> Result<Graph, Error> {
         let mut graph = Graph::new("product", Vec::new(), Vec::new());
-        let x = graph.add_input("x", TensorType::new(self.activations, [self.rows, self.inputs]));
+        let given = if self.made { DType::F32 } else { self.activations };
+        let mut x = graph.add_input("x", TensorType::new(given, [self.rows, self.inputs]));
+        if given != self.activations {
+            let cast = graph.add(Op::new(Cast { to: self.activations }), &[x], &["cast"]);
+            x = graph.result(cast.map_err(frontend::ImportError::from)?);
+        }
         let weight = graph.add_constant("weight", TensorType::new(self.weights, [self.outputs, self.inputs]));
         let linear = graph.add(Op::new(Linear { to: self.to }), &[x, weight], &["y"]);
         let y = graph.result(linear.map_err(frontend::ImportError::from)?);

@@ -1,6 +1,7 @@
 //! `smelt bench`
 
 mod compare;
+mod profile;
 mod report;
 mod runs;
 mod stats;
@@ -23,7 +24,7 @@ use self::stats::{Quantiles, median};
 use super::generate::{build_identity, plan_in};
 use crate::args::{CacheArgs, CompileArgs, parse_count, parse_limit, parse_threads};
 use crate::failure::Failure;
-use crate::output::{check_place, print, print_json, write_file};
+use crate::output::{check_place, print, print_json, reads_model, write_file};
 use crate::progress::Stderr;
 
 /// Measures a model: time to first token, time per output token, tokens per second.
@@ -75,6 +76,10 @@ pub struct Bench {
     /// of both reports differ by more than chance (rank sum test, p < 0.01); may be given several times.
     #[arg(long, value_name = "LIMIT", requires = "compare", value_delimiter = ',')]
     fail_if: Vec<Limit>,
+    /// Times each launch of a step that reads a prompt and of one that generates, of the first batch size, and prints them by
+    /// layer. Into the folder go profile.json, which inspect --profile shows, trace.json for Perfetto, and roofline.svg.
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
     /// Threads on a CPU [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
@@ -118,6 +123,10 @@ impl Bench {
         let baseline = self.compare.as_deref().map(Baseline::read).transpose()?;
         let file = self.json.as_deref().filter(|_| !stdout);
         file.map_or(Ok(()), check_report_place)?;
+        if let Some(folder) = &self.profile {
+            reads_model(&model);
+            profile::prepare(folder)?;
+        }
 
         let run = RunOptions { threads: self.threads, ..RunOptions::default() };
         let options = LoadOptions {
@@ -144,10 +153,17 @@ impl Bench {
         report.ceilings = report::Ceilings::of(&ceilings);
         let watch = Watch::start(&target);
         let measured = self.measure(&mut llm, &sizes, &ceilings, &mut progress);
+        let profiled = self.profile.as_ref().filter(|_| measured.is_ok()).map(|folder| {
+            progress.phase("profile");
+            let load =
+                profile::Load { batch_size: sizes[0], input_len: self.input_len as usize, output_len: self.output_len };
+            profile::run(&mut llm, load, &ceilings, folder)
+        });
         progress.finish();
         watch.finish(&mut report.device);
         report.load_ms = llm.load_ms();
         report.results = measured?;
+        let profiled = profiled.transpose()?.map(|table| format!("\n{table}")).unwrap_or_default();
         if let Some(baseline) = &baseline {
             report.comparison = baseline.changes(&report.results, &self.fail_if);
         }
@@ -159,7 +175,7 @@ impl Bench {
             () if stdout => print_json(&report)?,
             () if self.csv => print(&report.csv())?,
             () if self.markdown => print(&report.markdown())?,
-            () => print(&(report.table() + &compare::table(&report.comparison)))?,
+            () => print(&(report.table() + &compare::table(&report.comparison) + &profiled))?,
         }
         compare::gate(&report.comparison)
     }

@@ -8,6 +8,7 @@ mod finite;
 mod import;
 #[cfg(unix)]
 mod inputs;
+mod profile;
 mod sandbox;
 mod terminal;
 mod views;

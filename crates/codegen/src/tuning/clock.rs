@@ -13,8 +13,8 @@ use crate::cuda::Compiler;
 
 /// Repetitions of which the best counts, and of which there are fewer where they take longer than this.
 const REPETITIONS: usize = 7;
-const FEWEST_REPETITIONS: usize = 3;
-const TIME: Duration = Duration::from_millis(1500);
+const FEWEST_REPETITIONS: usize = 2;
+const TIME: Duration = Duration::from_millis(700);
 
 /// Programs that are timed.
 pub(super) struct Clock<'a> {
@@ -51,10 +51,8 @@ impl<'a> Clock<'a> {
     /// what a step and the first launch cost.
     pub fn best(&mut self, more: u32) -> Result<Duration, ExecError> {
         let mut least = [Duration::MAX; 2];
-        // the first run of a program warms up
-        for program in 0..2 {
-            self.time(program)?;
-        }
+        // the first run warms up
+        self.time(0)?;
         let start = Instant::now();
         for repetition in 0..REPETITIONS {
             if repetition >= FEWEST_REPETITIONS && start.elapsed() > TIME {

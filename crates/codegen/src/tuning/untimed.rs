@@ -82,6 +82,11 @@ impl Untimed<'_> {
         &self.candidates.op
     }
 
+    /// The kernel of the first candidate.
+    pub fn kernel(&self) -> &'static str {
+        self.candidates.list.first().map_or("", |candidate| candidate.kernel)
+    }
+
     /// Measures all candidates. A compiler is needed where kernels bring code; what it calls slow is not run.
     pub fn measure(
         &self,

@@ -11,17 +11,17 @@ use super::simd::{Element, LANES, Lanes, dispatch};
 /// memory is of the kind that weights are in. A size that fits in caches measures those.
 pub fn read_bandwidth(bytes: u64) -> Result<f64, String> {
     const PIECE: usize = 1 << 16;
-    let elements = (bytes / 4).max(1);
-    let mut memory = Memory::zeroed(4 * elements)?;
+    let bytes = bytes.max(4) / 4 * 4;
+    let mut memory = Memory::zeroed(bytes)?;
     // Written, and not zero: untouched pages would all be one page.
-    memory.part(0, 4 * elements).par_chunks_mut(PIECE).for_each(|piece| piece.fill(0x3c));
+    memory.part(0, bytes).par_chunks_mut(4 * PIECE).for_each(|piece| piece.fill(0x3f));
     let data = memory.floats();
     let pass = || {
         let start = Instant::now();
         let sum: f32 = data.par_chunks(PIECE).map(sum).sum();
         let seconds = start.elapsed().as_secs_f64();
         std::hint::black_box(sum);
-        (4 * elements) as f64 / seconds
+        bytes as f64 / seconds
     };
     Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
 }

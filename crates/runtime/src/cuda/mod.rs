@@ -5,6 +5,7 @@ mod executor;
 mod failure;
 mod launch;
 mod monitor;
+mod profile;
 mod session;
 mod weights;
 

@@ -87,7 +87,7 @@ impl Times {
     fn graph(&self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<Graph, Error> {
         let ImportOptions { activations, weights, .. } = self.import;
         let to = (activations != DType::F32).then_some(DType::F32);
-        product::Product { rows, outputs, inputs, activations, weights, to, format }.graph(&self.driver)
+        product::Product { rows, outputs, inputs, activations, weights, to, format, made: false }.graph(&self.driver)
     }
 }
 
