@@ -173,11 +173,11 @@ fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
     assert_eq!(
         launches(&config, 0, None, &driver(cache()).unwrap_or_default()),
         [
-            "%layers.0.attn.q_k_v = fused_linear : linear_skinny",
+            "%layers.0.attn.q_k_v = fused_linear : linear_few",
             "%layers.0.attn.mixed = rope_attention : rope_attention_decode",
-            "%layers.0.attn.sum = fused_linear : linear_skinny",
-            "%layers.0.mlp.gelu_tanh = fused_linear : linear_skinny",
-            "%layers.0.mlp.sum = fused_linear : linear_skinny",
+            "%layers.0.attn.sum = fused_linear : linear_few",
+            "%layers.0.mlp.gelu_tanh = fused_linear : linear_few",
+            "%layers.0.mlp.sum = fused_linear : linear_few",
         ]
     );
 }
@@ -188,11 +188,11 @@ fn a_layer_of_an_8b_decode_step_has_five_launches() {
         assert_eq!(
             launches(&folder().join("../bench/configs").join(model), 17, kv, &Driver::new()),
             [
-                "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
+                "%layers.17.attn.q_k_v = fused_linear : linear_few",
                 "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
-                "%layers.17.attn.sum = fused_linear : linear_skinny",
-                "%layers.17.mlp.gated = fused_linear : linear_skinny",
-                "%layers.17.mlp.sum = fused_linear : linear_skinny",
+                "%layers.17.attn.sum = fused_linear : linear_few",
+                "%layers.17.mlp.gated = fused_linear : linear_few",
+                "%layers.17.mlp.sum = fused_linear : linear_few",
             ],
             "{model}, {kv:?}"
         );

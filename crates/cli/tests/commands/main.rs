@@ -352,7 +352,7 @@ fn code_is_emitted() {
     sandbox.fails(&["compile", MHA, "--dry-run", "--target", "sm_90a", "--emit", "cubin"], 2, "--dump-dir");
     if !sandbox.json(&["doctor", "--json"])["nvrtc"].is_null() {
         run("ptx,cubin,sass-report");
-        assert!(text("sass-report.txt").contains("linear_skinny"));
+        assert!(text("sass-report.txt").contains("linear_few"));
         assert!(
             sandbox_files(&folder).iter().filter(|name| name.ends_with(".ptx") || name.ends_with(".cubin")).count()
                 == 2 * units.len()

@@ -61,6 +61,7 @@ pub(crate) fn catalog() -> Catalog {
         Box::new(CudaKernel { name, call, candidates: Some(candidates) })
     };
     Catalog::new(vec![
+        tuned("linear_few", |site| linear::few(site, None), linear::few_candidates),
         tuned("linear_skinny", |site| linear::skinny(site, None), linear::skinny_candidates),
         tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
         tuned("linear_wgmma_codes", |site| linear::wgmma_codes(site, None), linear::wgmma_codes_candidates),
