@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use ir::{MadeWeights, NoWeights, OpSet, Stage, text, verify};
+use ir::{DerivedWeights, NoWeights, OpSet, Stage, text, verify};
 use libfuzzer_sys::fuzz_target;
 use passes::{PassContext, PassManager, Silent, pipeline};
 
@@ -20,7 +20,7 @@ fuzz_target!(|source: &str| {
     let found = Stage::ALL.map(|stage| verify(&graph, stage).err().unwrap_or_default());
     found.iter().flatten().for_each(|diagnostic| drop(diagnostic.to_string()));
     // a graph that is no model may be refused at a later stage
-    let weights = MadeWeights::over(&NoWeights);
+    let weights = DerivedWeights::over(&NoWeights);
     let context = PassContext::new(&weights);
     let _ = PassManager::default().run(&pipeline::standard(), &mut graph, &context, &mut Silent);
 });

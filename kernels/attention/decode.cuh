@@ -1,24 +1,24 @@
 // Causal attention over the paged KV cache for steps in which each sequence has one token, on tensor cores:
 //   out[t][h] = sum_p softmax_p(kScale * q[t][h] . k[p]) v[p],  p = 0..=positions[t],  kv head h / (kHeads / kKvHeads)
 //
-// AttentionDecode takes queries that are turned, over a cache that has the token's own key. RopeAttentionDecode takes the
-// packed row of queries, keys and values as the linear before it leaves it: it turns queries and key (rope/rope.cuh),
-// stores key and value in the cache, and begins to read the cache before the row is there. Where Norm says so, it norms
-// the heads of queries and keys before it turns them (norm/heads.cuh), with q_gain and k_gain [kHeadDim].
+// AttentionDecode takes rotated queries, over a cache that has the token's own key. RopeAttentionDecode takes the
+// packed row of queries, keys and values as computed by the linear layer before it: it rotates queries and key
+// (rope/rope.cuh), stores key and value in the cache, and begins to read the cache before the row is complete. With a
+// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_norm_weight and k_norm_weight [kHeadDim].
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
 // qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
-// kv          one layer of the cache (paged.cuh), of KV: T, or codes of a byte, which each warp widens in registers
+// kv          one layer of the cache (paged.cuh), of KV: T, or 8-bit values, which each warp widens in registers
 // positions   [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence];
 //             token t is the only one of sequence t, and tokens from query_starts[sequences] on are padding
 //
-// A cluster of kSplits blocks takes up to 16 heads of a group that shares a kv head, as the rows of one product, so
+// A cluster of kSplits blocks takes up to 16 heads of a group that shares a KV head, as the rows of one product, so
 // that keys and values are read once. Its ranks take equal runs of KV blocks, and of each KV block a warp takes 16
-// tokens: it copies them to shared memory, kStages deep, and keeps an online softmax of its own, without barriers. The
-// warps of a block are merged through shared memory, the ranks through distributed shared memory, both in their order.
+// tokens: it copies them to shared memory, kStages deep, and keeps its own online softmax, without barriers. The warps
+// of a block are merged through shared memory, the ranks through distributed shared memory, both in order.
 //
 // Grid: tokens * kKvHeads * kGroupTiles * kSplits blocks of kThreads in clusters of kSplits, kSharedBytes each, where
-// kGroupTiles = ceil(kHeads / kKvHeads / 16); RopeAttentionDecode wants it to be 1: one cluster stores the key.
+// kGroupTiles = ceil(kHeads / kKvHeads / 16); RopeAttentionDecode requires it to be 1: one cluster stores the key.
 #pragma once
 #include "attention/paged.cuh"
 #include "common/body.cuh"
@@ -29,7 +29,7 @@
 
 namespace smelt {
 
-// What both bodies do: a block's place in the grid, its walk over the cache, and the merging of what came out.
+// Shared by both bodies: a block's place in the grid, its walk over the cache, and the merging of results.
 template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale, int kSplits> struct DecodeAttention {
   static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
   static_assert(kSplits == 1 || kSplits == 2 || kSplits == 4 || kSplits == 8, "a cluster has at most 8 blocks");
@@ -41,17 +41,17 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroup = kHeads / kKvHeads;
   static constexpr int kGroupTiles = ceil_div(kGroup, 16);
-  static constexpr int kRows = 16;                           // heads of a tile; the rows behind the last head are zero
+  static constexpr int kRows = 16;                           // heads of a tile; the rows after the last head are zero
   static constexpr int kShare = kBlockTokens / kWarps;       // tokens of a KV block that a warp takes
-  static constexpr int kShareBytes = kShare * Tile::kBytes;  // their keys; as much again for their values
-  // Two blocks on a multiprocessor with 96 KB each where three stages fit in that.
+  static constexpr int kShareBytes = kShare * Tile::kBytes;  // its keys; the values take as much again
+  // Two blocks on a multiprocessor with 96 KB each, if three stages fit in that.
   static constexpr int kFitting = 96 * 1024 / (2 * kShareBytes * kWarps);
   static constexpr int kStages = kFitting < 3 ? 3 : kFitting > 6 ? 6 : kFitting;
   static constexpr int kWarpBytes = kStages * 2 * kShareBytes;
   static constexpr int kSharedBytes = kWarps * kWarpBytes;
 
-  // What a warp leaves in its shared memory; the first warp's becomes the block's. 8 columns more than there are: the
-  // fragments' rows lie in different banks.
+  // The state of a warp in shared memory; the first warp's becomes the block's. Rows are padded by 8 columns: fragment
+  // rows are in different banks.
   struct State {
     float sum[kRows][kHeadDim + 8];  // of exp2(score - top) * value
     float top[kRows];                // the largest score, in units of log2
@@ -75,7 +75,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   int count;    // shares of this warp
   BlockWalk blocks;
 
-  // The place of a block.
+  // The place of a block in the grid.
   __device__ __forceinline__ void find(int tile) {
     rank = tile % kSplits;
     const int item = tile / kSplits;
@@ -97,7 +97,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     return *reinterpret_cast<State*>(shared_memory() + warp * kWarpBytes);
   }
 
-  // The factor that brings sums relative to `top` to `new_top`; nothing was summed where `top` is -inf.
+  // The factor that rescales sums relative to `top` to `new_top`; nothing was summed if `top` is -inf.
   static __device__ __forceinline__ float rescale(float top, float new_top) {
     return top == minus_infinity() ? 0.0f : ptx::ex2_approx_ftz_f32(top - new_top);
   }
@@ -112,7 +112,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     Tile::template copy<kShare, 32>(stage + kShareBytes, keys + kBlockTokens * kHeadDim, last, lane);
   }
 
-  // Finds the KV blocks of this rank and asks for the first of them.
+  // Finds the KV blocks of this rank and prefetches the first of them.
   __device__ __forceinline__ void begin() {
     const int position = positions[token], all = position / kBlockTokens + 1;
     const int first = int(i64(all) * rank / kSplits), end = int(i64(all) * (rank + 1) / kSplits);
@@ -126,9 +126,9 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     }
   }
 
-  // Online softmax of this warp over its tokens, into its state. Queries lie kPitch elements apart. Where `fresh` is
-  // given, it holds key and value of the last token, which the cache has not.
-  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const KV* fresh) {
+  // Online softmax of this warp over its tokens, into its state. Queries are kPitch elements apart. If `new_kv` is
+  // given, it holds key and value of the last token, which the cache does not have.
+  template <int kPitch> __device__ __forceinline__ void attend(const T* queries, const KV* new_kv) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 stages = ptx::shared_address(&state(warp));
     // load
@@ -150,7 +150,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
       ptx::cp_async_wait_group<kStages - 2>();
       __syncwarp();
       const u32 stage = stages + i % kStages * (2 * kShareBytes);
-      if (fresh != nullptr && visible - i * kBlockTokens < kShare) put(fresh, warp, i);
+      if (new_kv != nullptr && visible - i * kBlockTokens < kShare) insert_new_kv(new_kv, warp, i);
       const Tiles tiles(stage, stage + kShareBytes);
       if (i + kStages - 1 < count) copy(i + kStages - 1);  // where share i - 1 was
       ptx::cp_async_commit_group();
@@ -202,7 +202,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     }
 
     // store
-    __syncwarp();  // the state lies where the stages were
+    __syncwarp();  // the state reuses the memory of the stages
     State& mine = state(warp);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -220,14 +220,14 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     }
   }
 
-  // Puts key and value of the last token into share `i` of a warp, where the cache had no such row.
-  __device__ __forceinline__ void put(const KV* fresh, int warp, int i) const {
+  // Writes key and value of the last token into share `i` of a warp, where the cache has no such row.
+  __device__ __forceinline__ void insert_new_kv(const KV* new_kv, int warp, int i) const {
     constexpr int kChunks = Tile::kChunks;
     u8* const stage = reinterpret_cast<u8*>(&state(warp)) + i % kStages * (2 * kShareBytes);
     const int row = visible - i * kBlockTokens;
     for (int chunk = threadIdx.x % 32; chunk < 2 * kChunks; chunk += 32)
       *reinterpret_cast<uint4*>(stage + chunk / kChunks * kShareBytes + Tile::offset(row, chunk % kChunks)) =
-          reinterpret_cast<const uint4*>(fresh)[chunk];
+          reinterpret_cast<const uint4*>(new_kv)[chunk];
     __syncwarp();
   }
 
@@ -327,21 +327,21 @@ struct RopeAttentionDecode {
   static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
   static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
   static constexpr int kThreads = Attention::kThreads;
-  // Multiprocessors keep the split of L1 and shared memory that this body asks for as long as launches overlap. With a
-  // small L1, a linear whose weights go through it into registers took the whole step of a model of 8B a fifth longer;
-  // one whose weights go into shared memory does not care.
+  // Multiprocessors keep the split of L1 and shared memory that this body requests for as long as launches overlap. With a
+  // small L1, a linear layer whose weights go through it into registers made the whole step of a model of 8B a fifth
+  // longer; one whose weights go into shared memory is not affected.
   static constexpr bool kAlone = kIsAlone;
   static constexpr int kGroup = Attention::kGroup;
-  static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows lie in different banks
+  static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows are in different banks
 
-  // Behind the stages: what is made of the packed row.
-  struct Turned {
+  // After the stages: values computed from the packed row.
+  struct Rotated {
     T queries[kGroup][kPitch];
-    KV fresh[2][kHeadDim];  // key and value
+    KV new_kv[2][kHeadDim];  // key and value
     float sines[kHalf > 0 ? kHalf : 1];
     float cosines[kHalf > 0 ? kHalf : 1];
   };
-  static constexpr int kSharedBytes = Attention::kSharedBytes + round_up(int(sizeof(Turned)), 16);
+  static constexpr int kSharedBytes = Attention::kSharedBytes + round_up(int(sizeof(Rotated)), 16);
   static_assert(kSharedBytes <= 232448, "what a block may have");
 
   T* out;
@@ -351,8 +351,8 @@ struct RopeAttentionDecode {
   const int* query_starts;
   const int* block_table;
   const float* frequencies;
-  const typename Norm::Gain* q_gain;
-  const typename Norm::Gain* k_gain;
+  const typename Norm::Weight* q_norm_weight;
+  const typename Norm::Weight* k_norm_weight;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -360,11 +360,11 @@ struct RopeAttentionDecode {
   Attention attention;
   bool padding;
 
-  static __device__ __forceinline__ Turned& turned() {
-    return *reinterpret_cast<Turned*>(shared_memory() + Attention::kSharedBytes);
+  static __device__ __forceinline__ Rotated& rotated() {
+    return *reinterpret_cast<Rotated*>(shared_memory() + Attention::kSharedBytes);
   }
 
-  // The step's inputs, the frequencies and what the cache has of earlier steps: none of it is written in this step.
+  // The step's inputs, the frequencies and earlier steps' entries of the cache: none of it is written in this step.
   __device__ __forceinline__ void stream(int tile) {
     attention = {positions, block_table, kv, blocks_per_sequence};
     attention.find(tile);
@@ -373,17 +373,17 @@ struct RopeAttentionDecode {
     attention.begin();
     const float position = float(positions[attention.token]);
     for (int i = threadIdx.x; i < kHalf; i += kThreads)
-      sin_cos(position * frequencies[i], turned().sines[i], turned().cosines[i]);
+      sin_cos(position * frequencies[i], rotated().sines[i], rotated().cosines[i]);
     __syncthreads();
   }
 
-  // Element `d` of the head at `at`, turned; `head` is its place among the scales.
-  static __device__ __forceinline__ float turn(HeadReader<Norm> read, const X* at, int head, int d) {
+  // Element `d` of the head at `at`, rotated; `head` is its index among the scales.
+  static __device__ __forceinline__ float rotate(HeadReader<Norm> read, const X* at, int head, int d) {
     const float x = read(at[d], head, d);
     if (d >= 2 * kHalf) return x;
     const int i = d < kHalf ? d : d - kHalf, pair = d < kHalf ? d + kHalf : d - kHalf;
     const float other = read(at[pair], head, pair);
-    const float s = turned().sines[i], c = turned().cosines[i];
+    const float s = rotated().sines[i], c = rotated().cosines[i];
     return d < kHalf ? x * c - other * s : x * c + other * s;
   }
 
@@ -399,12 +399,12 @@ struct RopeAttentionDecode {
     const auto head_of = [&](int head) { return head < kGroup ? queries + head * kHeadDim : key; };
     const float* scales = head_scales<Norm, kGroup + 1, kHeadDim, kThreads>(head_of);
 
-    // load: turn the queries of the group, and in the last rank the key
-    const HeadReader<Norm> read_query = {scales, q_gain}, read_key = {scales, k_gain};
+    // load: rotate the queries of the group, and in the last rank the key
+    const HeadReader<Norm> read_query = {scales, q_norm_weight}, read_key = {scales, k_norm_weight};
 #pragma unroll 4
     for (int e = threadIdx.x; e < kGroup * kHeadDim; e += kThreads) {
       const int head = e / kHeadDim, d = e % kHeadDim;
-      turned().queries[head][d] = from_float<T>(turn(read_query, queries + head * kHeadDim, head, d));
+      rotated().queries[head][d] = from_float<T>(rotate(read_query, queries + head * kHeadDim, head, d));
     }
     const bool last = attention.is_last();
     if (last) {
@@ -412,14 +412,14 @@ struct RopeAttentionDecode {
           block_table[i64(attention.token) * blocks_per_sequence + position / kBlockTokens], kv_head);
       place += position % kBlockTokens * kHeadDim;
       for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
-        const KV k = from_float<KV>(turn(read_key, key, kGroup, d));
+        const KV k = from_float<KV>(rotate(read_key, key, kGroup, d));
         const KV v = from_float<KV>(to_float(key[kKvHeads * kHeadDim + d]));
-        turned().fresh[0][d] = k, turned().fresh[1][d] = v;
+        rotated().new_kv[0][d] = k, rotated().new_kv[1][d] = v;
         place[d] = k, place[kBlockTokens * kHeadDim + d] = v;
       }
     }
     __syncthreads();
-    attention.template attend<kPitch>(&turned().queries[0][0], last ? &turned().fresh[0][0] : nullptr);
+    attention.template attend<kPitch>(&rotated().queries[0][0], last ? &rotated().new_kv[0][0] : nullptr);
     attention.merge(out);
   }
 };

@@ -1,4 +1,4 @@
-// What the attention kernels share: walks over the paged KV cache (common/cache.cuh), and tiles of rows in shared
+// Shared by the attention kernels: walks over the paged KV cache (common/cache.cuh), and tiles of rows in shared
 // memory.
 #pragma once
 #include "common/cache.cuh"
@@ -11,12 +11,12 @@ constexpr float kLog2E = 1.4426950408889634f;
 
 __device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
 
-// Elements of the pool before the keys of a (block, head). The values follow 64 * head_dim elements behind the keys.
+// Elements of the pool before the keys of a (block, head). The values follow 64 * head_dim elements after the keys.
 template <int kKvHeads, int kHeadDim> __device__ __forceinline__ i64 keys_offset(int block, int kv_head) {
   return (i64(block) * kKvHeads + kv_head) * (2 * kBlockTokens * kHeadDim);
 }
 
-// Walks the entries of a block table in order: a warp holds 32, and the next 32 are on their way.
+// Walks the entries of a block table in order: a warp holds 32, and the next 32 are prefetched.
 struct BlockWalk {
   const int* entries = nullptr;
   int count = 0;
@@ -44,10 +44,10 @@ struct BlockWalk {
   }
 };
 
-// Rows of kHeadDim elements of T in shared memory, in chunks of 16 bytes. The chunks of a row are permuted by XOR
-// with a key of the row such that the same chunk of 8 rows, as ldmatrix reads it, lies in all 32 banks. The permutation
-// stays within kSpan chunks, the largest power of two (at most 8) that divides the chunks of a row. T is a 16-bit float,
-// or a code of a byte, of which nothing needs to know but its size.
+// Rows of kHeadDim elements of T in shared memory, in chunks of 16 bytes. The chunks of a row are permuted by XOR with
+// a key of the row such that the same chunk of 8 rows, as ldmatrix reads it, covers all 32 banks. The permutation stays
+// within kSpan chunks, the largest power of two (at most 8) that divides the chunks of a row. T is a 16-bit float, or
+// an 8-bit quantized value, of which only the size matters.
 template <class T, int kHeadDim> struct Rows {
   static_assert(kHeadDim % 16 == 0 && kHeadDim >= 16 && kHeadDim <= 256, "tensor cores take head_dim in steps of 16");
   static constexpr int kPerChunk = 16 / sizeof(T);
@@ -55,14 +55,14 @@ template <class T, int kHeadDim> struct Rows {
   static constexpr int kBytes = kHeadDim * sizeof(T);
   static constexpr int kSpan = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : kChunks % 2 == 0 ? 2 : 1;
 
-  // Bytes from the first row to a chunk. The first row lies at a multiple of 128 bytes.
+  // Bytes from the first row to a chunk. The first row is at a multiple of 128 bytes.
   static __device__ __forceinline__ u32 offset(u32 row, u32 chunk) {
     const u32 key = row / (8 / kSpan) % kSpan;
     return row * kBytes + (chunk ^ key) * 16;
   }
 
-  // Copies kCount contiguous rows with kThreads threads, of which this is `thread`; rows behind row `last` become zero.
-  // kSpan threads copy the chunks of a row, so that all copies of a thread lie at constant distances.
+  // Copies kCount contiguous rows with kThreads threads, of which this is `thread`; rows after row `last` become zero.
+  // kSpan threads copy the chunks of a row, so that all copies of a thread are at constant distances.
   template <int kCount, int kThreads>
   static __device__ __forceinline__ void copy(u32 to, const T* from, int last, u32 thread) {
     constexpr int kPass = kThreads / kSpan < kCount ? kThreads / kSpan : kCount;  // rows
@@ -105,10 +105,11 @@ template <class T, int kHeadDim> struct Rows {
   }
 };
 
-// What a warp multiplies of 16 tokens x 16 columns of the cache, KV, as pairs of T. `begin` says where its rows are;
+// What a warp multiplies of 16 tokens x 16 columns of the cache, KV, as pairs of T. `begin` is the start of its rows;
 // tile `n` is columns 16n..16n + 15. Of keys, b[0], b[1] are the fragment of tokens 0..7 and b[2], b[3] of 8..15, whose
-// halves are columns `pair(0)` and `pair(1)` of the tile and their neighbours. Of values, b[0], b[1] and b[2], b[3] are fragments of 8 columns each; column
-// 2q + j of fragment `half`, as lane q holds it, is column `column(half, j)` of the tile.
+// halves are columns `pair(0)` and `pair(1)` of the tile and their neighbours. Of values, b[0], b[1] and b[2], b[3] are
+// fragments of 8 columns each; column 2q + j of fragment `half`, as lane q holds it, is column `column(half, j)` of the
+// tile.
 template <class T, class KV, int kHeadDim> struct CacheTiles;
 
 template <class T, int kHeadDim> struct CacheTiles<T, T, kHeadDim> {
@@ -127,8 +128,8 @@ template <class T, int kHeadDim> struct CacheTiles<T, T, kHeadDim> {
   static __device__ __forceinline__ int column(int half, int j) { return half * 8 + threadIdx.x % 4 * 2 + j; }
 };
 
-// Codes of a byte: the matrices that ldmatrix reads are 8 tokens x 16 columns, and a lane has four neighbours of a token,
-// or transposed two of each of two tokens. So the pairs of a lane are of other columns than those of 16-bit elements.
+// 8-bit values: the matrices that ldmatrix reads are 8 tokens x 16 columns, and a lane has four neighbours of a token,
+// or transposed two of each of two tokens. So a lane has pairs of other columns than with 16-bit elements.
 template <class T, class KV, int kHeadDim> struct CacheTiles {
   static_assert(sizeof(KV) == 1, "a code of a byte");
   using Tile = Rows<KV, kHeadDim>;

@@ -2,18 +2,18 @@
 //   out[t][h] = sum_p softmax_p(kScale * q[t][h] . k[p]) v[p],  p = 0..=positions[t],  kv head h / (kHeads / kKvHeads)
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
-// kv          one layer of the cache (paged.cuh), of KV: T, or codes of a byte
+// kv          one layer of the cache (paged.cuh), of KV: T, or 8-bit values
 // positions   [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence]
 //
-// The queries of a sequence for one kv head are rows in the order (token, head of the group). A block takes kRows of
+// The queries of a sequence for one KV head are rows in the order (token, head of the group). A block takes kRows of
 // them, a warp 16 * kTilesPerWarp, and walks the KV blocks up to the last position that its rows see: 64 keys and
-// values at a time in shared memory, the next ones on their way, with online softmax. Codes arrive behind the tiles, and
-// become T once for all warps.
+// values at a time in shared memory, the next ones prefetched, with online softmax. 8-bit values are copied to a buffer
+// after the tiles, and converted to T once for all warps.
 //
 // Grid: kKvHeads * (ceil(tokens * kGroup / kRows) + sequences) blocks of kThreads, kSharedBytes each, where kGroup is
-// kHeads / kKvHeads. The rows of padding are tiles too, behind those of the sequences. The grid has room for all: a
-// sequence of n rows has ceil(n / kRows) tiles, less than n / kRows + 1, and so has the padding, and the rounded sum
-// over at most `sequences` + 1 of them stays within ceil(sum of n / kRows) + sequences.
+// kHeads / kKvHeads. Padding rows are tiles too, after those of the sequences. The grid has room for all: a sequence of
+// n rows has ceil(n / kRows) tiles, less than n / kRows + 1, and so has the padding, and the rounded sum over at most
+// `sequences` + 1 of them stays within ceil(sum of n / kRows) + sequences.
 #pragma once
 #include "attention/paged.cuh"
 #include "common/body.cuh"
@@ -31,7 +31,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   static constexpr int kWarps = 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroup = kHeads / kKvHeads;
-  static constexpr int kTilesPerWarp = kHeadDim <= 128 ? 2 : 1;  // of 16 rows: as many as the registers hold
+  static constexpr int kTilesPerWarp = kHeadDim <= 128 ? 2 : 1;  // of 16 rows: as many as fit registers
   static constexpr int kWarpRows = 16 * kTilesPerWarp;
   static constexpr int kRows = kWarpRows * kWarps;
   static constexpr int kStep = kHeadDim > 96 ? 32 : 64;  // tokens between updates of the softmax
@@ -62,14 +62,14 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
 
   __device__ __forceinline__ void stream(int) {}
 
-  // Tile number `item` of the step; `first` == `end` behind the last one.
+  // Tile number `item` of the step; `first` == `end` after the last one.
   __device__ __forceinline__ Work find(int item) const {
     const int lane = threadIdx.x % 32;
     for (int base = 0; base <= sequences; base += 32) {
       const int sequence = base + lane;
       const int start = sequence <= sequences ? query_starts[sequence] : 0;
-      const int behind = sequence < sequences ? query_starts[sequence + 1] : sequence == sequences ? tokens : 0;
-      const int rows = (behind - start) * kGroup;
+      const int end = sequence < sequences ? query_starts[sequence + 1] : sequence == sequences ? tokens : 0;
+      const int rows = (end - start) * kGroup;
       const int tiles = ceil_div(rows, kRows);
       int up_to = tiles;  // the tiles of lanes up to this one
 #pragma unroll
@@ -93,17 +93,17 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     return {sequences, tokens, 0, 0};
   }
 
-  // Where a row's elements begin in q and out.
+  // The offset of a row's elements in q and out.
   static __device__ __forceinline__ i64 row_offset(const Work& work, int kv_head, int row) {
     return (i64(work.token + row / kGroup) * kHeads + kv_head * kGroup + row % kGroup) * kHeadDim;
   }
 
-  // Where the tiles of KV block `j` are.
+  // The address of the tiles of KV block `j`.
   static __device__ __forceinline__ u32 stage(int j) {
     return ptx::shared_address(shared_memory()) + kQueryBytes + j % kStages * (2 * kBlockBytes);
   }
 
-  // Copies the keys and values of KV block `j` to its tiles, or behind them; rows behind row `last` become zero.
+  // Copies the keys and values of KV block `j` to its tiles, or to the buffer; rows after row `last` become zero.
   static __device__ __forceinline__ void copy_block(int j, const KV* keys, int last) {
     const u32 to = stage(j) + (kCodes ? 2 * kBlockBytes : 0);
     Arriving::template copy<kBlockTokens, kThreads>(to, keys, last, threadIdx.x);
@@ -111,7 +111,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
                                                     threadIdx.x);
   }
 
-  // Makes tiles of the codes that have arrived. All threads of the block must call it.
+  // Converts the 8-bit values in the buffer to tiles. All threads of the block must call it.
   static __device__ __forceinline__ void widen() {
     u8* const tiles = shared_memory() + kQueryBytes;
     const u8* const codes = tiles + 2 * kBlockBytes;
@@ -210,7 +210,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
             }
           }
         }
-        // All rows see position 0: `top` is finite from the first step on, also where a later one is hidden as a whole.
+        // All rows see position 0: `top` is finite from the first step on, even if a later one is completely masked.
         if ((kStep - 1) * kGroup > room) {
           const int own = room + warp * kWarpRows + lane / 4 - lane % 4 * 2 * kGroup;
 #pragma unroll

@@ -1,13 +1,13 @@
 // How a kernel body becomes a kernel. A body is a struct whose members are the arguments of the launch, in order:
 // outputs, inputs, tensor maps, scalars. It has four parts, of which `run` supplies two:
 //
-//   stream(tile)  asks for bytes that no launch of the plan writes (weights); needs nothing that others compute
+//   stream(tile)  prefetches bytes that no launch of the plan writes (weights); needs no results of others
 //   wait          here: the launches before this one are complete and their writes visible (griddepcontrol.wait)
 //   tile(tile)    the work on one tile: everything that reads activations or writes
-//   signal        here: the next launch may take its place on the chip (griddepcontrol.launch_dependents)
+//   signal        here: the next launch may become resident (griddepcontrol.launch_dependents)
 //
-// The signal is sent first: it lets the next grid start its `stream`, and its `wait` keeps it from more. A body that
-// has `static constexpr bool kAlone = true` sends none: the next grid starts when this one is done.
+// The signal is sent first: it lets the next grid start its `stream`, and its `wait` keeps it from more. A body with
+// `static constexpr bool kAlone = true` sends none: the next grid starts when this one is done.
 #pragma once
 #include "common/types.cuh"
 #include "ptx/griddep.cuh"

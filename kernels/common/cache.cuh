@@ -1,10 +1,10 @@
-// The step inputs and the paged KV cache, as all kernels see them.
+// The step inputs and the layout of the paged KV cache.
 //
 // positions [tokens], query_starts [sequences + 1], block_table [sequences][blocks_per_sequence]. Token t belongs to
 // the sequence b with query_starts[b] <= t < query_starts[b + 1]; tokens from query_starts[sequences] on are padding.
 // block_table[b][p / 64] is the block that holds position p of sequence b. A layer of the cache is
-// [blocks][kv_heads][2 (keys, values)][64 tokens][head_dim], of floats or of codes, which are read as the numbers that
-// they stand for: scales are in the weights around attention.
+// [blocks][kv_heads][2 (keys, values)][64 tokens][head_dim], of floats or 8-bit values, which are read without scales:
+// those are folded into the weights around attention.
 #pragma once
 #include "common/reduce.cuh"
 #include "common/types.cuh"
@@ -25,7 +25,7 @@ __device__ __forceinline__ int sequence_of(const int* query_starts, int sequence
   return sequences;
 }
 
-// Places in a layer of the cache, in elements.
+// Offsets in a layer of the cache, in elements.
 template <class KV, int kKvHeads, int kHeadDim> struct CacheLayer {
   // From a key to the value of the same position.
   static constexpr int kValues = kBlockTokens * kHeadDim;

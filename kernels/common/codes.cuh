@@ -1,4 +1,4 @@
-// Codes: numbers over a scale, rounded to the nearest, ties to even, and no further than the codes go.
+// Quantized values: numbers divided by a scale, rounded to nearest, ties to even, saturating.
 #pragma once
 #include "common/types.cuh"
 
@@ -20,7 +20,7 @@ template <class C> __device__ __forceinline__ float scale_of(u32 largest) {
 // The bits of a magnitude. They are ordered as magnitudes are, with NaN above all.
 __device__ __forceinline__ u32 magnitude(float x) { return __float_as_uint(x) & 0x7fffffff; }
 
-// x[i] * reciprocal as codes.
+// x[i] * reciprocal, quantized.
 template <class C, int kWidth>
 __device__ __forceinline__ Vec<C, kWidth> codes_of(const float (&x)[kWidth], float reciprocal) {
   Vec<C, kWidth> codes;

@@ -1,4 +1,4 @@
-// Functions of single elements, in float. Formulas name them; what they mean is `crates/plan/src/scalar.rs`.
+// Scalar functions, in float. Formulas name them; their definition is `crates/plan/src/scalar.rs`.
 #pragma once
 #include "common/silu.cuh"
 

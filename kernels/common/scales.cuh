@@ -1,4 +1,4 @@
-// Scales of codes, and where in their matrix that of a code stands.
+// Scales of quantized values, and the index of a value's scale.
 #pragma once
 #include "common/types.cuh"
 
@@ -12,13 +12,13 @@ template <class S, int kRows, int kCols, int kWidth> struct Scales {
   static constexpr int kShared = kCols, kSharedRows = kRows;
   static constexpr int kPerRow = kCols == 0 ? 1 : ceil_div(kWidth, kCols);
 
-  // Where those of a row begin.
+  // The offset of a row's scales.
   static __device__ __forceinline__ int line(int row) {
     if constexpr (kRows == 0) return 0;
     else return row / kRows * kPerRow;
   }
 
-  // That of a column, behind where those of its row begin.
+  // The offset of a column's scale, relative to its row.
   static __device__ __forceinline__ int column(int col) {
     if constexpr (kCols == 0) return 0;
     else return col / kCols;
@@ -29,7 +29,7 @@ template <class S, int kRows, int kCols, int kWidth> struct Scales {
   }
 };
 
-// Of numbers, which have none.
+// For unquantized values, without scales.
 struct Unscaled {
   using Type = float;
   static constexpr bool kScaled = false, kGrouped = false;

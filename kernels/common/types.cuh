@@ -1,5 +1,5 @@
-// Element types and 16-byte vectors, without any header of the CUDA toolkit. Arithmetic is in float: bf16 and f16 only
-// store. `to_float` is exact, `from_float` rounds to nearest even.
+// Element types and 16-byte vectors, without any header of the CUDA toolkit. Arithmetic is in float: bf16 and f16 are
+// storage types. `to_float` is exact, `from_float` rounds to nearest even.
 #pragma once
 #include "ptx/convert.cuh"
 
@@ -15,7 +15,7 @@ using f32 = float;
 using i32 = int;
 struct bf16 { u16 bits; };
 struct f16 { u16 bits; };
-// Codes: numbers over a scale. What reads them is in common/widen.cuh.
+// Quantized values. Conversions are in common/widen.cuh.
 using i8 = signed char;
 struct f8e4m3 { u8 bits; };
 struct i4 { u8 bits; };

@@ -1,4 +1,4 @@
-// Codes of 8 and 4 bits as floats, without rounding: each code is exact in bf16 and in f16.
+// Quantized 8-bit and 4-bit values as floats, without rounding: each is exact in bf16 and in f16.
 #pragma once
 #include "common/types.cuh"
 #include "ptx/half2.cuh"
@@ -26,7 +26,7 @@ template <class T> constexpr u32 kUnits2 = 0;
 template <> constexpr u32 kUnits2<bf16> = 0x43004300;
 template <> constexpr u32 kUnits2<f16> = 0x64006400;
 
-// The codes of a word of a tile as pairs of T, in the order of their columns.
+// The values of a word of a tile as pairs of T, in the order of their columns.
 template <class W, class T> struct Widen;
 
 template <class T> struct Widen<i8, T> {
@@ -36,7 +36,7 @@ template <class T> struct Widen<i8, T> {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const u32 spread = __byte_perm(word, 0, i == 0 ? 0x4140 : 0x4342);  // {0, code, 0, code}
-      // the lower seven bits, less the sign bit with its weight of 128
+      // the lower seven bits minus the sign bit with its weight of 128
       out[i] = ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x007f007f>(spread, kUnits2<T>),
                                  ptx::lop3_and_or<0x00800080>(spread, kUnits2<T>));
     }

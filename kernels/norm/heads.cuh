@@ -1,41 +1,41 @@
-// Norms of heads, as bodies do them that read queries and keys: x * rsqrt(mean(x^2) + kEps) * gain over a head.
+// Norms of heads, for bodies that read queries and keys: x * rsqrt(mean(x^2) + kEps) * weight over a head.
 //
-//   A body takes Norm, which is NoNorm, or HeadNorm<W, kEps> with gains of W. `head_scales` sums the squares first, a
-//   warp for each head; then a HeadReader makes floats of the elements. Without a norm both are nothing but to_float.
+//   A body takes Norm, which is NoNorm, or HeadNorm<W, kEps> with norm weights of W. `head_scales` sums the squares
+//   first, one warp per head; then a HeadReader converts the elements to float. Without a norm both are only to_float.
 #pragma once
 #include "common/reduce.cuh"
 
 namespace smelt {
 
 struct NoNorm {
-  using Gain = float;
+  using Weight = float;
   static constexpr bool kNorms = false;
 };
 
 template <class W, float kEpsilon> struct HeadNorm {
-  using Gain = W;
+  using Weight = W;
   static constexpr bool kNorms = true;
   static constexpr float kEps = kEpsilon;
 };
 
-// Elements as they are.
+// Elements without a norm.
 struct AsIs {
   template <class T> __device__ __forceinline__ float operator()(T x, int, int) const { return to_float(x); }
 };
 
-// Elements of normed heads, of which `scales` are the factors.
+// Elements of normalized heads, with factors `scales`.
 template <class Norm> struct HeadReader {
   const float* scales;
-  const typename Norm::Gain* gain;
+  const typename Norm::Weight* weight;
 
   template <class T> __device__ __forceinline__ float operator()(T x, int head, int d) const {
-    if constexpr (Norm::kNorms) return to_float(x) * scales[head] * to_float(gain[d]);
+    if constexpr (Norm::kNorms) return to_float(x) * scales[head] * to_float(weight[d]);
     return to_float(x);
   }
 };
 
-// The factors of kHeads heads, in shared memory: head `i` begins at `head_of(i)`. All threads of the block must call it,
-// and once; without a norm it does nothing.
+// The factors of kHeads heads, in shared memory: head `i` begins at `head_of(i)`. All threads of the block must call
+// it, once; without a norm it does nothing.
 template <class Norm, int kHeads, int kHeadDim, int kThreads, class HeadOf>
 __device__ __forceinline__ const float* head_scales(HeadOf head_of) {
   static_assert(kThreads % 32 == 0, "whole warps");

@@ -1,8 +1,8 @@
-// normed = (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * weight + bias over the last axis; AddLayerNorm norms
-// a + b and stores that sum, too.
+// normed = (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + kEps) * weight + bias over the last axis; AddLayerNorm
+// normalizes a + b and stores that sum, too.
 //
-//   x, a, b, sum [rows][kCols] of T; normed of N; weight, bias [kCols] of W, which no launch before writes; bias may be
-//   nullptr (written in the unit)
+//   x, a, b, sum [rows][kCols] of T; normed of N; weight, bias [kCols] of W, which no earlier launch writes; bias may
+//   be nullptr (written in the unit)
 //   Sums are in float, and of the unrounded a + b
 //   Grid: rows, one block of kBlock threads each.
 #pragma once
@@ -26,7 +26,7 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock> struct L
 
   __device__ __forceinline__ void tile(int tile) {
     const i64 start = i64(tile) * kCols;
-    const auto read = [&](int column, float (&held)[Row::kWidth]) { Row::read(x + start + column, held); };
+    const auto read = [&](int column, float (&values)[Row::kWidth]) { Row::read(x + start + column, values); };
     row.norm(normed + start, weight, bias, read, [](int, const float (&)[Row::kWidth]) {});
   }
 };
@@ -49,10 +49,10 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock> struct A
 
   __device__ __forceinline__ void tile(int tile) {
     const i64 start = i64(tile) * kCols;
-    const auto read = [&](int column, float (&held)[Row::kWidth]) {
-      Row::read_sum(a + start + column, b + start + column, held);
+    const auto read = [&](int column, float (&values)[Row::kWidth]) {
+      Row::read_sum(a + start + column, b + start + column, values);
     };
-    const auto write = [&](int column, const float (&held)[Row::kWidth]) { Row::write(sum + start + column, held); };
+    const auto write = [&](int column, const float (&sums)[Row::kWidth]) { Row::write(sum + start + column, sums); };
     row.norm(normed + start, weight, bias, read, write);
   }
 };

@@ -1,6 +1,7 @@
-// normed = x * rsqrt(mean(x^2) + kEps) * weight over the last axis; AddRmsNorm norms a + b and stores that sum, too.
+// normed = x * rsqrt(mean(x^2) + kEps) * weight over the last axis; AddRmsNorm normalizes a + b and stores that sum,
+// too.
 //
-//   x, a, b, sum [rows][kCols] of T; normed of N; weight [kCols] of W, which no launch before writes
+//   x, a, b, sum [rows][kCols] of T; normed of N; weight [kCols] of W, which no earlier launch writes
 //   Sums are in float, and of the unrounded a + b
 //   Grid: rows, one block of kBlock threads each.
 #pragma once
@@ -23,7 +24,7 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock> struct R
 
   __device__ __forceinline__ void tile(int tile) {
     const i64 start = i64(tile) * kCols;
-    const auto read = [&](int column, float (&held)[Row::kWidth]) { Row::read(x + start + column, held); };
+    const auto read = [&](int column, float (&values)[Row::kWidth]) { Row::read(x + start + column, values); };
     row.norm(normed + start, weight, nullptr, read, [](int, const float (&)[Row::kWidth]) {});
   }
 };
@@ -45,10 +46,10 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock> struct A
 
   __device__ __forceinline__ void tile(int tile) {
     const i64 start = i64(tile) * kCols;
-    const auto read = [&](int column, float (&held)[Row::kWidth]) {
-      Row::read_sum(a + start + column, b + start + column, held);
+    const auto read = [&](int column, float (&values)[Row::kWidth]) {
+      Row::read_sum(a + start + column, b + start + column, values);
     };
-    const auto write = [&](int column, const float (&held)[Row::kWidth]) { Row::write(sum + start + column, held); };
+    const auto write = [&](int column, const float (&sums)[Row::kWidth]) { Row::write(sum + start + column, sums); };
     row.norm(normed + start, weight, nullptr, read, write);
   }
 };

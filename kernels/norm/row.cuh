@@ -1,70 +1,70 @@
-// The row that a block norms: what the norms share, and the linears that norm their rows themselves.
+// The row that a block normalizes: shared by the norms, and by linear kernels with a norm as prologue.
 #pragma once
 #include "common/body.cuh"
 #include "common/reduce.cuh"
 
 namespace smelt {
 
-// In each turn a thread takes kWidth columns. kCentred: the mean is subtracted first, and there may be a bias.
+// In each iteration a thread takes kWidth columns. kCentred: the mean is subtracted first, and there may be a bias.
 template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCentred = false> struct NormRow {
   static_assert(kBlock % 32 == 0 && kBlock >= 32 && kBlock <= 1024, "whole warps");
   static constexpr int kWidth = vector_width<T, kCols>();
   static constexpr int kTurns = ceil_div(kCols, kWidth * kBlock);
-  // A short row stays in registers between the passes, with its gain and bias; a longer one is read in each.
+  // A short row stays in registers between the passes, with its weight and bias; a longer one is read in each.
   static constexpr bool kKept = kTurns * kWidth <= 16;
-  static constexpr int kHeld = kKept ? kTurns : 1;
+  static constexpr int kKeptTurns = kKept ? kTurns : 1;
   using Values = Vec<T, kWidth>;
-  using Gains = Vec<W, kWidth>;
+  using Weights = Vec<W, kWidth>;
 
-  float x[kHeld][kWidth];
-  Gains gain[kHeld];
-  Gains shift[kCentred ? kHeld : 1];
+  float x[kKeptTurns][kWidth];
+  Weights weights[kKeptTurns];
+  Weights shift[kCentred ? kKeptTurns : 1];
 
-  // Calls `visit(at, column)` for the first column of each turn, which is held at `at`.
+  // Calls `visit(at, column)` for the first column of each iteration, which is stored at `at`.
   template <class Visit> static __device__ __forceinline__ void each(Visit visit) {
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
     for (int turn = 0; turn < kTurns; ++turn) {
       const int column = (turn * kBlock + int(threadIdx.x)) * kWidth;
       if (column < kCols) visit(kKept ? turn : 0, column);
     }
   }
 
-  // The values at `from`, or the sums of those and others.
-  static __device__ __forceinline__ void read(const T* from, float (&held)[kWidth]) {
+  // The values at `from`, or the sums of two rows.
+  static __device__ __forceinline__ void read(const T* from, float (&elements)[kWidth]) {
     const Values values = *reinterpret_cast<const Values*>(from);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) held[i] = to_float(values[i]);
+    for (int i = 0; i < kWidth; ++i) elements[i] = to_float(values[i]);
   }
-  static __device__ __forceinline__ void read_sum(const T* a, const T* b, float (&held)[kWidth]) {
+  static __device__ __forceinline__ void read_sum(const T* a, const T* b, float (&elements)[kWidth]) {
     const Values left = *reinterpret_cast<const Values*>(a), right = *reinterpret_cast<const Values*>(b);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) held[i] = to_float(left[i]) + to_float(right[i]);
+    for (int i = 0; i < kWidth; ++i) elements[i] = to_float(left[i]) + to_float(right[i]);
   }
-  static __device__ __forceinline__ void write(T* to, const float (&held)[kWidth]) {
+  static __device__ __forceinline__ void write(T* to, const float (&elements)[kWidth]) {
     Values values;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(held[i]);
+    for (int i = 0; i < kWidth; ++i) values[i] = from_float<T>(elements[i]);
     *reinterpret_cast<Values*>(to) = values;
   }
 
-  __device__ __forceinline__ void load_gain(const W* weight, const W* bias, int at, int column) {
-    gain[at] = *reinterpret_cast<const Gains*>(weight + column);
+  __device__ __forceinline__ void load_weight(const W* weight, const W* bias, int at, int column) {
+    weights[at] = *reinterpret_cast<const Weights*>(weight + column);
     if constexpr (kCentred) {
-      if (bias != nullptr) shift[at] = *reinterpret_cast<const Gains*>(bias + column);
+      if (bias != nullptr) shift[at] = *reinterpret_cast<const Weights*>(bias + column);
     }
   }
 
   __device__ __forceinline__ void stream(const W* weight, const W* bias) {
-    if constexpr (kKept) each([&](int at, int column) { load_gain(weight, bias, at, column); });
+    if constexpr (kKept) each([&](int at, int column) { load_weight(weight, bias, at, column); });
   }
 
-  // What is subtracted from values, and what the rest is multiplied by.
+  // The mean to subtract, and the factor.
   struct Moments {
     float mean;
     float scale;
   };
 
-  // `read(column, x)` gives the values of a turn.
+  // `read(column, x)` returns the values of an iteration.
   template <class Read> __device__ __forceinline__ Moments moments(Read read) {
     // load
     float sum = 0.0f;
@@ -88,16 +88,16 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
     return {mean, rsqrtf(block_sum<kBlock>(sum) / kCols + kEps)};
   }
 
-  // The normed values of a turn; those before the norm are in `x[at]`, too.
+  // The normalized values of an iteration; the values before the norm are in `x[at]`, too.
   template <class Read>
   __device__ __forceinline__ Vec<N, kWidth> normed(Moments moments, const W* weight, const W* bias, int at, int column,
                                                    Read read) {
-    if constexpr (!kKept) read(column, x[at]), load_gain(weight, bias, at, column);
+    if constexpr (!kKept) read(column, x[at]), load_weight(weight, bias, at, column);
     Vec<N, kWidth> values;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       float value = kCentred ? x[at][i] - moments.mean : x[at][i];
-      value = value * moments.scale * to_float(gain[at][i]);
+      value = value * moments.scale * to_float(weights[at][i]);
       if constexpr (kCentred) {
         if (bias != nullptr) value += to_float(shift[at][i]);
       }
@@ -106,7 +106,7 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
     return values;
   }
 
-  // `write(column, x)` takes what `read` gave once all is read.
+  // `write(column, x)` gets the values of `read` once all are read.
   template <class Read, class Write>
   __device__ __forceinline__ void norm(N* to, const W* weight, const W* bias, Read read, Write write) {
     const Moments found = moments(read);

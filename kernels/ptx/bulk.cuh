@@ -1,5 +1,5 @@
-// Copies by the copy engine from global to shared memory, which report to an mbarrier: PTX ISA, "cp.async.bulk",
-// "cp.async.bulk.tensor", "prefetch.tensormap". One thread asks for a whole block.
+// TMA copies from global to shared memory, which report to an mbarrier: PTX ISA, "cp.async.bulk",
+// "cp.async.bulk.tensor", "prefetch.tensormap". One thread issues them for a whole block.
 #pragma once
 #include "common/types.cuh"
 
@@ -20,7 +20,7 @@ __device__ __forceinline__ void cp_async_bulk(u32 shared, const void* global, u3
                : "memory");
 }
 
-// The box whose first element is (`column`, `row`); what lies outside the matrix arrives as zeros, and counts as bytes.
+// The box whose first element is (`column`, `row`); elements outside the matrix are zeros, and count as bytes.
 __device__ __forceinline__ void cp_async_bulk_tensor_2d(u32 shared, const TensorMap* map, int column, int row,
                                                         u32 barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "

@@ -11,12 +11,12 @@ __device__ __forceinline__ u32 cluster_ctarank() {
   return rank;
 }
 
-// Waits for all threads of the cluster; shared memory written before is visible to all of them behind it.
+// Waits for all threads of the cluster; shared memory written before is visible to all of them afterwards.
 __device__ __forceinline__ void barrier_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// The address, in the window of the cluster, of what lies at `shared` in the block of this rank.
+// The address, in the window of the cluster, of `shared` in the block of this rank.
 __device__ __forceinline__ u32 mapa(u32 shared, u32 rank) {
   u32 address;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));

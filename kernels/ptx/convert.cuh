@@ -21,21 +21,21 @@ __device__ __forceinline__ float cvt_f32_f16(unsigned short bits) {
   return x;
 }
 
-// `high` lands in the upper half.
+// `high` is the upper half.
 __device__ __forceinline__ unsigned cvt_rn_bf16x2_f32(float high, float low) {
   unsigned bits;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
   return bits;
 }
 
-// `high` lands in the upper half.
+// `high` is the upper half.
 __device__ __forceinline__ unsigned cvt_rn_f16x2_f32(float high, float low) {
   unsigned bits;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
   return bits;
 }
 
-// To e4m3, no further than its largest number; `high` lands in the upper half.
+// To e4m3, saturating; `high` is the upper half.
 __device__ __forceinline__ unsigned short cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
   unsigned short bits;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));

@@ -24,7 +24,7 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, bool
 
 __device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most `kPending` of this thread's groups are under way.
+// Waits until at most `kPending` of this thread's groups are pending.
 template <int kPending> __device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }

@@ -2,7 +2,7 @@
 //
 // d[64][kCols] += a[64][16] * b[kCols][16]^T, or 32 along k for 8-bit elements. Both operands are K-major in atoms of
 // 8 rows x 128 bytes (64 elements of k, or 128), the 16-byte chunk c of row r at chunk c ^ r, atoms of neighbouring
-// rows one behind the other, each at a multiple of 1024 bytes. Warp w, lane l = 4g + q holds of D, for each block j of
+// rows one after the other, each at a multiple of 1024 bytes. Warp w, lane l = 4g + q holds of D, for each block j of
 // 8 columns:
 //   d[4j], d[4j + 1] = D[16w + g][8j + 2q, 8j + 2q + 1], d[4j + 2], d[4j + 3] = D[16w + g + 8][the same]
 #pragma once
@@ -22,12 +22,12 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 
 __device__ __forceinline__ void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Waits until at most `kPending` groups are under way.
+// Waits until at most `kPending` groups are pending.
 template <int kPending> __device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Keeps reads of d behind the wait before it.
+// Keeps reads of d after the preceding wait.
 template <int kCount> __device__ __forceinline__ void wgmma_complete(float (&d)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
@@ -41,7 +41,7 @@ template <int kCount> __device__ __forceinline__ void wgmma_complete(int (&d)[kC
 template <class T, int kCols>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[kCols / 2], u64 a, u64 b, bool add);
 
-// The same over 32 elements of k: of f8e4m3 to floats of some 14 bits, of i8 to exact integers.
+// The same over 32 elements of k: f8e4m3 to floats of some 14 bits, i8 to exact integers.
 template <class T, int kCols, class D>
 __device__ __forceinline__ void wgmma_m64k32(D (&d)[kCols / 2], u64 a, u64 b, bool add);
 
@@ -66,8 +66,8 @@ __device__ __forceinline__ void wgmma_m64k32(D (&d)[kCols / 2], u64 a, u64 b, bo
                  : __VA_ARGS__ \
                  : "l"(a), "l"(b), "r"(int(add))); \
   }
-// The same with a from registers: a[0] and a[2] hold rows g, a[1] and a[3] rows g + 8 of the warp's 16, columns 2q and 2q + 1,
-// in the latter two eight further. They stay as they are until the products are complete.
+// The same with a from registers: a[0] and a[2] hold rows g, a[1] and a[3] rows g + 8 of the warp's 16, columns 2q and
+// 2q + 1, in the latter two eight further. They stay as they are until the products are complete.
 template <class T, int kCols>
 __device__ __forceinline__ void wgmma_m64k16_of_registers(float (&d)[kCols / 2], const u32 (&a)[4], u64 b, bool add);
 

@@ -1,9 +1,9 @@
-// Rotary embedding by position, and keys and values into their blocks of the cache.
+// RoPE, and storing keys and values in the KV cache.
 //
-//   Elements i and i + kHalf of a head turn by the angle position * frequencies[i] (one float product), elements from
-//   2 * kHalf on stay. frequencies [kHalf] are float, rows that are read of T, rows that are written of Y, the cache of
-//   KV; rounded once. RopeAppendKv norms heads before they turn, where Norm says so (norm/heads.cuh).
-//   Step inputs and the layout of the cache: common/cache.cuh. Grid: one block for each token.
+// Elements i and i + kHalf of a head are rotated by the angle position * frequencies[i] (one float product), elements
+// from 2 * kHalf on are unchanged. frequencies [kHalf] are float, input rows of T, output rows of Y, the cache of KV;
+// rounded once. RopeAppendKv normalizes heads before RoPE if there is a Norm (norm/heads.cuh). Step inputs and the
+// layout of the cache: common/cache.cuh. Grid: one block per token.
 #pragma once
 #include "common/body.cuh"
 #include "common/cache.cuh"
@@ -22,8 +22,8 @@ __device__ __forceinline__ void store_rounded(T* to, const float (&from)[kWidth]
   *reinterpret_cast<Vec<T, kWidth>*>(to) = values;
 }
 
-// Copies vectors of kHeadDim * kHeads elements, those of each head from kFirst on, to where `place(head)` begins, as
-// `read(x, head, element)` makes floats of them.
+// Copies vectors of kHeadDim * kHeads elements, those of each head from kFirst on, to `place(head)`, converted to
+// floats by `read(x, head, element)`.
 template <int kWidth, int kHeads, int kHeadDim, int kFirst, class T, class Place, class Read = AsIs>
 __device__ __forceinline__ void copy_heads(const T* row, Place place, Read read = {}) {
   constexpr int kVectors = (kHeadDim - kFirst) / kWidth;  // of a head
@@ -57,9 +57,9 @@ template <class T, int kHeadDim, int kHalf> struct Rotation {
     sine = sines, cosine = cosines;
   }
 
-  // Turns the heads of a row, each to where `place(head)` begins, as `read(x, head, element)` makes floats of them.
+  // Rotates the heads of a row, each to `place(head)`, with elements from `read(x, head, element)`.
   template <int kHeads, class Place, class Read = AsIs>
-  __device__ __forceinline__ void turn(const T* row, Place place, Read read = {}) const {
+  __device__ __forceinline__ void rotate(const T* row, Place place, Read read = {}) const {
     constexpr int kPairs = kHalf / kWidth;  // of vectors of a head
     if constexpr (kPairs > 0) {
 #pragma unroll 1
@@ -100,7 +100,8 @@ template <class T, class Y, int kWidth, int kHeadDim, int kHalf> struct Rope {
   __device__ __forceinline__ void tile(int tile) {
     const Rotation<T, kHeadDim, kHalf> rotation(float(positions[tile]), frequencies);
     Y* row = out + i64(tile) * kWidth;
-    rotation.template turn<kWidth / kHeadDim>(x + i64(tile) * kWidth, [&](int head) { return row + head * kHeadDim; });
+    rotation.template rotate<kWidth / kHeadDim>(x + i64(tile) * kWidth,
+                                                [&](int head) { return row + head * kHeadDim; });
   }
 };
 
@@ -135,8 +136,8 @@ template <class T, class KV, int kKvHeads, int kHeadDim> struct AppendKv {
   }
 };
 
-// qkv [tokens][(kHeads + 2 * kKvHeads) * kHeadDim]: queries turned into q, keys turned and values as they are into the
-// cache. Padding has queries, and stores no keys. Where heads are normed, q_gain and k_gain are [kHeadDim].
+// qkv [tokens][(kHeads + 2 * kKvHeads) * kHeadDim]: rotated queries go to q, rotated keys and unchanged values to the
+// cache. Padding has queries, and stores no keys. With a norm, q_norm_weight and k_norm_weight are [kHeadDim].
 template <class T, class Y, class KV, int kHeads, int kKvHeads, int kHeadDim, int kHalf, class Norm>
 struct RopeAppendKv {
   static constexpr int kThreads = kRopeThreads;
@@ -150,8 +151,8 @@ struct RopeAppendKv {
   const int* query_starts;
   const int* block_table;
   const float* frequencies;
-  const typename Norm::Gain* q_gain;
-  const typename Norm::Gain* k_gain;
+  const typename Norm::Weight* q_norm_weight;
+  const typename Norm::Weight* k_norm_weight;
   int tokens;
   int sequences;
   int blocks_per_sequence;
@@ -174,9 +175,9 @@ struct RopeAppendKv {
     const Rotation<T, kHeadDim, kHalf> rotation(float(position), frequencies);
     Y* queries = q + i64(tile) * (kHeads * kHeadDim);
     const auto query = [&](int head) { return queries + head * kHeadDim; };
-    rotation.template turn<kHeads>(row, query, HeadReader<Norm>{scales, q_gain});
+    rotation.template rotate<kHeads>(row, query, HeadReader<Norm>{scales, q_norm_weight});
     if (block == nullptr) return;
-    rotation.template turn<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_gain});
+    rotation.template rotate<kKvHeads>(row + kHeads * kHeadDim, key, HeadReader<Norm>{scales + kHeads, k_norm_weight});
     copy_heads<kWidth, kKvHeads, kHeadDim, 0>(row + (kHeads + kKvHeads) * kHeadDim, value);
   }
 };

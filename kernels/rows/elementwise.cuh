@@ -1,7 +1,7 @@
-// Element by element over [rows][kCols]: computed in float and rounded once. What regions share, and
+// Elementwise kernels over [rows][kCols]: computed in float and rounded once. Code shared by regions, and
 //
 //   Swiglu  out = silu(left half of a row) * right half, from gate_up [rows][2 * kCols]
-//   Grid: ceil(rows * kCols / 2048) blocks, eight elements a thread.
+//   Grid: ceil(rows * kCols / 2048) blocks, eight elements per thread.
 #pragma once
 #include "common/body.cuh"
 #include "common/silu.cuh"

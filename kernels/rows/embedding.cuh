@@ -2,7 +2,7 @@
 //
 //   Embedding   out [tokens][kCols] = table[ids[t]], table [vocab][kCols] of T; kTiled: laid out as in common/tiled.cuh
 //   GatherRows  out [rows][kCols] = x[indices[r]], x [x_rows][kCols] of T
-//   A row of no table is zero. Grid: one block for each row of the result.
+//   Out-of-range indices give zero rows. Grid: one block per row of the result.
 #pragma once
 #include "common/body.cuh"
 #include "common/tiled.cuh"
@@ -12,7 +12,7 @@ namespace smelt {
 // Copies row `index` of a table of `count` rows.
 template <class T, int kCols, bool kTiled, int kThreads>
 __device__ __forceinline__ void copy_row(T* out, const T* table, int index, int count) {
-  // a chunk of a tiled row is 16 bytes, the last one may be cut
+  // a chunk of a tiled row is 16 bytes, the last one may be partial
   constexpr int kWidth = vector_width<T, kCols>();
   using Values = Vec<T, kWidth>;
   const bool known = index >= 0 && index < count;

@@ -1,11 +1,11 @@
-// A run of seeded random values, the bits that the CPU makes: element i of the run is mean + std * z(seed, i), where z
-// adds the four 16-bit quarters of splitmix64(seed + i * gamma), centred and scaled to unit variance.
+// A run of seeded random values, with the same bits as on the CPU: element i of the run is mean + std * z(seed, i),
+// where z adds the four 16-bit quarters of splitmix64(seed + i * gamma), centred and scaled to unit variance.
 //
 //   out    a matrix of `rows` rows and `cols` columns. kOrder: 0 row-major, 1 tiled, 2 tiled with the rows of the two
-//          halves taking turns (common/tiled.cuh), 3 two codes of 4 bits in a byte. Tiles come filled with their padding:
-//          zeros, which are bytes of 0x88 where codes have 4 bits
-//   first  the row-major place of the run's first element in the matrix; elements: those of the run. Both are even
-//          where two share a byte
+//          halves interleaved (common/tiled.cuh), 3 two 4-bit values per byte. Tiles come filled with their padding:
+//          zeros, which are bytes of 0x88 for 4-bit values
+//   first  the row-major index of the run's first element in the matrix; elements: their number. Both are even
+//          if two share a byte
 //   Grid: any; each thread strides over the elements.
 #pragma once
 #include "common/body.cuh"
@@ -39,7 +39,7 @@ template <class T, int kOrder> struct FillRandom {
     return __fadd_rn(mean, __fmul_rn(std, z));
   }
 
-  // The code of 4 bits of an element.
+  // The 4-bit value of an element.
   __device__ __forceinline__ u32 code(u64 i) const { return from_float<i4>(value(i)).bits & 0xf; }
 
   __device__ __forceinline__ void store(u64 i) {
@@ -49,7 +49,7 @@ template <class T, int kOrder> struct FillRandom {
     if constexpr (kOrder == 0) {
       out[at] = from_float<T>(value(i));
     } else if constexpr (kUnitCols<T> == kUnitCols<i4>) {
-      // neighbours share a word that holds zeros, each as 8: to add 8 to a code is to change its upper bit
+      // neighbours share a word that holds zeros, each as 8: adding 8 to a value flips its upper bit
       atomicXor(reinterpret_cast<u32*>(out) + tiled_word(row, col, cols), code(i) << tiled_shift(col));
     } else {
       out[tiled_at<T>(row, col, cols)] = from_float<T>(value(i));

@@ -1,8 +1,8 @@
-// A formula element by element over [rows][kCols]: computed in float, each result rounded once.
+// An elementwise formula over [rows][kCols]: computed in float, each result rounded once.
 //
 //   F::of(x, y)  from x[0], x[1], ... (one element of each operand) the results y[0], y[1], ...
-//   Full<T>      an operand of that shape        Row<T>  an operand [kCols] that stands for every row
-//   Grid: ceil(rows * kCols / 2048) blocks, eight elements a thread.
+//   Full<T>      an operand of that shape        Row<T>  a broadcast operand [kCols]
+//   Grid: ceil(rows * kCols / 2048) blocks, eight elements per thread.
 #pragma once
 #include "common/scalar.cuh"
 #include "rows/elementwise.cuh"
@@ -67,7 +67,7 @@ template <class F, int kCols, class Out, class In> struct Map {
   static constexpr int kThreads = kElementThreads;
   static constexpr int kBytes = In::kBytes > Out::kBytes ? In::kBytes : Out::kBytes;
   static_assert((kBytes == 2 || kBytes == 4) && In::kCount > 0 && Out::kCount > 0);
-  // as many elements as make 16 bytes of the widest type
+  // as many elements as 16 bytes of the widest type
   static constexpr int kWidth = kBytes == 4 ? vector_width<float, kCols>() : vector_width<bf16, kCols>();
 
   Out out;

@@ -1,11 +1,12 @@
-// Rows as codes of C times scales, in float: code = x * (1 / scale).
+// Quantization of rows to C, in float: q = x * (1 / scale).
 //
 //   QuantizeBlocks   codes [rows][kCols], scales [rows][ceil(kCols / kPart)] in float, of x [rows][kCols] of T. The
-//                    scale of kPart neighbours, a power of two or all, is their largest magnitude over the largest code
-//   RmsNormQuantize  the same of x normed with a gain [kCols] of W that no launch before writes, and rounded to N
-//   RmsNormQuantizeBy  codes of that by the scale *scale
-//   Quantize         codes of x by given scales of S: [rows, or 1 where kEachRow is false][ceil(kCols / kPart)]
-//   Grid: rows times spans of a row for QuantizeBlocks, rows for those that norm, one block of kBlock threads each;
+//                    scale of kPart neighbours, a power of two or all, is their largest magnitude / the largest of C
+//   RmsNormQuantize  the same of x, normalized with weights [kCols] of W that no earlier launch writes, and rounded
+//                    to N
+//   RmsNormQuantizeBy  the same with the scale *scale
+//   Quantize         x quantized with given scales of S: [rows, or 1 where kEachRow is false][ceil(kCols / kPart)]
+//   Grid: rows times spans of a row for QuantizeBlocks, rows for those with a norm, one block of kBlock threads each;
 //         ceil(rows * kCols / 2048) blocks for Quantize
 #pragma once
 #include "common/codes.cuh"
@@ -17,32 +18,32 @@ namespace smelt {
 // The smaller of two powers of two, which divides both.
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
-// A span of a row that one block makes codes of, all of it, or a part that warps are too narrow for.
+// A span of a row that one block quantizes: all of it, or a group that is wider than a warp.
 template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan {
   static_assert(kPart % kWidth == 0 || kPart == kCols, "vectors within a part");
   static constexpr int kParts = ceil_div(kCols, kPart);
-  // Neighbouring lanes that share a scale; where one scale is for the span, the whole block does.
+  // Neighbouring lanes that share a scale; if there is one scale for the span, the whole block does.
   static constexpr int kLanes = kPart / kWidth;
   static constexpr bool kByLanes = kParts > 1 && kLanes <= 32;
   static constexpr int kSpan = kByLanes || kParts == 1 ? kCols : kPart;
   static constexpr int kSpans = ceil_div(kCols, kSpan);  // of a row
   static constexpr int kTurns = ceil_div(kSpan, kWidth * kBlock);
-  // As a norm does: a short span stays in registers.
+  // As in a norm: a short span stays in registers.
   static constexpr bool kKept = kTurns * kWidth <= 16;
-  static constexpr int kHeld = kKept ? kTurns : 1;
+  static constexpr int kKeptTurns = kKept ? kTurns : 1;
 
-  // `read(at, column, values)` gives the values of a turn, in a long span twice.
+  // `read(at, column, values)` returns the values of an iteration, in a long span twice.
   template <class Read> static __device__ __forceinline__ void write(C* codes, float* scales, int tile, Read read) {
     const i64 row = tile / kSpans;
     const int start = tile % kSpans * kSpan;
-    float values[kHeld][kWidth];
+    float values[kKeptTurns][kWidth];
     const auto store = [&](const float (&x)[kWidth], int column, float reciprocal) {
       *reinterpret_cast<Vec<C, kWidth>*>(codes + row * kCols + column) = codes_of<C, kWidth>(x, reciprocal);
     };
     const auto column_of = [&](int turn) { return start + (turn * kBlock + int(threadIdx.x)) * kWidth; };
     const auto within = [&](int column) { return column < kCols && (kSpans == 1 || column < start + kSpan); };
     if constexpr (kByLanes) {
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
       for (int turn = 0; turn < kTurns; ++turn) {
         const int column = column_of(turn), at = kKept ? turn : 0;
         u32 largest = 0;
@@ -62,7 +63,7 @@ template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan
     } else {
       // load
       u32 largest = 0;
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
       for (int turn = 0; turn < kTurns; ++turn) {
         const int column = column_of(turn), at = kKept ? turn : 0;
         if (!within(column)) continue;
@@ -76,7 +77,7 @@ template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan
       if (threadIdx.x == 0) scales[tile] = scale;
 
       // store
-#pragma unroll kHeld
+#pragma unroll kKeptTurns
       for (int turn = 0; turn < kTurns; ++turn) {
         const int column = column_of(turn), at = kKept ? turn : 0;
         if (!within(column)) continue;
@@ -131,7 +132,7 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kPart, 
 
   __device__ __forceinline__ void tile(int tile) {
     const T* from = x + i64(tile) * kCols;
-    const auto read = [&](int column, float (&held)[kWidth]) { Row::read(from + column, held); };
+    const auto read = [&](int column, float (&elements)[kWidth]) { Row::read(from + column, elements); };
     const auto moments = row.moments(read);
     Span::write(codes, scales, tile, [&](int at, int column, float (&values)[kWidth]) {
       const auto normed = row.normed(moments, weight, nullptr, at, column, read);
@@ -159,7 +160,7 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kBlock>
   __device__ __forceinline__ void tile(int tile) {
     const T* from = x + i64(tile) * kCols;
     const float reciprocal = __frcp_rn(*scale);
-    const auto read = [&](int column, float (&held)[kWidth]) { Row::read(from + column, held); };
+    const auto read = [&](int column, float (&elements)[kWidth]) { Row::read(from + column, elements); };
     const auto moments = row.moments(read);
     Row::each([&](int at, int column) {
       const auto normed = row.normed(moments, weight, nullptr, at, column, read);

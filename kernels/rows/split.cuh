@@ -1,4 +1,4 @@
-// Each row of x cut into parts: x [rows][sum of kSizes] to one [rows][size] for each size, of T.
+// Splits each row of x into parts: x [rows][sum of kSizes] to one [rows][size] for each size, of T.
 //
 //   Grid: rows, one block each.
 #pragma once

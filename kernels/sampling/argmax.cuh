@@ -1,7 +1,7 @@
 // The index of the largest of the first kClasses elements of each row, the smallest such index on a tie.
 //
 //   best [rows] i32; x [rows][kCols] of T. -1 where a row has NaN or +inf among its classes, or nothing finite.
-//   Grid: rows * kCluster; a cluster of kCluster blocks shares a row and merges in the memory of its first block.
+//   Grid: rows * kCluster; a cluster of kCluster blocks shares a row and merges in its first block's memory.
 #pragma once
 #include "common/body.cuh"
 #include "common/reduce.cuh"
@@ -10,7 +10,7 @@
 
 namespace smelt {
 
-// A value and where it stood.
+// A value and its index.
 struct Candidate {
   float value;
   int index;
@@ -27,7 +27,7 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kWidth = vector_width<T, kCols>();
   static constexpr int kStride = kCluster * kThreads * kWidth;  // of the columns of a thread
-  static constexpr int kBatch = 4;                              // vectors that a thread has on their way
+  static constexpr int kBatch = 4;                              // vectors in flight per thread
   static constexpr int kNone = 0x7fffffff;  // nothing larger than -inf yet
   static constexpr int kUnusable = -1;
   using Values = Vec<T, kWidth>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use codegen::{ProgramShape, Request, Target, place, select};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use ir::{Graph, MadeWeights, OpSet, Stage, text, verify};
+use ir::{DerivedWeights, Graph, OpSet, Stage, text, verify};
 use passes::pipeline::{self, Entry};
 use passes::{Pass, PassContext};
 use tests::{SeededWeights, folder, limits, lower, model_graph};
@@ -37,7 +37,7 @@ fn compilation(criterion: &mut Criterion) {
 /// Each pass on the graph as it finds it. Returns the graph behind the last.
 fn passes_of_the_pipeline(criterion: &mut Criterion, layers: u32, mut graph: Graph) -> Graph {
     let weights = SeededWeights::of(&graph, true);
-    let weights = MadeWeights::over(&weights);
+    let weights = DerivedWeights::over(&weights);
     let context = PassContext::new(&weights);
     let mut seen: Vec<String> = Vec::new();
     for pass in pipeline::standard().entries().iter().filter_map(pass) {

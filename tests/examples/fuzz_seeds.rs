@@ -1,5 +1,5 @@
-//! Writes what fuzzing starts from into a folder: the text of every case, small plans for each target, and the words of
-//! the IR as a dictionary. `cargo run -p tests --example fuzz_seeds -- fuzz/corpus`
+//! Writes fuzzing seeds to a directory: the text of every case, small plans for each target, and the words of the IR as
+//! a dictionary. `cargo run -p tests --example fuzz_seeds -- fuzz/corpus`
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use passes::pipeline;
 use plan::PlanFile;
 use tests::{Case, SeededWeights, cases, lower, run_passes};
 
-/// Cases whose plans are written, by the number that they are taken at: neighbours are much alike.
+/// Cases whose plans are written, by index: neighbours are similar.
 const EVERY: usize = 7;
 
 fn main() -> Result<(), String> {
@@ -39,8 +39,8 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// The plan of a case as `plan_file` takes it, without what lies between the fields of the header and the metadata.
-/// Small: weights are made, and code is left out. False where the target does not take the graph.
+/// The plan of a case as `plan_file` takes it, without the padding between the fields of the header and the metadata.
+/// Small: weights are random, and code is omitted. False if the target does not support the graph.
 fn write_plan(case: &Case, target: Target, folder: &Path) -> Result<bool, String> {
     let graph = case.graph()?;
     let weights = SeededWeights::of(&graph, true);
@@ -61,7 +61,7 @@ fn write_plan(case: &Case, target: Target, folder: &Path) -> Result<bool, String
     Ok(true)
 }
 
-/// The header of machine code for CUDA, with nothing behind it.
+/// The ELF header of CUDA machine code, with nothing after it.
 fn empty_image() -> Vec<u8> {
     let mut image = b"\x7fELF\x02\x01".to_vec();
     image.resize(64, 0);

@@ -1,4 +1,4 @@
-//! Seeded rows for what the linears of a graph read and its KV cache keeps.
+//! Seeded rows for the inputs of a graph's linear layers and for its KV cache.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use plan::RandomPart;
 
 /// Rows that are kept of each tensor.
 const ROWS: usize = 24;
-/// This channel is larger than the others, so that searches have something to find.
+/// The factor of one channel, so that searches have something to find.
 const OUTLIER: usize = 1;
 
 /// Random activations by their names, one channel of each an outlier.

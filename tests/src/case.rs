@@ -9,17 +9,17 @@ use ir::{Graph, OpSet};
 /// One `.ir` file.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Where it is, below the folder of cases and without `.ir`.
+    /// Its path, relative to the directory of cases and without `.ir`.
     pub name: String,
     /// The file.
     pub path: PathBuf,
-    /// The first word behind `// test:`.
+    /// The first word after `// test:`.
     pub command: String,
-    /// The words behind it.
+    /// The words after it.
     pub args: Vec<String>,
     /// `// sizes: T = 9, B = 2`: the sizes of a step.
     pub sizes: BTreeMap<String, u64>,
-    /// `// weights: dummy`: constants are random runs that the plan names instead of holding them.
+    /// `// weights: dummy`: constants are random runs that the plan describes.
     pub dummy_weights: bool,
     /// The whole text, comments included.
     pub text: String,
@@ -43,14 +43,14 @@ impl Case {
         let first = text.lines().next().and_then(|line| line.strip_prefix("// test: "));
         let first = first.ok_or_else(|| format!("{name}: expected `// test: COMMAND` on the first line"))?;
         let mut words = first.split_whitespace().map(str::to_owned);
-        let command = words.next().ok_or_else(|| format!("{name}: expected a command behind `// test:`"))?;
+        let command = words.next().ok_or_else(|| format!("{name}: expected a command after `// test:`"))?;
         let header = |key: &str| text.lines().find_map(|line| line.strip_prefix("// ")?.strip_prefix(key));
         let sizes = sizes(header("sizes: ").unwrap_or_default()).map_err(|error| format!("{name}: {error}"))?;
         let dummy_weights = header("weights: ") == Some("dummy");
         Ok(Case { name, path: path.to_owned(), command, args: words.collect(), sizes, dummy_weights, text })
     }
 
-    /// The same case with KV blocks of another size.
+    /// The same case with another KV block size.
     pub fn with_block_tokens(&self, tokens: u32) -> Case {
         let mut text = String::new();
         let mut rest = self.text.as_str();
@@ -65,23 +65,23 @@ impl Case {
         Case { text, ..self.clone() }
     }
 
-    /// The same case with other values for its inputs and constants, which are random by their names.
+    /// The same case with other values for its inputs and constants, which are random by name.
     pub fn reseeded(&self, seed: &str) -> Case {
         let text = self.text.replace("constant @\"", &format!("constant @\"{seed}."));
         Case { name: format!("{}, seed {seed}", self.name), text, ..self.clone() }
     }
 
-    /// The text with its places in the graph; it may name these ops.
+    /// The parsed text with positions; it may use these ops.
     pub fn parsed(&self, ops: &OpSet) -> Result<Parsed, String> {
         ir::text::parse(&self.text, ops).map_err(|error| error.to_string())
     }
 
-    /// The graph of a text that names smelt's ops, legal as a frontend's.
+    /// The graph of a text with smelt's ops, legal as imported.
     pub fn graph(&self) -> Result<Graph, String> {
         self.graph_of(&OpSet::standard())
     }
 
-    /// The graph of a text that may name these ops, legal as a frontend's.
+    /// The graph of a text with these ops, legal as imported.
     pub fn graph_of(&self, ops: &OpSet) -> Result<Graph, String> {
         let graph = self.parsed(ops)?.graph;
         match ir::verify(&graph, ir::Stage::Imported) {
@@ -96,7 +96,7 @@ impl Case {
         code.filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
     }
 
-    /// The errors that comments at the ends of lines announce.
+    /// The errors of comments at the ends of lines.
     pub fn expected_errors(&self) -> Vec<ExpectedError> {
         let lines = (1..).zip(self.text.lines());
         let errors = lines.flat_map(|(line, text)| {

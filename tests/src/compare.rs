@@ -5,7 +5,7 @@ use passes::Numerics;
 
 use crate::StepOutputs;
 
-/// How far values may be apart.
+/// The allowed difference of values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tolerance {
     /// Equal bits.
@@ -15,18 +15,18 @@ pub enum Tolerance {
 }
 
 impl Tolerance {
-    /// What these numerics allow in this graph.
+    /// The tolerance of these numerics in this graph.
     pub fn of(numerics: Numerics, graph: &Graph) -> Tolerance {
         match numerics {
             Numerics::Exact => Tolerance::Exact,
-            // what is different by design agrees with nothing but itself
+            // graphs that differ by design are not compared
             Numerics::Rounding | Numerics::Different => Tolerance::Relative(rounding(coarsest(graph))),
         }
     }
 }
 
-/// The tolerance where values are rounded to `dtype` on the way: some units in the last place, for a fused op rounds
-/// once where several ops round each, and a value beside a rounding boundary may fall to either side.
+/// The tolerance if values are rounded to `dtype` in between: some units in the last place, since a fused op rounds
+/// once where several ops round each, and a value near a rounding boundary may be rounded either way.
 fn rounding(dtype: DType) -> f32 {
     match dtype {
         // 2^-24 for each of some hundred additions in another order
@@ -35,13 +35,13 @@ fn rounding(dtype: DType) -> f32 {
         DType::F16 => 4e-3,
         // 8 bits: 5 halves of a unit of 2^-7
         DType::BF16 => 2e-2,
-        // a code beside a rounding boundary may fall to either side: some such among the terms of a sum
+        // a value near a rounding boundary may be quantized either way: some such among the terms of a sum
         DType::I8 | DType::F8E4M3 | DType::I4 => 3e-2,
     }
 }
 
-/// The dtype of the fewest bits through which a value of a step passes; the KV cache counts, weights do not: they
-/// are the same on both sides.
+/// The narrowest dtype through which a value of a step passes; the KV cache counts, weights do not: they are the same
+/// on both sides.
 fn coarsest(graph: &Graph) -> DType {
     let results = graph.ops().flat_map(|id| graph.results(id)).filter(|value| !graph.is_constant(*value));
     let values = results.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
@@ -51,7 +51,7 @@ fn coarsest(graph: &Graph) -> DType {
     found.unwrap_or(DType::F32)
 }
 
-/// Compares the outputs of all steps; the error names the worst place.
+/// Compares the outputs of all steps; the error names the largest difference.
 pub fn compare(
     graph: &Graph,
     expected: &[StepOutputs],
@@ -62,7 +62,7 @@ pub fn compare(
         return Err(format!("expected {} steps, found {}", expected.len(), found.len()));
     }
     for (step, (expected, found)) in expected.iter().zip(found).enumerate() {
-        // a pass may show more values behind those that there were
+        // a pass may add outputs after the existing ones
         if expected.len() > found.len() {
             return Err(format!("step {step}: expected {} outputs, found {}", expected.len(), found.len()));
         }

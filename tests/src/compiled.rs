@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use crate::{SeededWeights, device, run_passes};
 
-/// A graph that went all the way.
+/// A fully compiled graph.
 pub struct Compiled {
     /// After the pipeline.
     pub graph: Graph,
-    /// What each pass did.
+    /// Statistics of each pass.
     pub passes: Vec<PassReport>,
     /// The kernel of each op.
     pub selection: String,
@@ -24,7 +24,7 @@ pub struct Compiled {
     _folder: TempDir,
 }
 
-/// Runs the standard pipeline and lowers what comes out. Limits are the bounds of the graph's symbols.
+/// Runs the standard pipeline and lowers the result. Limits are the bounds of the graph's symbols.
 pub fn compile(graph: &Graph, target: Target, weights: &SeededWeights, kv_blocks: u32) -> Result<Compiled, String> {
     compile_with(&Driver::new(), graph, target, weights, kv_blocks)
 }
@@ -40,7 +40,7 @@ pub fn compile_with(
     compile_for(driver, graph, target, driver.catalog(target), weights, kv_blocks)
 }
 
-/// As [`compile_with`], with kernels that are not the driver's, or that timings choose.
+/// As [`compile_with`], with kernels that are not the driver's, or with timings.
 pub fn compile_for(
     driver: &Driver,
     graph: &Graph,
@@ -66,7 +66,7 @@ pub fn compile_for(
     Ok(Compiled { graph, passes, selection, file: Arc::new(file), _folder: folder })
 }
 
-/// Lowers a graph that has been through the passes.
+/// Lowers a graph after the passes.
 pub fn lower(
     driver: &Driver,
     graph: &Graph,

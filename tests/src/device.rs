@@ -1,4 +1,5 @@
-//! What this machine has for GPU tests: NVRTC, and a device. Both may be missing, and whoever needs them says so.
+//! The GPU test requirements of this machine: NVRTC, and a device. Both may be missing, and tests that need them say
+//! so.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -6,7 +7,7 @@ use std::sync::LazyLock;
 use codegen::cuda::{Compiler, find};
 use runtime::CudaExecutor;
 
-/// NVRTC, or why there is none. `SMELT_CUDA_HOME` is a folder that holds it or has it below `lib`.
+/// NVRTC, or why there is none. `SMELT_CUDA_HOME` is a directory that holds it or has it below `lib`.
 pub fn compiler() -> Result<Compiler, String> {
     static FOUND: LazyLock<Result<Compiler, String>> = LazyLock::new(|| {
         let mut folders: Vec<PathBuf> = std::env::var_os("SMELT_CUDA_HOME").map(PathBuf::from).into_iter().collect();

@@ -34,7 +34,7 @@ pub fn execute(
     Ok(outputs)
 }
 
-/// The values of an input as an executor takes them.
+/// The values of an input in an executor's form.
 fn input(tensor: &HostTensor) -> InputData<'_> {
     match &tensor.data {
         HostData::I32(values) => InputData::Values(values),

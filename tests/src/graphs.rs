@@ -1,27 +1,27 @@
-//! Random graphs over all ops: well-typed, with values that stay finite, and made of pieces that fusions look for.
+//! Random graphs over all ops: well-typed, with values that stay finite, and made of pieces that fusions match.
 //!
-//! Any byte makes some graph, so that what generates bytes need know nothing of graphs, and can shorten them.
+//! Any byte string gives some graph, so that generators need know nothing of graphs, and can shorten them.
 
 use ir::ops::{
     Add, AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Cast, Clamp, Concat, Dequantize, Embedding, Epilogues,
     FusedLinear, GatherRows, Gelu, GeluTanh, LayerNorm, Linear, Mul, Offset, PagedAttention, Quantize, QuantizeBlocks,
-    Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Scaled, Sigmoid, Silu, SiluMul, Softcap,
+    Quantized, Relu, RmsNorm, Rope, RopeAppendKv, RopeFrequencies, RopeScaling, Scale, Sigmoid, Silu, SiluMul, Softcap,
     Split, Swiglu, Tanh,
 };
 use ir::{DType, Graph, KvDecl, Op, OpDef, TensorType, Value};
 use plan::{Dim, Symbol, SymbolDecl};
 
-/// One piece of a graph: which, over which earlier values, and a detail such as a dtype or a bias.
+/// One piece of a graph: its kind, its earlier operands, and a detail such as a dtype or a bias.
 pub type Piece = (u8, u8, u8, u8);
 
-/// Width of all values that pieces take and give, so that any piece fits behind any other.
+/// Width of all values, so that any piece can follow any other.
 const WIDTH: u64 = 8;
 const HEAD_DIM: u32 = 4;
 /// Key and value heads of the KV groups.
 const KV_HEADS: [u32; 2] = [1, 2];
 const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
-/// The pieces. One more is one more line here and a function below.
+/// The pieces. Another one is another line here and a function below.
 const PIECES: [fn(&mut Builder, Piece); 22] = [
     Builder::embedding,
     Builder::sum,
@@ -47,8 +47,8 @@ const PIECES: [fn(&mut Builder, Piece); 22] = [
     Builder::packed_attention,
 ];
 
-/// The graph of these pieces. With `narrow`, values are of several dtypes; without, all values of a step are f32, which is
-/// what the CPU takes. Some values are outputs, others may be dead.
+/// The graph of these pieces. With `narrow`, values have several dtypes; without, all values of a step are f32, as the
+/// CPU requires. Some values are outputs, others may be dead.
 pub fn random_graph(pieces: &[Piece], narrow: bool) -> Graph {
     let mut builder = Builder::new(pieces, narrow);
     builder.embedding((0, 0, 0, 0));
@@ -63,13 +63,13 @@ pub fn random_graph(pieces: &[Piece], narrow: bool) -> Graph {
     graph
 }
 
-/// The same graph with every value in f32. Fused ops round less often: in f32 that shows nowhere, while in 16 bits, the
-/// norms and products of a deep graph enlarge it without bound.
+/// The same graph with every value in f32. Fused ops round less often: in f32 that is not visible, while in 16 bits,
+/// the norms and products of a deep graph amplify it without bound.
 pub fn in_f32(graph: &Graph) -> Graph {
     let widened = |line: &str| {
         let line = line.replace("bf16", "f32").replace("f16", "f32");
         // other ops name a dtype only where it is another than their operand's
-        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("scaled = [x");
+        let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("quantized = [x");
         let dropped = |line: String| {
             line.replace("to = f32, codes", "codes").replace(", to = f32}", "}").replace(" {to = f32}", "")
         };
@@ -85,7 +85,7 @@ struct Builder {
     narrow: bool,
     /// Floating-point rows, `[T, WIDTH]` or `[R, WIDTH]`.
     values: Vec<Value>,
-    /// What nothing reads: results of `argmax`, and codes of sums.
+    /// Values that nothing reads: results of `argmax`, and quantized sums.
     last: Vec<Value>,
     constants: u64,
     /// Layers of the KV groups that have been used.
@@ -119,7 +119,7 @@ impl Builder {
         self.graph.find(name).expect("all graphs have the same inputs")
     }
 
-    /// A weight; every fifth is one that the graph has already, under another name.
+    /// A weight; every fifth is an existing one, under another name.
     fn constant(&mut self, dtype: DType, shape: &[u64]) -> Value {
         self.constants += 1;
         let size: Vec<String> = shape.iter().map(u64::to_string).collect();
@@ -148,7 +148,7 @@ impl Builder {
         alike[usize::from(index) % alike.len()]
     }
 
-    /// An earlier value with a row for each token.
+    /// An earlier value with a row per token.
     fn pick_tokens(&self, index: u8) -> Value {
         let tokens = self.graph.tensor(self.input("tokens")).map(|ty| ty.shape[0].clone());
         let has_tokens = |value: &Value| self.graph.tensor(*value).map(|ty| ty.shape[0].clone()) == tokens;
@@ -156,13 +156,13 @@ impl Builder {
         rows[usize::from(index) % rows.len()]
     }
 
-    /// The dtype that an op over `x` rounds to.
+    /// The result dtype of an op over `x`.
     fn to(&self, x: Value, detail: u8) -> Option<DType> {
         let to = FLOATS[usize::from(detail) % 3];
         (self.narrow && detail % 2 == 1 && to != self.dtype(x)).then_some(to)
     }
 
-    /// `x` in another dtype, where it has that.
+    /// `x` in another dtype, if it has that.
     fn rounded(&mut self, x: Value, to: DType) -> Value {
         if self.dtype(x) == to { x } else { self.add(Cast { to }, &[x]) }
     }
@@ -178,14 +178,14 @@ impl Builder {
 
     /// Values of a deep graph stay finite when products and sums are normalized.
     fn norm(&mut self, x: Value, detail: u8) -> Value {
-        let gain = self.constant(DType::F16, &[WIDTH]);
-        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, gain])
+        let weight = self.constant(DType::F16, &[WIDTH]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: None, to: self.to(x, detail) }, &[x, weight])
     }
 
-    /// The norm of each head, as queries and keys have it.
+    /// The norm of each head, as for queries and keys.
     fn head_norm(&mut self, x: Value) -> Value {
-        let gain = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
-        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, gain])
+        let weight = self.constant(DType::F16, &[u64::from(HEAD_DIM)]);
+        self.add(RmsNorm { eps: 1e-5, head_dim: Some(HEAD_DIM), to: None }, &[x, weight])
     }
 
     fn embedding(&mut self, (_, _, _, detail): Piece) {
@@ -205,8 +205,8 @@ impl Builder {
         let a = self.pick(a);
         let b = self.like(a, b);
         if detail.is_multiple_of(3) {
-            let gain = self.constant(DType::F32, &[WIDTH]);
-            let sum = self.add(AddRmsNorm { eps: 1e-5, to: self.to(a, detail) }, &[a, b, gain]);
+            let weight = self.constant(DType::F32, &[WIDTH]);
+            let sum = self.add(AddRmsNorm { eps: 1e-5, to: self.to(a, detail) }, &[a, b, weight]);
             return self.values.extend([sum, Value { result: 1, ..sum }]);
         }
         let sum = self.add(Add {}, &[a, b]);
@@ -214,7 +214,7 @@ impl Builder {
         self.values.extend([sum, normed]);
     }
 
-    /// Of a value or of a sum, with a bias and without.
+    /// Of a value or of a sum, with and without a bias.
     fn layer_norm(&mut self, (_, a, b, detail): Piece) {
         let a = self.pick(a);
         let b = self.like(a, b);
@@ -256,7 +256,7 @@ impl Builder {
         self.values.push(active);
     }
 
-    /// Codes on both sides, of rows of a table: of values that are rounded elsewhere, a code may fall to the other side.
+    /// Quantized operands, of rows of a table: values with other roundings may be quantized either way.
     fn codes_of_a_norm(&mut self, (_, a, b, detail): Piece) {
         self.embedding((0, 0, 0, detail));
         let Some(x) = self.values.pop() else { return };
@@ -266,14 +266,19 @@ impl Builder {
         let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
         let weight = self.add(blocks, &[numbers]);
         let scales = [codes, weight].map(|codes| Value { result: 1, ..codes });
-        let scaled = Scaled { x: true, weight: true, zero: false };
-        let product =
-            FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(self.dtype(x)), codes: None };
+        let quantized = Quantized { x: true, weight: true, zero_point: false };
+        let product = FusedLinear {
+            prologue: None,
+            quantized,
+            epilogue: Epilogues::default(),
+            to: Some(self.dtype(x)),
+            codes: None,
+        };
         let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
         self.values.push(y);
     }
 
-    /// Codes of a norm or a linear, by a scale so small that the next code is as good as equal.
+    /// A quantized norm or linear layer, with a scale so small that one step is within tolerance.
     fn codes_by_one_scale(&mut self, (_, a, b, detail): Piece) {
         self.embedding((0, 0, 0, detail));
         let Some(x) = self.values.pop() else { return };
@@ -283,13 +288,19 @@ impl Builder {
         let codes = self.add(Quantize { to: DType::I8 }, &[y, scale]);
         let numbers = self.constant(DType::F16, &[WIDTH, WIDTH]);
         let weight = self.add(QuantizeBlocks { to: DType::I8, rows: None, cols: None }, &[numbers]);
-        let scaled = Scaled { x: true, weight: true, zero: false };
-        let sum = FusedLinear { before: None, scaled, behind: Epilogues::default(), to: Some(DType::F32), codes: None };
+        let quantized = Quantized { x: true, weight: true, zero_point: false };
+        let sum = FusedLinear {
+            prologue: None,
+            quantized,
+            epilogue: Epilogues::default(),
+            to: Some(DType::F32),
+            codes: None,
+        };
         let sum = self.add(sum, &[codes, weight, scale, Value { result: 1, ..weight }]);
         self.last.push(sum);
     }
 
-    /// Only weights are codes: of activations that are rounded elsewhere, a code may fall to the other side.
+    /// Only weights are quantized: activations with other roundings may be quantized either way.
     fn linear_over_codes(&mut self, (_, a, b, detail): Piece) {
         let x = self.pick(a);
         let numbers = self.constant(FLOATS[usize::from(detail) % 3], &[WIDTH, WIDTH]);
@@ -305,9 +316,15 @@ impl Builder {
             }
         };
         let y = if detail.is_multiple_of(2) {
-            let scaled = Scaled { weight: true, ..Scaled::default() };
+            let quantized = Quantized { weight: true, ..Quantized::default() };
             self.add(
-                FusedLinear { before: None, scaled, behind: Epilogues::default(), to: self.to(x, b), codes: None },
+                FusedLinear {
+                    prologue: None,
+                    quantized,
+                    epilogue: Epilogues::default(),
+                    to: self.to(x, b),
+                    codes: None,
+                },
                 &[x, codes, scale],
             )
         } else {
@@ -360,7 +377,7 @@ impl Builder {
         self.values.push(normed);
     }
 
-    /// A few ops on elements in a row, their last value normalized.
+    /// A few elementwise ops in sequence, their last value normalized.
     fn elementwise(&mut self, (_, a, b, detail): Piece) {
         let mut x = self.pick(a);
         for turn in 0..1 + b % 3 {
@@ -380,7 +397,7 @@ impl Builder {
         self.values.push(normed);
     }
 
-    /// `silu` as some write it.
+    /// `silu` written with a sigmoid.
     fn spelled_out(&mut self, (_, a, _, detail): Piece) {
         let x = self.pick(a);
         let sigmoid = self.add(Sigmoid {}, &[x]);
@@ -396,7 +413,7 @@ impl Builder {
         self.values.push(cast);
     }
 
-    /// Casts, joins and splits that give what they take.
+    /// Casts, joins and splits without effect.
     fn nothing_done(&mut self, (_, a, _, detail): Piece) {
         let x = self.pick(a);
         let dtype = self.dtype(x);
@@ -441,7 +458,7 @@ impl Builder {
         self.values.push(rotated);
     }
 
-    /// A layer of the KV cache that nothing has used.
+    /// An unused layer of the KV cache.
     fn layer(&mut self, detail: u8) -> (u32, u32) {
         let group = usize::from(detail) % 2;
         self.layers[group] += 1;
@@ -456,7 +473,7 @@ impl Builder {
         self.values.push(mixed);
     }
 
-    /// Attention as a checkpoint spells it: three linears, two rotations, with biases and without.
+    /// Attention as in a checkpoint: three linear layers, two RoPE ops, with and without biases.
     fn attention(&mut self, (_, a, b, detail): Piece) {
         let x = self.pick_tokens(a);
         let (group, layer) = self.layer(b);
@@ -483,9 +500,10 @@ impl Builder {
         let to = self.to(qkv, detail / 2);
         if detail.is_multiple_of(2) {
             let norm_eps = detail.is_multiple_of(3).then_some(1e-5);
-            let gains = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
+            let weights = norm_eps.map(|_| [0; 2].map(|_| self.constant(DType::F16, &[u64::from(HEAD_DIM)])));
             let fused = RopeAppendKv { group, layer, head_dim: HEAD_DIM, heads, kv_heads, norm_eps, to };
-            let operands = [qkv, positions, starts, table, frequencies].into_iter().chain(gains.into_iter().flatten());
+            let operands =
+                [qkv, positions, starts, table, frequencies].into_iter().chain(weights.into_iter().flatten());
             let q = self.add(fused, &operands.collect::<Vec<_>>());
             return self.attend(q, Value { result: 1, ..q }, (group, layer));
         }

@@ -1,8 +1,8 @@
-//! The steps that a case is evaluated over: two that mix prompt chunks and single tokens, then one of decoding.
+//! The steps of a case: two that mix prompt chunks and single tokens, then one decode step.
 //!
-//! Sequences start at position 0 and grow, so that every step reads what those before it wrote to the KV cache. Their
-//! blocks come in shuffled order, some tokens behind the last sequence are padding, and from three sequences on, one
-//! brings nothing to the second step.
+//! Sequences start at position 0 and grow, so that every step reads what earlier steps wrote to the KV cache. Their
+//! blocks are in shuffled order, some tokens after the last sequence are padding, and from three sequences on, one has
+//! no tokens in the second step.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -38,7 +38,7 @@ const STEPS: u64 = 3;
 const MOST_BLOCKS: u64 = 1 << 16;
 
 impl Scenario {
-    /// The steps of the case `name` over `graph`. Sizes that are not given are small.
+    /// The steps of the case `name` over `graph`. Default sizes are small.
     pub fn new(name: &str, sizes: &BTreeMap<String, u64>, graph: &Graph) -> Result<Scenario, String> {
         let mixed = mixed_sizes(sizes, graph)?;
         let largest_batch = bound(graph, "B").unwrap_or(1);
@@ -112,7 +112,7 @@ struct Packer {
     cached: Vec<u64>,
     /// Blocks of each sequence.
     tables: Vec<Vec<i32>>,
-    /// Tokens that the blocks of a sequence hold.
+    /// Block size.
     capacity: u64,
     blocks: u32,
 }
@@ -126,7 +126,7 @@ impl Packer {
         }
         let block_tokens = graph.kv().iter().map(|group| u64::from(group.block_tokens)).min().unwrap_or(8);
         let mut random = Random::named(name);
-        // Every block, number 0 too, belongs to a sequence: what padding writes would be seen.
+        // Every block, also number 0, belongs to a sequence: writes of padding would be noticed.
         let mut blocks: Vec<i32> = (0..(sequences * blocks_per_sequence) as i32).collect();
         random.shuffle(&mut blocks);
         Ok(Packer {
@@ -139,7 +139,7 @@ impl Packer {
         })
     }
 
-    /// Tokens that each sequence brings to a mixed step of this many, padding included.
+    /// Tokens of each sequence in a mixed step of this many, padding included.
     fn chunks(&mut self, tokens: u64, step: u64) -> Vec<u64> {
         let sequences = self.cached.len() as u64;
         let padding = tokens.saturating_sub(sequences).min(1 + tokens / 8);
@@ -153,7 +153,7 @@ impl Packer {
             if open.is_empty() {
                 break;
             }
-            // one each, then as it comes: chunks of different lengths
+            // one each, then random: chunks of different lengths
             let index = if turn < open.len() { turn } else { self.random.below(open.len() as u64) as usize };
             counts[open[index]] += 1;
             room[open[index]] -= 1;

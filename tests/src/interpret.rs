@@ -1,6 +1,6 @@
-//! What a graph means over the steps of a scenario, and graphs after passes.
+//! The interpreter over the steps of a scenario, and graphs after passes.
 
-use ir::{Environment, Graph, HostData, KvState, MadeWeights, WeightSource, evaluate};
+use ir::{DerivedWeights, Environment, Graph, HostData, KvState, WeightSource, evaluate};
 use passes::{PassContext, PassManager, PassReport, Pipeline, Silent};
 
 use crate::{Scenario, SeededActivations};
@@ -20,20 +20,20 @@ pub fn interpret(graph: &Graph, weights: &dyn WeightSource, scenario: &Scenario)
     Ok(outputs)
 }
 
-/// The graph after a pipeline of passes that make no weights, and what each pass did.
+/// The graph after a pipeline of passes without derived weights, and the statistics of each pass.
 pub fn run_passes(
     pipeline: &Pipeline,
     graph: &Graph,
     weights: &dyn WeightSource,
 ) -> Result<(Graph, Vec<PassReport>), String> {
-    run_passes_over(pipeline, graph, &MadeWeights::over(weights))
+    run_passes_over(pipeline, graph, &DerivedWeights::over(weights))
 }
 
-/// The same with a place for weights that passes make. Activations are seeded.
+/// The same with storage for derived weights. Activations are seeded.
 pub fn run_passes_over(
     pipeline: &Pipeline,
     graph: &Graph,
-    weights: &MadeWeights<'_>,
+    weights: &DerivedWeights<'_>,
 ) -> Result<(Graph, Vec<PassReport>), String> {
     let activations = SeededActivations::of(graph);
     let calibration = activations.calibration();

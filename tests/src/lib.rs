@@ -1,6 +1,6 @@
-//! Tests that are texts: `cases/**/<case>.ir` says on its first line what is tested, `<case>.snap` beside it keeps
-//! the outcome. One command a file, in `commands/`; `cargo test -p tests --test filetests` runs all of them. Another
-//! package has cases of its own with a [`Suite`] and [`filetests!`].
+//! Tests as text: `cases/**/<case>.ir` has a command in its first line, `<case>.snap` next to it has the expected
+//! outcome. One command per file, in `commands/`; `cargo test -p tests --test filetests` runs all of them. Another
+//! package has its own cases with a [`Suite`] and [`filetests!`].
 
 mod activations;
 mod case;
@@ -36,7 +36,7 @@ pub use runner::{Suite, cases, folder, run};
 pub use traced::Traced;
 pub use weights::SeededWeights;
 
-/// A test for each command, over the cases of a [`Suite`].
+/// A test per command, over the cases of a [`Suite`].
 #[macro_export]
 macro_rules! filetests {
     (@commands $suite:expr; $($name:ident),*) => {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::folder;
 
-/// Every model of the repository: the demo, the oracles, and the shapes that are measured.
+/// Every model of the repository: the demo, the oracles, and the benchmark shapes.
 pub fn model_folders() -> Result<Vec<PathBuf>, String> {
     let root = folder().join("..");
     let mut found = vec![root.join("models/demo")];
@@ -24,8 +24,8 @@ pub fn model_folders() -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-/// The graph of the model in a folder as `compile` imports it for a target, for steps of 512 tokens and 8 sequences;
-/// with another number of layers, where one is given.
+/// The graph of the model in a directory as `compile` imports it for a target, for steps of 512 tokens and 8 sequences;
+/// optionally with another number of layers.
 pub fn model_graph(folder: &Path, layers: Option<u32>, target: Target) -> Result<Graph, String> {
     let path = folder.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -1,5 +1,5 @@
-//! A Llama checkpoint with channels of activations 128 times as large, and the weights that meet them as small: the model
-//! is the same bit for bit, and harder to quantize.
+//! A Llama checkpoint with activation channels 128 times as large, and the matching weights scaled down: the same model
+//! bit for bit, but harder to quantize.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,8 +11,8 @@ use serde_json::Value;
 /// A power of two, by which bf16 is multiplied exactly.
 const BY: f32 = 128.0;
 
-/// Copies a checkpoint in bf16 into `out`, with outliers behind both norms of every layer, in front of `down_proj` and
-/// in front of `o_proj`.
+/// Copies a bf16 checkpoint to `out`, with outliers after both norms of every layer, before `down_proj` and before
+/// `o_proj`.
 pub fn plant_outliers(model: &Path, out: &Path) -> Result<(), String> {
     let read = |name: &str| fs::read(model.join(name)).map_err(|error| format!("{name}: {error}"));
     let config: Value = serde_json::from_slice(&read("config.json")?).map_err(|error| error.to_string())?;
@@ -77,7 +77,7 @@ impl Weights {
         let (Some(width), &[start, end], "BF16") = (shape.last(), &place[..], dtype) else {
             return Err(format!("`{key}`: expected a tensor of bf16"));
         };
-        let data = self.bytes.get_mut(self.data + start..self.data + end).ok_or("the file is cut short")?;
+        let data = self.bytes.get_mut(self.data + start..self.data + end).ok_or("the file is truncated")?;
         for (index, cell) in data.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             if chosen(index / width, index % width) {
                 *cell = bf16::from_f32(bf16::from_le_bytes(*cell).to_f32() * by).to_le_bytes();

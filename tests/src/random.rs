@@ -9,7 +9,7 @@ pub struct Random {
 }
 
 impl Random {
-    /// A stream of its own for each name.
+    /// An independent stream per name.
     pub fn named(name: &str) -> Random {
         Random { state: RandomPart::named(name, 0, 0.0, 1.0).seed }
     }
@@ -24,7 +24,7 @@ impl Random {
         (bits ^ (bits >> 31)) % limit
     }
 
-    /// The same items in another order.
+    /// The same items, shuffled.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.below(index as u64 + 1) as usize);

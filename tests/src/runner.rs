@@ -17,7 +17,7 @@ use crate::{COMMANDS, Case, Command, Outcome, SeededWeights, run_passes, snapsho
 struct Count {
     /// Cases that name it.
     own: usize,
-    /// Cases that it ran: `roundtrip` runs on those of other commands as well.
+    /// Cases that it ran: `roundtrip` also runs on those of other commands.
     ran: usize,
     skipped: usize,
 }
@@ -25,22 +25,22 @@ struct Count {
 /// The commands that have finished.
 static FINISHED: Mutex<Vec<Count>> = Mutex::new(Vec::new());
 
-/// The cases of a package, and the driver whose ops, passes and kernels they may name.
+/// The cases of a package, and the driver with their ops, passes and kernels.
 #[derive(Clone, Debug)]
 pub struct Suite {
     /// Where the cases are.
     pub folder: PathBuf,
-    /// What they are tested with.
+    /// The driver.
     pub driver: Driver,
 }
 
 impl Suite {
-    /// smelt's own.
+    /// smelt's own suite.
     pub fn standard() -> Suite {
         Suite { folder: folder().join("cases"), driver: Driver::new() }
     }
 
-    /// All cases below the folder, by name; only those whose name contains `SMELT_CASE`, where it is set.
+    /// All cases below the directory, by name; only those whose name contains `SMELT_CASE`, if it is set.
     pub fn cases(&self) -> Result<Vec<Case>, String> {
         let mut paths = Vec::new();
         find(&self.folder, &mut paths)?;
@@ -49,7 +49,12 @@ impl Suite {
         let cases = paths.iter().map(|path| Case::load(&self.folder, path)).collect::<Result<Vec<Case>, String>>()?;
         if let Some(case) = cases.iter().find(|case| !COMMANDS.iter().any(|command| command.name() == case.command)) {
             let known: Vec<&str> = COMMANDS.iter().map(|command| command.name()).collect();
-            return Err(format!("{}: unknown command `{}`, known ones: {}", case.name, case.command, known.join(", ")));
+            return Err(format!(
+                "{}: unknown command `{}`, expected one of: {}",
+                case.name,
+                case.command,
+                known.join(", ")
+            ));
         }
         Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
     }
@@ -59,7 +64,7 @@ impl Suite {
         case.graph_of(self.driver.ops())
     }
 
-    /// The graph of a case behind the pipeline, its weights, and how values before and after may differ.
+    /// The graph of a case after the pipeline, its weights, and how values before and after may differ.
     pub fn fused(&self, case: &Case) -> Result<(Graph, SeededWeights, Numerics), String> {
         let graph = self.graph(case)?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
@@ -67,7 +72,7 @@ impl Suite {
         Ok((after, weights, self.numerics(&reports)))
     }
 
-    /// How values may differ once these passes did what they did. Fusions round, whichever they are.
+    /// How values may differ after these passes. All fusions round.
     pub fn numerics(&self, reports: &[PassReport]) -> Numerics {
         let changed = reports.iter().filter(|report| report.changed == Changed::Yes);
         let numerics = changed.filter_map(|report| Some(self.driver.passes().find(&report.name)?.numerics()));
@@ -111,8 +116,8 @@ pub fn run(name: &str) {
     Suite::standard().run(name);
 }
 
-/// The folder of this package's data. `SMELT_TESTS_DIR` says where it is when the tests run on another machine than the
-/// one that built them.
+/// The directory of this package's data. `SMELT_TESTS_DIR` is its path if the tests run on another machine than the one
+/// that built them.
 pub fn folder() -> PathBuf {
     std::env::var_os("SMELT_TESTS_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
@@ -146,7 +151,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("see above")
 }
 
-/// The skipped cases of each reason; of many, the first and their number.
+/// The skipped cases by reason; of many, the first and their number.
 fn by_reason<'a>(skipped: &'a [(&str, String)]) -> Vec<(&'a str, Vec<String>)> {
     let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
     for (case, reason) in skipped {
@@ -164,8 +169,8 @@ fn by_reason<'a>(skipped: &'a [(&str, String)]) -> Vec<(&'a str, Vec<String>)> {
     reasons
 }
 
-/// A line for the command, and one for all when the last of them is done. Written past the test harness, which would
-/// keep it from whoever runs passing tests: a skip is never silent.
+/// A line per command, and one for all when the last of them is done. Written past the test harness, which would hide
+/// it for passing tests: a skip is never silent.
 fn report(name: &str, count: Count, skipped: &[(&str, String)]) {
     let mut text = format!("filetests: {name}: {} cases, {} skipped\n", count.ran, count.skipped);
     for (reason, cases) in by_reason(skipped) {
@@ -178,6 +183,6 @@ fn report(name: &str, count: Count, skipped: &[(&str, String)]) {
         let skipped: usize = finished.iter().map(|count| count.skipped).sum();
         text.push_str(&format!("filetests: {own} cases, {skipped} skipped\n"));
     }
-    // a closed stderr is no reason to fail
+    // a closed stderr is not a failure
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

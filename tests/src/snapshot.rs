@@ -1,10 +1,10 @@
-//! Snapshots beside their cases.
+//! Snapshots next to their cases.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::Case;
 
-/// How a changed outcome is accepted.
+/// How to accept a changed outcome.
 const ACCEPT: &str =
     "read the difference, then accept it with `INSTA_UPDATE=always cargo test --test filetests -p PACKAGE`";
 
@@ -18,7 +18,7 @@ pub(crate) fn check(case: &Case, text: &str) -> Result<(), String> {
         prepend_module_to_snapshot => false,
         omit_expression => true,
     }, {
-        // insta panics where the text differs: caught, so that all cases are looked at
+        // insta panics if the text differs: caught, so that all cases run
         catch_unwind(AssertUnwindSafe(|| insta::assert_snapshot!(stem, text)))
     });
     compared.map_err(|_| match kept {
@@ -27,7 +27,7 @@ pub(crate) fn check(case: &Case, text: &str) -> Result<(), String> {
     })
 }
 
-/// Cases of commands that keep no outcome have no snapshot.
+/// Cases of commands without an outcome have no snapshot.
 pub(crate) fn refuse(case: &Case) -> Result<(), String> {
     match case.path.with_extension("snap").exists() {
         true => Err(format!("has a snapshot, but `{}` keeps none", case.command)),

@@ -1,11 +1,11 @@
-//! Plans for a GPU where there is none: launches are checked instead of run.
+//! GPU plans without a GPU: launches are checked instead of run.
 
 use std::sync::Arc;
 
 use plan::{ExecError, Executor, PlanFile, Session};
 use runtime::TraceExecutor;
 
-/// Takes plans for `sm_90a`, and runs them as [`TraceExecutor`] does.
+/// Accepts plans for `sm_90a`, and runs them as [`TraceExecutor`] does.
 #[derive(Debug, Default)]
 pub struct Traced(TraceExecutor);
 

@@ -15,7 +15,7 @@ pub struct SeededWeights {
 }
 
 impl SeededWeights {
-    /// Values for the constants of `graph`. Those that are `dummy` are also told as the run that makes them.
+    /// Values for the constants of `graph`. `dummy` ones are also described as runs.
     pub fn of(graph: &Graph, dummy: bool) -> SeededWeights {
         let constants = graph.ops().filter_map(|id| graph.cast::<Constant>(id));
         let types = constants.map(|constant| (constant.key.clone(), constant.ty.clone())).collect();
@@ -25,7 +25,7 @@ impl SeededWeights {
     fn part(&self, key: &str) -> Result<(RandomPart, DType), String> {
         let ty = self.types.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
         let elements = ty.const_shape().ok_or_else(|| format!("`{key}` has a symbolic size"))?.iter().product();
-        // Gains are around 1. The others keep the values of a few layers of some tens of elements near 1.
+        // Norm weights are around 1. The others keep the values of a few layers of some tens of elements near 1.
         let gain = ty.shape.len() == 1 && !key.ends_with("bias");
         let (mean, std) = match ty.width().filter(|_| key.ends_with("fan_in")) {
             // products with rows of values near 1 stay near 1, however long the rows are
@@ -33,8 +33,8 @@ impl SeededWeights {
             None if gain => (1.0, 0.25),
             None => (0.0, 0.5),
         };
-        // codes use most of their range
-        // zeros are codes among those that they move, which may have 4 bits
+        // quantized values use most of their range
+        // zero points are within the range of the values, which may have 4 bits
         let largest = if key.ends_with("zero") { Some(8.0) } else { ty.dtype.largest_code() };
         let unit = largest.map_or(1.0, |largest| largest / 2.0);
         Ok((RandomPart::named(key, elements, mean * unit, std * unit), ty.dtype))

@@ -1,5 +1,5 @@
-//! What formats that know activations cost in perplexity, on the demo model and on the same with outliers among its
-//! activations. The figures of the whole held-out text are in `docs/accuracy.md`.
+//! The perplexity of calibrated formats, on the demo model and on the same with planted outliers. The results on the
+//! whole held-out text are in `docs/accuracy.md`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use smelt::{
 };
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
-/// Bytes that are scored, and bytes behind them that are calibrated with.
+/// Bytes that are scored, and the following bytes for calibration.
 const BYTES: usize = 9000;
 
 fn heldout() -> String {
@@ -21,7 +21,7 @@ fn on_cpu() -> TargetChoice {
     TargetChoice::Named("cpu".to_owned())
 }
 
-/// Calibrates a model with a text that is not scored.
+/// Calibrates a model on a text that is not scored.
 fn calibrate(model: &Path, folder: &Path) -> PathBuf {
     let text = heldout();
     let (start, end) = (text.floor_char_boundary(BYTES), text.floor_char_boundary(3 * BYTES));
@@ -43,7 +43,7 @@ fn perplexity(model: &Path, precision: PrecisionOptions) -> f64 {
     score(&mut llm, &passage, windows, &mut |_, _, _| {}).unwrap().perplexity
 }
 
-/// How much more perplexity a format has, in percent.
+/// The increase of a format's perplexity, in percent.
 struct Increase<'a> {
     model: &'a Path,
     calibration: PathBuf,

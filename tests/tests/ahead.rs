@@ -1,5 +1,5 @@
-//! An engine that submits a step before it has read the last one's tokens gives the same texts, whoever ends when. The
-//! CPU computes while `submit` waits, so here its session only says that it runs ahead.
+//! An engine that submits a step before it has read the last one's tokens generates the same texts, whichever request
+//! ends when. The CPU computes during `submit`, so here its session only claims to run ahead.
 
 mod common;
 
@@ -11,7 +11,7 @@ use plan::{Bindings, ExecError, Executor, InputData, PlanFile, PortData, Session
 use runtime::CpuExecutor;
 use smelt::{CompileOptions, Driver, Quiet};
 
-/// A session that says that it runs ahead, and counts the steps that took their tokens from the step before.
+/// A session that claims to run ahead, and counts the steps that took their tokens from the previous step.
 struct Ahead {
     session: Box<dyn Session>,
     fed_back: Arc<std::sync::atomic::AtomicUsize>,
@@ -39,7 +39,7 @@ impl Session for Ahead {
     }
 }
 
-/// The tokens of each request, and how many steps were fed back.
+/// The tokens of each request, and the number of fed-back steps.
 fn run(file: &Arc<PlanFile>, ahead: bool, requests: &[(Vec<u32>, u32, bool)]) -> (Vec<Vec<u32>>, usize) {
     let fed_back = Arc::default();
     let session = CpuExecutor::new(Some(2)).unwrap().load(Arc::clone(file)).unwrap();
@@ -49,7 +49,7 @@ fn run(file: &Arc<PlanFile>, ahead: bool, requests: &[(Vec<u32>, u32, bool)]) ->
         let params = GenerationParams { max_tokens: *max_tokens, ignore_eos: *ignore_eos, logits: false };
         engine.add(Request { prompt: prompt.clone(), params }).unwrap()
     };
-    // the first ones at once, the others while those run
+    // the first ones at once, the others while they run
     let mut ids: Vec<RequestId> = requests.iter().take(3).map(|request| add(&mut engine, request)).collect();
     let mut texts: Vec<Vec<u32>> = vec![Vec::new(); requests.len()];
     let mut later = requests.iter().skip(3);
@@ -99,14 +99,14 @@ fn running_ahead_changes_no_text() {
         max_batch_size: Some(4),
         max_seq_len: Some(256),
         max_num_tokens: Some(64),
-        // little room: blocks change hands while steps are under way
+        // little room: blocks are reassigned while steps are running
         kv_cache_bytes: Some(10 * 64 * 1024 * 4),
         ..CompileOptions::default()
     };
     Driver::new().compile(&demo(), Some(&path), &options, None, &mut Quiet).unwrap();
     let file = Arc::new(PlanFile::open(&path).unwrap());
     let mut plan = file.plan().clone();
-    // tokens that are common end texts, so that some end where nobody foresaw it
+    // common tokens are stop tokens, so that some requests end unexpectedly
     let (texts, _) = run(&file, false, &[(vec![5, 6, 7], 60, true)]);
     plan.model.eos = vec![texts[0][20], texts[0][35]];
     let mut writer = plan::PlanWriter::create(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Calibration: what it sees is what the graph computes, and a stopped, resumed or merged run ends with the same bytes.
+//! Calibration: it observes what the graph computes, and a stopped, resumed or merged run ends with the same bytes.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use frontend::{Checkpoint, ImportOptions};
-use ir::{Environment, HostTensor, KvState, MadeWeights, evaluate};
+use ir::{DerivedWeights, Environment, HostTensor, KvState, evaluate};
 use passes::calibration::{Activations, Calibration, InsertObservers, TensorStats};
 use passes::{Pass, PassContext};
 use plan::DType;
@@ -68,7 +68,7 @@ fn one_sample_is_what_the_interpreter_sees() {
     };
     let mut graph = checkpoint.graph(&import).unwrap();
     let own = graph.outputs().len();
-    InsertObservers.run(&mut graph, &PassContext::new(&MadeWeights::over(&checkpoint))).unwrap();
+    InsertObservers.run(&mut graph, &PassContext::new(&DerivedWeights::over(&checkpoint))).unwrap();
     let llm = smelt::Llm::load(DEMO).unwrap();
     // the demo's tokenizer puts a token in front of every text
     let ids = llm.tokens(&"This function returns".into()).unwrap();
@@ -93,7 +93,7 @@ fn one_sample_is_what_the_interpreter_sees() {
         let name = &output.name;
         let (found, channels) = (&calibration.tensors[name], value.width());
         let expected = TensorStats::of(channels, value.floats());
-        // a key or value beside a rounding boundary of the cache may fall to either side: a unit of bf16
+        // a key or value near a rounding boundary of the cache may be rounded either way: a unit of bf16
         let near = |a: f32, b: f32| (a - b).abs() <= 4e-3 * b.abs().max(1e-2);
         assert!(near(found.min, expected.min) && near(found.max, expected.max), "{name}");
         for (a, b) in found.channel_absmax.iter().zip(&expected.channel_absmax) {
@@ -106,11 +106,11 @@ fn one_sample_is_what_the_interpreter_sees() {
             assert!(near(hessian[channel * (channels + 1)], *square), "{name}");
         }
     }
-    // what linears read has a Hessian, what the cache keeps has none
+    // inputs of linear layers have a Hessian, keys and values have none
     assert!(activations.hessian("layers.0.input_norm").is_some() && activations.hessian("layers.0.attn.v").is_none());
 }
 
-/// Stops a run, as a power cut would, when it has done this many pieces.
+/// Stops a run, like a power cut, after this many pieces.
 struct StopAt(u64);
 
 impl Progress for StopAt {
@@ -156,7 +156,7 @@ fn a_stopped_run_over_another_text_is_not_gone_on_with() {
     assert!(report.resumed_layers == 0 && files(&whole) == files(&other));
 }
 
-/// Starts another run of the same in the middle of one.
+/// Starts the same run again in the middle of one.
 struct Twice<'a>(&'a Path, Vec<String>);
 
 impl Progress for Twice<'_> {
@@ -207,7 +207,7 @@ fn merged_files_are_what_one_run_over_both_texts_makes() {
         std::fs::copy(path("a.json"), path("copy.json")).unwrap();
         let files: Vec<PathBuf> = twice.iter().map(|name| path(name)).collect();
         let error = merge_calibrations(&files, &path("no.json")).unwrap_err().to_string();
-        assert!(error.contains("have seen the same samples, which would count twice"), "{error}");
+        assert!(error.contains("are of the same samples, which would count twice"), "{error}");
     }
     let (merged, both) =
         (read_calibration(&path("merged.json")).unwrap(), read_calibration(&path("both.json")).unwrap());

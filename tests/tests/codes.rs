@@ -1,4 +1,4 @@
-//! What holds of quantization whatever the numbers: how far a number is from its code, and what codes do to codes.
+//! Properties of quantization for any values: the rounding error, and that quantized values are fixed points.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,8 @@ use proptest::prelude::*;
 const ROWS: usize = 3;
 const COLS: usize = 48;
 
-/// Codes of a matrix by scales of its own, what they mean, and codes of that by the same scales; one scale for each `block` columns.
+/// Quantized values of a matrix with computed scales, dequantized values, and those quantized again with the same
+/// scales; one scale per `block` columns.
 struct Found {
     codes: Vec<f32>,
     scales: Vec<f32>,
@@ -35,7 +36,7 @@ fn quantize(values: &[f32], to: DType, block: usize) -> Found {
     Found { codes: next(), scales: next(), read_back: next(), again: next() }
 }
 
-/// Numbers of all magnitudes, of both signs, zeros among them.
+/// Numbers of all magnitudes, of both signs, including zeros.
 fn matrix() -> impl Strategy<Value = Vec<f32>> {
     let number = prop_oneof![
         1 => Just(0.0_f32),
@@ -64,7 +65,7 @@ proptest! {
                 let absmax = neighbours.iter().fold(0.0_f32, |largest, number| largest.max(number.abs()));
                 prop_assert_eq!(scale, scale_of(absmax, to));
                 prop_assert!(found.codes[at].abs() <= largest && to.round(found.codes[at]) == found.codes[at]);
-                prop_assert_eq!(found.codes[at], found.again[at], "codes of what codes mean are those codes");
+                prop_assert_eq!(found.codes[at], found.again[at], "quantizing dequantized values changes nothing");
                 // half a step; E4M3 has steps of 1/8 of the power of two below a number, and of 2^-9 at the least
                 let step = match to {
                     DType::I8 => scale,

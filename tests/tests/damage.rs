@@ -1,6 +1,6 @@
-//! Bad input as it meets the library's front door: the class that becomes the exit code, a message that names the thing
-//! and what would be accepted, and no plan left behind. The importer's own tests go through the rest of what a
-//! checkpoint can get wrong; `hostile.rs` does so for plans.
+//! Bad input to the library's API: the class that becomes the exit code, a message that names the object and what would
+//! be accepted, and no plan left over. The importer's own tests cover the other errors of checkpoints; `hostile.rs`
+//! covers plans.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn tensors_must_be_those_of_the_configuration() {
     assert_eq!(kind, ErrorKind::BadInput);
     // all problems at once
     assert_says(&message, &["model.safetensors", "lm_head.weight", "[64, 320]", "[320, 64]"]);
-    assert_says(&message, &["missing", GAIN, "does not have", "model.layers.3.input_layernorm.weight"]);
+    assert_says(&message, &["missing", GAIN, "does not use", "model.layers.3.input_layernorm.weight"]);
 
     let checkpoint = Checkpoint::copy_of(MHA);
     checkpoint.edit(|tensors| tensors.get_mut(GAIN).unwrap().dtype = Dtype::I32);
@@ -43,11 +43,11 @@ fn a_cut_off_safetensors_file_is_refused() {
         std::fs::write(checkpoint.weights(), &whole[..length]).unwrap();
         let (kind, message) = checkpoint.refused();
         assert_eq!(kind, ErrorKind::BadInput, "{length}: {message}");
-        assert_says(&message, &["model.safetensors: the file is cut off"]);
+        assert_says(&message, &["model.safetensors: the file is truncated"]);
     }
 }
 
-/// A bit of each byte of the header. Only a change of a note that nobody reads may pass.
+/// A bit of each byte of the header. Only a change of an unused note may pass.
 #[test]
 fn a_flipped_bit_in_a_safetensors_header_is_noticed() {
     let checkpoint = Checkpoint::copy_of(MHA);
@@ -130,7 +130,7 @@ fn prompts_must_fit_the_plan() {
     refused(&[ids(&[319, 320])], 1, &["token 320 is outside the vocabulary", "below 320"]);
     refused(&[ids(&[u32::MAX])], 1, &["outside the vocabulary"]);
     refused(&[Prompt::from("text")], 1, &["no tokenizer.json", "--prompt-ids"]);
-    // A bad prompt takes the good ones of its batch along, and leaves nothing behind.
+    // A bad prompt fails the good ones of its batch, and leaves no state.
     refused(&[ids(&[1]), ids(&[]), ids(&[2])], 4, &["empty"]);
     assert_eq!(sample(&mut llm).unwrap().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! The cost of a text to a model: against the logits of transformers, against the demo model's card, and against itself.
+//! Evaluation of a model on a text: compared with the logits of transformers, with the demo model's card, and with
+//! itself.
 
 mod common;
 
@@ -11,7 +12,7 @@ fn on_cpu(options: CompileOptions) -> CompileOptions {
     CompileOptions { target: TargetChoice::Named("cpu".to_owned()), ..options }
 }
 
-/// The cost of each token that is scored, by its place.
+/// The loss of each scored token, by its index.
 fn costs(llm: &mut Llm, tokens: &[u32], options: WindowOptions) -> (Score, Vec<(usize, f64)>) {
     let passage = Passage::of_tokens(Vec::new(), tokens.to_vec()).unwrap();
     let windows = options.resolve(llm, &passage).unwrap();
@@ -23,7 +24,7 @@ fn costs(llm: &mut Llm, tokens: &[u32], options: WindowOptions) -> (Score, Vec<(
     (score.unwrap(), found)
 }
 
-/// `-ln softmax(logits)[token]`, as plainly as can be.
+/// `-ln softmax(logits)[token]`, as simply as possible.
 fn cost(logits: &[f32], token: u32) -> f64 {
     let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
     sum.ln() - f64::from(logits[token as usize])
@@ -49,9 +50,9 @@ fn tokens_cost_what_they_cost_transformers() {
     }
 }
 
-/// However a text is cut, a token costs what its window alone says.
+/// However a text is cut, a token's loss depends only on its window.
 #[test]
-fn each_token_is_scored_behind_its_window() {
+fn each_token_is_scored_in_its_window() {
     let name = ORACLES[0];
     let tokens = Expected::read(name).prompts.into_iter().max_by_key(Vec::len).unwrap();
     for max_num_tokens in [5, 512] {
@@ -74,8 +75,8 @@ fn each_token_is_scored_behind_its_window() {
     }
 }
 
-/// 2.0375 nats for each of 41,248 tokens, in windows of a bos token and 2,047 more: computed by transformers in f32 from
-/// the same weights.
+/// 2.0375 nats for each of 41,248 tokens, in windows of a bos token and 2,047 more: computed by transformers in f32
+/// from the same weights.
 #[test]
 fn the_demo_model_costs_what_its_card_says() {
     let options = WindowOptions::default();

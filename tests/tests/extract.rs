@@ -1,11 +1,11 @@
-//! A graph cut in two, the second part over what the first one leaves, computes what it did in one piece.
+//! A graph cut in two, the second part over the outputs of the first, computes the same as in one piece.
 
 use ir::{Environment, HostTensor, KvState, Output, Type, Value, evaluate};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tests::{Piece, Scenario, SeededWeights, interpret, random_graph};
 
-/// The values that ops behind a place read, of those that are made before it; nothing where one is an effect.
+/// The values that ops after a position read of earlier ones; `None` if one is an effect.
 fn alive(graph: &ir::Graph, place: usize) -> Option<Vec<Value>> {
     let before: HashSet<_> = graph.ops().take(place).collect();
     let readers = graph.ops().skip(place).flat_map(|id| graph.operands(id));
@@ -68,7 +68,7 @@ fn an_effect_is_no_input() {
     let effect = graph.find("e").unwrap();
     let error = ir::extract(&graph, &[effect], graph.outputs()).unwrap_err();
     assert_eq!(error.to_string(), "`append_kv`: `%e` orders ops, only tensors can become inputs");
-    // the layer that is there becomes the only one
+    // the remaining layer becomes the only one
     let part = ir::extract(&graph, &[], graph.outputs()).unwrap();
     assert!(ir::text::print(&part).contains("{layers = 1, ") && ir::text::print(&part).contains("layer = 0}"));
 }

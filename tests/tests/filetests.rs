@@ -1,3 +1,3 @@
-//! Every case below `cases/`, a test for each command. `SMELT_CASE=part-of-a-name` runs some of them only.
+//! Every case below `cases/`, one test per command. `SMELT_CASE=part-of-a-name` runs only some of them.
 
 tests::filetests!(tests::Suite::standard());

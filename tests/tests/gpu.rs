@@ -1,5 +1,5 @@
-//! Plans on a GPU: every kernel against the interpreter, the oracles against transformers, runs against each other.
-//! Without a device or NVRTC the tests say that they are skipped; `SMELT_REQUIRE_GPU=1` makes that a failure.
+//! Plans on a GPU: every kernel compared with the interpreter, the oracles with transformers, runs with each other.
+//! Without a device or NVRTC the tests are reported as skipped; `SMELT_REQUIRE_GPU=1` makes that a failure.
 
 mod common;
 mod gpu_damage;
@@ -20,7 +20,7 @@ use smelt::{
 };
 use tests::{Case, Scenario, SeededWeights, Tolerance, compare, compile, device, execute, folder, interpret};
 
-/// Whether GPU tests can run here; says why not.
+/// Whether GPU tests can run here; prints why not.
 fn available() -> bool {
     let missing = match (device::executor(), device::compiler()) {
         (Ok(_), Ok(_)) => return true,
@@ -82,7 +82,7 @@ fn every_kernel_agrees_with_the_interpreter() {
         }
         None => gpu_shapes::cases(),
     };
-    // values that no run before had; a failure is found again with its seed
+    // new values in each run; a failure is reproduced with its seed
     let seed = std::env::var("SMELT_SEED").unwrap_or_else(|_| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.unwrap_or_default().as_secs().to_string()
@@ -142,7 +142,7 @@ fn sixteen_bit_logits_stay_close() {
     }
 }
 
-/// Chunks and batches take other kernels: sums differ in their last bits, texts do not.
+/// Chunks and batches use other kernels: sums differ in their last bits, texts do not.
 #[test]
 fn chunks_and_batches_keep_f32_tokens() {
     if !available() {
@@ -158,7 +158,7 @@ fn chunks_and_batches_keep_f32_tokens() {
                 ..CompileOptions::default()
             };
             let mut llm = load(&folder().join("oracle").join(name), "sm_90a", options);
-            // without logits: the engine runs ahead, and tokens go from step to step on the device
+            // without logits: the engine runs ahead, and tokens are passed from step to step on the device
             let found = generate(&mut llm, &expected.prompts, 24, false);
             let tokens: Vec<&Vec<u32>> = found.iter().map(|generation| &generation.token_ids).collect();
             assert_eq!(tokens, expected.greedy.iter().collect::<Vec<_>>(), "{name}, {max_num_tokens}");
@@ -191,7 +191,7 @@ fn nothing_is_allocated_after_load() {
     let model = folder().join("../models/demo");
     let mut llm = load(&model, "sm_90a", CompileOptions { max_batch_size: Some(4), ..CompileOptions::default() });
     let prompts = [(1..90).collect::<Vec<u32>>(), vec![5, 6, 7], (100..165).collect(), vec![9]];
-    // Other tests load and drop sessions meanwhile: memory that only ever shrinks would be this session's.
+    // Other tests load and drop sessions meanwhile: only memory that always shrinks would be this session's.
     let free = || device::executor().unwrap().free_memory().unwrap();
     let steady = (0..20).any(|_| {
         let before = free();
@@ -242,7 +242,6 @@ fn the_demo_model_writes_the_sentences_of_the_cpu() {
     eprintln!("demo model in bf16: {same} of {} texts are those of the CPU", gpu.len());
 }
 
-/// An error on the device takes the context with it, and so the process: this runs in one of its own.
 /// Other tests may share the device meanwhile: with `SMELT_GPU_ALONE=1`, and this test alone, an H200 reads 4.55 TB/s within
 /// 3 %, and gives all memory back.
 #[test]
@@ -322,6 +321,7 @@ impl smelt::Progress for Noted {
     }
 }
 
+/// An error on the device destroys the context, and so the process: this runs in its own process.
 #[test]
 fn device_errors_name_what_failed() {
     if !available() {

@@ -1,4 +1,4 @@
-//! Plans with sound hashes and senseless contents: none may be run, and none may make the program panic, hang or touch
+//! Plans with valid hashes and invalid contents: none may be run, and none may make the program panic, hang or touch
 //! memory that is not its own.
 
 mod common;
@@ -39,7 +39,7 @@ static SOUND: LazyLock<Sound> = LazyLock::new(|| {
     Sound { bytes, plan: file.plan().clone(), weights: file.weights().to_vec() }
 });
 
-/// A folder with a place for a plan.
+/// A temporary directory with a path for a plan.
 struct Scratch {
     plan: PathBuf,
     folder: TempDir,
@@ -57,7 +57,7 @@ impl Scratch {
         scratch
     }
 
-    /// A file whose hashes are right, whatever the plan says.
+    /// A file with valid hashes, whatever the plan contains.
     fn with_plan(plan: &Plan) -> Scratch {
         let scratch = Scratch::new();
         let mut writer = PlanWriter::create(&scratch.plan).unwrap();
@@ -67,12 +67,12 @@ impl Scratch {
     }
 }
 
-/// Loads a plan and makes three tokens.
+/// Loads a plan and generates three tokens.
 fn run(path: &Path) -> Result<Vec<Generation>, Error> {
     sample(&mut load(path, CompileOptions::default())?)
 }
 
-/// Asserts that a plan is refused when it is loaded, as bad input and without a panic. `what` was done to it.
+/// Asserts that a plan is refused when it is loaded, as bad input and without a panic. `what` describes the change.
 fn assert_refused(scratch: &Scratch, what: &str) -> String {
     let result = catch_unwind(AssertUnwindSafe(|| load(&scratch.plan, CompileOptions::default())));
     let Ok(result) = result else { panic!("{what}: panic") };
@@ -88,7 +88,7 @@ fn read_u64(bytes: &[u8], at: usize) -> usize {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
 }
 
-/// Where the metadata starts.
+/// The offset of the metadata.
 fn metadata_at(bytes: &[u8]) -> usize {
     read_u64(bytes, 80)
 }
@@ -107,7 +107,7 @@ fn something_else_is_no_plan() {
     assert_says(&missing.to_string(), &["y.plan", "No such file"]);
 }
 
-/// A part of a plan, and what is wrong with it.
+/// A part of a plan, and its damage.
 type Lie<T> = (&'static str, fn(&mut T));
 
 fn decode(plan: &mut Plan) -> &mut Program {
@@ -118,7 +118,7 @@ fn mixed(plan: &mut Plan) -> &mut Program {
     plan.programs.iter_mut().find(|program| program.kind == ProgramKind::Mixed).unwrap()
 }
 
-/// The first launch of a kernel in the program that the prompt takes.
+/// The first launch of a kernel in the program of the prompt.
 fn launch<'a>(plan: &'a mut Plan, kernel: &str) -> &'a mut Launch {
     let index = plan.kernels.iter().position(|known| known.name == kernel).unwrap() as u32;
     let mut launches = mixed(plan).steps.iter_mut().map(|Step::Launch(launch)| launch);
@@ -135,7 +135,7 @@ fn buffer<'a>(program: &'a mut Program, name: &str) -> &'a mut plan::Buffer {
 }
 
 const DATA: &[Lie<Plan>] = &[
-    ("a weight behind the end", |plan| plan.weights[0].data = WeightData::Stored { offset: 1 << 30 }),
+    ("a weight past the end", |plan| plan.weights[0].data = WeightData::Stored { offset: 1 << 30 }),
     ("a weight at the end of memory", |plan| plan.weights[0].data = WeightData::Stored { offset: u64::MAX - 255 }),
     ("a weight between alignments", |plan| plan.weights[0].data = WeightData::Stored { offset: 2 }),
     ("a weight whose size overflows", |plan| plan.weights[0].shape = vec![1 << 33, 1 << 33]),
@@ -224,7 +224,7 @@ const PROGRAMS: &[Lie<Plan>] = &[
     }),
     ("no arena", |plan| mixed(plan).arena_bytes = 0),
     ("a boundless arena", |plan| mixed(plan).arena_bytes = u64::MAX),
-    ("a buffer behind the arena", |plan| mixed(plan).buffers[7].offset = 1 << 40),
+    ("a buffer past the arena", |plan| mixed(plan).buffers[7].offset = 1 << 40),
     ("a buffer at the end of memory", |plan| mixed(plan).buffers[7].offset = u64::MAX - 255),
     ("a buffer between alignments", |plan| mixed(plan).buffers[7].offset += 1),
     ("a buffer that is too short", |plan| mixed(plan).buffers[7].bytes -= 1),
@@ -261,16 +261,16 @@ const PROGRAMS: &[Lie<Plan>] = &[
 ];
 
 const LAUNCHES: &[Lie<Launch>] = &[
-    ("a kernel behind the end", |launch| launch.kernel = u32::MAX),
+    ("a kernel past the end", |launch| launch.kernel = u32::MAX),
     ("no inputs", |launch| launch.inputs.clear()),
     ("no outputs", |launch| launch.outputs.clear()),
     ("one input too many", |launch| launch.inputs.push(launch.inputs[0])),
     ("inputs in another order", |launch| launch.inputs.rotate_left(1)),
-    ("a buffer behind the end", |launch| launch.inputs[0] = Arg::Buffer(u32::MAX)),
-    ("a weight behind the end", |launch| launch.inputs[0] = Arg::Weight(u32::MAX)),
+    ("a buffer past the end", |launch| launch.inputs[0] = Arg::Buffer(u32::MAX)),
+    ("a weight past the end", |launch| launch.inputs[0] = Arg::Weight(u32::MAX)),
     ("a weight of another size", |launch| launch.inputs[0] = Arg::Weight(1)),
-    ("a layer behind the end", |launch| launch.inputs[0] = Arg::Kv { group: 0, layer: u32::MAX }),
-    ("a group behind the end", |launch| launch.outputs[0] = Arg::Kv { group: 1, layer: 0 }),
+    ("a layer past the end", |launch| launch.inputs[0] = Arg::Kv { group: 0, layer: u32::MAX }),
+    ("a group past the end", |launch| launch.outputs[0] = Arg::Kv { group: 1, layer: 0 }),
     ("a weight as output", |launch| launch.outputs[0] = Arg::Weight(0)),
     ("an input as output", |launch| launch.outputs[0] = Arg::Buffer(0)),
     ("an output twice", |launch| launch.outputs = vec![launch.outputs[0]; 2]),
@@ -319,7 +319,7 @@ fn launches_with_wrong_arguments_are_refused() {
     }
 }
 
-/// A CPU reads no tiles: what they would take was once mistaken for what kernels read.
+/// A CPU reads no tiles: their size was once mistaken for that of a readable weight.
 #[test]
 fn tiles_are_not_for_a_cpu() {
     for (dtype, layout, name) in [
@@ -336,15 +336,19 @@ fn tiles_are_not_for_a_cpu() {
     }
 }
 
-/// Scales of numbers, in groups of each width: narrow ones once made a product read past its row.
+/// Scales of unquantized weights, in groups of each width: narrow ones once made a product read past its row.
 #[test]
 fn only_codes_have_scales() {
-    for (scaled, operand, message) in [("weight", 1, "expected a weight of numbers"), ("x", 0, "expected x of f32")] {
+    for (quantized, operand, message) in
+        [("weight", 1, "expected an unquantized weight"), ("x", 0, "expected x of f32")]
+    {
         for groups in [1, 2, 4, 8] {
             let mut plan = SOUND.plan.clone();
             let Plan { kernels, programs, weights, .. } = &mut plan;
             let linear = kernels.iter().position(|kernel| kernel.name == "linear").unwrap();
-            kernels[linear].params.push(Param { name: "scaled".to_owned(), value: Scalar::Text(scaled.to_owned()) });
+            kernels[linear]
+                .params
+                .push(Param { name: "quantized".to_owned(), value: Scalar::Text(quantized.to_owned()) });
             for program in programs {
                 let values = upper_bounds(&program.symbols);
                 for Step::Launch(launch) in
@@ -362,7 +366,7 @@ fn only_codes_have_scales() {
                     weights.push(plan::Weight { name: "scale".to_owned(), dtype: DType::F32, shape, layout, data });
                 }
             }
-            assert_says(&assert_refused(&Scratch::with_plan(&plan), scaled), &[message, "f32 with scales"]);
+            assert_says(&assert_refused(&Scratch::with_plan(&plan), quantized), &[message, "f32 with scales"]);
         }
     }
 }
@@ -378,8 +382,8 @@ fn random_weights_that_no_machine_holds_do_not_fit() {
     assert_says(&error.to_string(), &["the random weights of the plan take", "this machine has"]);
 }
 
-/// Small plans with many problems, or with many of what a loop over pairs would take long for: each is refused at once, by an
-/// error that has an end. The time is that of a slow machine without optimization; some took hours.
+/// Small plans with many problems, or for which a loop over pairs would take long: each is refused at once, with a
+/// bounded error. The time is that of a slow machine without optimization; some took hours.
 #[test]
 fn bombs_do_not_go_off() {
     const MANY: usize = 100_000;
@@ -396,7 +400,7 @@ fn bombs_do_not_go_off() {
         (
             "buffers in one place",
             Box::new(|plan| mixed(plan).buffers.extend(vec![unit("b"); MANY])),
-            &["share bytes", " more"],
+            &["overlap", " more"],
         ),
         (
             "buffers without a place",
@@ -479,7 +483,7 @@ fn run_filled(value: i32) -> Result<(), ExecError> {
     Ok(())
 }
 
-/// What comes from data is checked where it is used.
+/// Data-dependent indices are checked where they are used.
 #[test]
 fn inputs_that_point_nowhere_are_refused() {
     // a step of padding alone
@@ -489,7 +493,7 @@ fn inputs_that_point_nowhere_are_refused() {
     }
 }
 
-/// A file with other metadata, and hashes to match it. (Metadata with bytes of nonsense are a kind of `cargo xtask mutate`.)
+/// A file with other metadata, and matching hashes. (Random bytes in metadata are a kind of `cargo xtask mutate`.)
 fn forged(metadata: &[u8]) -> Scratch {
     let mut bytes = SOUND.bytes[..metadata_at(&SOUND.bytes)].to_vec();
     bytes[88..96].copy_from_slice(&(metadata.len() as u64).to_le_bytes());
@@ -526,7 +530,7 @@ fn cubin() -> Vec<u8> {
     image
 }
 
-/// The sound plan as one for a GPU, with something done to it, as a file.
+/// The valid plan as a GPU plan, with a change, as a file.
 fn gpu_plan(change: impl FnOnce(&mut Plan)) -> Result<PlanFile, String> {
     let mut plan = Plan { target: "sm_90a".to_owned(), ..SOUND.plan.clone() };
     for kernel in &mut plan.kernels {
@@ -551,8 +555,8 @@ fn code_and_launches_of_gpu_plans_are_checked() {
     }
     let images: [(Change, &str); 3] = [
         (|plan| plan.kernels[0].code.as_mut().unwrap().cubin.clear(), "no 64-bit ELF file"),
-        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "another machine than CUDA"),
-        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "cut off"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[18] = 62, "not an ELF file for CUDA"),
+        (|plan| plan.kernels[0].code.as_mut().unwrap().cubin[32..].fill(0xff), "truncated"),
     ];
     for (change, reason) in images {
         assert_says(&gpu_plan(change).err().unwrap(), &["the machine code of kernel `", "is damaged: ", reason]);
@@ -561,7 +565,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
         &gpu_plan(|plan| launch(plan).grid = Dim::from(1 << 31)).err().unwrap(),
         &["the grid of `", "or is too large"],
     );
-    // on the CPU nobody would run it
+    // on the CPU it would not run
     let stowaway = Scratch::with_plan(&{
         let mut plan = SOUND.plan.clone();
         let code = Code { source: String::new(), cubin: vec![1], threads: 1, shared_bytes: 0 };
@@ -603,7 +607,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
         |plan| {
             loaded(plan, |_| {});
             let Arg::Buffer(index) = launch(plan).inputs[0] else { panic!("the first input is a weight") };
-            // where the caller puts it, no map that was made at load finds it
+            // the caller's address is not that of a map made at load
             plan.programs[0].inputs.push(Port { name: "filled".to_owned(), buffer: index });
         },
     ];
@@ -613,7 +617,7 @@ fn code_and_launches_of_gpu_plans_are_checked() {
     gpu_plan(|plan| launch(plan).scalars = vec![Dim::from(1)]).unwrap();
     for size in [1 << 30, 1 << 40] {
         let size = |plan: &mut Plan| launch(plan).scalars = vec![Dim::from(size)];
-        assert_says(&gpu_plan(size).err().unwrap(), &["a size", "has no value, or is larger than all"]);
+        assert_says(&gpu_plan(size).err().unwrap(), &["a size", "has no value, or is larger than its operands"]);
     }
     let tiled = |plan: &mut Plan| plan.weights[0].layout = Layout::Tiled;
     assert_says(&gpu_plan(tiled).err().unwrap(), &["impossible size"]);

@@ -1,4 +1,4 @@
-//! The library as a program uses it: batches, ends of texts, limits, streams.
+//! The library as a program uses it: batches, stop tokens, limits, streams.
 
 use std::path::Path;
 
@@ -28,13 +28,13 @@ fn requests_wait_for_places_and_blocks() {
     assert_eq!(narrow.generate(&prompts, &params(20)).unwrap(), expected);
     let error = narrow.generate(&[Prompt::Tokens(vec![2; 200])], &params(1)).unwrap_err();
     assert!(error.to_string().contains("take 4 KV blocks, the plan has 3"), "{error}");
-    // a refused batch leaves nothing behind
+    // a refused batch leaves no state
     assert_eq!(narrow.generate(&prompts, &params(20)).unwrap(), expected);
 }
 
 #[test]
 fn texts_end_where_the_model_says_or_the_caller_does() {
-    // the second greedy token of this prompt is the end of a text
+    // the second greedy token of this prompt is a stop token
     let mut llm = load("tests/oracle/llama-bias-wide-heads", CompileOptions::default());
     let prompt = [Prompt::Tokens(vec![308])];
     let stopped = llm.generate(&prompt, &params(24)).unwrap().remove(0);
@@ -61,7 +61,7 @@ fn pieces_join_to_the_text_and_come_in_order() {
         assert_eq!(generation.token_ids.len(), 30);
     }
     assert!(timings.prefill_ms > 0.0 && timings.decode_ms > 0.0 && timings.decode_tokens_per_s > 0.0);
-    // the tokenizer puts its `<|bos|>` in front
+    // the tokenizer prepends its `<|bos|>`
     assert_eq!(llm.tokens(&prompts[0]).unwrap()[0], 0);
 }
 
@@ -90,7 +90,7 @@ fn a_program_is_told_what_the_importer_warns_of() {
     let config = config.replacen('{', "{\"attention_window_size\": 64,", 1);
     std::fs::write(folder.path().join("config.json"), config).unwrap();
     let cached = || Some(PlanCache::new(folder.path().join("cache"), "test"));
-    // compiled for this once, compiled into a cache, and taken from there
+    // compiled for this run, compiled into a cache, and read from there
     for cache in [None, cached(), cached()] {
         let compile = CompileOptions { target: TargetChoice::Named("cpu".to_owned()), ..CompileOptions::default() };
         let options = LoadOptions { compile, cache, ..LoadOptions::default() };

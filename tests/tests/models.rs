@@ -1,5 +1,5 @@
-//! What compiling whole models comes to, from their `config.json` alone: memory that is planned well, and kernels that
-//! do not grow in number with the layers.
+//! Compilation of whole models, from their `config.json` alone: arenas close to the lower bound, and a number of
+//! kernels that does not grow with the layers.
 
 use codegen::{Lowered, Target};
 use passes::pipeline;
@@ -12,7 +12,7 @@ fn lowered(model: &std::path::Path, layers: Option<u32>, target: Target) -> Lowe
     lower(&smelt::Driver::new(), &graph, target, &weights, 1).unwrap()
 }
 
-/// No arena is smaller than what is alive in its fullest step.
+/// The lower bound of an arena: the live bytes of its fullest step.
 #[test]
 fn arenas_are_within_5_percent_of_the_lower_bound() {
     let mut worst = (1.0, String::new());

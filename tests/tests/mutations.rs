@@ -1,5 +1,5 @@
-//! Damaged texts of graphs and of rules: what reads them, and what works on those that can still be read, may refuse but not panic.
-//! The damage is the same in every run. Damaged plan files are in `plans.rs` and `hostile.rs`.
+//! Damaged texts of graphs and of rules: parsers, and passes on those that still parse, may refuse but not panic. The
+//! damage is the same in every run. Damaged plan files are in `plans.rs` and `hostile.rs`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use ir::{OpSet, Stage, text, verify};
 use passes::pipeline;
 use tests::{Random, Scenario, SeededWeights, cases, interpret, run_passes};
 
-/// What text is mutated with, beside its own words.
+/// Words for mutations, besides the text's own.
 const WORDS: [&str; 28] = [
     "%",
     "@",
@@ -41,7 +41,7 @@ const WORDS: [&str; 28] = [
     "é",
 ];
 
-/// A text with some of its words dropped, doubled, swapped or replaced.
+/// A text with some of its words removed, duplicated, swapped or replaced.
 fn mutated(text: &str, random: &mut Random) -> String {
     let mut words: Vec<&str> = text.split_inclusive([' ', '\n', ',', '(', ')', '[', ']']).collect();
     for _ in 0..1 + random.below(3) {
@@ -66,7 +66,7 @@ fn mutated(text: &str, random: &mut Random) -> String {
     words.concat()
 }
 
-/// Parses a text, and takes what parses as far as it goes.
+/// Parses a text, and processes it as far as possible.
 fn read(text: &str) -> Result<(), String> {
     let Ok(parsed) = text::parse(text, &OpSet::standard()) else { return Ok(()) };
     let graph = parsed.graph;
@@ -78,13 +78,13 @@ fn read(text: &str) -> Result<(), String> {
     if verify(&graph, Stage::Imported).is_err() {
         return Ok(());
     }
-    // the interpreter is slow: of graphs as large as models' layers, only the text is of interest
+    // the interpreter is slow: for graphs as large as models' layers, only the text is tested
     let elements = |value| graph.tensor(value).and_then(ir::TensorType::const_shape).map_or(0, |s| s.iter().product());
     let constants = graph.ops().flat_map(|id| graph.results(id)).filter(|value| graph.is_constant(*value));
     if constants.map(elements).sum::<u64>() > 1 << 20 {
         return Ok(());
     }
-    // a legal graph has a value, unless its indices do not fit its sizes; passes do not take that away
+    // a legal graph has a value, unless an index is out of bounds; passes preserve that
     let weights = SeededWeights::of(&graph, false);
     let Ok(scenario) = Scenario::new("damaged text", &BTreeMap::new(), &graph) else { return Ok(()) };
     let before = interpret(&graph, &weights, &scenario);
@@ -99,7 +99,7 @@ fn read(text: &str) -> Result<(), String> {
 fn damaged_text_is_refused_or_read() {
     let cases = cases().unwrap();
     for case in &cases {
-        // of its own for each: a case that is added changes nothing for the others
+        // one stream per case: added cases do not affect the others
         let mut random = Random::named(&format!("damaged {}", case.name));
         for _ in 0..40 {
             let text = mutated(&case.text, &mut random);
@@ -113,13 +113,13 @@ fn damaged_text_is_refused_or_read() {
     }
 }
 
-/// Reads rules, and runs those that can be read on a graph.
+/// Parses rules, and runs valid ones on a graph.
 fn read_rules(text: &str, graph: &ir::Graph) -> Result<(), String> {
     let Ok(rules) = passes::rules::parse(text, &OpSet::standard()) else { return Ok(()) };
     let passes = rules.into_iter().map(|rule| -> Arc<dyn passes::Pass> { Arc::new(rule) });
     let pipeline = passes::Pipeline::of(passes.collect());
     let weights = SeededWeights::of(graph, false);
-    // a rule may fail, by its name, but must not leave a graph that is not one
+    // a rule may fail, with its name, but must not leave an invalid graph
     match run_passes(&pipeline, graph, &weights) {
         Ok((after, _)) => verify(&after, Stage::Imported).map(drop).map_err(|found| found[0].to_string()),
         Err(reason) if reason.contains("rule `") => Ok(()),

@@ -1,5 +1,5 @@
-//! Plans against transformers: logits and greedy tokens of the oracle checkpoints; and plans against themselves:
-//! however a text is cut into steps and batches, its logits are the same.
+//! Plans compared with transformers: logits and greedy tokens of the oracle checkpoints; and plans compared with
+//! themselves: however a text is split into steps and batches, its logits are the same.
 
 mod common;
 
@@ -75,7 +75,8 @@ fn sixteen_bit_weights_stay_close() {
     }
 }
 
-/// A text of the model's own: one token, and what it generates. Row `i` of the logits came from decoding token `i`.
+/// A text of the model's own: one token, and its continuation. Row `i` of the logits is from the decode step of token
+/// `i`.
 #[test]
 fn one_token_at_a_time_gives_what_one_prefill_gives() {
     for name in ORACLES {
@@ -107,7 +108,7 @@ fn neither_chunks_nor_batches_nor_threads_change_a_bit() {
                 ..Default::default()
             };
             let together = generate(&mut load(name, options, threads), &prompts, 24);
-            assert!(together == alone, "{name}, {max_num_tokens} tokens a step, {max_batch_size} sequences");
+            assert!(together == alone, "{name}, {max_num_tokens} tokens per step, {max_batch_size} sequences");
         }
     }
 }
@@ -133,7 +134,7 @@ fn neither_do_they_change_one_where_weights_are_codes() {
                 ..options.clone()
             };
             let together = generate(&mut load_folder(&demo(), options, threads), &prompts, 12);
-            assert!(together == alone, "{format:?}, {max_num_tokens} tokens a step, {max_batch_size} sequences");
+            assert!(together == alone, "{format:?}, {max_num_tokens} tokens per step, {max_batch_size} sequences");
         }
     }
 }

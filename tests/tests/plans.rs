@@ -1,4 +1,4 @@
-//! Plan files: the same bytes from the same inputs, and nothing but errors from damaged ones. Plans that lie are in
+//! Plan files: the same bytes from the same inputs, and only errors from damaged ones. Forged plans are in
 //! `hostile.rs`.
 
 mod common;
@@ -19,7 +19,7 @@ fn compile(dir: &Path, out: &Path) {
     Driver::new().compile(dir, Some(out), &options, None, &mut Quiet).unwrap();
 }
 
-/// Opens and loads; a plan that cannot be used gives an error, and nothing panics.
+/// Opens and loads; an unusable plan gives an error, and nothing panics.
 fn load(path: &Path) -> Result<(), String> {
     let run = || {
         let file = Arc::new(PlanFile::open(path).map_err(|error| error.to_string())?);
@@ -57,10 +57,10 @@ fn every_damaged_byte_is_noticed() {
     load(&path).unwrap();
     for length in (0..64).chain((64..good.len()).step_by(good.len() / 60)) {
         std::fs::write(&path, &good[..length]).unwrap();
-        load(&path).expect_err("a plan that was cut off");
+        load(&path).expect_err("a truncated plan");
     }
     std::fs::write(&path, [&good[..], b"x"].concat()).unwrap();
-    load(&path).expect_err("a plan with something behind it");
+    load(&path).expect_err("a plan with trailing bytes");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn plans_for_others_are_refused_in_one_sentence() {
     let other = Plan { target: "tpu".to_owned(), weights: Vec::new(), programs: Vec::new(), ..plan.clone() };
     PlanWriter::create(&path).unwrap().finish(&other).unwrap();
     assert!(load(&path).unwrap_err().contains("for target `tpu`"));
-    // a plan for a GPU brings the code of its kernels
+    // a GPU plan contains the code of its kernels
     let gpu = Plan { target: "sm_90a".to_owned(), weights: Vec::new(), programs: Vec::new(), ..plan };
     PlanWriter::create(&path).unwrap().finish(&gpu).unwrap();
     assert!(load(&path).unwrap_err().contains("has no code for the target"));

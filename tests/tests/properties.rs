@@ -1,4 +1,4 @@
-//! What holds for every size, tried on random ones: normal forms and round trips.
+//! Properties for every size, tested on random ones: normal forms and round trips.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Checkpoints quantized as they are on the Hub: their logits against a float64 model of what their codes mean.
+//! Checkpoints quantized as on the Hub: their logits compared with a float64 model of the dequantized values.
 
 mod common;
 
@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use serde_json::json;
 use smelt::{CompileOptions, DType, Driver, GenerationParams, PrecisionOptions, Quiet, TargetChoice};
 
-/// Everything that is no code, the KV cache included, in f32.
+/// Everything unquantized, the KV cache included, in f32.
 fn in_f32() -> CompileOptions {
     let target = TargetChoice::Named("cpu".to_owned());
     CompileOptions { target, dtype: Some(DType::F32), ..CompileOptions::default() }
@@ -36,7 +36,7 @@ fn logits_are_those_that_the_codes_mean() {
     assert!(apart.is_empty(), "{apart:?}");
 }
 
-/// The largest difference from the logits that are expected of a folder of `tests/quantized`.
+/// The largest difference from the expected logits of a directory of `tests/quantized`.
 fn apart(checkpoint: &Checkpoint, name: &str) -> f32 {
     let expected = Expected::of(&tests::folder().join("quantized").join(name));
     let mut llm = load(checkpoint.path(), in_f32()).unwrap();
@@ -46,7 +46,7 @@ fn apart(checkpoint: &Checkpoint, name: &str) -> f32 {
     found.iter().zip(&expected.logits).map(|(found, expected)| worst(&found.logits, expected)).fold(0.0, f32::max)
 }
 
-/// The same weights, whose groups have other numbers: no place says which group a column is in.
+/// The same weights with permuted group numbers: the position does not determine the group of a column.
 #[test]
 fn groups_in_any_order_mean_the_same() {
     let checkpoint = Checkpoint::copy(&tests::folder().join("quantized/gptq"));
@@ -63,12 +63,12 @@ fn groups_in_any_order_mean_the_same() {
         }
     });
     let report = Driver::new().compile(checkpoint.path(), None, &in_f32(), None, &mut Quiet).unwrap();
-    assert!(report.warnings.iter().any(|warning| warning.contains("read as numbers")), "{:?}", report.warnings);
+    assert!(report.warnings.iter().any(|warning| warning.contains("dequantized")), "{:?}", report.warnings);
     let error = apart(&checkpoint, "gptq");
     assert!(error < 1e-4, "{error}");
 }
 
-/// One scale for a weight, and one for activations, under the names that transformers gives them.
+/// One scale per weight, and one for activations, under the names of transformers.
 #[test]
 fn fp8_as_transformers_writes_it() {
     let checkpoint = Checkpoint::copy(&tests::folder().join("quantized/modelopt-fp8"));
@@ -84,7 +84,7 @@ fn fp8_as_transformers_writes_it() {
     assert!(error < 1e-4, "{error}");
 }
 
-/// Keys of which E4M3 has no codes, in a model of numbers and in one of codes.
+/// Keys out of range of E4M3, in an unquantized model and in a quantized one.
 #[test]
 fn a_cache_of_codes_has_the_scales_of_its_checkpoint() {
     let scale = |value: f32| Stored { dtype: Dtype::F32, shape: vec![1], bytes: value.to_le_bytes().to_vec() };
@@ -124,7 +124,7 @@ fn a_cache_of_codes_has_the_scales_of_its_checkpoint() {
         let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
         norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
     };
-    // Keys that need no scales: powers of two between queries and keys change nothing else.
+    // Keys that need no scales: powers of two between queries and keys have no other effect.
     let small = Checkpoint::copy_of("llama-mha");
     let plain = distance(&logits_of(small.path(), Some(DType::F8E4M3)), &logits_of(small.path(), None));
     for checkpoint in [numbers, codes] {
@@ -162,7 +162,7 @@ fn dummies_have_the_format_of_their_configuration() {
         let dummy = CompileOptions { weights: smelt::WeightsChoice::Dummy, dtype: None, ..in_f32() };
         let report = Driver::new().compile(&folder, None, &dummy, None, &mut Quiet).unwrap();
         assert!(report.config.contains(&("precision".to_owned(), precision.to_owned())), "{name}: {:?}", report.config);
-        assert!(report.warnings[0].contains("dummies are random numbers"), "{:?}", report.warnings);
+        assert!(report.warnings[0].contains("dummy weights are quantized"), "{:?}", report.warnings);
     }
 }
 
@@ -183,7 +183,7 @@ fn a_written_checkpoint_is_what_compile_makes_of_the_numbers() {
     }
 }
 
-/// transformers with compressed-tensors reads what is written, where a Python has them.
+/// transformers with compressed-tensors reads the export, if a Python has them.
 #[test]
 fn transformers_reads_what_is_written() {
     let python = std::env::var_os("SMELT_PYTHON").unwrap_or_else(|| "python3".into());

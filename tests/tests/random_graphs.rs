@@ -1,11 +1,11 @@
-//! Random graphs keep their meaning: printed and parsed, through each pass alone, through the whole pipeline, and on the
-//! CPU. `SMELT_GRAPHS=10000` tries that many instead of 500.
+//! Random graphs keep their semantics: printed and parsed, through each pass alone, through the whole pipeline, and on
+//! the CPU. `SMELT_GRAPHS=10000` tries that many instead of 500.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ir::ops::Argmax;
-use ir::{Graph, HostData, MadeWeights, OpSet, Stage, Value, WeightSource, text};
+use ir::{DerivedWeights, Graph, HostData, OpSet, Stage, Value, WeightSource, text};
 use passes::{Changed, Numerics, PassList, Pipeline, pipeline};
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
@@ -15,12 +15,12 @@ use tests::{
     run_passes, run_passes_over,
 };
 
-/// What all graphs together have shown.
+/// Coverage of all graphs together.
 #[derive(Default)]
 struct Seen {
-    /// Ops that some graph had, before or after the pipeline.
+    /// Ops of some graph, before or after the pipeline.
     ops: BTreeSet<&'static str>,
-    /// For each pass, how many graphs it changed alone, and how many in the pipeline.
+    /// For each pass, the number of graphs that it changed alone, and in the pipeline.
     changed: BTreeMap<String, (u32, u32)>,
 }
 
@@ -49,7 +49,7 @@ fn random_graphs_keep_their_meaning() {
     for info in PassList::standard().iter() {
         let name = info.pass.name();
         if name == "scale-kv" {
-            continue; // for caches of codes, which no graph here has: a rounded value would fall to another code
+            continue; // for quantized caches, which no graph here has: a rounded value could be quantized either way
         }
         let changed = seen.changed.get(name.as_ref()).copied().unwrap_or_default();
         assert!(changed.0 > 0, "no graph was changed by `{name}`: it lacks a piece in tests/src/graphs.rs");
@@ -71,7 +71,7 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
             let found = interpret(&in_f32(after), &wide_weights, &scenario)?;
             close(&wide, &wide_expected, &wide_ranked, found, Tolerance::Relative(1e-3))
         }
-        // how far apart is for the cases of the pass to say; there is a value at all, from constants that are there
+        // the cases of the pass check the difference; here only that there is a value
         Numerics::Different => interpret(after, weights, &scenario).map(drop),
     };
 
@@ -85,7 +85,7 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     for info in PassList::standard().iter() {
         let name = info.pass.name();
         let alone = Pipeline::of(vec![info.pass.clone()]);
-        let made = MadeWeights::over(&weights);
+        let made = DerivedWeights::over(&weights);
         let (after, reports) = run_passes_over(&alone, graph, &made)?;
         same(&after, info.pass.numerics(), &made).map_err(|reason| format!("`{name}`: {reason}"))?;
         let changed = text::print(&after) != printed;
@@ -116,8 +116,7 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     close(graph, &expected, &ranked, found, tolerance(graph))
 }
 
-/// How far the CPU may be from the interpreter: as far as sums in another order are, or roundings of what the cache
-/// keeps.
+/// The allowed difference of the CPU from the interpreter: that of sums in another order, or of roundings in the cache.
 fn tolerance(graph: &Graph) -> Tolerance {
     match Tolerance::of(Numerics::Rounding, graph) {
         Tolerance::Relative(rounding) => Tolerance::Relative(rounding.max(1e-3)),
@@ -125,7 +124,7 @@ fn tolerance(graph: &Graph) -> Tolerance {
     }
 }
 
-/// The graph that also shows what each of its `argmax` outputs ranks.
+/// The graph with the operands of its `argmax` outputs as additional outputs.
 fn ranked(graph: &Graph) -> Graph {
     let mut ranked = graph.clone();
     for output in graph.outputs() {
@@ -136,14 +135,14 @@ fn ranked(graph: &Graph) -> Graph {
     ranked
 }
 
-/// What the op of this value ranks, where it is `argmax`.
+/// The operand of this value's op, if that is `argmax`.
 fn ranked_by(graph: &Graph, value: Value) -> Option<Value> {
     let (op, _) = graph.producer::<Argmax>(value)?;
     Some(graph.operands(op)[0])
 }
 
-/// Compares what may have been summed in another order. Norms of norms enlarge what that differs by, where a value in
-/// the wrong place differs by 1; and of two elements that are equal within the tolerance, `argmax` may take the other:
+/// Compares values that may have been summed in another order. Norms of norms amplify the difference, where a misplaced
+/// value differs by 1; and of two elements that are equal within the tolerance, `argmax` may choose either:
 /// `ranked_steps` are the outputs of [`ranked`].
 fn close(
     graph: &Graph,

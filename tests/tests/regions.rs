@@ -1,5 +1,5 @@
-//! Random graphs of ops on elements: regions mean what their ops mean, and the CPU kernel computes what the interpreter
-//! does, to the last bit.
+//! Random elementwise graphs: regions mean what their ops mean, and the CPU kernel agrees with the interpreter, to the
+//! last bit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use plan::{Dim, Executor, Formula, PlanFile, PlanWriter, Scalar, Symbol, SymbolD
 use proptest::prelude::*;
 use tests::{Scenario, SeededWeights, Tolerance, compare, compile, execute, interpret, run_passes};
 
-/// What to add, over which earlier values, and with which number.
+/// The op to add, its earlier operands, and its constant.
 type Choice = (u8, u8, u8, i8);
 
 struct Builder {
@@ -57,7 +57,7 @@ impl Builder {
         let by = f32::from(number) / 64.0;
         let value = match what % 16 {
             0 => self.add(Add {}, &[a, b]),
-            // a tangent keeps deep products finite
+            // tanh keeps deep products finite
             1 => {
                 let product = self.add(Mul {}, &[a, b]);
                 self.add(Tanh {}, &[product])
@@ -81,7 +81,7 @@ impl Builder {
                 let row = self.add(Cast { to: DType::F32 }, &[narrow]);
                 self.add(Mul {}, &[a, row])
             }
-            // a path around: what depends on it cannot join what it depends on
+            // a path around: ops that depend on it cannot join those that it depends on
             14 => {
                 let weight = self.constant(DType::F32, &[self.width, self.width]);
                 let mixed = self.add(Linear { to: None }, &[a, weight]);
@@ -121,7 +121,7 @@ proptest! {
         let scenario = Scenario::new("random region", &BTreeMap::new(), &graph).map_err(TestCaseError::fail)?;
         let expected = interpret(&graph, &weights, &scenario).map_err(TestCaseError::fail)?;
 
-        // All values are f32: a region rounds nowhere else than its ops.
+        // All values are f32: a region has the same roundings as its ops.
         let alone = Pipeline::of(vec![Arc::new(FuseElementwise)]);
         let (fused, _) = run_passes(&alone, &graph, &weights).map_err(TestCaseError::fail)?;
         let found = interpret(&fused, &weights, &scenario).map_err(TestCaseError::fail)?;
@@ -136,7 +136,7 @@ proptest! {
         let compiled = compile(&graph, codegen::Target::Cpu, &weights, 1).map_err(TestCaseError::fail)?;
         let executor = runtime::CpuExecutor::new(Some(2)).map_err(|error| TestCaseError::fail(error.to_string()))?;
         let found = execute(&executor, &graph, Arc::clone(&compiled.file), &scenario).map_err(TestCaseError::fail)?;
-        // linears sum in another order than the interpreter; without one, bits are equal
+        // linear layers sum in another order than the interpreter; without one, bits are equal
         let has_linear = graph.ops().any(|id| graph.cast::<Linear>(id).is_some());
         let tolerance = if has_linear { Tolerance::Relative(1e-4) } else { Tolerance::Exact };
         prop_assert_eq!(compare(&graph, &expected, &found, tolerance), Ok(()));
@@ -173,7 +173,7 @@ fn forged_formulas_are_refused_when_the_plan_is_loaded() {
         (text("[f32(x0)]"), "expected 1 inputs and 1 outputs, found 2 and 1"),
         (text("[add(x0, x1), f32(v0), f32(v0)]"), "expected 2 inputs and 2 outputs"),
         (text("[add(x0, x2), f32(v0)]"), "expected 3 inputs"),
-        (text("[add(x0, x1), bf16(v0)]"), "expected a formula that stores f32, found one that stores bf16"),
+        (text("[add(x0, x1), bf16(v0)]"), "expected a formula with an f32 result, found bf16"),
         (text("[add(x0, v0), f32(x1)]"), "`v0` is used before it is computed"),
         (text("[system(x0), f32(x1)]"), "unknown function `system`"),
         (text("[add(x0, x4000000000), f32(v0)]"), "expected at most 8 operands"),

@@ -1,5 +1,5 @@
-//! The roofline against what an H200 was measured to do: a bound is never beaten, and one that is far away bounds
-//! nothing. And the passes against the roofline, which is all there is to judge them by where there is no device.
+//! The roofline compared with measurements on an H200: a bound is never exceeded, and it is not too far away to be
+//! useful. And the passes compared by the roofline, the only way without a device.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use plan::{Machine, Plan, Program, Symbol, SymbolValues, context, full_step, ste
 use smelt::{CompileOptions, Driver, Dumps, Quiet, Target, TargetChoice, WeightsChoice};
 use tests::{SeededWeights, folder, lower, model_folders, model_graph, run_passes};
 
-/// The least time of a step of a program, in seconds.
+/// The lower bound of a step of a program, in seconds.
 fn step(plan: &Plan, program: &Program, values: &SymbolValues) -> f64 {
     let machine = Machine::of_target(&plan.target);
     machine.estimates(plan, program, values).unwrap().iter().map(|estimate| estimate.seconds).sum()
 }
 
-/// No program of any model is predicted to run longer than if only the passes ran that must.
+/// No program of any model is predicted to be slower than with only the required passes.
 #[test]
 fn what_passes_make_is_not_predicted_to_be_slower() {
     let passes = PassList::standard();
-    // those that quantize are required where they are asked for
+    // quantization passes are required if requested
     let must = |pass: &Arc<dyn Pass>| pass.required() && pass.numerics() != Numerics::Different;
     let required = passes.iter().map(|info| info.pass.clone()).filter(must).collect();
     let pipelines = [pipeline::standard(), Pipeline::of(required)];
@@ -76,7 +76,7 @@ fn a_decode_step_moves_its_weights_and_its_context() {
 }
 
 #[test]
-fn measured_times_stay_behind_their_bounds() {
+fn measured_times_stay_within_their_bounds() {
     let bench = folder().join("../bench");
     let measured = std::fs::read_to_string(bench.join("h200/llama-3.1-8b-bf16.json")).unwrap();
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
@@ -87,7 +87,7 @@ fn measured_times_stay_behind_their_bounds() {
         let decode = program(&format!("decode@{batch}"));
         // the mean of a run
         let decode = batch as f64 / step(&plan, decode, &full_step(decode, prompt + tokens / 2));
-        // a prompt fills a step; a token looks back at half of the prompt in the mean
+        // a prompt fills a step; a token attends to half of the prompt on average
         let mixed = program(&format!("mixed@{prompt}"));
         let sizes = [("T", prompt), ("B", 1), ("R", 1)].map(|(name, size)| (Symbol::new(name).unwrap(), size));
         let values = sizes.into_iter().chain([(context(), prompt / 2)]).collect();

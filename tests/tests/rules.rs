@@ -1,4 +1,5 @@
-//! Rules from text: files that are refused say why at the right places, and a rule does what the same pass in Rust does.
+//! Rewrite rules: refused files report errors at the right positions, and a rule does the same as the same pass in
+//! Rust.
 
 use std::path::PathBuf;
 
@@ -42,7 +43,7 @@ fn an_error_shows_its_column() {
     assert_eq!((error.line, error.column, error.message.as_str()), (2, 13, "unexpected character `~`"));
 }
 
-/// `fuse-silu-mul`, which is one function in Rust.
+/// `fuse-silu-mul`, a single function in Rust.
 const SILU_MUL: &str = "
     rule @silu-mul {
       %s = silu %gate
@@ -82,14 +83,14 @@ fn a_rule_does_what_the_built_in_pass_does() {
     };
     let fused = run(&["fuse-silu-mul"]);
     assert!(fused != built_in.imported && fused == run(&["silu-mul", "mul-silu"]));
-    // in its place in the pipeline
+    // at its position in the pipeline
     let disabled = vec!["fuse-silu-mul".to_owned()];
     let without = compile(&CompileOptions { disabled_passes: disabled.clone(), ..options.clone() });
     let instead = compile(&CompileOptions { disabled_passes: disabled, rewrites: vec![file], ..options });
     assert!(without.graph != built_in.graph && instead.graph == built_in.graph);
 }
 
-/// Errors behind the fiftieth are not kept: what they are about must be looked for all the same.
+/// Errors after the fiftieth are not kept: the checks must run anyway.
 #[test]
 fn a_file_of_many_errors_is_refused() {
     let wrong = "rule @wrong {\n  %y = slu %x\n=>\n  %y = silu %x\n}\n";

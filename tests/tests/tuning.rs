@@ -1,5 +1,5 @@
-//! Timings decide which kernels are used: caches are written, read and required, stale ones say nothing, and the plans
-//! that time kernels of GPUs are sound. Times themselves are a device's business.
+//! Kernel selection by timings: caches are written, read and required, stale entries are ignored, and the plans that
+//! time GPU kernels are valid. Real times need a device.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ fn a_cache_is_written_once_and_gives_the_same_plan_ever_after() {
         assert!(read == written, "{mode:?}");
     }
     assert_eq!(std::fs::read(sandbox.cache()).unwrap(), cache);
-    // spaces and the order of entries are nobody's business
+    // whitespace and the order of entries do not matter
     sandbox.edit(|text| text.replace("\n  ", "\n      "));
     assert!(sandbox.compile(None, None).unwrap().0 == written);
 }
@@ -117,7 +117,7 @@ fn what_is_missing_or_stale_falls_to_heuristics_or_is_named() {
     let missing = message(sandbox.compile(Some(TimingMode::Read), None), ErrorKind::BadInput);
     assert!(missing.contains("timings.json"), "{missing}");
     sandbox.compile(None, None).unwrap();
-    // other code than that which was timed
+    // other code than the timed one
     sandbox.edit(|text| text.replace("\"code\": \"", "\"code\": \"old-"));
     let (_, kernels) = sandbox.compile(Some(TimingMode::Read), None).unwrap();
     assert!(!kernels.contains("timed:"), "{kernels}");
@@ -175,10 +175,10 @@ fn ops_go_by_their_types_and_not_by_their_place() {
     let kv = "with kv bf16 {kv_heads = 1, head_dim = 64, block_tokens = 64}";
     for op in [
         "linear {to = f32} bf16[2, 128], weight bf16[256, 128] : f32[2, 256]",
-        "fused_linear {before = rms_norm(1e-5, bf16), behind = [swiglu], to = bf16} f32[1, 128], weight bf16[384, 128], \
+        "fused_linear {prologue = rms_norm(1e-5, bf16), epilogue = [swiglu], to = bf16} f32[1, 128], weight bf16[384, 128], \
          weight bf16[128] : bf16[1, 192]",
-        // what falls apart in a program is timed in its parts there
-        "fused_linear {behind = [swiglu]} bf16[R, 128], weight bf16[384, 128] : bf16[R, 192] for R in 1..8",
+        // ops that are expanded in a program are timed as their parts
+        "fused_linear {epilogue = [swiglu]} bf16[R, 128], weight bf16[384, 128] : bf16[R, 192] for R in 1..8",
         &format!(
             "rope_attention {{head_dim = 64, heads = 2, kv_heads = 1, scale = 0.125, to = bf16}} f32[2, 256], i32[2], \
              i32[3], i32[2, 4], weight f32[32] : bf16[2, 128] {kv}"
@@ -192,7 +192,7 @@ fn ops_go_by_their_types_and_not_by_their_place() {
     }
 }
 
-/// The op kinds and sizes of a model that is worth timing, in one layer.
+/// The op kinds and sizes of a model that are timed, in one layer.
 fn large_layer() -> Graph {
     let config = folder().join("../bench/configs/llama-3.1-8b");
     let graph = model_graph(&config, Some(1), Target::Sm90a).unwrap();

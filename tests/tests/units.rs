@@ -1,5 +1,5 @@
-//! Every unit of the oracles' plans and of an 8B-shaped plan goes through NVRTC, on machines without a GPU too. Without
-//! NVRTC this is reported as skipped.
+//! Every unit of the oracles' plans and of an 8B-shaped plan is compiled with NVRTC, also on machines without a GPU.
+//! Without NVRTC this is reported as skipped.
 
 mod common;
 mod gpu_shapes;
@@ -16,7 +16,7 @@ use smelt::{
 };
 use tests::{SeededWeights, Traced, compile, device, folder};
 
-/// A driver with the NVRTC that the tests use, and a folder for units; `None` where there is no NVRTC.
+/// A driver with the NVRTC of the tests, and a directory for units; `None` if there is no NVRTC.
 fn driver(units: Option<PathBuf>) -> Option<Driver> {
     if let Err(reason) = device::compiler() {
         eprintln!("skipped: {reason}");
@@ -66,7 +66,7 @@ fn plans_of_the_oracles_build_and_open() {
             let file = PlanFile::open(&plan).unwrap();
             let codes = file.plan().kernels.iter().map(|kernel| kernel.code.as_ref().unwrap());
             units += codes.clone().count();
-            // a unit stands on its own, and says nothing of the machine it was made on
+            // a unit is self-contained, and independent of the machine it was made on
             assert!(codes.clone().all(|code| !code.source.contains("#include") && !code.cubin.is_empty()));
             let root = folder().canonicalize().unwrap().to_string_lossy().into_owned();
             assert!(codes.clone().all(|code| !code.source.contains(&root)));
@@ -94,7 +94,7 @@ fn an_8b_plan_builds_from_its_config_alone() {
     assert!(std::fs::read(&plan).unwrap() == std::fs::read(&again).unwrap());
 }
 
-/// No unit comes from a cache: the compiler of CUDA C must repeat itself, too.
+/// No unit comes from a cache: the compiler of CUDA C must be deterministic, too.
 #[test]
 fn the_same_input_gives_the_same_bytes() {
     if let Some(driver) = driver(None) {
@@ -114,7 +114,7 @@ fn odd_shapes_build() {
         let compiled =
             compile(&graph, smelt::Target::Sm90a, &weights, 4).map_err(|error| format!("{}: {error}", case.name));
         let selection = compiled.unwrap().selection;
-        assert!(!selection.contains("would run slowly"), "{}: {selection}", case.name);
+        assert!(!selection.contains("would be slow"), "{}: {selection}", case.name);
     }
 }
 
@@ -151,7 +151,7 @@ graph @product(%given: f32[8192, 8192]) {
     }
 }
 
-/// What a layer of a token of one sequence costs in launches, with the configurations of the kernels left out.
+/// The launches of a layer for one token of one sequence, without the configurations of the kernels.
 fn launches(config: &Path, layer: u32, kv: Option<DType>, driver: &Driver) -> Vec<String> {
     let precision = PrecisionOptions { kv, ..PrecisionOptions::default() };
     let compile = CompileOptions { weights: WeightsChoice::Dummy, precision, ..options(DType::BF16) };
@@ -163,8 +163,8 @@ fn launches(config: &Path, layer: u32, kv: Option<DType>, driver: &Driver) -> Ve
     launches.filter_map(|line| Some(line.split(" {").next()?.to_owned())).collect()
 }
 
-/// Three layers as wide as those of Starcoder2 3B. The units are built where there is a compiler: norms that would spill
-/// registers would fall off.
+/// Three layers as wide as those of Starcoder2 3B. The units are built if there is a compiler: norms that spill
+/// registers would be unfused.
 #[test]
 fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
     let scratch = tempfile::tempdir().unwrap();
@@ -210,7 +210,7 @@ fn launches_by_op(format: Format, disabled: &[&str], program: &str) -> BTreeMap<
     };
     let mut dumps = Dumps::default();
     Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
-    // programs that agree share a list
+    // equal programs share a list
     let named =
         |list: &&str| list.lines().next().is_some_and(|line| line.split(", ").any(|name| name.starts_with(program)));
     let list = dumps.kernels.split("// ").find(named).unwrap();
@@ -222,8 +222,8 @@ fn launches_by_op(format: Format, disabled: &[&str], program: &str) -> BTreeMap<
     counts
 }
 
-/// What codes on both sides cost in launches: one behind attention and one behind the gate of each layer, and none behind
-/// a norm, which makes them itself.
+/// The launches of two quantized operands: one after attention and one after the gate of each layer, and none after a
+/// norm, which quantizes its own result.
 #[test]
 fn norms_of_an_8b_step_make_codes_in_one_launch() {
     for program in ["decode@1", "mixed@"] {

@@ -1,20 +1,20 @@
-//! `cargo xtask bundle`: what a machine with an NVIDIA driver and CUDA 13, but no Rust, needs to run the GPU tests, as
-//! one archive.
+//! `cargo xtask bundle`: everything that a machine with an NVIDIA driver and CUDA 13, but no Rust, needs to run the GPU
+//! tests, as one archive.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{cargo, run as run_command};
 
-/// The archive may have this many bytes: it travels to borrowed machines.
+/// Maximum size of the archive: it is copied to borrowed machines.
 const LIMIT: u64 = 32 << 20;
 const FOLDER: &str = ".bundle/smelt-gpu";
 const ARCHIVE: &str = ".bundle/smelt-gpu.tar.gz";
 
-/// What runs them there: stands at the top of the archive.
+/// The script that runs them, at the top of the archive.
 const SCRIPTS: &str = "xtask/bundle";
 
-/// Folders of the repository that the tests read.
+/// Directories of the repository that the tests read.
 const DATA: [&str; 6] = ["tests/cases", "tests/oracle", "tests/quantized", "models/demo", "bench/configs", SCRIPTS];
 
 /// Builds the program and the GPU tests, strips them, and packs them with their data.
@@ -36,7 +36,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         copy(&root.join(path), &place)?;
     }
     let archive = root.join(ARCHIVE);
-    // names, owners and times that do not depend on the machine
+    // names, owners and times are independent of the machine
     let options = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "-czf"];
     let tar =
         Command::new("tar").args(options).arg(&archive).arg("-C").arg(root.join(".bundle")).arg("smelt-gpu").status();
@@ -48,7 +48,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     if bytes > LIMIT { Err(format!("{ARCHIVE} has {bytes} bytes, expected at most {LIMIT}")) } else { Ok(()) }
 }
 
-/// Builds the GPU tests and asks cargo where it put them.
+/// Builds the GPU tests and asks cargo for their path.
 fn test_executable(root: &Path) -> Result<PathBuf, String> {
     let mut build = cargo(root, ["test", "--release", "--package", "tests", "--test", "gpu", "--no-run"]);
     let output = build.arg("--message-format=json-render-diagnostics").stderr(std::process::Stdio::inherit()).output();

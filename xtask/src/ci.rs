@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: formatting, lints, tests, also under AddressSanitizer, damaged inputs and the README's tour. All of
-//! them run, so that one push shows everything that is wrong.
+//! `cargo xtask ci`: formatting, lints, tests (also under AddressSanitizer), damaged inputs and the README's tour. All
+//! of them run, so that one push shows everything that is wrong.
 
 use std::path::Path;
 use std::time::Instant;
@@ -51,13 +51,13 @@ fn clippy(root: &Path) -> Result<(), String> {
     run_command(&mut cargo(root, ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 
-/// Licences, advisories and duplicates of all dependencies, as deny.toml says. `tidy` checks the licences in any case.
+/// Licences, advisories and duplicates of all dependencies, by deny.toml. `tidy` checks the licences in any case.
 fn deny(root: &Path) -> Result<(), String> {
     if !works(&mut cargo(root, ["deny", "--version"])) {
         println!("skipped: no cargo-deny here, advisories and duplicates are not checked (`cargo install cargo-deny`)");
         return Ok(());
     }
-    // advisories are fetched from the network: without one, the rest is still worth checking
+    // advisories are fetched from the network: without it, the rest is still checked
     let offline = !works(&mut cargo(root, ["deny", "fetch", "db"]));
     if offline {
         println!("skipped: the database of advisories cannot be fetched");

@@ -30,34 +30,37 @@ enum Command {
     },
     /// Check the invariants of ARCHITECTURE.md.
     Tidy,
-    /// Run the README's commands as a reader would.
+    /// Run the README's commands like a reader.
     Tour,
     /// Measure the CPU target, and keep the figures in bench/ and the book.
     Bench {
-        /// Measures nothing: only writes the tables anew from what bench/ has.
+        /// Measures nothing: only rewrites the tables from the results in bench/.
         #[arg(long)]
         tables: bool,
         /// Measures the steps of a compilation for models of 10, 100 and 1000 layers instead.
         #[arg(long, conflicts_with = "tables")]
         passes: bool,
-        /// Measures what formats cost in perplexity on the demo model instead.
+        /// Measures the perplexity of each format on the demo model instead.
         #[arg(long, conflicts_with_all = ["tables", "passes"])]
         accuracy: bool,
     },
-    /// Write the reference from what the program has inside, and into the book the code that it shows.
+    /// Write the reference from the program's declarations, and update the code in the book.
     Docs,
-    /// Compile the test models with the compiler of another revision and with this one, and show what differs.
+    /// Compile the test models with the compiler of another revision and with this one, and show differences.
     Replay {
         /// A revision of git, such as HEAD~1.
         revision: String,
+        /// A file of `old → new`, one per line: names that the other revision has, and this one's. Prose is not compared.
+        #[arg(long, value_name = "FILE")]
+        renames: Option<PathBuf>,
     },
-    /// Run the tests of `plan` and `runtime` under AddressSanitizer, and under Miri where it is installed.
+    /// Run the tests of `plan` and `runtime` under AddressSanitizer, and under Miri if it is installed.
     Sanitize,
     /// Pack the program and the GPU tests for a machine with a GPU and no Rust.
     Bundle,
     /// Damage inputs of every kind, and judge how the program behaves on each.
     Mutate(mutate::Options),
-    /// Everything that must hold before a change lands: formatting, lints, `test`, `sanitize`, `mutate`, `tour`.
+    /// Everything that must pass before a change lands: formatting, lints, `test`, `sanitize`, `mutate`, `tour`.
     Ci,
 }
 
@@ -72,7 +75,7 @@ fn main() -> ExitCode {
         Command::Bench { accuracy: true, .. } => bench::accuracy::run(&root),
         Command::Bench { .. } => bench::run(&root),
         Command::Docs => docs::write(&root),
-        Command::Replay { revision } => replay::run(&root, &revision),
+        Command::Replay { revision, renames } => replay::run(&root, &revision, renames.as_deref()),
         Command::Sanitize => sanitize::run(&root),
         Command::Bundle => bundle::run(&root),
         Command::Mutate(options) => mutate::run(&root, &options),
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The root of the workspace: the folder above this package's, as cargo tells it to the programs it runs.
+/// The root of the workspace: the parent of this package's directory, which cargo passes to the programs it runs.
 fn root() -> Result<PathBuf, String> {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("run this as `cargo xtask`")?;
     PathBuf::from(package).parent().map(PathBuf::from).ok_or_else(|| "this package has no folder above it".to_owned())

@@ -1,7 +1,7 @@
-//! `cargo xtask mutate`: damaged inputs of every kind, each read by the program in a process of its own, and how it behaves
+//! `cargo xtask mutate`: damaged inputs of every kind, each read by the program in its own process, whose behaviour is
 //! judged by what is promised: a documented exit code, one short error, bounded time and memory, nothing left over.
 //!
-//! A seed and an index name a mutant, so a finding is seen again with `--seed S --only INDEX`.
+//! A seed and an index identify a mutant, so a finding is reproduced with `--seed S --only INDEX`.
 
 mod bytes;
 mod corpus;
@@ -31,7 +31,7 @@ use judge::{Fault, Limits, Outcome};
 use mutant::Mutant;
 use report::{Finding, Report};
 
-/// Processes at a time.
+/// Concurrent processes.
 const WORKERS: usize = 2;
 /// Mutants of a run in CI, and their seed.
 const IN_CI: (u64, u64) = (1500, 1);
@@ -39,22 +39,22 @@ const IN_CI: (u64, u64) = (1500, 1);
 /// What to damage, and how often.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Mutants.
+    /// Number of mutants.
     #[arg(long, value_name = "N", default_value_t = IN_CI.0)]
     count: u64,
-    /// Names the mutants, together with their index.
+    /// Identifies the mutants, together with their index.
     #[arg(long, value_name = "S", default_value_t = IN_CI.1)]
     seed: u64,
-    /// Makes and runs the mutant of this index alone, and shows what it says.
+    /// Makes and runs only the mutant of this index, and shows its output.
     #[arg(long, value_name = "INDEX")]
     only: Option<u64>,
-    /// The kinds of input to damage; may be given several times.
+    /// The kinds of input to damage; may be repeated.
     #[arg(long, value_name = "NAME")]
     kind: Vec<String>,
-    /// The program [default: smelt, as cargo builds it].
+    /// The program [default: smelt, as built by cargo].
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
-    /// Writes what came of it as JSON.
+    /// Writes the result as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -74,7 +74,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         Some(path) => path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?,
         None => smelt(root)?,
     };
-    // a look at one leaves what the run before it has kept
+    // a single mutant leaves the findings of the previous run
     let folder = root.join(if options.only.is_some() { "target/mutate-only" } else { "target/mutate" });
     let harness = Harness::new(root, &program, options.clone(), Limits::default(), &folder)?;
     if let Some(index) = options.only {
@@ -91,7 +91,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
 }
 
-/// A program, what it is given, and where.
+/// A program, its inputs, and its directory.
 struct Harness {
     corpus: Corpus,
     program: PathBuf,
@@ -165,7 +165,7 @@ impl Harness {
         }
     }
 
-    /// On a busy machine, what is slow once may not be by itself.
+    /// On a busy machine, a slow run may be fast alone.
     fn judge_slow_ones_again(&self, report: &mut Report) -> Result<(), String> {
         let place = self.folder.join("again");
         let slow = report.findings.iter_mut().filter(|finding| finding.outcome.faults.contains(&Fault::Slow));
@@ -177,7 +177,7 @@ impl Harness {
         Ok(())
     }
 
-    /// Keeps the files of a finding, what it said, and how it is seen again.
+    /// Keeps the files of a finding, its output, and how to reproduce it.
     fn keep(&self, finding: &Finding) -> Result<(), String> {
         let mutant = self.mutant(finding.index, "scratch")?;
         let folder = self.folder.join(format!("{}-{}-{}", finding.kind, self.options.seed, finding.index));
@@ -193,13 +193,13 @@ impl Harness {
         write("finding.txt", text.as_bytes())
     }
 
-    /// The command that makes and runs a mutant again, without its index.
+    /// The command that reproduces a mutant, without its index.
     fn again(&self) -> String {
         let kinds: String = self.options.kind.iter().map(|kind| format!(" --kind {kind}")).collect();
         format!("cargo xtask mutate --seed {}{kinds}", self.options.seed)
     }
 
-    /// Runs one mutant and shows what it says.
+    /// Runs one mutant and shows its output.
     fn show(&self, index: u64) -> Result<(), String> {
         let mutant = self.mutant(index, "scratch")?;
         let outcome = judge::run(&self.program, &mutant, &self.folder.join("run"), &self.limits)?;

@@ -1,4 +1,4 @@
-//! Starts other programs and says which one it was that failed.
+//! Starts other programs, and names the one that failed.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ pub fn cargo(root: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> 
     cargo
 }
 
-/// The program, with the features of the whole workspace, with which the tests have built it.
+/// The program, with the features of the whole workspace, as built for the tests.
 pub fn smelt(root: &Path) -> Result<PathBuf, String> {
     run(&mut cargo(root, ["build", "--quiet", "--workspace", "--bin", "smelt"]))?;
     Ok(root.join("target/debug/smelt"))
@@ -31,7 +31,7 @@ pub fn works(command: &mut Command) -> bool {
     quiet.status().is_ok_and(|status| status.success())
 }
 
-/// The command as one would type it, with the program's folder left out.
+/// The command as one would type it, without the program's directory.
 fn line(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let words: Vec<_> = std::iter::once(program).chain(command.get_args()).map(OsStr::to_string_lossy).collect();

@@ -1,12 +1,12 @@
-//! `cargo xtask sanitize`: the tests of `plan` and `runtime`, where `unsafe` is, under AddressSanitizer; and under Miri what it
-//! can run, where it is installed. Where one cannot run, that is said aloud.
+//! `cargo xtask sanitize`: the tests of `plan` and `runtime`, which contain `unsafe`, under AddressSanitizer; and under
+//! Miri what it can run, if it is installed. If one cannot run, that is printed.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::process::{cargo, run as run_command, works};
 
-/// The one target that its tests have been run on; the compiler has its library there.
+/// The only target that these tests have been run on; the compiler has its library there.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Runs both.
@@ -19,18 +19,19 @@ pub fn run(root: &Path) -> Result<(), String> {
 fn address_sanitizer(root: &Path) -> Result<(), String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         println!(
-            "SKIPPED: AddressSanitizer runs on {TARGET} alone: nothing has looked at the memory of plan and runtime"
+            "SKIPPED: AddressSanitizer runs only on {TARGET}: memory accesses of plan and runtime were not checked"
         );
         return Ok(());
     }
     let mut command = cargo(root, ["test", "--package", "plan", "--package", "runtime", "--lib"]);
-    // its own folder, for every dependency is built with the sanitizer, too; its own target, so that build scripts are not
+    // its own directory, since every dependency is built with the sanitizer, too; its own target, so that build scripts
+    // are not
     command.args(["--target", TARGET, "--target-dir", "target/sanitize"]);
-    // the tests are small: to optimize them takes longer than to run them
+    // the tests are small: optimizing them takes longer than running them
     for profile in ["dev", "dev.package.\"*\"", "dev.package.runtime"] {
         command.arg("--config").arg(format!("profile.{profile}.opt-level=0"));
     }
-    // a stable compiler takes the flag with this switch
+    // a stable compiler accepts the flag with this variable
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address").env_remove("CARGO_ENCODED_RUSTFLAGS");
     // threads of a pool outlive the tests
     command.env("ASAN_OPTIONS", "detect_leaks=0");

@@ -1,4 +1,4 @@
-//! Snapshots that no test compares with any more: insta lists those it meets while the tests run.
+//! Unused snapshots: insta lists those that tests compare with.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,13 +7,13 @@ use std::process::Command;
 
 use crate::tidy::{Tree, is_filetest};
 
-/// The list that a run of the tests leaves.
+/// The list of a run of the tests.
 pub struct References {
     list: PathBuf,
 }
 
 impl References {
-    /// Makes the tests that `command` runs write the list anew.
+    /// Makes the tests that `command` runs write the list from scratch.
     pub fn record(root: &Path, command: &mut Command) -> Result<References, String> {
         let list = root.join("target/snapshot-references.txt");
         // insta appends.
@@ -24,8 +24,8 @@ impl References {
         Ok(References { list })
     }
 
-    /// Fails if a snapshot file is not in the list. Those of filetests are left to `tidy`, for a case that the machine
-    /// cannot run keeps its snapshot.
+    /// Fails if a snapshot file is not in the list. Those of filetests are left to `tidy`, since a case that the
+    /// machine cannot run keeps its snapshot.
     pub fn reject_unused(&self, root: &Path) -> Result<(), String> {
         let tree = Tree::read(root)?;
         let paths = tree.with_extension("snap").map(|file| file.path.as_str());
@@ -34,11 +34,11 @@ impl References {
         if unused.is_empty() {
             return Ok(());
         }
-        Err(format!("no test compares with these snapshots, delete them: {}", unused.join(", ")))
+        Err(format!("unused snapshots, delete them: {}", unused.join(", ")))
     }
 }
 
-/// The paths that a list of files, one a line, lacks. They may be spelled differently there.
+/// The paths that are missing in a list of files, one per line. They may be spelled differently there.
 fn unused<'p>(root: &Path, list: &str, paths: impl Iterator<Item = &'p str>) -> Vec<&'p str> {
     let used: HashSet<PathBuf> = list.lines().filter_map(|line| root.join(line).canonicalize().ok()).collect();
     paths.filter(|path| root.join(path).canonicalize().is_ok_and(|path| !used.contains(&path))).collect()

@@ -11,8 +11,8 @@ use crate::{docs, snapshots, tidy};
 const NVRTC: &str = "nvidia-cuda-nvrtc==13.0.*";
 const NVRTC_LIBRARY: &str = "libnvrtc.so.13";
 
-/// Runs `cargo test` with these arguments, or all tests of the workspace and its documentation, and whether the
-/// reference is what the program says; then `tidy`.
+/// Runs `cargo test` with these arguments, or all tests of the workspace and its documentation, and checks that the
+/// reference is not stale; then `tidy`.
 pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     check_compiler()?;
 
@@ -30,7 +30,7 @@ pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     let references = snapshots::References::record(root, &mut command)?;
     run_command(&mut command)?;
 
-    // A filtered run leaves snapshots unused that are not unused.
+    // A filtered run does not visit all snapshots.
     if args.is_empty() {
         references.reject_unused(root)?;
         docs::check(root)?;
@@ -38,7 +38,7 @@ pub fn run(root: &Path, args: &[String]) -> Result<(), String> {
     tidy::run(root)
 }
 
-/// The tokenizer library builds C and C++ sources: say so here, not in the middle of a build log.
+/// The tokenizer library builds C and C++ sources: report a missing compiler here, not in the middle of a build log.
 fn check_compiler() -> Result<(), String> {
     let found = |variable: &str, usual: &str| {
         let compiler = env::var_os(variable).unwrap_or_else(|| usual.into());
@@ -50,8 +50,8 @@ fn check_compiler() -> Result<(), String> {
     found("CXX", "c++")
 }
 
-/// A folder with NVRTC below its `lib`: the caller's, or one that pip fills below `target/`. Without one, tests that
-/// need it say that they are skipped.
+/// A directory with NVRTC below its `lib`: the caller's, or one that pip fills below `target/`. Without one, tests that
+/// need it report that they are skipped.
 pub fn nvrtc_home(root: &Path) -> Option<PathBuf> {
     if env::var_os("SMELT_SKIP_NVRTC").is_some() {
         println!("NVRTC: skipped, SMELT_SKIP_NVRTC is set");
@@ -66,7 +66,7 @@ pub fn nvrtc_home(root: &Path) -> Option<PathBuf> {
     }
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
-    // Without a network, say so soon.
+    // Without a network, fail fast.
     pip.args(["--retries", "1", "--timeout", "10"]);
     pip.arg("--target").arg(&folder).arg(NVRTC);
     let home = run_command(&mut pip).ok().and_then(|()| home_below(&folder));
@@ -76,7 +76,7 @@ pub fn nvrtc_home(root: &Path) -> Option<PathBuf> {
     home
 }
 
-/// The folder above the one that holds NVRTC. Packages of NVIDIA differ in how deep that is.
+/// The parent of the directory with NVRTC. Packages of NVIDIA differ in its depth.
 fn home_below(folder: &Path) -> Option<PathBuf> {
     if folder.join("lib").join(NVRTC_LIBRARY).exists() {
         return Some(folder.to_owned());

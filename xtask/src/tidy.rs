@@ -1,5 +1,5 @@
-//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, held against the sources as plain text. It makes slips
-//! visible, it does not stop the determined.
+//! `cargo xtask tidy`: the invariants of ARCHITECTURE.md, checked in the sources as plain text. It finds mistakes; it
+//! does not stop the determined.
 
 mod arrows;
 mod files;
@@ -12,28 +12,29 @@ use std::path::Path;
 pub use files::is_filetest;
 pub use tree::Tree;
 
-/// An invariant and the check that gives each place where it does not hold.
+/// An invariant and the check that lists its violations.
 type Invariant = (&'static str, fn(&Tree) -> Vec<String>);
 
 const INVARIANTS: &[Invariant] = &[
-    ("crates name only those that the map of ARCHITECTURE.md allows", arrows::follow_the_map),
+    ("crates depend only on those that the map of ARCHITECTURE.md allows", arrows::follow_the_map),
     ("`runtime` and `engine` never name the compiler, not even in tests", arrows::no_compiler_at_run_time),
-    ("examples name `smelt` and `cli`, their tests the filetests' runner besides", arrows::examples_are_users),
+    ("examples depend on `smelt` and `cli`, their tests also on the filetest runner", arrows::examples_are_users),
     (
-        "compiler types derive no `Serialize`: `ir`, `passes` and `codegen` do without serde",
+        "compiler types derive no `Serialize`: `ir`, `passes` and `codegen` do not depend on serde",
         arrows::no_serde_in_compiler,
     ),
-    ("each crate of Cargo.lock may be used under licences that deny.toml allows", licences::are_allowed),
+    ("each crate of Cargo.lock has a licence that deny.toml allows", licences::are_allowed),
     ("a dependency that may be replaced is named in one place", words::one_home),
     ("`ir` and `passes` do no I/O and read no environment", words::no_io_in_passes),
     ("only `cli` reads environment variables and prints", words::only_cli_talks),
-    ("input files are opened by `plan::input` alone", words::one_reader),
+    ("only `plan::input` opens input files", words::one_reader),
     ("nothing is left unfinished in the tree", words::nothing_unfinished),
-    ("a Rust file opens with its job: `//!`", files::open_with_their_job),
+    ("texts use the words of docs/glossary.md", words::plain_words),
+    ("a Rust file starts with its purpose: `//!`", files::open_with_their_job),
     ("a hand-written Rust file has at most 700 lines", files::stay_short),
-    ("each snapshot has its case, and each case that keeps a snapshot has one", files::snapshots_have_cases),
+    ("each snapshot has its case, and each case with a snapshot has one", files::snapshots_have_cases),
     ("the book's figures are those of bench/", |tree| crate::bench::stale(&tree.root)),
-    ("the book shows the files that CI compiles", crate::docs::stale_code),
+    ("the book shows files that CI compiles", crate::docs::stale_code),
     ("ARCHITECTURE.md names every crate and has at most 300 lines", files::architecture_is_complete),
 ];
 

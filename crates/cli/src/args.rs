@@ -17,119 +17,118 @@ use crate::environment::cache_folder;
 use crate::failure::Failure;
 use crate::output::{check_place, reads, reads_calibration};
 
-/// How to compile.
+/// Compilation options.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Compilation")]
 pub struct CompileArgs {
-    /// Machine to compile for: auto (the GPU where there is one, otherwise the CPU), cpu or sm_90a.
+    /// Target: auto (the GPU if there is one, otherwise the CPU), cpu or sm_90a.
     #[arg(long, value_name = "TARGET", default_value = "auto")]
     pub target: String,
-    /// Type of the weights: auto (that of the checkpoint), f32, f16 or bf16.
+    /// Weight type: auto (the checkpoint's), f32, f16 or bf16.
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
-    /// Number format of the linears, but for the head: bf16, f16 or f32, which set --dtype, or int8-weight,
-    /// int8-smoothquant, fp8, fp8-block, int4, int4-awq or int4-gptq; with mixed, `compile` chooses one for each linear.
+    /// Format of the linear layers, lm_head excluded: bf16, f16 or f32 (same as --dtype), int8-weight,
+    /// int8-smoothquant, fp8, fp8-block, int4, int4-awq or int4-gptq; with mixed, `compile` chooses one per layer.
     #[arg(long, value_name = "FORMAT", value_parser = parse_precision)]
     pub precision: Option<PrecisionChoice>,
-    /// Number format of the head, which keeps its numbers by default.
+    /// Format of lm_head [default: unquantized].
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub lm_head_precision: Option<Format>,
-    /// Number format of keys and values in their cache: bf16, f16, f32, fp8 or int8, whose
-    /// scales come from a calibration or the checkpoint, and int8 needs them [default: the type of the weights].
+    /// KV cache format: bf16, f16, f32, fp8 or int8. Scales come from a calibration or the checkpoint; int8 requires
+    /// them [default: the weight type].
     #[arg(long, value_name = "FORMAT", value_parser = parse_kv_precision)]
     pub kv_precision: Option<DType>,
-    /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
+    /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
     #[arg(long, value_name = "FILE")]
     pub precision_map: Option<PathBuf>,
-    /// Where the scales of activations come from, in int8-smoothquant and fp8: dynamic (of each token its own) or static
-    /// (of the calibration).
+    /// Activation scales of int8-smoothquant and fp8: dynamic (one per token) or static (from the calibration).
     #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
     pub activation_scales: ActivationScales,
-    /// Calibration of the model, which int8-smoothquant, int4-awq, int4-gptq and static scales need; the file of
-    /// activations is looked for beside it.
+    /// Calibration file, required by int8-smoothquant, int4-awq, int4-gptq and static scales; the activations file is
+    /// looked for next to it.
     #[arg(long, value_name = "FILE.json")]
     pub calibration: Option<PathBuf>,
-    /// Sequences that run at the same time [default: 8].
+    /// Maximum number of concurrent sequences [default: 8].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_batch_size: Option<u32>,
-    /// Tokens of a prompt [default: --max-seq-len].
+    /// Maximum prompt length in tokens [default: --max-seq-len].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_input_len: Option<u32>,
-    /// Generated tokens of a sequence.
+    /// Maximum number of generated tokens per sequence.
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_output_len: Option<u32>,
-    /// Tokens of a sequence [default: input and output length where both are given, otherwise what the model was
-    /// made for, at most 8192].
+    /// Maximum sequence length in tokens [default: input plus output length if both are given, otherwise the model's
+    /// context length, at most 8192].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_seq_len: Option<u32>,
-    /// Tokens of all sequences in one step; longer prompts take several [default: 512].
+    /// Maximum number of tokens per step over all sequences; longer prompts are split (chunked prefill) [default: 512].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_num_tokens: Option<u32>,
-    /// Size of the KV cache, such as 2GiB [default: room for every sequence at full length].
+    /// KV cache size, such as 2GiB [default: room for every sequence at full length].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub kv_cache: Option<u64>,
-    /// Bytes that intermediate values may take; a plan that needs more is refused.
+    /// Maximum size of the activation arena in bytes; a plan that needs more is refused.
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     pub workspace_size: Option<u64>,
-    /// Where weights come from. With dummy, only config.json is read, and weights are seeded random values.
+    /// Source of the weights. With dummy, only config.json is read, and the weights are seeded random values.
     #[arg(long, value_enum, default_value = "checkpoint")]
     pub weights: Weights,
     #[command(flatten)]
     pub ignored: IgnoreArgs,
     #[command(flatten)]
     pub passes: PassArgs,
-    /// File of timings that decide which kernels are used.
+    /// Timing cache: kernel timings from which kernels are chosen.
     #[arg(long, value_name = "FILE")]
     pub timing_cache: Option<PathBuf>,
-    /// What the timing cache is for [default: read where the file exists, write where not].
+    /// How the timing cache is used [default: read if the file exists, written if not].
     #[arg(long, value_enum, value_name = "MODE", requires = "timing_cache")]
     pub timing_cache_mode: Option<CacheMode>,
-    /// Device whose timings are read, where the file has several for the target.
+    /// Device whose timings are read, if the file has several for the target.
     #[arg(long, value_name = "NAME", requires = "timing_cache")]
     pub timing_device: Option<String>,
 }
 
-/// Which tensors of a checkpoint are left out.
+/// Tensors of a checkpoint that are ignored.
 #[derive(Clone, Debug, Default, Args)]
 pub struct IgnoreArgs {
-    /// Leaves out tensors that the model does not have, by a pattern of their names: * stands for any characters, ? for
-    /// one; may be given several times.
+    /// Ignores tensors that the model does not use, by name pattern: * matches any characters, ? matches one; may be
+    /// repeated.
     #[arg(long, value_name = "GLOB")]
     pub ignore_tensors: Vec<String>,
 }
 
-/// What is done with a timing cache.
+/// How a timing cache is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CacheMode {
-    /// What the file knows decides, heuristics the rest.
+    /// Use timings that are in the file, heuristics for the rest.
     Read,
-    /// What is missing is measured here, and added to the file.
+    /// Measure missing timings and add them to the file.
     Write,
-    /// What is missing is an error.
+    /// Fail if a timing is missing.
     Require,
 }
 
 /// Which passes run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PassArgs {
-    /// Leaves out a pass; may be given several times, or a list with commas.
+    /// Disables a pass; may be repeated, or a comma-separated list.
     #[arg(long, value_name = "PASS", value_delimiter = ',')]
     pub disable_pass: Vec<String>,
-    /// Stops optional passes after this many, to find the one that does something wrong.
+    /// Stops after this many optional passes, to bisect a miscompilation.
     #[arg(long, value_name = "N", value_parser = parse_limit::<usize>)]
     pub opt_bisect_limit: Option<usize>,
-    /// Rewriting rules that join the passes, `pattern => replacement`; may be given several times.
+    /// File of rewrite rules, `pattern => replacement`, that are added to the pipeline; may be repeated.
     #[arg(long, value_name = "FILE.rules")]
     pub rewrites: Vec<PathBuf>,
 }
 
 impl PassArgs {
-    /// Those that run of a pipeline.
+    /// The passes of a pipeline that run.
     pub fn options(&self) -> PassOptions {
         PassOptions { disabled: self.disable_pass.clone(), bisect_limit: self.opt_bisect_limit }
     }
 
-    /// Reads the files of rules.
+    /// Reads the rule files.
     pub fn rewrites(&self) -> Result<Vec<RewriteFile>, Error> {
         self.rewrites.iter().for_each(|path| reads(path));
         let read = |path: &PathBuf| match input::read_text(path, TEXT_BYTES) {
@@ -149,7 +148,7 @@ impl PassArgs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DTypeChoice(pub Option<DType>);
 
-/// Where weights come from.
+/// Source of the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Weights {
     /// The checkpoint's safetensors.
@@ -160,7 +159,7 @@ pub enum Weights {
 }
 
 impl CompileArgs {
-    /// The type of numbers, which two options may name.
+    /// The unquantized type, which two options may set.
     fn dtype(&self) -> Result<Option<DType>, Error> {
         match (self.dtype.0, self.precision) {
             (Some(dtype), Some(PrecisionChoice::Numbers(other))) if dtype != other => {
@@ -187,18 +186,19 @@ impl CompileArgs {
         })
     }
 
-    /// What the library is asked for.
+    /// The options as the library takes them.
     pub fn options(&self) -> Result<CompileOptions, Failure> {
         match self.precision {
             Some(PrecisionChoice::Mixed) => Err(Error::Usage(
-                "`smelt compile` chooses mixed formats; give the table that it writes as --precision-map".to_owned(),
+                "mixed formats are chosen by `smelt compile`; pass the table that it writes as --precision-map"
+                    .to_owned(),
             )
             .into()),
             _ => self.options_but_mixed(),
         }
     }
 
-    /// The same, where formats are still to be chosen.
+    /// The same, with formats still to be chosen.
     pub fn options_but_mixed(&self) -> Result<CompileOptions, Failure> {
         let options = CompileOptions {
             target: match self.target.as_str() {
@@ -235,7 +235,7 @@ impl CompileArgs {
         };
         self.calibration.iter().for_each(|file| reads_calibration(file));
         if let Some(file) = &self.timing_cache {
-            // as `TimingOptions::mode` has it; measured timings are added to what is there
+            // as documented at `TimingOptions::mode`; measured timings are added to the file
             let written = self.timing_cache_mode.map_or(!file.exists(), |mode| mode == CacheMode::Write);
             if written { check_place(file)? } else { reads(file) }
         }
@@ -243,7 +243,7 @@ impl CompileArgs {
     }
 }
 
-/// Reads a table of linears and their formats.
+/// Reads a table of linear layers and their formats.
 pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
     reads(path);
     match input::read_text(path, TEXT_BYTES) {
@@ -252,14 +252,14 @@ pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
     }
 }
 
-/// A number format of linears, or a type.
+/// A format of linear layers: quantized, or a floating-point type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrecisionChoice {
-    /// Numbers of a type.
+    /// Unquantized, of a type.
     Numbers(DType),
-    /// Codes.
+    /// Quantized.
     Codes(Format),
-    /// A format for each linear, chosen by what it spoils.
+    /// A format per linear layer, chosen by measured loss.
     Mixed,
 }
 
@@ -274,7 +274,7 @@ pub fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
     }
 }
 
-/// What keys and values may be kept as.
+/// Formats of the KV cache.
 fn parse_kv_precision(text: &str) -> Result<DType, String> {
     match (text, parse_dtype(text)) {
         ("fp8" | "f8e4m3", _) => Ok(DType::F8E4M3),
@@ -284,7 +284,7 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
     }
 }
 
-/// The name of a machine with a roofline.
+/// The name of a machine with a roofline model.
 pub fn parse_machine(name: &str) -> Result<Machine, String> {
     let known = Machine::ALL.map(|machine| machine.name).join(", ");
     Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
@@ -303,7 +303,7 @@ fn parse_in<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Result<T
     number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
 }
 
-/// How many there are of something, at least one.
+/// A count, at least one.
 pub fn parse_count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     parse_in(text, 1..=u32::MAX.into())
 }
@@ -313,12 +313,12 @@ pub fn parse_limit<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     parse_in(text, 0..=u32::MAX.into())
 }
 
-/// Threads of a CPU: more than machines have would only take memory from each other.
+/// CPU threads: more than machines have would only take memory from each other.
 pub fn parse_threads(text: &str) -> Result<usize, String> {
     parse_in(text, 1..=1024)
 }
 
-/// Where scales of activations come from.
+/// Source of activation scales.
 pub fn parse_scales(text: &str) -> Result<ActivationScales, String> {
     text.parse()
 }
@@ -356,7 +356,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "tb" => 1_000_000_000_000,
         _ => return Err(format!("unknown unit in `{text}`, expected a size such as 512MiB, 2GB or 1073741824")),
     };
-    let error = || format!("`{text}` is no size, expected one such as 512MiB, 2GB or 1073741824");
+    let error = || format!("`{text}` is not a size, expected one such as 512MiB, 2GB or 1073741824");
     let too_large = || format!("`{text}` is too large, expected at most {} bytes", u64::MAX);
     if !number.contains('.') {
         let digits = !number.is_empty();
@@ -364,7 +364,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         return size.ok_or_else(|| if digits { too_large() } else { error() });
     }
     if unit == 1 {
-        return Err(format!("`{text}` is a part of a byte, expected whole bytes, or a unit as in 1.5GiB"));
+        return Err(format!("`{text}` is a fraction of a byte, expected whole bytes, or a unit as in 1.5GiB"));
     }
     let size = number.parse::<f64>().map_err(|_| error())? * unit as f64;
     if size < u64::MAX as f64 { Ok(size as u64) } else { Err(too_large()) }
@@ -377,19 +377,20 @@ pub fn with_dashes(arg: OsString) -> OsString {
     OsString::from(format!("{}{value}", name.replace('_', "-")))
 }
 
-/// Where compiled plans and kernels are kept: an option, otherwise the system's folder for caches.
+/// Where compiled plans and kernels are cached: an option, otherwise the system's cache directory.
 #[derive(Clone, Debug, Args)]
 pub struct CacheArgs {
-    /// Folder of compiled plans and kernels, and of what choices of formats measured [default: smelt in the user's cache folder].
+    /// Cache directory for compiled plans, kernels and mixed-precision measurements [default: smelt in the user's cache
+    /// directory].
     #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// Compiles anew, and keeps nothing.
+    /// Recompiles, and caches nothing.
     #[arg(long)]
     pub no_cache: bool,
 }
 
 impl CacheArgs {
-    /// The folder, where there is one.
+    /// The cache directory, if any.
     pub fn folder(&self) -> Option<PathBuf> {
         if self.no_cache {
             return None;
@@ -397,7 +398,7 @@ impl CacheArgs {
         self.cache_dir.clone().or_else(cache_folder)
     }
 
-    /// The driver with a folder of compiled kernels there.
+    /// The driver with its kernel cache there.
     pub fn driver(&self, driver: &Driver) -> Driver {
         match self.folder() {
             Some(folder) => driver.clone().unit_cache(folder.join("units")),

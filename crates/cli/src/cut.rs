@@ -1,11 +1,11 @@
-//! What happens when a mapped file is cut while it is read: an error that names the file, exit code 3, and nothing
-//! unfinished left.
+//! What happens when a mapped file is truncated while it is read: an error that names the file, exit code 3, and no
+//! unfinished output.
 //!
-//! The system sends SIGBUS to the thread that reads a page which the file no longer has. A handler can do little, for it
-//! may have interrupted anything; so ours only looks whether the address is in a file of ours, tells it to a thread that
-//! waits for just that, and keeps the interrupted thread from going on. That thread is an ordinary one: it may lock and
-//! allocate, since nobody reads mapped files while he holds a lock that it needs. What it does is what Ctrl-C does.
-//! Other addresses are left to the handler that was there before, which ends the process.
+//! The system sends SIGBUS to the thread that reads a page which the file no longer has. A handler can do little, for
+//! it may have interrupted anything; ours only checks whether the address is in a mapped file, passes it to a thread
+//! that waits for it, and suspends the interrupted thread. The waiting thread is an ordinary one: it may lock and
+//! allocate, since nobody reads mapped files while holding a lock that it needs. It does what Ctrl-C does. Other
+//! addresses are left to the previous handler, which ends the process.
 
 use std::ffi::{c_int, c_void};
 use std::io::Read;
@@ -17,16 +17,16 @@ use smelt::plans::{mapped, partial};
 
 use crate::failure::{BAD_INPUT, Failure};
 
-/// What a handler needs, set before there is one.
+/// What a handler needs, set before it is installed.
 struct Before {
-    /// Where addresses go.
+    /// Where addresses are sent.
     pipe: RawFd,
     handler: libc::sigaction,
 }
 
 static BEFORE: OnceLock<Before> = OnceLock::new();
 
-/// Handles SIGBUS from now on. Where that cannot be, a cut file ends the process as it always did.
+/// Handles SIGBUS from now on. If that is impossible, a truncated file ends the process as usual.
 pub fn install() {
     let Ok((mut reader, writer)) = std::io::pipe() else { return };
     let end = move || {
@@ -48,8 +48,8 @@ pub fn install() {
     if BEFORE.set(Before { pipe: writer.into_raw_fd(), handler }).is_err() {
         return;
     }
-    // SAFETY: `on_fault` has the signature of SA_SIGINFO and does only what a handler may. It takes the stack for signals,
-    // where there is one.
+    // SAFETY: `on_fault` has the signature of SA_SIGINFO and does only what a handler may. It runs on the signal stack,
+    // if there is one.
     unsafe {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
         action.sa_sigaction = on_fault as *const () as usize;
@@ -63,13 +63,13 @@ pub fn install() {
 fn end(address: usize) -> ! {
     let file = mapped::file_at(address).map_or_else(|| "a file".to_owned(), |file| file.display().to_string());
     let failure = Failure::bad_input(format!(
-        "{file}: was cut off while it was read: run the command again when the file is whole and nothing writes to it"
+        "{file}: was truncated while it was read: run the command again when the file is complete and nothing writes to it"
     ));
     let _ = failure.report();
     partial::exit(BAD_INPUT.into())
 }
 
-/// Handles the signal. Does only what is allowed at any point of a program: atomics, write(2), pause(2), sigaction(2).
+/// Handles the signal. Does only what is async-signal-safe: atomics, write(2), pause(2), sigaction(2).
 extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system hands over a filled structure. The address is one only where the system itself is the sender.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
@@ -84,7 +84,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     }
     let handler = before.handler.sa_sigaction;
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
-        // SAFETY: the thread goes on where it was, meets the same page, and the system ends the process as it would have.
+        // SAFETY: the thread continues where it was, faults on the same page, and the system ends the process as usual.
         unsafe {
             libc::signal(signal, libc::SIG_DFL);
             if code <= 0 {

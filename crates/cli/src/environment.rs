@@ -1,8 +1,8 @@
-//! What the environment says: where CUDA's libraries are, where caches go. The one file that reads variables.
+//! Environment variables: where CUDA's libraries are, where caches go. The only file that reads them.
 
 use std::path::PathBuf;
 
-/// The user's folder for what smelt can make again.
+/// The user's directory for cached files.
 pub fn cache_folder() -> Option<PathBuf> {
     let folder = |name: &str, below: &str| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
@@ -11,8 +11,8 @@ pub fn cache_folder() -> Option<PathBuf> {
     folder("XDG_CACHE_HOME", "smelt").or_else(|| folder("HOME", ".cache/smelt"))
 }
 
-/// Where NVRTC may be, before the loader's own path: homes that the environment names, the usual place, and the
-/// folders of Python packages.
+/// Where NVRTC may be, before the loader's own path: directories that the environment names, the usual place, and
+/// Python packages.
 pub fn cuda_folders() -> Vec<PathBuf> {
     let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os);
     let mut folders: Vec<PathBuf> = named.filter(|value| !value.is_empty()).map(PathBuf::from).collect();

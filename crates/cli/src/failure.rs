@@ -1,4 +1,4 @@
-//! How errors look and which exit code they have.
+//! How errors are printed and which exit code they have.
 
 use std::process::ExitCode;
 
@@ -32,22 +32,22 @@ impl Failure {
         Error::BadInput(message.into()).into()
     }
 
-    /// A benchmark was slower than was allowed.
+    /// A benchmark was slower than allowed.
     pub fn slower(message: String) -> Failure {
         Failure { message, help: None, code: 8 }
     }
 
-    /// The same failure with a line of advice.
+    /// The same failure with a hint.
     pub fn help(mut self, help: impl Into<String>) -> Failure {
         self.help = Some(help.into());
         self
     }
 
-    /// Prints the error and returns its exit code. A closed pipe on the other side of stdout is no error of ours.
+    /// Prints the error and returns its exit code. A closed pipe at the other end of stdout is not an error.
     pub fn report(self) -> ExitCode {
         let code = self.code;
         if code != CLOSED_PIPE {
-            // before it is styled: what a terminal obeys in an error is then our own
+            // before styling: afterwards all escape sequences in it are our own
             let short = |text: &str| clipped(shown(text), MAX_BYTES);
             let message = short(&self.message);
             let help = self.help.map(|help| short(&help));
@@ -57,18 +57,18 @@ impl Failure {
     }
 }
 
-/// Most bytes of an error, whatever an input or an option has in it.
+/// Maximum size of an error in bytes, whatever an input or an option contains.
 const MAX_BYTES: usize = 3584;
 
 /// The exit code of a bad input.
 pub const BAD_INPUT: u8 = 3;
 
-/// Prints an error of the command line, or the help that was asked for, and returns the exit code.
+/// Prints an error of the command line, or the requested help, and returns the exit code.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     let plain = error.render().to_string();
     match plain.contains(is_obeyed) || plain.len() > MAX_BYTES {
         true => print_styled(&clipped(shown(&plain), MAX_BYTES)),
-        // with its styles; where nobody reads there any more, it is lost
+        // with its styles; lost if the pipe is closed
         false => drop(error.print()),
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
@@ -117,9 +117,9 @@ impl Diagnostic for Failure {
     }
 }
 
-/// Errors are printed without wrapping: names of tensors and paths stay whole.
+/// Errors are printed without wrapping: tensor names and paths stay whole.
 pub fn install() {
-    // It fails only where a hook was installed before, which then stays.
+    // It fails only if a hook is already installed, which then stays.
     let _ =
         miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())));
 }

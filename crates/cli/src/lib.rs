@@ -1,5 +1,5 @@
-//! The command line of smelt. A program with passes, ops or kernels of its own calls [`run`] with them in a driver,
-//! and has every subcommand with them inside.
+//! The command line of smelt. A program with passes, ops or kernels of its own calls [`run`] with a driver that
+//! contains them, and gets every subcommand.
 
 mod args;
 mod commands;
@@ -18,7 +18,7 @@ use smelt::Driver;
 
 use failure::Failure;
 
-/// Compile a language model into a plan, and run it.
+/// Ahead-of-time compiler and runtime for language models.
 #[derive(Debug, Parser)]
 #[command(name = "smelt", version, max_term_width = 100, after_help = failure::EXIT_CODES)]
 struct Cli {

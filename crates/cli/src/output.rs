@@ -1,7 +1,7 @@
-//! Results on stdout, words to the user on stderr, and files that appear whole or not at all.
+//! Results on stdout, messages on stderr, and atomic file writes.
 //!
-//! All text leaves the program here. Names in it may be a stranger's: what a terminal would obey is spelled out, and in
-//! JSON escaped. Only what a model writes goes to files and pipes as it is.
+//! All text leaves the program here. Names in it may come from a stranger: control characters are spelled out, and
+//! escaped in JSON. Only a model's output goes to files and pipes unchanged.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -25,17 +25,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     write(&shown(text))
 }
 
-/// Prints what a model writes.
+/// Prints a model's output.
 pub fn print_generated(text: &str) -> Result<(), Failure> {
     if std::io::stdout().is_terminal() { print(text) } else { write(text) }
 }
 
-/// Prints a line to stderr. Where nobody reads there any more, the line is lost and the work goes on.
+/// Prints a line to stderr. If the pipe is closed, the line is lost and the work goes on.
 pub fn print_error(line: &str) {
     print_styled(&shown(line));
 }
 
-/// Prints a line in which everything that a terminal obeys is the program's own.
+/// Prints a line in which all control characters are the program's own.
 pub fn print_styled(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -51,7 +51,7 @@ pub fn written_json(value: &impl Serialize) -> Result<String, Failure> {
     Ok(format!("{}\n", plain_json(&text)))
 }
 
-/// JSON with what a terminal would obey escaped: it can be in strings alone.
+/// JSON with control characters escaped: they can only be in strings.
 fn plain_json(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
@@ -63,36 +63,35 @@ fn plain_json(text: &str) -> String {
     plain
 }
 
-/// Names a file that the command reads: nothing that it writes may take its place.
+/// Claims a file that the command reads: no output may replace it.
 pub fn reads(path: &Path) {
     claims::input(path);
 }
 
-/// Names a checkpoint that the command reads, or a plan.
+/// Claims a checkpoint or plan that the command reads.
 pub fn reads_model(path: &Path) {
     checkpoint_files(path).iter().for_each(|file| claims::input(file));
 }
 
-/// Names a calibration that the command reads, with the file of activations beside it.
+/// Claims a calibration that the command reads, and its activations file.
 pub fn reads_calibration(path: &Path) {
     claims::input(path);
     claims::input(&smelt::activations_path(path));
 }
 
-/// Writes a file beside its place and renames it.
+/// Writes a file under a temporary name and renames it.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     smelt::plans::partial::write_file(path, bytes).map_err(|error| Error::Io { path: path.to_owned(), error }.into())
 }
 
-/// Names a file that the command will write, before work is done for it: an error where it cannot be there, or is one that
-/// the command reads or writes as something else. Inputs are named first.
+/// Claims a file that the command will write, before any work is done: an error if it cannot be written, or if the
+/// command reads it or writes it as something else. Inputs are claimed first.
 pub fn check_place(path: &Path) -> Result<(), Failure> {
     let place = smelt::plans::partial::place(path).and_then(|_| claims::output(path));
     place.map_err(|error| Error::Io { path: path.to_owned(), error }.into())
 }
 
-/// Looks for the files of a folder that the command will write, by their names: none may be one that it reads, or one of
-/// its other outputs.
+/// Checks the files that the command will write to a directory, by name: none may be an input or another output.
 pub fn check_folder(folder: &Path, outputs: &[PathBuf], writes: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let written = |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(&writes);
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| written(&entry.path())) {
@@ -105,19 +104,19 @@ pub fn check_folder(folder: &Path, outputs: &[PathBuf], writes: impl Fn(&str) ->
     };
     match outputs.iter().filter(is_there).find(|output| written(output)) {
         Some(output) => {
-            let reason = "is the name of one of the texts, too: expected another, or another --dump-dir";
+            let reason = "is also the name of an --emit text: expected another name, or another --dump-dir";
             Err(Failure::usage(format!("{}: {reason}", output.display())))
         }
         None => Ok(()),
     }
 }
 
-/// Makes a folder and those above it.
+/// Creates a directory and its parents.
 pub fn make_folder(path: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(path).map_err(|error| Error::Io { path: path.to_owned(), error }.into())
 }
 
-/// Bytes as people read them.
+/// Bytes, human-readable.
 pub fn bytes(count: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.into_iter().find(|(unit, _)| count >= *unit) {

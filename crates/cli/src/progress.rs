@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar where somebody watches, a line for each phase where it goes to a file.
+//! Progress on stderr: a bar on a terminal, a line per phase in a file.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -11,7 +11,7 @@ use smelt::plans::terminal::shown;
 
 use crate::output::print_error;
 
-/// Warnings that this process has given: several parts of a command may open one checkpoint.
+/// Warnings that were already printed: several parts of a command may open one checkpoint.
 static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Progress on stderr.
@@ -88,7 +88,7 @@ impl Progress for Stderr {
             if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {percent} %, {eta} left") {
                 bar.set_style(style);
             }
-            // what an earlier run has done says nothing of this one's speed
+            // the progress of an earlier run says nothing about this one's speed
             bar.set_position(done);
             bar.reset_eta();
         }

@@ -1,4 +1,4 @@
-//! The buffers of a program while it is built: sizes, lifetimes, and in the end their places.
+//! The buffers of a program under construction: sizes, lifetimes, and finally offsets.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use plan::{Arg, Buffer, Dim, Port, SymbolValues, WEIGHT_ALIGN};
 use crate::memory::{Request, place};
 use crate::{CodegenError, ProgramShape};
 
-/// The buffers of one program while it is built.
+/// The buffers of one program under construction.
 pub(crate) struct Buffers<'a> {
     graph: &'a Graph,
     shape: &'a ProgramShape,
@@ -26,7 +26,7 @@ impl<'a> Buffers<'a> {
     /// A buffer for a value that this step computes.
     pub fn define(&mut self, value: Value, step: u32) -> Result<Arg, CodegenError> {
         let name = self.graph.value_name(value).to_owned();
-        let ty = self.graph.tensor(value).ok_or_else(|| CodegenError::Graph(format!("`%{name}` is no tensor")))?;
+        let ty = self.graph.tensor(value).ok_or_else(|| CodegenError::Graph(format!("`%{name}` is not a tensor")))?;
         let shape: Vec<Dim> = ty.shape.iter().map(|dim| self.shape.dim(dim)).collect();
         let bytes = shape.iter().try_fold(ty.dtype.bytes(), |bytes, dim| {
             let size = dim.eval(&self.bounds).map_err(|error| error.to_string())?;

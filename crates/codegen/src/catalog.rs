@@ -1,4 +1,4 @@
-//! What code generation asks of a kernel, and the list of those it knows.
+//! The kernel interface of code generation, and the catalog of kernels.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,35 +10,35 @@ use crate::ProgramShape;
 use crate::cuda::{Header, flatten};
 use crate::tuning::Timings;
 
-/// A kernel as code generation sees it: which ops it can do, and with which configuration.
+/// A kernel as seen by code generation: its supported ops, and its configurations.
 pub trait Kernel: fmt::Debug + Send + Sync {
-    /// The name that plans and executors use.
+    /// Its name in plans and executors.
     fn name(&self) -> &'static str;
 
-    /// How the kernel would do this op, or why it cannot.
+    /// The configuration for an op, or the reason why it is not supported.
     fn call(&self, site: &Site<'_>) -> Result<Call, Refusal>;
 
-    /// All configurations that are worth timing for this op. Without timings, that of [`Kernel::call`] is taken.
+    /// All configurations worth timing for this op. Without timings, that of [`Kernel::call`] is used.
     fn candidates(&self, site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
         Ok(vec![self.call(site)?])
     }
 
-    /// What lists of kernels say of it.
+    /// Its description in lists of kernels.
     fn about(&self) -> About {
         About::default()
     }
 }
 
-/// What lists of kernels say of one.
+/// The description of a kernel in lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct About {
-    /// Names of the ops that it takes.
+    /// Names of its ops.
     pub ops: &'static [&'static str],
     /// The file with its code.
     pub file: &'static str,
 }
 
-/// An op in a program: what a kernel is chosen for.
+/// An op in a program, for which a kernel is selected.
 #[derive(Clone, Copy, Debug)]
 pub struct Site<'a> {
     /// The graph.
@@ -79,19 +79,19 @@ impl<'a> Site<'a> {
 /// A kernel's configuration for one op.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// Part of the kernel's identity: launches that agree share one kernel.
+    /// Part of the kernel's identity: launches with equal parameters share one kernel.
     pub params: Vec<Param>,
     /// Independent tasks, over the graph's symbols.
     pub grid: Dim,
-    /// The part of the KV cache it touches.
+    /// The part of the KV cache that it accesses.
     pub kv: Option<KvUse>,
-    /// Layouts in which it wants operands that are weights, by operand; others are row-major.
+    /// Required layouts of weight operands, by operand; others are row-major.
     pub layouts: Vec<(usize, Layout)>,
-    /// What a GPU needs beyond that.
+    /// Additional data for GPUs.
     pub device: Option<DeviceCall>,
 }
 
-/// The part of the KV cache that a kernel touches.
+/// The part of the KV cache that a kernel accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvUse {
     /// KV group.
@@ -100,7 +100,7 @@ pub struct KvUse {
     pub layer: u32,
     /// Whether it writes.
     pub writes: bool,
-    /// Whether it reads what earlier steps wrote.
+    /// Whether it reads entries of earlier steps.
     pub reads: bool,
 }
 
@@ -109,15 +109,15 @@ pub struct KvUse {
 pub struct DeviceCall {
     /// The unit: CUDA C that includes files of `kernels/` and has one entry of the kernel's name.
     pub unit: String,
-    /// Files that it includes beside those of `kernels/`.
+    /// Files that it includes besides those of `kernels/`.
     pub headers: Vec<Header>,
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
-    /// Bytes of dynamic shared memory of a block.
+    /// Bytes of dynamic shared memory per block.
     pub shared_bytes: u32,
-    /// Tensor maps, which stand behind the pointers of outputs and inputs.
+    /// Tensor maps, passed after the pointers of outputs and inputs.
     pub maps: Vec<TensorMap>,
-    /// Sizes that stand last, over the graph's symbols.
+    /// Sizes, passed last, over the graph's symbols.
     pub scalars: Vec<Dim>,
 }
 
@@ -184,7 +184,7 @@ impl Call {
     }
 }
 
-/// Why a kernel does not do an op.
+/// Why a kernel does not support an op.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is for other ops.
@@ -204,9 +204,9 @@ impl Refusal {
 #[derive(Debug, Default)]
 pub struct Catalog {
     kernels: Vec<Box<dyn Kernel>>,
-    /// Units that turned out to be slow, with the reason.
+    /// Units that compiled to slow code, with the reason.
     slow: BTreeMap<String, String>,
-    /// What decides where it is known.
+    /// Timings, which decide if they are known.
     timings: Timings,
 }
 
@@ -216,13 +216,13 @@ impl Catalog {
         Catalog { kernels, slow: BTreeMap::new(), timings: Timings::default() }
     }
 
-    /// The same catalog with one more kernel, preferred to those before it.
+    /// The same catalog with one more kernel, preferred to the existing ones.
     pub fn with(mut self, kernel: Box<dyn Kernel>) -> Catalog {
         self.kernels.insert(0, kernel);
         self
     }
 
-    /// The same catalog with timings: where all candidates for an op are timed, the fastest is chosen.
+    /// The same catalog with timings: if all candidates for an op are timed, the fastest is chosen.
     pub fn timed(self, timings: Timings) -> Catalog {
         Catalog { timings, ..self }
     }
@@ -232,13 +232,12 @@ impl Catalog {
         &self.timings
     }
 
-    /// From now on, a call with this unit is taken only where all others are refused: it compiles to something slow.
-    /// Returns false where it was refused before.
+    /// From now on, a call with this unit is a last resort: it compiles to slow code. Returns false if it already was.
     pub fn refuse(&mut self, unit: String, reason: String) -> bool {
         self.slow.insert(unit, reason).is_none()
     }
 
-    /// Why a call is not taken although its kernel offers it.
+    /// Why an offered call is not used.
     pub(crate) fn refused(&self, call: &Call) -> Option<&str> {
         let device = call.device.as_ref().filter(|_| !self.slow.is_empty())?;
         self.slow.get(&device.source()).map(String::as_str)

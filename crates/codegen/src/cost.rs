@@ -1,16 +1,17 @@
-//! What an op has to do in a program, from its class, its types and the part of the KV cache that it touches: no op is
-//! named here, so one that is added tomorrow counts as well.
+//! The cost of an op in a program, from its class, its types and its KV cache access: no op is named here, so new ops
+//! are covered.
 
 use ir::{DType, OpClass, TensorType};
 use plan::{Dim, Work, context};
 
 use crate::{KvUse, Site};
 
-/// The work of an op. `kv` is the part of the cache that its kernel touches.
+/// The cost of an op. `kv` is the part of the cache that its kernel accesses.
 ///
-/// A matrix product, fused with others or not, multiplies and adds each element of the constant matrices that are as
-/// wide as its first operand once for each row of that. What moves elements reads as many as it writes. Attention
-/// multiplies each query, of which there are as many as results, with the cached keys, and the scores with the values. Everything else does one operation for each
+/// A matrix product, fused or not, has one multiply-add per element of each constant matrix that is as wide as its
+/// first operand, for each row of that. Copies read as many elements as they write. Attention multiplies each query
+/// (there are as many as results) with the cached keys, and the scores with the values. Everything else does one
+/// operation per element of its results.
 /// element of its results.
 pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
     let (graph, class) = (site.graph, site.graph.op(site.op).class());
@@ -27,7 +28,7 @@ pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
         _ if products != Dim::from(0) => Dim::from(2) * rows() * products,
         _ => sum(results.iter().map(|ty| elements(ty))),
     };
-    // an operand that is named twice arrives once
+    // an operand that is used twice is read once
     operands.sort();
     operands.dedup();
     let operands = operands.into_iter().filter_map(|value| graph.tensor(value));
@@ -51,7 +52,7 @@ pub(crate) fn work(site: &Site<'_>, kv: Option<KvUse>) -> Work {
     Work { flops: dim(flops), read: dim(read), written: dim(written) }
 }
 
-/// The op as the graph prints it, as a plan takes it: a line of bounded length.
+/// The op in text form for a plan: a line of bounded length.
 pub(crate) fn line(site: &Site<'_>) -> String {
     let text = ir::text::print_op(site.graph, site.op);
     let mut line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -59,7 +60,7 @@ pub(crate) fn line(site: &Site<'_>) -> String {
     line
 }
 
-/// Sequences of a step: rows of the block table, the one matrix of indices.
+/// Number of sequences of a step: rows of the block table, the only matrix of indices.
 fn sequences(site: &Site<'_>) -> Dim {
     let operands = site.graph.operands(site.op);
     let mut types = operands.iter().filter_map(|value| site.graph.tensor(*value));
@@ -71,7 +72,7 @@ fn elements(ty: &TensorType) -> Dim {
     ty.shape.iter().fold(Dim::from(1), |product, dim| product * dim.clone())
 }
 
-/// Codes of 4 bits are weights, and two of them share a byte.
+/// 4-bit values are weights, packed in pairs.
 fn bytes(ty: &TensorType) -> Dim {
     match ty.dtype {
         DType::I4 => elements(ty).ceil_div(2),
@@ -112,7 +113,7 @@ graph @g<T in 1..64, B in 1..4>(%tokens: i32[T], %positions: i32[T], %starts: i3
 }
 ";
 
-    /// The work of the op that makes a value, as text: flops, bytes read, bytes written.
+    /// The cost of the op that computes a value, as text: flops, bytes read, bytes written.
     fn work_of(name: &str, program: usize) -> [String; 3] {
         let graph = ir::text::parse(GRAPH, &ir::OpSet::standard()).unwrap().graph;
         let limits =

@@ -1,5 +1,5 @@
-//! Verified graphs to plans: kernels are chosen, buffers placed, CUDA C compiled, weights turned into recipes and
-//! written.
+//! From verified graphs to plans: selects kernels, plans memory, compiles CUDA C, turns weights into recipes and writes
+//! them.
 
 mod buffers;
 mod catalog;

@@ -1,4 +1,4 @@
-//! A verified graph to a plan: one program for each substitution of the graph's symbols.
+//! Lowers a verified graph to a plan: one program per substitution of the graph's symbols.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -15,40 +15,40 @@ use crate::cuda::{Built, Compiler};
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, cost, kernels, select};
 
-/// What a plan holds beside the graph.
+/// Contents of a plan besides the graph.
 #[derive(Clone, Debug)]
 pub struct PlanSpec {
     /// Name of the target.
     pub target: String,
-    /// What requests need to know of the model.
+    /// What requests depend on.
     pub model: Model,
-    /// Largest loads.
+    /// Limits.
     pub limits: Limits,
     /// Blocks of each KV group.
     pub kv_blocks: u32,
-    /// Files that travel with the plan.
+    /// Files inside the plan.
     pub files: Vec<TextFile>,
     /// The effective configuration.
     pub config: Vec<(String, String)>,
-    /// What the plan is made from.
+    /// Inputs of the compilation.
     pub inputs: Vec<Input>,
 }
 
-/// Why a graph did not become a plan.
+/// Errors of code generation.
 #[derive(Debug, thiserror::Error)]
 pub enum CodegenError {
-    /// Ops that no kernel takes.
+    /// Ops without a kernel.
     #[error("target `{target}`: {}", .problems.join("\n"))]
     NoKernel {
         /// Name of the target.
         target: String,
-        /// A line for each op.
+        /// One line per op.
         problems: Vec<String>,
     },
-    /// Units that NVRTC refused.
+    /// Units that do not compile.
     #[error("{}", .problems.join("\n"))]
     Units {
-        /// What the compiler said of each unit.
+        /// The compiler's log of each unit.
         problems: Vec<String>,
     },
     /// Candidates for an op could not be timed.
@@ -56,7 +56,7 @@ pub enum CodegenError {
     Timing {
         /// The op.
         op: String,
-        /// What the device said.
+        /// The device's error.
         error: Box<ExecError>,
     },
     /// A constant could not be computed.
@@ -68,7 +68,7 @@ pub enum CodegenError {
     /// The plan could not be written.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The graph is not what a step can run.
+    /// The graph cannot be executed.
     #[error("{0}")]
     Graph(String),
 }
@@ -140,7 +140,7 @@ pub fn lower(
     Ok(Lowered { plan, selection, recipes })
 }
 
-/// Lowers a graph and compiles its kernels. A kernel that compiles to something slow is refused, and the graph lowered
+/// Lowers a graph and compiles its kernels. A kernel that compiles to slow code is refused, and the graph is lowered
 /// again with the next one; the last one for an op stays, see [`Selection::warnings`].
 pub fn lower_and_build(
     verified: Verified<'_>,
@@ -158,7 +158,7 @@ pub fn lower_and_build(
                 refused |= catalog.refuse(code.source.clone(), reason.clone());
             }
         }
-        // what was refused before was taken again for want of another
+        // only kernels without an alternative are slow now
         if !refused {
             return Ok((lowered, built));
         }
@@ -166,8 +166,8 @@ pub fn lower_and_build(
 }
 
 impl Lowered {
-    /// Compiles the kernels of a plan for a GPU. Returns what the compiler said of each kernel, in their order. Where
-    /// it calls some slow, [`lower_and_build`] chooses others.
+    /// Compiles the kernels of a GPU plan. Returns the compiled units in kernel order. [`lower_and_build`] replaces
+    /// slow ones.
     pub fn build(&mut self, compiler: &Compiler) -> Result<Vec<Built>, CodegenError> {
         let built = compiler.compile_all(&self.plan.kernels).map_err(|problems| CodegenError::Units { problems })?;
         for (kernel, built) in self.plan.kernels.iter_mut().zip(&built) {
@@ -183,14 +183,14 @@ impl Lowered {
         self.plan.kernels.iter().any(|kernel| kernel.code.is_some())
     }
 
-    /// Bytes of weights that [`Lowered::write`] will store.
+    /// Bytes of weights that [`Lowered::write`] stores.
     pub fn stored_bytes(&self) -> u64 {
         let stored = self.plan.weights.iter().filter(|weight| matches!(weight.data, WeightData::Stored { .. }));
         stored.filter_map(Weight::bytes).sum()
     }
 
-    /// Writes the plan and its weights; `progress` is told the bytes of weights written so far. Where `unchanged` says of
-    /// the inputs that they changed meanwhile, no plan is written. Returns the size of the file.
+    /// Writes the plan and its weights; `progress` receives the bytes of weights written so far. No plan is written if
+    /// `unchanged` says that the inputs changed meanwhile. Returns the size of the file.
     pub fn write(
         mut self,
         path: &std::path::Path,
@@ -218,16 +218,15 @@ impl Lowered {
 struct Lowering {
     weights: Vec<Weight>,
     recipes: Vec<Recipe>,
-    /// A value that kernels want in two layouts is two weights. Constants are the same values in every program's graph.
+    /// A value in two layouts is two weights. Constants are the same values in every program's graph.
     weight_index: HashMap<(Value, Layout), u32>,
     kernels: Vec<plan::Kernel>,
-    /// Kernels by name and unit: those of one entry differ in parameters.
+    /// Kernels by name and unit: those with one entry point differ in parameters.
     kernel_index: HashMap<(&'static str, String), Vec<u32>>,
 }
 
 impl Lowering {
-    /// Numbers the weights of a program that those before it did not have: constants that a launch reads, in the
-    /// order in which it does.
+    /// Numbers the new weights of a program: constants that a launch reads, in that order.
     fn weights(&mut self, chosen: &Chosen, source: &dyn WeightSource) -> Result<(), CodegenError> {
         let graph = chosen.graph();
         for (id, choice) in graph.ops().filter_map(|id| Some((id, chosen.get(id)?))) {
@@ -276,7 +275,7 @@ impl Lowering {
         Ok(())
     }
 
-    /// The index of the kernel of a choice. Its unit is made whole once, whatever the number of launches.
+    /// The index of the kernel of a choice. Its unit is flattened once, whatever the number of launches.
     fn kernel(&mut self, choice: &Choice) -> u32 {
         let device = choice.call.device.as_ref();
         let unit = device.map_or_else(String::new, |device| device.unit.clone());
@@ -294,7 +293,7 @@ impl Lowering {
         })
     }
 
-    /// Kernels that make random weights, where the target's device makes them.
+    /// Kernels that generate random weights, if the target's device generates them.
     fn fill_kernels(&mut self, target: &str) {
         if Target::from_str(target).is_ok_and(Target::is_gpu) {
             let random = self.weights.iter().filter(|weight| matches!(weight.data, WeightData::Random(_)));
@@ -367,7 +366,7 @@ impl Lowering {
     }
 }
 
-/// The layout in which a kernel wants an operand.
+/// The layout that a kernel requires for an operand.
 fn layout(choice: &Choice, operand: usize) -> Layout {
     let wanted = choice.call.layouts.iter().find(|(index, _)| *index == operand);
     wanted.map_or(Layout::RowMajor, |(_, layout)| *layout)

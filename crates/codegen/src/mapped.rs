@@ -1,5 +1,5 @@
-//! Weights that are computed element by element from others, of any size: a range is computed from the same range of
-//! each operand.
+//! Weights that are computed elementwise from others, of any size: a range is computed from the same range of each
+//! operand.
 
 use std::ops::Range;
 
@@ -11,15 +11,15 @@ use crate::Recipe;
 /// One result of a formula over recipes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapped {
-    /// What is computed.
+    /// The formula.
     pub formula: Formula,
-    /// Which of its results this is.
+    /// The index of the result.
     pub result: usize,
-    /// The operands. One with fewer elements than the result is a row that stands for all.
+    /// The operands. One with fewer elements than the result is a broadcast row.
     pub parts: Vec<Recipe>,
-    /// Elements of a row.
+    /// Elements per row.
     pub width: u64,
-    /// Elements of the result.
+    /// Number of elements of the result.
     pub elements: u64,
 }
 

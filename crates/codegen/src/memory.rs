@@ -1,7 +1,7 @@
-//! Offsets of buffers in the arena, from their sizes and lifetimes. Knows no device.
+//! Memory planning: offsets of buffers in the arena, from their sizes and lifetimes. Knows no device.
 //!
-//! A result never takes the bytes of an operand that dies in the same step. That would make no arena of the models in
-//! this repository smaller: all are fullest where a product is wider than what it is made from.
+//! A result never reuses the bytes of an operand that dies in the same step. That would not make any arena of the
+//! models in this repository smaller: all are fullest where a product is wider than its operands.
 
 mod search;
 
@@ -15,11 +15,11 @@ use search::search;
 pub struct Request {
     /// Its size.
     pub bytes: u64,
-    /// First and last step during which it holds a value, both included.
+    /// First and last step of its lifetime, inclusive.
     pub live: (u32, u32),
 }
 
-/// Where buffers were placed.
+/// The placement of buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// An offset for each request.
@@ -28,13 +28,13 @@ pub struct Placement {
     pub bytes: u64,
 }
 
-/// Bytes above the lower bound that the search may take, in 64ths of it.
+/// Bytes above the lower bound that are accepted without a search, in 64ths of it.
 const SLACK: [u64; 4] = [0, 1, 2, 4];
 
-/// Places buffers so that no two that live at the same time overlap. Offsets are multiples of `align`.
+/// Places buffers so that no two with overlapping lifetimes overlap. Offsets are multiples of `align`.
 ///
-/// The largest come first, each in the smallest gap that holds it. Where that takes more than is alive at one step, a
-/// search takes its time for less.
+/// Largest first, each in the smallest gap that fits. If that takes more than the lower bound, a search tries to do
+/// better.
 pub fn place(requests: &[Request], align: u64) -> Placement {
     let mut by_size: Vec<usize> = (0..requests.len()).collect();
     by_size.sort_by_key(|index| (Reverse(requests[*index].bytes), requests[*index].live, *index));
@@ -71,7 +71,7 @@ fn place_in_order(requests: &[Request], order: &[usize]) -> Placement {
     Placement { offsets, bytes }
 }
 
-/// The most bytes alive at one step: no placement is smaller.
+/// The maximum of live bytes over all steps: a lower bound for any placement.
 fn lower_bound(requests: &[Request]) -> u64 {
     let mut changes: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for request in requests {
@@ -86,7 +86,7 @@ fn lower_bound(requests: &[Request]) -> u64 {
     sums.max().unwrap_or(0)
 }
 
-/// Placed buffers by step. Most live for a few of thousands of steps: those that one meets are found where it lives.
+/// Placed buffers by step. Most live for a few of thousands of steps: lookups are by lifetime.
 struct Steps {
     alive: Vec<Vec<usize>>,
     starting: Vec<Vec<usize>>,
@@ -103,14 +103,14 @@ impl Steps {
         self.alive[first as usize..=last as usize].iter_mut().for_each(|alive| alive.push(index));
     }
 
-    /// Those alive at some of these steps, each once.
+    /// Those live in some of these steps, each once.
     fn meeting(&self, (first, last): (u32, u32)) -> impl Iterator<Item = usize> + '_ {
         let later = self.starting[first as usize..=last as usize].iter().skip(1);
         self.alive[first as usize].iter().chain(later.flatten()).copied()
     }
 }
 
-/// The start of the smallest gap between taken ranges that holds `size`, or the end of the last range.
+/// The start of the smallest gap between ranges that fits `size`, or the end of the last range.
 fn best_gap(taken: &[(u64, u64)], size: u64) -> u64 {
     let mut best: Option<(u64, u64)> = None;
     let mut end = 0;
@@ -181,7 +181,7 @@ mod tests {
         assert!(placement.bytes as f64 <= 1.05 * bound as f64, "{} of {bound}", placement.bytes);
     }
 
-    /// The largest first lie all at the bottom, and leave no room for what outlives them beside them.
+    /// Largest-first places all large buffers at the bottom, which leaves no room for longer-lived ones next to them.
     #[test]
     fn layers_take_no_more_than_is_alive_at_once() {
         let layer = |first: u32| {

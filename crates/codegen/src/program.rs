@@ -5,21 +5,22 @@ use std::collections::BTreeMap;
 use ir::Graph;
 use plan::{Dim, Limits, ProgramKind, Symbol, SymbolDecl, SymbolValues, upper_bounds};
 
-/// A program before it has kernels: its name, kind and sizes.
+/// A program before kernel selection: its name, kind and sizes.
 #[derive(Clone, Debug)]
 pub struct ProgramShape {
     /// `decode@8`, `mixed@512`.
     pub name: String,
     /// What it is for.
     pub kind: ProgramKind,
-    /// What stands for the graph's symbols.
+    /// The substitution of the graph's symbols.
     pub replacements: BTreeMap<Symbol, Dim>,
     /// The symbols with their bounds in this program.
     pub symbols: Vec<SymbolDecl>,
 }
 
 impl ProgramShape {
-    /// `decode@1, 2, 4, …` up to the largest batch, where every symbol is the batch; `mixed@T`, where symbols stay.
+    /// `decode@1, 2, 4, …` up to the largest batch, with all symbols equal to the batch; `mixed@T`, which keeps the
+    /// symbols.
     pub fn all(graph: &Graph, limits: &Limits) -> Vec<ProgramShape> {
         let mut all = Vec::new();
         let largest = u64::from(limits.max_batch_size);
@@ -54,7 +55,7 @@ impl ProgramShape {
         upper_bounds(&self.symbols)
     }
 
-    /// The largest value of a size of the graph, where it has one.
+    /// The largest value of a size of the graph, if it has one.
     pub fn bound(&self, dim: &Dim) -> Option<u64> {
         self.dim(dim).eval(&self.bounds()).ok()
     }

@@ -1,5 +1,5 @@
-//! How a weight of the plan comes from tensors of the checkpoint. Evaluated a range at a time, in parallel, while the
-//! plan is written: no tensor is ever whole in memory.
+//! Recipes: how a weight of the plan is computed from tensors of the checkpoint. Evaluated a range at a time, in
+//! parallel, while the plan is written: no tensor is ever whole in memory.
 
 mod coded;
 mod tiled;
@@ -16,7 +16,7 @@ pub use self::coded::{BlockScales, Coded};
 use self::tiled::Matrix;
 use crate::mapped::Mapped;
 
-/// An element-wise recipe: element `i` of the weight depends on few elements of the checkpoint.
+/// An elementwise recipe: element `i` of the weight depends on few elements of the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Recipe {
     /// A tensor of the checkpoint.
@@ -25,24 +25,24 @@ pub enum Recipe {
         key: String,
         /// Its dtype.
         dtype: DType,
-        /// Its elements.
+        /// Number of its elements.
         elements: u64,
     },
     /// Another recipe in another dtype.
     Cast(Box<Recipe>, DType),
-    /// Recipes one behind the other.
+    /// Concatenated recipes.
     Concat(Vec<Recipe>),
-    /// A formula of other recipes, element by element.
+    /// An elementwise formula of other recipes.
     Mapped(Box<Mapped>),
-    /// Codes of numbers, or numbers of codes.
+    /// Quantization or dequantization.
     Coded(Box<Coded>),
-    /// The scales of codes.
+    /// The scales of quantized values.
     BlockScales(Box<BlockScales>),
-    /// A value that was computed by the interpreter: frequencies, and whatever else is small and constant.
+    /// A value that was computed by the interpreter: frequencies, and other small constants.
     Value(HostTensor, DType),
-    /// 4-bit codes in the order of [`Layout::Packed`](plan::Layout::Packed).
+    /// 4-bit values in [`Layout::Packed`](plan::Layout::Packed).
     Packed(Box<Recipe>),
-    /// A matrix in the order of [`Layout::Tiled`](plan::Layout::Tiled).
+    /// A matrix in [`Layout::Tiled`](plan::Layout::Tiled).
     Tiled {
         /// The matrix, row-major.
         inner: Box<Recipe>,
@@ -52,13 +52,13 @@ pub enum Recipe {
         cols: u64,
         /// Its padded size.
         tiles: Tiles,
-        /// Whether the rows of its two halves take turns: [`Layout::TiledHalves`](plan::Layout::TiledHalves).
+        /// Whether the rows of its two halves are interleaved: [`Layout::TiledHalves`](plan::Layout::TiledHalves).
         halves: bool,
     },
 }
 
-/// Constants that the interpreter computes, which are all but casts, joins and formulas, may have this many elements: it
-/// is slow, and holds them whole.
+/// Maximum number of elements of constants that the interpreter computes, which are all except casts, joins and
+/// formulas: it is slow, and holds them whole.
 const MAX_VALUE_ELEMENTS: u64 = 1 << 24;
 
 impl Recipe {
@@ -90,14 +90,14 @@ impl Recipe {
         }
         if elements > MAX_VALUE_ELEMENTS {
             return Err(error(&format!(
-                "is a constant of {elements} elements; what the interpreter computes when the plan is written may have \
+                "is a constant of {elements} elements; constants that the interpreter computes may have \
                  {MAX_VALUE_ELEMENTS}"
             )));
         }
         Ok(Recipe::Value(constant_value(graph, value, weights)?, ty.dtype))
     }
 
-    /// The recipe of what `quantize`, `quantize_blocks` and `dequantize` make of a matrix of constants.
+    /// The recipe of `quantize`, `quantize_blocks` or `dequantize` of a constant matrix.
     fn coded(graph: &Graph, value: Value, weights: &dyn WeightSource) -> Result<Option<Recipe>, EvalError> {
         let operands = graph.operands(value.op);
         let shape = |value: Value| {
@@ -126,7 +126,7 @@ impl Recipe {
         Ok(Some(Recipe::Coded(Box::new(Coded { matrix, shape: shape_of_matrix, scales, scale_shape, zero, to }))))
     }
 
-    /// Computes what ranges of the weight need of all of it.
+    /// Computes values that ranges need of the whole weight.
     fn prepare(&self, weights: &dyn WeightSource) -> Result<(), String> {
         match self {
             Recipe::Cast(inner, _) | Recipe::Packed(inner) | Recipe::Tiled { inner, .. } => inner.prepare(weights),
@@ -144,7 +144,7 @@ impl Recipe {
         }
     }
 
-    /// A matrix in tiles; `None` where its elements have none, or their padded number overflows.
+    /// A tiled matrix; `None` if its type has no tiles, or its padded size overflows.
     pub fn tiled(inner: Recipe, rows: u64, cols: u64, halves: bool) -> Option<Recipe> {
         let tiles = Tiles::of(inner.dtype(), rows, cols)?;
         Some(Recipe::Tiled { inner: Box::new(inner), rows, cols, tiles, halves })
@@ -162,7 +162,7 @@ impl Recipe {
         }
     }
 
-    /// Number of elements, padding included; of codes that share bytes, bytes.
+    /// Number of elements, padding included; for packed types, bytes.
     pub fn elements(&self) -> u64 {
         match self {
             Recipe::Tiled { tiles, .. } => tiles.bytes() / self.dtype().bytes(),
@@ -177,8 +177,8 @@ impl Recipe {
         }
     }
 
-    /// The random parts, where all of the recipe is random and rounding to its dtype is the only rounding. Random
-    /// numbers are not quantized: their codes and scales are told to be like those that they would have.
+    /// The random parts, if all of the recipe is random and rounding to its dtype is the only rounding. Random numbers
+    /// are not quantized: their quantized values and scales are random, with the distribution that they would have.
     pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
         match self {
             Recipe::Tensor { key, .. } => weights.random(key).map(|part| vec![part]),
@@ -252,7 +252,7 @@ impl Recipe {
         }
     }
 
-    /// The tensor of the checkpoint that it changes nothing but the form of.
+    /// The tensor of the checkpoint whose values it keeps, perhaps in another dtype or layout.
     pub(crate) fn tensor(&self) -> Option<&str> {
         match self {
             Recipe::Tensor { key, .. } => Some(key),
@@ -273,7 +273,7 @@ impl Recipe {
         self.chunks(weights, &mut |chunk| Ok(writer.append(chunk)?))
     }
 
-    /// Hands out the whole weight, a chunk at a time, each computed by all threads.
+    /// Yields the whole weight, a chunk at a time, each computed by all threads.
     pub fn chunks(
         &self,
         weights: &dyn WeightSource,

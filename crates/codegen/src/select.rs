@@ -1,5 +1,5 @@
-//! Kernel selection: for each op of each program the first kernel of the catalog that takes it, with the reasons of
-//! those that did not.
+//! Kernel selection: for each op of each program the first kernel of the catalog that supports it, with the reasons of
+//! those that do not.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -20,10 +20,10 @@ pub struct Selection {
 #[derive(Clone, Debug)]
 pub struct Chosen {
     program: String,
-    /// The graph, with the parts of the ops that no kernel took.
+    /// The graph, with ops without a kernel expanded.
     graph: Graph,
     choices: HashMap<OpId, Choice>,
-    /// What fell apart: the op as it is printed, and the kernels that did not take it.
+    /// The expanded ops as text, and the kernels that refused them.
     expanded: Vec<(String, Vec<Candidate>)>,
 }
 
@@ -36,9 +36,9 @@ pub struct Choice {
     pub call: Call,
     /// Kernels for this op that were tried before it.
     pub refused: Vec<Candidate>,
-    /// Where timings decided: all candidates, the fastest first.
+    /// If timings decided: all candidates, the fastest first.
     pub timed: Vec<Timed>,
-    /// Why it runs slower than it should, where no other kernel takes the op.
+    /// Why it is slower than it should be, if no other kernel supports the op.
     pub slow: Option<String>,
 }
 
@@ -51,9 +51,8 @@ pub struct Candidate {
     pub reason: String,
 }
 
-/// Chooses a kernel for every op that a step runs: constants are computed when the plan is written. An op that no
-/// kernel of the target takes in some program is replaced there by its parts, as far as it has any. Returns all ops that
-/// are left without a kernel, each with the reasons.
+/// Selects a kernel for every op that a step runs: constants are computed when the plan is written. An op without a
+/// kernel is expanded, if it is composite. Returns all ops that remain without a kernel, each with the reasons.
 pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Result<Selection, Vec<String>> {
     let mut chosen = Vec::new();
     let mut problems: Vec<String> = Vec::new();
@@ -86,7 +85,7 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
                 continue;
             }
             let problem = no_kernel(&own, op, &refused);
-            // programs mostly fail alike
+            // programs mostly have the same problems
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
@@ -96,8 +95,8 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
     if problems.is_empty() { Ok(Selection { programs: chosen }) } else { Err(problems) }
 }
 
-/// The kernel for an op: the fastest configuration of all, where timings know them, or else the first kernel that takes
-/// it. Where all that do are slow, the op falls apart if it can, and is left to the first of them if not.
+/// The kernel for an op: the fastest configuration of all, if timings are known, or else the first kernel that supports
+/// it. If all of those are slow, a composite op is expanded, and any other gets the first of them.
 fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choice, Vec<Candidate>> {
     let mut refused = Vec::new();
     let mut slow = None;
@@ -110,7 +109,7 @@ fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choic
                 }
                 Some(reason) => {
                     slow = slow.or_else(|| Some((refused.len(), call, reason.to_owned())));
-                    let reason = format!("would run slowly: {reason}");
+                    let reason = format!("would be slow: {reason}");
                     refused.push(Candidate { kernel: kernel.name(), reason });
                 }
             },
@@ -126,7 +125,7 @@ fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choic
     Ok(Choice { kernel, call, refused, timed: Vec::new(), slow: Some(reason) })
 }
 
-/// The fastest of all candidates, where timings know them; otherwise the heuristic's choice.
+/// The fastest of all candidates, if timings are known; otherwise the heuristic's choice.
 fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
     let timings = catalog.timings();
     if timings.ops.is_empty() {
@@ -168,13 +167,13 @@ impl Chosen {
         self.graph.ops().filter_map(|id| Some((id, self.get(id)?)))
     }
 
-    /// A line for each op, in program order, and then those that fell apart.
+    /// One line per op, in program order, and then the expanded ones.
     fn print(&self) -> String {
         let mut out = String::new();
         self.launches().for_each(|(id, choice)| print_choice(&mut out, &self.graph, id, choice));
         for (op, refused) in &self.expanded {
             // Writing to a String cannot fail.
-            let _ = writeln!(out, "{op} : in parts");
+            let _ = writeln!(out, "{op} : expanded");
             print_refused(&mut out, refused);
         }
         out
@@ -182,19 +181,19 @@ impl Chosen {
 }
 
 impl Selection {
-    /// The kernels of a program, by its place among the programs.
+    /// The kernels of a program, by its index.
     pub fn program(&self, index: usize) -> &Chosen {
         &self.programs[index]
     }
 
-    /// What should not have been chosen, but there was nothing else.
+    /// Warnings about slow kernels without an alternative.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for chosen in &self.programs {
             for (id, choice) in chosen.launches() {
                 let Some(reason) = &choice.slow else { continue };
                 let (kernel, op) = (configured(choice.kernel, &choice.call), chosen.graph.op(id).mnemonic());
-                warnings.push(format!("kernel {kernel} runs slowly: {reason}; no other kernel takes its `{op}`"));
+                warnings.push(format!("kernel {kernel} is slow: {reason}; no other kernel supports its `{op}`"));
             }
         }
         warnings.sort_unstable();
@@ -202,7 +201,7 @@ impl Selection {
         warnings
     }
 
-    /// The kernels of each program. Programs that agree are printed once.
+    /// The kernels of each program. Equal programs are printed once.
     pub fn print(&self) -> String {
         let mut groups: Vec<(Vec<&str>, String)> = Vec::new();
         for chosen in &self.programs {
@@ -287,7 +286,7 @@ mod tests {
     use crate::cuda::flatten;
     use crate::{DeviceCall, Kernel};
 
-    /// Takes every op, with its name as its unit.
+    /// Supports every op, with its name as its unit.
     #[derive(Debug)]
     struct Any(&'static str);
 
@@ -310,11 +309,11 @@ mod tests {
         }
     }
 
-    /// An op with parts, and one without.
+    /// A composite op, and one that is not.
     const GRAPH: &str = "\
 graph @g<T in 1..1>(%x: f32[T, 8], %residual: f32[T, 8]) {
   %weight = constant @\"weight\" : f32[8, 8]
-  %sum = fused_linear %x, %weight, %residual {behind = [add]} : f32[T, 8]
+  %sum = fused_linear %x, %weight, %residual {epilogue = [add]} : f32[T, 8]
   %y = silu %sum : f32[T, 8]
   return %y
 }
@@ -338,7 +337,7 @@ graph @g<T in 1..1>(%x: f32[T, 8], %residual: f32[T, 8]) {
         assert!(catalog.refuse(flatten("fast", &[]), "it spills".to_owned()));
         assert_eq!(chosen(&catalog), ("plain fused_linear, plain silu".to_owned(), Vec::new()));
         assert!(catalog.refuse(flatten("plain", &[]), "it spills more".to_owned()));
-        let warning = |op| format!("kernel fast {{}} runs slowly: it spills; no other kernel takes its `{op}`");
+        let warning = |op| format!("kernel fast {{}} is slow: it spills; no other kernel supports its `{op}`");
         let warnings = ["add", "linear", "silu"].map(warning).to_vec();
         assert_eq!(chosen(&catalog), ("fast linear, fast add, fast silu".to_owned(), warnings));
     }

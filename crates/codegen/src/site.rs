@@ -1,4 +1,4 @@
-//! What kernels mostly ask about the op they are tried on, and the calls that follow from it.
+//! Queries about ops that most kernels need, and the calls that follow from them.
 
 use plan::Dim;
 
@@ -11,14 +11,14 @@ impl Site<'_> {
         self.result_type()?.width().ok_or_else(|| Refusal::because("its rows have a symbolic width"))
     }
 
-    /// The rows of the first result: all sizes but the innermost.
+    /// The rows of the first result: all sizes except the innermost.
     pub fn row_count(&self) -> Result<Dim, Refusal> {
         let shape = &self.result_type()?.shape;
         let outer = shape.split_last().map_or(&[][..], |(_, outer)| outer);
         Ok(outer.iter().cloned().fold(Dim::from(1), |product, dim| product * dim))
     }
 
-    /// A call of a CPU kernel that takes a few rows of the first result a task.
+    /// A call of a CPU kernel with a few rows of the first result per task.
     pub fn by_rows(&self) -> Result<Call, Refusal> {
         Ok(Call::grid(self.row_count()?.ceil_div(ROWS)))
     }

@@ -1,4 +1,4 @@
-//! Machines that plans are made for.
+//! Compilation targets.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use plan::DType;
 
 use crate::{Catalog, kernels};
 
-/// A machine that plans are made for.
+/// A compilation target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Any CPU that Rust runs on.
@@ -16,7 +16,7 @@ pub enum Target {
     Sm90a,
 }
 
-/// A target that this program cannot compile for.
+/// An unsupported target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown target `{0}`, this program compiles for: cpu, sm_90a")]
 pub struct UnknownTarget(pub String);
@@ -25,7 +25,7 @@ impl Target {
     /// All targets.
     pub const ALL: [Target; 2] = [Target::Cpu, Target::Sm90a];
 
-    /// The name in plans and on command lines.
+    /// The name in plans and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Target::Cpu => "cpu",
@@ -33,14 +33,14 @@ impl Target {
         }
     }
 
-    /// Whether plans bring compiled kernels.
+    /// Whether plans contain compiled kernels.
     pub fn is_gpu(self) -> bool {
         self != Target::Cpu
     }
 
-    /// The dtype in which values flow between ops when weights are of `weights`. CPUs have no 16-bit arithmetic:
-    /// there, values are f32 and only weights and the KV cache are narrow. Tensor cores want both sides alike; what is
-    /// not read by them is f32 all the same, see ADR 0007.
+    /// The dtype of values between ops for weights of type `weights`. CPUs have no 16-bit arithmetic: there, values are
+    /// f32 and only weights and the KV cache are narrow. Tensor cores require one type for both operands; values that
+    /// they do not read are f32 anyway, see ADR 0007.
     pub fn activations(self, weights: DType) -> DType {
         match self {
             Target::Cpu => DType::F32,
@@ -48,7 +48,7 @@ impl Target {
         }
     }
 
-    /// Tokens of a KV block. 64 rows of one head are contiguous: one bulk copy on a GPU, a page or two on a CPU.
+    /// Tokens per KV block. 64 rows of one head are contiguous: one bulk copy on a GPU, a page or two on a CPU.
     pub fn block_tokens(self) -> u32 {
         64
     }

@@ -13,13 +13,13 @@ impl BlockPool {
         BlockPool { free: (0..blocks).rev().collect() }
     }
 
-    /// Takes this many blocks, or none where there are fewer.
+    /// Takes this many blocks, or none if there are fewer.
     pub fn take(&mut self, count: usize) -> Option<Vec<u32>> {
         let rest = self.free.len().checked_sub(count)?;
         Some(self.free.split_off(rest).into_iter().rev().collect())
     }
 
-    /// Gives blocks back.
+    /// Returns blocks to the pool.
     pub fn give_back(&mut self, blocks: Vec<u32>) {
         self.free.extend(blocks);
         self.free.sort_unstable_by(|a, b| b.cmp(a));

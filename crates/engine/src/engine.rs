@@ -9,42 +9,42 @@ use crate::BlockPool;
 use crate::sequence::{FinishReason, Request, RequestId, Sequence};
 use crate::step::{Chunk, Padding, blocks_for, check_ports, pack, schedule};
 
-/// Generates tokens for any number of requests at a time. A request waits until it has a place in the batch and
-/// blocks for all the tokens it may need, so that none is ever thrown out.
+/// Generates tokens for any number of concurrent requests. A request waits until there is room in the batch and there
+/// are blocks for all the tokens it may need, so that none is ever preempted.
 pub struct Engine {
     pub(crate) file: Arc<PlanFile>,
     pub(crate) session: Box<dyn Session>,
     blocks: BlockPool,
     waiting: VecDeque<Sequence>,
     pub(crate) running: Vec<Sequence>,
-    /// The step that was submitted before the results of the one before it were read.
+    /// The step that was submitted before the results of the previous one were read.
     pub(crate) ahead: Option<Flight>,
-    /// Whether no step is to be submitted like that.
-    pub(crate) behind: bool,
+    /// Whether steps are submitted only after the results of the previous one were read.
+    pub(crate) in_order: bool,
     /// The step whose results were read last.
     read: StepId,
     next_id: u64,
 }
 
-/// A step that runs.
+/// A running step.
 pub(crate) struct Flight {
     step: StepId,
     program: usize,
     chunks: Vec<Chunk>,
 }
 
-/// What one step did for one request.
+/// The outcome of one step for one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The request.
     pub request: RequestId,
     /// The token it got, if any.
     pub token: Option<u32>,
-    /// Logits of this step's positions, `[rows, vocab]`, where the request wants them.
+    /// Logits of this step's positions, `[rows, vocab]`, if the request asks for them.
     pub logits: Vec<f32>,
     /// Set with the last token.
     pub finished: Option<FinishReason>,
-    /// Whether nothing more will come.
+    /// Whether the request is finished.
     pub done: bool,
 }
 
@@ -54,17 +54,17 @@ pub enum EngineError {
     /// The request does not fit the plan.
     #[error("{0}")]
     Request(String),
-    /// The plan was not made for this engine.
+    /// The plan does not suit this engine.
     #[error("the plan cannot generate text: {0}; compile the checkpoint again")]
     Plan(String),
-    /// A row of logits has NaN or infinity, or nothing finite: no token follows from it.
+    /// A row of logits has NaN or infinity, or nothing finite: no token can be chosen.
     #[error("request {}: the logits at position {position} are not finite{}", request.0, origin(.first))]
     NotFinite {
         /// The request.
         request: RequestId,
         /// The position of the last token before them, counted from 0.
         position: usize,
-        /// The first weight or op with such a value, where the session can tell.
+        /// The first weight or op with such a value, if the session can tell.
         first: Option<String>,
     },
     /// The device failed.
@@ -76,24 +76,32 @@ pub enum EngineError {
 fn origin(found: &Option<String>) -> String {
     match found {
         Some(found) => format!(": {found}"),
-        None => {
-            " (to learn which weight or op is the first, compile with --target cpu and run the same prompt)".to_owned()
-        }
+        None => " (to find the first such weight or op, compile with --target cpu and run the same prompt)".to_owned(),
     }
 }
 
 impl Engine {
-    /// An engine over a loaded plan, whose programs must take what the engine gives them.
+    /// An engine over a loaded plan, whose programs must accept the engine's inputs.
     pub fn new(file: Arc<PlanFile>, session: Box<dyn Session>) -> Result<Engine, EngineError> {
         check_ports(file.plan()).map_err(EngineError::Plan)?;
         // All groups have as many blocks, and a block number means the same place in each.
         let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
         let blocks = BlockPool::new(blocks);
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Ok(Engine { file, session, blocks, waiting, running, ahead: None, behind: false, read: StepId(0), next_id: 0 })
+        Ok(Engine {
+            file,
+            session,
+            blocks,
+            waiting,
+            running,
+            ahead: None,
+            in_order: false,
+            read: StepId(0),
+            next_id: 0,
+        })
     }
 
-    /// Says why the plan cannot hold a request, where it cannot.
+    /// Why the plan cannot serve a request, if it cannot.
     pub fn check(&self, request: &Request) -> Result<(), EngineError> {
         let plan = self.file.plan();
         let fail = |reason: String| Err(EngineError::Request(reason));
@@ -113,8 +121,8 @@ impl Engine {
         }
         if prompt + generated > max_seq_len {
             return fail(format!(
-                "a prompt of {prompt} tokens and {generated} generated ones are {}, the plan allows {max_seq_len} \
-                 (compile with a larger --max-seq-len, or ask for fewer with --max-tokens)",
+                "a prompt of {prompt} tokens and {generated} output tokens are {}, the plan allows {max_seq_len} \
+                 (compile with a larger --max-seq-len, or a smaller --max-tokens)",
                 prompt + generated
             ));
         }
@@ -129,7 +137,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a request.
+    /// Queues a request.
     pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
         self.check(&request)?;
         let id = RequestId(self.next_id);
@@ -160,8 +168,8 @@ impl Engine {
         !self.waiting.is_empty() || !self.running.is_empty()
     }
 
-    /// Runs one step and returns what came of it. On a device that runs ahead, the step behind it is submitted first
-    /// where it can be: it takes its tokens on the device, and the device does not wait for this side.
+    /// Runs one step and returns its events. On a device that runs ahead, the next step is submitted first if possible:
+    /// it takes its tokens on the device, which then does not wait for the host.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         let mut events = Vec::new();
         let flight = match self.ahead.take() {
@@ -182,24 +190,23 @@ impl Engine {
         Ok(events)
     }
 
-    /// Another output of the step behind the latest events, for plans that have more than tokens and logits. It is kept
-    /// where no step runs ahead of it: none does behind requests that want logits.
+    /// Another output of the step with the latest events, for plans with more outputs than tokens and logits. It is
+    /// kept if no step runs ahead: none does while requests ask for logits.
     pub fn output(&mut self, port: &str) -> Result<PortData, EngineError> {
         Ok(self.session.read(self.read, port)?)
     }
 
-    /// Whether the next step is known before this one's results are: the same sequences decode on, and no request waits
-    /// that has a place. A sequence may end
-    /// with a token that this side has not seen; the step behind it then computed a row for nobody, in blocks that
-    /// are the sequence's until that step has run.
+    /// Whether the next step is known before the results of this one are: the same sequences continue to decode, and no
+    /// waiting request can be admitted. A sequence may end with a token that the host has not seen yet; the next step
+    /// then computed an unused row, in blocks that belong to the sequence until that step has run.
     fn can_run_ahead(&self, flight: &Flight) -> bool {
         let decode = self.file.plan().programs[flight.program].kind == ProgramKind::Decode;
         let all = flight.chunks.len() == self.running.len();
         let on = |sequence: &Sequence| sequence.outlasts_next() && !sequence.params.logits;
-        decode && all && !self.behind && self.session.runs_ahead() && self.running.iter().all(on) && !self.can_admit()
+        decode && all && !self.in_order && self.session.runs_ahead() && self.running.iter().all(on) && !self.can_admit()
     }
 
-    /// Whether the request that waits longest has a place in the batch and blocks.
+    /// Whether the longest waiting request can be admitted: there is room in the batch, and there are blocks.
     fn can_admit(&self) -> bool {
         let place = self.running.len() < self.file.plan().limits.max_batch_size as usize;
         place && self.waiting.front().is_some_and(|next| self.needed_blocks(next) <= self.blocks.free())
@@ -226,7 +233,7 @@ impl Engine {
         }
     }
 
-    /// Submits a step; `feedback` takes the tokens from the step before.
+    /// Submits a step; with `feedback` it takes its tokens from the previous step.
     fn submit(&mut self, chunks: Vec<Chunk>, feedback: bool) -> Result<Flight, EngineError> {
         let inputs = pack(self.file.plan(), &self.running, &chunks, Padding::Decode);
         let step = self.session.submit(inputs.program, &inputs.bindings(feedback))?;
@@ -261,7 +268,7 @@ impl Engine {
         for chunk in &flight.chunks {
             let rows = row..row + chunk.rows;
             row = rows.end;
-            // one that ended in the step before is gone
+            // sequences that ended in the previous step are gone
             let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
                 continue;
             };
@@ -285,10 +292,11 @@ impl Engine {
         Ok(())
     }
 
-    /// The error of a chunk whose logits are not finite. The step runs again, where that can show what began it.
+    /// The error of a chunk whose logits are not finite. The step runs again, if that can find the first such value.
     fn not_finite(&mut self, chunk: &Chunk) -> EngineError {
         let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
-            return ExecError::Unsupported("a step gave tokens to a sequence that does not run".to_owned()).into();
+            return ExecError::Unsupported("a step returned tokens for a sequence that is not running".to_owned())
+                .into();
         };
         let position = sequence.tokens.len() - 1;
         sequence.cached = sequence.tokens.len() - chunk.tokens;
@@ -299,7 +307,7 @@ impl Engine {
         }
     }
 
-    /// Takes finished sequences out and frees their blocks.
+    /// Removes finished sequences and frees their blocks.
     fn retire(&mut self, events: &mut Vec<Event>) {
         let (done, running) = std::mem::take(&mut self.running).into_iter().partition(Sequence::is_done);
         self.running = running;

@@ -1,5 +1,5 @@
-//! Requests to steps: tokens in, tokens out. Keeps the blocks of the KV cache, packs prompt chunks and single tokens
-//! into steps, and picks the program that fits. Knows no text and no compiler.
+//! From requests to steps: tokens in, tokens out. Manages the blocks of the KV cache, packs prompt chunks and decode
+//! tokens into steps, and selects the smallest program that fits. Knows no text and no compiler.
 
 mod blocks;
 mod engine;

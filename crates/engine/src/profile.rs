@@ -62,7 +62,7 @@ impl ProfiledStep {
 
 impl Engine {
     /// Times the launches of the step that comes next, in as many runs, and does not take it. `None` where nothing is to
-    /// be done, and of sessions that do not time launches. No step may run ahead: see [`Engine::keep_behind`].
+    /// be done, and of sessions that do not time launches. No step may run ahead: see [`Engine::submit_in_order`].
     pub fn profile_next(&mut self, runs: usize) -> Result<Option<ProfiledStep>, EngineError> {
         if self.ahead.is_some() {
             return Err(EngineError::Request("a step is under way already, which cannot be profiled".to_owned()));
@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// Keeps steps from being submitted before the results of the ones before them were read, or no longer does.
-    pub fn keep_behind(&mut self, behind: bool) {
-        self.behind = behind;
+    pub fn submit_in_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
     }
 }

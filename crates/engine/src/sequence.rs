@@ -1,27 +1,26 @@
-//! A request and how far it has come.
+//! A request and its progress.
 
-/// Names a request of one engine.
+/// Identifies a request of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// What to generate.
+/// A generation request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// Token ids to start from.
+    /// Prompt token ids.
     pub prompt: Vec<u32>,
-    /// How to go on.
+    /// How to generate.
     pub params: GenerationParams,
 }
 
-/// How to generate. Sampling is greedy: the most likely token, the lowest id on a tie.
+/// Generation parameters. Sampling is greedy: the most likely token, the lowest id on a tie.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationParams {
-    /// Most tokens to generate.
+    /// Maximum number of tokens to generate.
     pub max_tokens: u32,
-    /// Whether to go on past tokens that end a text.
+    /// Whether to continue after stop tokens.
     pub ignore_eos: bool,
-    /// Whether logits of every position are wanted: prompt positions, then one row for the step of each generated
-    /// token.
+    /// Whether to return logits of every position: prompt positions, then one row per generated token.
     pub logits: bool,
 }
 
@@ -34,14 +33,14 @@ impl Default for GenerationParams {
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// It made a token that ends a text.
+    /// It generated a stop token.
     Stop,
-    /// It made as many tokens as were asked for.
+    /// It generated the maximum number of tokens.
     Length,
 }
 
 impl FinishReason {
-    /// The word that OpenAI's interface uses.
+    /// The word of OpenAI's API.
     pub fn name(self) -> &'static str {
         match self {
             FinishReason::Stop => "stop",
@@ -50,15 +49,15 @@ impl FinishReason {
     }
 }
 
-/// A request that has its blocks.
+/// An admitted request, with its blocks.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub id: RequestId,
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
-    /// Tokens whose keys and values are cached once all submitted steps have run. One more than are known where a step
-    /// takes its token from the step before.
+    /// Tokens whose keys and values are cached once all submitted steps have run. One more than are known if a step
+    /// takes its token from the previous step.
     pub cached: usize,
     pub blocks: Vec<u32>,
     pub params: GenerationParams,
@@ -66,23 +65,23 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    /// Tokens that are known but not cached: one while decoding, more while the prompt is read.
+    /// Tokens that are known but not cached: one during decode, more during prefill.
     pub fn pending(&self) -> usize {
         self.tokens.len().saturating_sub(self.cached)
     }
 
-    /// Whether it goes on behind one more token, whatever that token is.
+    /// Whether it continues after one more token, whatever that token is.
     pub fn outlasts_next(&self) -> bool {
         let generated = self.tokens.len() - self.prompt_len;
         self.finished.is_none() && generated + 1 < self.params.max_tokens as usize
     }
 
-    /// Whether nothing is left to do. Where logits are wanted, the last token has a step of its own.
+    /// Whether it is finished. If logits are requested, the last token has a step of its own.
     pub fn is_done(&self) -> bool {
         self.finished.is_some() && (!self.params.logits || self.pending() == 0)
     }
 
-    /// Takes a generated token.
+    /// Adds a generated token.
     pub fn push(&mut self, token: u32, eos: &[u32]) {
         self.tokens.push(token);
         if !self.params.ignore_eos && eos.contains(&token) {

@@ -12,16 +12,16 @@ use crate::sequence::{RequestId, Sequence};
 pub(crate) struct Chunk {
     /// The sequence.
     pub sequence: RequestId,
-    /// Tokens taken.
+    /// Number of tokens.
     pub tokens: usize,
-    /// Rows of logits wanted: of the last tokens of the chunk.
+    /// Number of rows of logits, for the last tokens of the chunk.
     pub rows: usize,
-    /// Whether the last row gives the sequence's next token.
+    /// Whether the last row yields the sequence's next token.
     pub samples: bool,
 }
 
-/// Chooses what runs next: every sequence with one pending token first, then prompts, in order of arrival, as many
-/// tokens as the limits leave.
+/// Schedules the next step: every decoding sequence first, then prompts in order of arrival, with as many tokens as the
+/// limits allow.
 pub(crate) fn schedule(running: &[Sequence], limits: &Limits) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut tokens = limits.max_num_tokens as usize;
@@ -61,7 +61,7 @@ pub(crate) struct StepInputs {
 }
 
 impl StepInputs {
-    /// What a session takes; with `feedback` the tokens are those that the step before chose.
+    /// The bindings for a session; with `feedback` the tokens are those that the previous step chose.
     pub fn bindings(&self, feedback: bool) -> Bindings<'_> {
         let tokens = match feedback {
             true => InputData::Previous("next_tokens"),
@@ -78,12 +78,12 @@ impl StepInputs {
     }
 }
 
-/// Whether a step may compute rows for nobody.
+/// Whether a step may be padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Padding {
     /// A decode program is padded with tokens of no sequence.
     Decode,
-    /// The program for prompts, which takes any number of tokens.
+    /// The mixed program, which takes any number of tokens.
     None,
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], padding:
     for chunk in chunks {
         let Some(sequence) = running.iter().find(|sequence| sequence.id == chunk.sequence) else { continue };
         for position in sequence.cached..sequence.cached + chunk.tokens {
-            // one that is not there yet comes from the step before
+            // a token that is not known yet comes from the previous step
             inputs.tokens.push(sequence.tokens.get(position).map_or(0, |token| *token as i32));
             inputs.positions.push(position as i32);
         }
@@ -114,7 +114,7 @@ pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], padding:
         inputs.block_table.extend(table);
     }
     if inputs.rows.is_empty() {
-        // a program computes at least one row; nobody looks at this one
+        // a program computes at least one row; this one is not used
         inputs.rows.push(0);
     }
     let single = padding == Padding::Decode && chunks.iter().all(|chunk| chunk.tokens == 1 && chunk.rows == 1);
@@ -147,14 +147,14 @@ pub(crate) fn blocks_for(plan: &Plan, tokens: usize) -> usize {
     tokens.div_ceil(block_tokens)
 }
 
-/// Whether every program takes the inputs that [`pack`] makes, at the sizes at which it makes them: so a step takes no
-/// more memory than the arena that was made for it, whatever the limits of a plan say.
+/// Whether every program accepts the inputs of [`pack`], at their sizes: a step then needs no more memory than the
+/// arena, whatever the limits of a plan say.
 pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
     if !plan.programs.iter().any(|program| program.kind == ProgramKind::Mixed) {
-        return Err("it has no program for prompts".to_owned());
+        return Err("it has no mixed program".to_owned());
     }
     if plan.kv.windows(2).any(|pair| pair[0].block_tokens != pair[1].block_tokens) {
-        return Err("its KV groups have blocks of several sizes".to_owned());
+        return Err("its KV groups have different block sizes".to_owned());
     }
     let blocks = blocks_for(plan, plan.limits.max_seq_len as usize) as u64;
     let vocab = u64::from(plan.model.vocab_size);
@@ -162,21 +162,21 @@ pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
         let bounds = upper_bounds(&program.symbols);
         let size = |name| Symbol::new(name).and_then(|symbol| bounds.get(&symbol).copied());
         let (Some(tokens), Some(sequences), Some(rows)) = (size("T"), size("B"), size("R")) else {
-            return Err(format!("program `{}` has not the symbols T, B and R", program.name));
+            return Err(format!("program `{}` does not declare the symbols T, B and R", program.name));
         };
         let limits = &plan.limits;
         let wanted = [limits.max_num_tokens, limits.max_batch_size, limits.max_logit_rows].map(u64::from);
         let room = [tokens, sequences, rows].into_iter().zip(wanted).all(|(room, wanted)| room >= wanted);
         if program.kind == ProgramKind::Mixed && !room {
-            return Err(format!("program `{}` has no room for a step of the plan's limits", program.name));
+            return Err(format!("program `{}` is too small for the plan's limits", program.name));
         }
         let single = |decl: &SymbolDecl| decl.min <= 1;
         if program.kind == ProgramKind::Mixed && !program.symbols.iter().all(single) {
-            return Err(format!("program `{}` does not take one token of one sequence", program.name));
+            return Err(format!("program `{}` must accept one token of one sequence", program.name));
         }
         let fixed = program.symbols.iter().all(|decl| decl.min == decl.max) && tokens == sequences && rows == sequences;
         if program.kind == ProgramKind::Decode && !fixed {
-            return Err(format!("program `{}` has not one token for each sequence", program.name));
+            return Err(format!("program `{}` must have exactly one token per sequence", program.name));
         }
         let inputs: [(&str, &[u64]); 5] = [
             ("tokens", &[tokens]),
@@ -194,7 +194,7 @@ pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a port is there, with this shape in the largest step.
+/// Whether a port exists, with this shape in the largest step.
 fn check_port(
     program: &Program,
     ports: &[Port],

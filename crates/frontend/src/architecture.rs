@@ -1,29 +1,29 @@
-//! The table of architectures. A decoder-only model that the builder can spell is one more row.
+//! The table of architectures. A decoder-only model that the builder supports is one more row.
 
 use crate::{Activation, Mlp, Norm, window};
 
-/// What sets one architecture apart from another.
+/// What distinguishes one architecture from another.
 #[derive(Debug)]
 pub(crate) struct Architecture {
     /// `architectures[0]` of `config.json`.
     pub name: &'static str,
-    /// `model_type`: transformers picks the class by it, so another one means another model.
+    /// `model_type`: transformers selects the class by it, so a different one means a different model.
     pub model_type: &'static str,
     /// The norms.
     pub norm: Norm,
     /// The MLP.
     pub mlp: Mlp,
-    /// Names of keys that others call otherwise.
+    /// Keys that other architectures name differently.
     pub spelling: Spelling,
-    /// Keys that may say what is so anyway, and the word for that.
+    /// Keys whose only supported value is the default, and that value.
     pub given: &'static [(&'static str, &'static str)],
-    /// What a missing key means.
+    /// Defaults for missing keys.
     pub defaults: Defaults,
-    /// Whether the projection behind attention has a bias where those before it have one.
+    /// Whether the output projection of attention has a bias if the q, k and v projections have one.
     pub output_bias: bool,
-    /// Whether the heads of queries and keys are normed before their rotation.
+    /// Whether the heads of q and k are normalized before RoPE.
     pub qk_norm: bool,
-    /// Which layers have the window that the file names.
+    /// Which layers have the sliding window that the file names.
     pub window: Window,
 }
 
@@ -32,12 +32,11 @@ pub(crate) struct Architecture {
 pub(crate) enum Window {
     /// All.
     Everywhere,
-    /// None unless `use_sliding_window` is true, and then those from `max_window_layers` on, whose default is this.
+    /// None unless `use_sliding_window` is true, and then those from `max_window_layers` on; this is its default.
     Switched { layers_before: u32 },
 }
 
-/// Keys that mean the same under several names. One key may stand for several things; a bias without one is as the
-/// defaults say.
+/// Keys with several spellings. One key may set several things; a bias without a key has its default.
 #[derive(Debug)]
 pub(crate) struct Spelling {
     pub norm_eps: &'static str,
@@ -53,9 +52,9 @@ pub(crate) struct Defaults {
     pub intermediate_size: u32,
     pub layers: u32,
     pub heads: u32,
-    /// As many as query heads, where there is none.
+    /// As many as query heads if missing.
     pub kv_heads: Option<u32>,
-    /// A share of the hidden size, where there is none.
+    /// The hidden size divided by the heads if missing.
     pub head_dim: Option<u32>,
     pub activation: Activation,
     pub max_position_embeddings: u32,
@@ -64,7 +63,7 @@ pub(crate) struct Defaults {
     pub attention_bias: bool,
     pub mlp_bias: bool,
     pub tie_word_embeddings: bool,
-    /// Tokens that a token sees, where the class knows such a bound without a switch for it.
+    /// Tokens visible to a token, if the class has such a bound without a switch for it.
     pub sliding_window: Option<u32>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
@@ -172,7 +171,7 @@ static ARCHITECTURES: [Architecture; 5] = [
         norm: Norm::Layer,
         mlp: Mlp::Plain { up: "mlp.c_fc", down: "mlp.c_proj" },
         spelling: Spelling { norm_eps: "norm_epsilon", attention_bias: Some("use_bias"), mlp_bias: Some("use_bias") },
-        // as the files of the first versions have it
+        // as in files of the first versions
         given: &[("norm_type", "layer_norm"), ("mlp_type", "default")],
         // transformers 5.24, Starcoder2Config
         defaults: Defaults {
@@ -198,7 +197,7 @@ static ARCHITECTURES: [Architecture; 5] = [
     },
 ];
 
-/// Keys that all architectures read, beside those of windows.
+/// Keys that all architectures read, besides those of windows.
 const KEYS: &[&str] = &[
     "architectures",
     "model_type",
@@ -224,7 +223,7 @@ const KEYS: &[&str] = &[
 ];
 
 impl Architecture {
-    /// Whether a key of `config.json` is read; others are judged by [`crate::keys`].
+    /// Whether a key of `config.json` is read; others are checked by [`crate::keys`].
     pub fn reads(&self, key: &str) -> bool {
         let Spelling { norm_eps, attention_bias, mlp_bias } = self.spelling;
         let spelled = [Some(norm_eps), attention_bias, mlp_bias];
@@ -237,7 +236,7 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
-/// The row of this name, which some programs wrote with other capitals.
+/// The row of this name; some programs write it with different capitals.
 pub(crate) fn find(name: &str) -> Option<&'static Architecture> {
     ARCHITECTURES.iter().find(|architecture| architecture.name.eq_ignore_ascii_case(name))
 }

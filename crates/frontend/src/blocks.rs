@@ -3,13 +3,13 @@
 /// The norm before attention, before the MLP, and at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
-    /// Root mean square, with a gain.
+    /// RMSNorm, with a weight.
     Rms,
-    /// Mean and variance, with a gain and a bias.
+    /// LayerNorm, with a weight and a bias.
     Layer,
 }
 
-/// The MLP, with the modules of its projections as the files name them.
+/// The MLP, with the names of its projection modules in the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mlp {
     /// `down(f(gate(x)) * up(x))`.
@@ -37,14 +37,14 @@ pub enum Activation {
     Silu,
     /// The exact GELU.
     Gelu,
-    /// GELU by a hyperbolic tangent.
+    /// GELU with the tanh approximation.
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
 }
 
 impl Activation {
-    /// What `hidden_act` may be: transformers knows some of these functions by several names.
+    /// Values of `hidden_act`: transformers has several names for some functions.
     pub(crate) const NAMES: [(&'static str, Activation); 7] = [
         ("silu", Activation::Silu),
         ("swish", Activation::Silu),

@@ -1,4 +1,4 @@
-//! A Hugging Face directory, opened: configuration, tokenizer files, and weights that stay on disk.
+//! An opened Hugging Face directory: configuration, tokenizer files, and weights that stay on disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ use crate::{ImportError, ImportOptions, ModelConfig, decoder};
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
-/// Files that make text of tokens and tokens of text; they travel inside the plan.
+/// Tokenizer files and generation defaults; they are copied into the plan.
 const TEXT_FILES: [&str; 6] = [
     GENERATION,
     "tokenizer.json",
@@ -44,16 +44,16 @@ pub struct Checkpoint {
     texts: Texts,
     kv: KvScales,
     format_of_dummies: Option<&'static str>,
-    /// What was found while reading, and what is said of the KV cache after it.
+    /// What was found while reading, and what is reported about the KV cache afterwards.
     found: Vec<String>,
     warnings: Vec<String>,
 }
 
-/// Where the weights come from.
+/// Source of the weights.
 #[derive(Debug)]
 enum Weights {
     Stored(Tensors),
-    /// Made from their names.
+    /// Random values, seeded by their names.
     Random(BTreeMap<String, RandomPart>),
 }
 
@@ -62,7 +62,7 @@ enum Weights {
 struct Text {
     path: PathBuf,
     bytes: Vec<u8>,
-    /// What the file was when it was read.
+    /// The file's stamp when it was read.
     stamp: Stamp,
 }
 
@@ -97,7 +97,7 @@ impl Text {
 }
 
 impl Texts {
-    /// `config.json`, without which there is nothing to read, and those of the others that are there.
+    /// `config.json`, which is required, and those of the others that exist.
     fn read(dir: &Path, report: &mut Report) -> Option<Texts> {
         let config = dir.join(CONFIG);
         if !config.exists() {
@@ -116,7 +116,7 @@ impl Texts {
         [&self.config].into_iter().chain(&self.others)
     }
 
-    /// The configuration, where it could be read; the report knows whether it is right.
+    /// The configuration, if it could be read; the report knows whether it is valid.
     fn parse(&self, report: &mut Report) -> Option<(ModelConfig, Option<Box<dyn Method>>)> {
         let generation = self.others.iter().find(|text| text.name() == GENERATION);
         let generation = generation.and_then(|text| Some((text, text.parse(report)?)));
@@ -127,7 +127,7 @@ impl Texts {
         Some((ModelConfig::read(config, generation, report)?, method))
     }
 
-    /// How the weights are quantized: `config.json` says so, or a file beside it.
+    /// How the weights are quantized: as said by `config.json`, or by a file next to it.
     fn method(&self, config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
         if let Some(nested) = config.nested(QUANTIZED, report) {
             return quantized::method(nested, None, report);
@@ -139,7 +139,7 @@ impl Texts {
         let Some(key) = file.key else { return quantized::method(object, Some(file), report) };
         let nested = object.nested(key, report);
         if nested.is_none() {
-            report.bad_input(object.missing(key, "expected how the weights are quantized"));
+            report.bad_input(object.missing(key, "expected the quantization of the weights"));
         }
         quantized::method(nested?, Some(file), report)
     }
@@ -150,13 +150,13 @@ fn file_name(path: &Path) -> String {
 }
 
 impl Checkpoint {
-    /// Opens a directory: `config.json`, weights in safetensors files, and what there is of tokenizer files.
+    /// Opens a directory: `config.json`, weights in safetensors files, and tokenizer files if there are any.
     pub fn open(dir: &Path) -> Result<Checkpoint, ImportError> {
         Checkpoint::open_without(dir, &[])
     }
 
-    /// The same, where tensors whose names match one of these patterns are no part of the checkpoint: `*` stands for any
-    /// characters, `?` for one. Each must match something, and nothing that the model needs.
+    /// The same, ignoring tensors whose names match one of these patterns: `*` matches any characters, `?` matches one.
+    /// Each pattern must match something, and nothing that the model needs.
     pub fn open_without(dir: &Path, ignored: &[String]) -> Result<Checkpoint, ImportError> {
         let mut ignored = Ignored::new(ignored);
         let mut report = Report::default();
@@ -174,7 +174,7 @@ impl Checkpoint {
         if let Some(method) = method {
             quantized = Quantized::of(method.as_ref(), &model, &mut tensors, &mut report);
         }
-        // without the tensors of each linear, those would be called missing or unknown
+        // without the tensors of each linear layer, those would be reported as missing or unknown
         if report.problems() == 0 {
             let expected = quantized.expected(&model);
             surplus::leave_out(&mut tensors, &expected, &mut ignored, &mut report);
@@ -194,8 +194,8 @@ impl Checkpoint {
         Ok(checkpoint.with_cache(KvCache::Numbers))
     }
 
-    /// Opens a configuration without weights: they are random, seeded by their names. `dir` is a directory, or a
-    /// file that stands for its `config.json`.
+    /// Opens a configuration without weights: they are random, seeded by their names. `dir` is a directory, or a file
+    /// that is used as its `config.json`.
     pub fn open_dummy(dir: &Path) -> Result<Checkpoint, ImportError> {
         let mut report = Report::default();
         let texts = match dir.is_file() {
@@ -210,11 +210,11 @@ impl Checkpoint {
             format = method.dummies();
             match format {
                 Some(format) => report.warning(format!(
-                    "{path}: quantized by {name}: dummies are random numbers as --precision {format} quantizes them, unless \
-                     --precision, --precision-map or --dtype asks for others"
+                    "{path}: quantized by {name}: dummy weights are quantized as with --precision {format}, unless \
+                     --precision, --precision-map or --dtype is set"
                 )),
                 None => report.unsupported(format!(
-                    "{path}: quantized by {name} in a way in which no dummies are made: take `{QUANTIZED}` out of a copy of \
+                    "{path}: quantized by {name} in a format without dummy weights: remove `{QUANTIZED}` from a copy of \
                      config.json, and choose a format with --precision"
                 )),
             }
@@ -230,7 +230,7 @@ impl Checkpoint {
         Ok(Checkpoint { config, dtype, model, quantized, weights, texts, kv, format_of_dummies, found, warnings })
     }
 
-    /// The same for a plan with such a KV cache: warnings say what becomes of scales of keys and values.
+    /// The same for a plan with such a KV cache: warnings say how scales of keys and values are used.
     pub fn with_cache(mut self, cache: KvCache) -> Checkpoint {
         self.warnings.clone_from(&self.found);
         if matches!(self.weights, Weights::Stored(_)) {
@@ -239,38 +239,37 @@ impl Checkpoint {
         self
     }
 
-    /// What keys and values reach by the scales of the checkpoint, by layer.
+    /// The ranges of keys and values, from the checkpoint's scales, by layer.
     pub fn kv_reach(&self) -> &BTreeMap<u32, KvReach> {
         self.kv.layers()
     }
 
-    /// What the model is.
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The type of weights that the checkpoint means: that of `config.json`, else that of the embedding table, else
-    /// f32.
+    /// The weight type of the checkpoint: that of `config.json`, else that of the embedding table, else f32.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// The method by which the weights were quantized, as `quant_method` names it.
+    /// The quantization method of the weights, as in `quant_method`.
     pub fn quantized_by(&self) -> Option<&'static str> {
         self.quantized.method
     }
 
-    /// The name of the format in which random weights are to be, where the configuration is one of quantized weights.
+    /// The format of random weights, if the configuration is that of a quantized checkpoint.
     pub fn format_of_dummies(&self) -> Option<&'static str> {
         self.format_of_dummies
     }
 
-    /// What `config.json` says; numbers that are not finite are strings.
+    /// The contents of `config.json`; numbers that are not finite are strings.
     pub fn config_json(&self) -> Map<String, Value> {
         self.texts.config.parse(&mut Report::default()).expect("it was read when the checkpoint was opened")
     }
 
-    /// Tokenizer files and generation defaults, those that are there.
+    /// Tokenizer files and generation defaults, if they exist.
     pub fn files(&self) -> Vec<plan::TextFile> {
         let texts = self.texts.others.iter().filter(|text| TEXT_FILES.contains(&text.name().as_str()));
         texts.map(|text| plan::TextFile { name: text.name(), bytes: text.bytes.clone() }).collect()
@@ -287,8 +286,8 @@ impl Checkpoint {
         inputs
     }
 
-    /// What tells the model from others, in hexadecimal: a hash of its configuration, and of the headers and a sample of
-    /// its weights.
+    /// An identity of the model, in hexadecimal: a hash of its configuration, and of the headers and a sample of its
+    /// weights.
     pub fn fingerprint(&self) -> String {
         let mut hash = blake3::Hasher::new();
         let of_model =
@@ -304,21 +303,21 @@ impl Checkpoint {
         hash.finalize().to_hex().to_string()
     }
 
-    /// Paths of all files, for the key of a cache.
+    /// Paths of all files, for a cache key.
     pub fn sources(&self) -> Vec<PathBuf> {
         let shards = self.tensors().into_iter().flat_map(Tensors::shards);
         self.texts.iter().map(|text| &text.path).chain(shards.map(|shard| &shard.path)).cloned().collect()
     }
 
-    /// Whether all files are still what they were when the checkpoint was opened. What is made of it is complete only
-    /// then: a file that was rewritten meanwhile was read in two states.
+    /// Whether all files are unchanged since the checkpoint was opened. Outputs are complete only then: a file that was
+    /// rewritten meanwhile was read in two states.
     pub fn check_unchanged(&self) -> Result<(), Changed> {
         let shards = self.tensors().into_iter().flat_map(Tensors::shards);
         let mut stamps = self.texts.iter().map(|text| &text.stamp).chain(shards.map(|shard| &shard.stamp));
         stamps.try_for_each(Stamp::check)
     }
 
-    /// What was ignored: keys and tensors that change nothing as far as is known.
+    /// What was ignored: keys and tensors that are not known to have an effect.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -328,7 +327,7 @@ impl Checkpoint {
         options.check()?;
         if let Some(window) = self.config.window.filter(|window| options.max_seq_len > *window) {
             return Err(ImportError::Unsupported(vec![format!(
-                "sequences of {} tokens: the model has a sliding window of {window}, expected no longer ones",
+                "sequences of {} tokens: the model has a sliding window of {window}, expected at most that",
                 options.max_seq_len
             )]));
         }

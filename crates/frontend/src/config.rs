@@ -1,4 +1,4 @@
-//! The configuration of a model: what `config.json` says, and what transformers takes where it says nothing.
+//! The configuration of a model: values of `config.json`, and the defaults of transformers.
 
 use plan::DType;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::report::{Report, listed};
 use crate::rope::{self, Rope, RopeContext};
 use crate::{Activation, Mlp, Norm, keys, model_tensors, window};
 
-/// A decoder-only model, but for its weights.
+/// A decoder-only model, without its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// `architectures[0]`.
@@ -20,7 +20,7 @@ pub struct ModelConfig {
     pub vocab_size: u32,
     /// Width of the residual stream.
     pub hidden_size: u32,
-    /// Width inside an MLP.
+    /// Width of the MLP.
     pub intermediate_size: u32,
     /// Decoder layers.
     pub layers: u32,
@@ -28,11 +28,11 @@ pub struct ModelConfig {
     pub heads: u32,
     /// Key and value heads of a layer, a divisor of `heads`.
     pub kv_heads: u32,
-    /// Elements of a head.
+    /// Head dimension.
     pub head_dim: u32,
     /// The norms.
     pub norm: Norm,
-    /// What is added to the mean square, or to the variance, in norms.
+    /// What norms add to the mean square, or to the variance.
     pub norm_eps: f32,
     /// The MLP.
     pub mlp: Mlp,
@@ -42,27 +42,27 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Whether the projections of attention have biases.
     pub attention_bias: bool,
-    /// Whether the one behind attention has one then, too.
+    /// Whether the output projection of attention has one, too.
     pub output_bias: bool,
-    /// Whether the heads of queries and keys are normed before their rotation.
+    /// Whether the heads of q and k are normalized before RoPE.
     pub qk_norm: bool,
     /// Whether the projections of the MLP have biases.
     pub mlp_bias: bool,
-    /// Whether the embedding table is also the language-model head: `config.json` says so, and no other head is stored.
+    /// Whether the embedding table is also lm_head: `config.json` ties them, and no other lm_head is stored.
     pub tie_word_embeddings: bool,
-    /// The longest sequence that the model was made for.
+    /// The model's context length.
     pub max_position_embeddings: u32,
-    /// Tokens that a token sees, itself among them, where longer sequences have more: they are not supported.
+    /// Size of the sliding window, if longer sequences are possible: those are not supported.
     pub window: Option<u32>,
     /// `dtype` or `torch_dtype`.
     pub dtype: Option<DType>,
-    /// The token before a prompt.
+    /// The BOS token.
     pub bos: Option<u32>,
-    /// Tokens that end a generation.
+    /// Stop tokens.
     pub eos: Vec<u32>,
 }
 
-/// Bounds that no model comes near: they keep every product of sizes within 64 bits, and a dry run within seconds.
+/// Bounds far above any model: they keep every product of sizes within 64 bits, and a dry run within seconds.
 const MAX_VOCAB: u32 = 1 << 24;
 const MAX_WIDTH: u32 = 1 << 20;
 const MAX_LAYERS: u32 = 1 << 11;
@@ -76,7 +76,7 @@ impl ModelConfig {
         model_tensors::model_tensors(self).iter().map(|tensor| tensor.elements()).sum()
     }
 
-    /// Reads a configuration; `None` once anything is wrong: to compare tensors with it would only add noise.
+    /// Reads a configuration; `None` after an error: comparing tensors with it would only add noise.
     pub(crate) fn read(config: Object<'_>, generation: Option<Object<'_>>, report: &mut Report) -> Option<ModelConfig> {
         let architecture = read_architecture(config, report)?;
         keys::check(config, architecture, report);
@@ -127,7 +127,7 @@ impl ModelConfig {
     }
 }
 
-/// The row of the table that the file asks for.
+/// The row of the table that the file names.
 fn read_architecture(config: Object<'_>, report: &mut Report) -> Option<&'static Architecture> {
     let names: Vec<&str> = architecture::architectures().collect();
     let expected = format!("a list with one of {}", listed(&names));
@@ -144,7 +144,7 @@ fn read_architecture(config: Object<'_>, report: &mut Report) -> Option<&'static
     if row.name != name {
         report.warning(config.found("architectures", value, format_args!("read as `{}`", row.name)));
     }
-    // transformers picks the class by `model_type`: with another one the file describes another model.
+    // transformers selects the class by `model_type`: a different one means a different model.
     if let Some(value) = config.present("model_type").filter(|value| value.as_str() != Some(row.model_type)) {
         let rest = format_args!("expected \"{}\" for {name}", row.model_type);
         report.unsupported(config.found("model_type", value, rest));
@@ -166,7 +166,7 @@ impl Heads {
         let problems = report.problems();
         let hidden_size = config.size("hidden_size", 1..=MAX_WIDTH, report).unwrap_or(defaults.hidden_size);
         let heads = config.size("num_attention_heads", 1..=MAX_HEADS, report).unwrap_or(defaults.heads);
-        // `null` means what follows from other sizes, a missing key what the class says.
+        // `null` means the value derived from other sizes, a missing key the default of the class.
         let nullable = |key, default: Option<u32>, report: &mut Report| match config.get(key) {
             None => default,
             Some(Value::Null) => None,
@@ -176,7 +176,7 @@ impl Heads {
         let explicit = nullable("head_dim", defaults.head_dim, report);
         let head_dim = explicit.unwrap_or(hidden_size / heads);
         let read = Heads { hidden_size, heads, kv_heads, head_dim };
-        // Sizes that could not be read have been reported; how they relate to others says nothing more.
+        // Sizes that could not be read are already reported: no further checks on them.
         if report.problems() == problems {
             read.check(config, explicit.is_some(), report);
         }
@@ -197,14 +197,14 @@ impl Heads {
         let whole = explicit_head_dim || hidden_size.is_multiple_of(heads);
         expect(whole, "hidden_size", format!("a multiple of the {heads} heads, or an explicit `head_dim`"));
         expect(heads.is_multiple_of(kv_heads), "num_key_value_heads", format!("a divisor of the {heads} heads"));
-        // Rotary embedding turns pairs of elements.
+        // RoPE rotates pairs of elements.
         expect(
             head_dim.is_multiple_of(2) || !whole,
             "head_dim",
-            format!("an even number, {head_dim} elements a head are not"),
+            format!("an even number of elements per head, found {head_dim}"),
         );
         let wide = u64::from(heads) * u64::from(head_dim) > u64::from(MAX_WIDTH);
-        expect(!wide, "head_dim", format!("at most {MAX_WIDTH} elements in {heads} heads"));
+        expect(!wide, "head_dim", format!("at most {MAX_WIDTH} elements over {heads} heads"));
     }
 }
 
@@ -227,7 +227,7 @@ fn read_eps(config: Object<'_>, key: &str, report: &mut Report) -> Option<f64> {
     config.expect(key, "a number from 0 to 1", convert, report)
 }
 
-/// `dtype` wins over `torch_dtype`, its older name.
+/// `dtype` overrides `torch_dtype`, its older name.
 fn read_dtype(config: Object<'_>, report: &mut Report) -> Option<DType> {
     let key = ["dtype", "torch_dtype"].into_iter().find(|key| config.present(key).is_some())?;
     let name = config.text(key, report)?;
@@ -244,7 +244,7 @@ fn read_dtype(config: Object<'_>, report: &mut Report) -> Option<DType> {
     }
 }
 
-/// Token ids: one, a list or `null`. `generation_config.json` wins where it names any.
+/// Token ids: one, a list or `null`. Those of `generation_config.json` take precedence.
 fn read_ids(
     config: Object<'_>,
     generation: Option<Object<'_>>,
@@ -267,7 +267,7 @@ fn read_ids(
     let ids = object.expect(key, "a token id, a list of them, or null", integers, report).unwrap_or_default();
     let (known, unknown): (Vec<i64>, Vec<i64>) = ids.into_iter().partition(|id| (0..vocab_size.into()).contains(id));
     if !unknown.is_empty() {
-        // -1 for "none" is seen in the wild; such ids can neither be read nor generated.
+        // -1 for "none" is seen in the wild; such ids can neither be in a prompt nor generated.
         let rest = format_args!("ids outside the vocabulary of {vocab_size} are ignored");
         report.warning(object.found(key, value, rest));
     }

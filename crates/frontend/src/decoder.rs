@@ -1,4 +1,4 @@
-//! The one builder of decoder-only models: the graph as the files spell it, nothing fused.
+//! The one builder of decoder-only models: the graph as in the files, nothing fused.
 
 mod coded;
 
@@ -17,11 +17,11 @@ use crate::{Activation, ImportOptions, Mlp, ModelConfig, Norm};
 
 /// The KV group of all layers.
 const GROUP: u32 = 0;
-/// The dtype of what layers add up: the residual stream, and what is added to it. A sum of dozens of terms that was
-/// rounded to 16 bits each time would be the largest error of a model.
+/// The dtype of the residual stream and of what is added to it. A sum of dozens of terms, each rounded to 16 bits,
+/// would be the largest error of a model.
 const SUMS: DType = DType::F32;
 
-/// Builds the graph over constants of these types, of which some modules have codes.
+/// Builds the graph over constants of these types; some modules are quantized.
 pub(crate) fn build(
     config: &ModelConfig,
     constants: &BTreeMap<String, TensorType>,
@@ -56,7 +56,7 @@ fn symbol(letter: char) -> Symbol {
     Symbol::new(&letter.to_string()).expect("a letter is a symbol")
 }
 
-/// What each step brings.
+/// Inputs of each step.
 #[derive(Clone, Copy)]
 struct Step {
     tokens: Value,
@@ -109,7 +109,7 @@ impl Builder<'_> {
         let name = |name: &str| format!("layers.{layer}.{name}");
 
         let normed = self.norm(&name("input_norm"), x, &module("input_layernorm"))?;
-        // q, k and v are rounded once, behind their rotation
+        // q, k and v are rounded once, after RoPE
         let wide = self.widened();
         let q = self.linear(&name("attn.q"), normed, &module("self_attn.q_proj"), wide)?;
         let k = self.linear(&name("attn.k"), normed, &module("self_attn.k_proj"), wide)?;
@@ -161,12 +161,12 @@ impl Builder<'_> {
 
     fn norm(&mut self, name: &str, x: Value, module: &str) -> Result<Value, GraphError> {
         let (eps, to) = (self.config.norm_eps, self.narrowed());
-        let gain = self.weight(&format!("{module}.weight"))?;
+        let weight = self.weight(&format!("{module}.weight"))?;
         match self.config.norm {
-            Norm::Rms => self.op(name, RmsNorm { eps, head_dim: None, to }, &[x, gain]),
+            Norm::Rms => self.op(name, RmsNorm { eps, head_dim: None, to }, &[x, weight]),
             Norm::Layer => {
                 let bias = self.weight(&format!("{module}.bias"))?;
-                self.op(name, LayerNorm { eps, to }, &[x, gain, bias])
+                self.op(name, LayerNorm { eps, to }, &[x, weight, bias])
             }
         }
     }
@@ -176,22 +176,22 @@ impl Builder<'_> {
         if !self.config.qk_norm {
             return Ok(x);
         }
-        let gain = self.weight(&format!("{module}.weight"))?;
+        let weight = self.weight(&format!("{module}.weight"))?;
         let norm = RmsNorm { eps: self.config.norm_eps, head_dim: Some(self.config.head_dim), to: None };
-        self.op(name, norm, &[x, gain])
+        self.op(name, norm, &[x, weight])
     }
 
-    /// What a linear's result is rounded to where sums go on with it: nothing, where it has their dtype anyway.
+    /// The dtype that a linear layer's result is rounded to before it is added; `None` if it has that dtype already.
     fn widened(&self) -> Option<DType> {
         (self.options.activations != SUMS).then_some(SUMS)
     }
 
-    /// What is rounded to the dtype of activations, for a matrix product to read.
+    /// Rounds to the dtype of activations, as the input of a matrix product.
     fn narrowed(&self) -> Option<DType> {
         (self.options.activations != SUMS).then_some(self.options.activations)
     }
 
-    /// The projection of a module, with a bias where the model has one.
+    /// The projection of a module, with a bias if the model has one.
     fn linear(&mut self, name: &str, x: Value, module: &str, to: Option<DType>) -> Result<Value, GraphError> {
         let bias = format!("{module}.bias");
         if let Some(coded) = self.coded.get(module) {
@@ -204,13 +204,13 @@ impl Builder<'_> {
         self.op(name, Linear { to }, &operands)
     }
 
-    /// A constant of the checkpoint in the dtype that weights are wanted in.
+    /// A constant of the checkpoint, cast to the dtype of weights.
     fn weight(&mut self, key: &str) -> Result<Value, GraphError> {
         let constant = self.constant(key)?;
         self.cast(constant, self.options.weights)
     }
 
-    /// A constant of the checkpoint as it is.
+    /// A constant of the checkpoint, as stored.
     fn constant(&mut self, key: &str) -> Result<Value, GraphError> {
         let Some(ty) = self.constants.get(key) else {
             let reason = format!("the model has no tensor `{key}`");

@@ -1,4 +1,4 @@
-//! JSON files of a checkpoint, read key by key. What is wrong goes to the report, and reading goes on.
+//! JSON files of a checkpoint, read key by key. Errors go to the report, and reading continues.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -20,8 +20,8 @@ pub(crate) fn parse(file: &Path, bytes: &[u8], report: &mut Report) -> Option<Ma
     None
 }
 
-/// The value of a text. Python writes numbers that are not finite as bare words, which are no JSON: they are read as
-/// strings, so that a key that needs a number refuses them, and one that does not matter is ignored.
+/// Parses a text. Python writes numbers that are not finite as bare words, which is not JSON: they are read as strings,
+/// so that a key that needs a number refuses them, and one that does not matter is ignored.
 fn read(bytes: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(bytes).or_else(|error| match quote_words(bytes) {
         Some(quoted) => serde_json::from_slice(&quoted),
@@ -29,7 +29,7 @@ fn read(bytes: &[u8]) -> serde_json::Result<Value> {
     })
 }
 
-/// The text with `Infinity`, `-Infinity` and `NaN` in quotes; `None` where it has none of them.
+/// The text with `Infinity`, `-Infinity` and `NaN` in quotes; `None` if it contains none of them.
 fn quote_words(bytes: &[u8]) -> Option<Vec<u8>> {
     const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut quoted = Vec::with_capacity(bytes.len());
@@ -51,7 +51,7 @@ fn quote_words(bytes: &[u8]) -> Option<Vec<u8>> {
     found.then_some(quoted)
 }
 
-/// A value as messages show it: its JSON, cut where it gets long.
+/// A value as messages show it: its JSON, shortened.
 fn shown(value: &Value) -> String {
     const SHOWN: usize = 60;
     let text = value.to_string();
@@ -61,8 +61,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// An object of a file, or one nested in it. The readers of values return `None` where the key is missing, and where
-/// its value is of another kind: then that is reported.
+/// An object of a file, or one nested in it. Readers return `None` if the key is missing, or if its value has the wrong
+/// type: that is reported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Object<'a> {
     file: &'a Path,
@@ -77,7 +77,7 @@ impl<'a> Object<'a> {
         Object { file, parent: None, map }
     }
 
-    /// The object under a key; `None` where there is none, or `null`, or an empty one.
+    /// The object under a key; `None` if it is missing, `null` or empty.
     pub fn nested(&self, key: &'a str, report: &mut Report) -> Option<Object<'a>> {
         self.present(key)?;
         let map = self.expect(key, "an object", Value::as_object, report)?;
@@ -94,7 +94,7 @@ impl<'a> Object<'a> {
         self.map.get(key)
     }
 
-    /// The value of a key for which `null` means the same as nothing.
+    /// The value of a key; `None` if it is missing or `null`.
     pub fn present(&self, key: &str) -> Option<&'a Value> {
         self.get(key).filter(|value| !value.is_null())
     }

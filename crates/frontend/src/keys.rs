@@ -86,10 +86,10 @@ const HARMLESS: &[&str] = &[
     "use_cache",
 ];
 
-/// A value that a meaningful key may have. `null`, `false`, `[]` and `{}` switch everything off.
+/// A value that a meaningful key may have. `null`, `false`, `[]` and `{}` always mean off.
 #[derive(Clone, Copy, Debug)]
 enum Neutral {
-    /// Nothing but off.
+    /// Only off.
     Off,
     /// A factor.
     One,
@@ -103,7 +103,7 @@ use Neutral::{Off, One, Words, Zero};
 
 /// Keys that change what is computed, in architectures that read them.
 const MEANINGFUL: &[(&str, Neutral)] = &[
-    // attention: who sees whom
+    // attention: masks
     ("add_cross_attention", Off),
     ("attention_chunk_size", Off),
     ("attention_sink", Off),
@@ -182,7 +182,7 @@ const MEANINGFUL: &[(&str, Neutral)] = &[
     ("vision_config", Off),
 ];
 
-/// Keys of rotary embeddings that change what is computed, in types that read them.
+/// Keys of RoPE that change what is computed, in types that read them.
 const ROPE: &[(&str, Neutral)] = &[
     ("alpha", Off),
     ("attention_factor", One),
@@ -209,13 +209,13 @@ const ROPE: &[(&str, Neutral)] = &[
     ("truncate", Off),
 ];
 
-/// Keys that describe quantized weights, as nobody writes them any more.
+/// Obsolete keys that describe quantized weights.
 const QUANTIZATION: [&str; 3] = ["compression_config", "quant_config", "quantization"];
 
-/// The key that describes quantized weights, of which [`crate::quantized`] knows more.
+/// The key that describes quantized weights, read by [`crate::quantized`].
 pub(crate) const QUANTIZED: &str = "quantization_config";
 
-/// Judges every key that the architecture does not read.
+/// Checks every key that the architecture does not read.
 pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mut Report) {
     for (key, value) in config.entries() {
         if architecture.reads(key) || HARMLESS.contains(&key) || key.starts_with('_') || key == QUANTIZED {
@@ -236,24 +236,24 @@ pub(crate) fn check(config: Object<'_>, architecture: &Architecture, report: &mu
         }
         if !is_meaningful(config, (key, value), MEANINGFUL, report) {
             let name = architecture.name;
-            report.warning(config.found(key, value, format_args!("which `{name}` does not know: ignored")));
+            report.warning(config.found(key, value, format_args!("which `{name}` does not use: ignored")));
         }
     }
 }
 
-/// Judges the keys of a rotary embedding, except those that are read.
+/// Checks the keys of RoPE, except those that are read.
 pub(crate) fn check_rope(parameters: Object<'_>, read: &[&str], report: &mut Report) {
     for (key, value) in parameters.entries().filter(|(key, value)| !read.contains(key) && !value.is_null()) {
         if value.is_object() {
-            // a rotary embedding for each kind of layer
+            // RoPE parameters for each kind of layer
             report.unsupported(parameters.found(key, value, format_args!("expected only {}", read.join(", "))));
         } else if !is_meaningful(parameters, (key, value), ROPE, report) {
-            report.warning(parameters.found(key, value, "which no rotary embedding here knows: ignored"));
+            report.warning(parameters.found(key, value, "which no supported rotary embedding uses: ignored"));
         }
     }
 }
 
-/// Whether a key is in a table of those that change what is computed. Its value must be one that does not.
+/// Whether a key is known to change what is computed. If so, its value must be a neutral one.
 fn is_meaningful(
     config: Object<'_>,
     (key, value): (&str, &Value),
@@ -270,7 +270,7 @@ fn is_meaningful(
 
 fn quantized(config: Object<'_>, key: &str, value: &Value) -> String {
     let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
-    let rest = format_args!("weights quantized by {method}: expected them under `{QUANTIZED}`");
+    let rest = format_args!("weights quantized by {method}: expected the description under `{QUANTIZED}`");
     config.found(key, value, rest)
 }
 

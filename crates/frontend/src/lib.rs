@@ -1,5 +1,5 @@
-//! Hugging Face checkpoints: a directory becomes a graph and weights that are read when they are asked for. Knows no
-//! pass and no kernel; a decoder-only model is a row of the architecture table, not code.
+//! Hugging Face checkpoints: a directory becomes a graph and lazily read weights. Knows no pass and no kernel; a
+//! decoder-only model is a row of the architecture table, not code.
 
 mod architecture;
 mod blocks;

@@ -1,4 +1,4 @@
-//! Which tensors a decoder-only model has: names as in Hugging Face files, sizes from the configuration.
+//! The tensors of a decoder-only model: names as in Hugging Face files, sizes from the configuration.
 
 use plan::RandomPart;
 
@@ -6,12 +6,12 @@ use crate::{Mlp, ModelConfig, Norm};
 
 /// Module of the embedding table.
 pub const EMBEDDING: &str = "model.embed_tokens";
-/// Module of the language-model head.
+/// Module of lm_head.
 pub const HEAD: &str = "lm_head";
-/// Module of the last norm.
+/// Module of the final norm.
 pub(crate) const LAST_NORM: &str = "model.norm";
 
-/// Modules of a decoder layer start with this.
+/// Prefix of the modules of decoder layers.
 pub(crate) fn layer_prefix(layer: u32) -> String {
     format!("model.layers.{layer}")
 }
@@ -23,17 +23,17 @@ pub(crate) struct ModelTensor {
     pub name: String,
     /// Its sizes.
     pub shape: Vec<u64>,
-    /// The mean of its values in a dummy.
+    /// Its mean in a dummy model.
     mean: f32,
 }
 
 impl ModelTensor {
-    /// Scalars in it.
+    /// Its number of scalars.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
 
-    /// What stands for it in a dummy: the spread that training starts from, and gains around one.
+    /// Its random values in a dummy model: the spread at initialization, and norm weights around one.
     pub fn random(&self) -> RandomPart {
         RandomPart::named(&self.name, self.elements(), self.mean, 0.02)
     }

@@ -1,30 +1,30 @@
-//! What the importer is asked for.
+//! Options of the importer.
 
 use plan::DType;
 
 use crate::ImportError;
 
-/// Types and bounds of the graph that a checkpoint becomes.
+/// Types and bounds of the imported graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// Type that weights are cast to, where they are stored in another.
+    /// Type that weights are cast to, if they are stored in another.
     pub weights: DType,
-    /// Type of activations: of what matrix products read. What layers add up is f32.
+    /// Type of activations, the inputs of matrix products. The residual stream is f32.
     pub activations: DType,
     /// Type of the KV cache.
     pub kv: DType,
     /// Tokens of a KV block.
     pub block_tokens: u32,
-    /// Packed tokens of a step, the bound of `T`.
+    /// Packed tokens per step, the bound of `T`.
     pub max_num_tokens: u32,
-    /// Sequences of a step, the bound of `B`.
+    /// Sequences per step, the bound of `B`.
     pub max_batch_size: u32,
-    /// Rows of a step whose logits are computed, the bound of `R`.
+    /// Rows per step whose logits are computed, the bound of `R`.
     pub max_logit_rows: u32,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     pub max_seq_len: u32,
     /// Ids below this may be sampled, for vocabularies that are padded past their tokenizer. `None`, or more than the
-    /// vocabulary has: all of it.
+    /// vocabulary: all of it.
     pub sampled_ids: Option<u32>,
 }
 

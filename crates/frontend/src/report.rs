@@ -1,4 +1,4 @@
-//! Why a checkpoint is not imported: everything that is wrong, collected before anything is said.
+//! Why a checkpoint is not imported: all problems, collected before any is reported.
 
 /// Why a checkpoint was not imported. Each message names the file, the tensor or key, and what would be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -6,13 +6,13 @@ pub enum ImportError {
     /// Files are missing or damaged, or contradict each other.
     #[error("{}", plan::listed(.0, "\n"))]
     BadInput(Vec<String>),
-    /// The checkpoint asks for something that smelt does not do. Damage found beside it is listed as well.
+    /// The checkpoint needs something that smelt does not support. Damage found besides is listed as well.
     #[error("{}", plan::listed(.0, "\n"))]
     Unsupported(Vec<String>),
     /// An option contradicts the checkpoint.
     #[error("{}", .0.join("\n"))]
     Options(Vec<String>),
-    /// A sound checkpoint became an ill-typed graph: a bug of this crate.
+    /// A valid checkpoint became an ill-typed graph: a bug of this crate.
     #[error("the importer built an ill-typed graph: {0}")]
     Graph(#[from] ir::GraphError),
 }
@@ -27,36 +27,36 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Something is missing, damaged or contradictory. What is so for many tensors is said once.
+    /// Something is missing, damaged or contradictory. Problems of many tensors are reported once.
     pub fn bad_input(&mut self, message: String) {
         if !self.bad_input.contains(&message) {
             self.bad_input.push(message);
         }
     }
 
-    /// Something is sound, but not done here.
+    /// Something is valid, but not supported.
     pub fn unsupported(&mut self, message: String) {
         if !self.unsupported.contains(&message) {
             self.unsupported.push(message);
         }
     }
 
-    /// An option asks for what this checkpoint does not allow.
+    /// An option is incompatible with this checkpoint.
     pub fn option(&mut self, message: String) {
         self.options.push(message);
     }
 
-    /// Something looks odd, but changes nothing.
+    /// Something looks wrong, but has no effect.
     pub fn warning(&mut self, message: String) {
         self.warnings.push(message);
     }
 
-    /// How many things are wrong so far.
+    /// The number of errors so far.
     pub fn problems(&self) -> usize {
         self.bad_input.len() + self.unsupported.len() + self.options.len()
     }
 
-    /// The warnings, where nothing is wrong. `Unsupported` wins: repairing files would not help.
+    /// The warnings, if there are no errors. `Unsupported` takes precedence: repairing files would not help.
     pub fn finish(self) -> Result<Vec<String>, ImportError> {
         let Report { mut bad_input, mut unsupported, options, warnings } = self;
         if !unsupported.is_empty() {
@@ -71,7 +71,7 @@ impl Report {
         if options.is_empty() { Ok(warnings) } else { Err(ImportError::Options(options)) }
     }
 
-    /// Ends the reading: something wrong has been reported, so there is no value to go on with.
+    /// Ends the reading after an error was reported.
     pub fn into_error(self) -> ImportError {
         match self.finish() {
             Err(error) => error,

@@ -1,4 +1,4 @@
-//! The rotary embedding of a configuration, in both spellings: `rope_theta` with `rope_scaling`, and the
+//! The RoPE parameters of a configuration, in both spellings: `rope_theta` with `rope_scaling`, and the
 //! `rope_parameters` of transformers 5.
 
 use ir::ops::RopeScaling;
@@ -13,13 +13,13 @@ use crate::report::Report;
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
-    /// How it is stretched.
+    /// How it is scaled.
     pub scaling: RopeScaling,
     /// Elements of a head that are rotated.
     pub dim: u32,
 }
 
-/// What a rotary embedding takes from the rest of the configuration.
+/// Values of the configuration that RoPE needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RopeContext {
     pub default_theta: f64,
@@ -27,7 +27,7 @@ pub(crate) struct RopeContext {
     pub max_position_embeddings: u32,
 }
 
-/// Keys that are read; others are judged by [`crate::keys`].
+/// Keys that are read; others are checked by [`crate::keys`].
 const KEYS: [&str; 8] = [
     "rope_type",
     "type",
@@ -39,8 +39,8 @@ const KEYS: [&str; 8] = [
     "partial_rotary_factor",
 ];
 
-/// Reads the rotary embedding. Precedence is that of transformers: `rope_scaling` before `rope_parameters`, and a
-/// theta inside of them before one outside.
+/// Reads the parameters. Precedence is that of transformers: `rope_scaling` before `rope_parameters`, and a theta
+/// inside of them before one outside.
 pub(crate) fn read(config: Object<'_>, context: RopeContext, report: &mut Report) -> Rope {
     let parameters = config.nested("rope_scaling", report);
     let newer = config.nested("rope_parameters", report);
@@ -50,7 +50,7 @@ pub(crate) fn read(config: Object<'_>, context: RopeContext, report: &mut Report
         if theta.is_none() && object.present("rope_theta").is_some() {
             theta = object.positive("rope_theta", report);
         }
-        // The rotated part would be smaller than a head; `LlamaForCausalLM` of transformers has no such thing.
+        // Partial rotation, which `LlamaForCausalLM` of transformers does not have.
         if let Some(value) = object.present("partial_rotary_factor").filter(|value| value.as_f64() != Some(1.0)) {
             report.unsupported(object.found("partial_rotary_factor", value, "expected 1"));
         }
@@ -86,7 +86,7 @@ fn read_llama3(config: Object<'_>, parameters: Object<'_>, context: RopeContext,
         let more = format_args!("expected more than `low_freq_factor`, {low_freq_factor}");
         report.bad_input(parameters.found("high_freq_factor", high, more));
     }
-    // transformers prefers a length beside the parameters, and falls back to that of the model.
+    // transformers prefers a length next to the parameters, and falls back to that of the model.
     const LENGTH: &str = "original_max_position_embeddings";
     let holder = [config, parameters].into_iter().find(|object| object.present(LENGTH).is_some());
     let length = holder.and_then(|object| object.size(LENGTH, 1..=1 << 30, report));
@@ -98,12 +98,12 @@ fn read_llama3(config: Object<'_>, parameters: Object<'_>, context: RopeContext,
     }
 }
 
-/// A number that the rope type cannot do without.
+/// A number that the rope type requires.
 fn required(parameters: Object<'_>, key: &str, report: &mut Report) -> f64 {
     if parameters.get(key).is_none() {
         report.bad_input(parameters.missing(key, "expected a number above 0"));
     }
-    // The value of what was reported is never used; this one causes no second report.
+    // The value is never used after an error; this one causes no second report.
     let unused = if key == "high_freq_factor" { f64::INFINITY } else { f64::MIN_POSITIVE };
     parameters.positive(key, report).unwrap_or(unused)
 }

@@ -1,5 +1,5 @@
-//! Tensors that are stored and that the model does not have: kinds that change nothing are left out with a warning, and
-//! those that the user names without one. All others stay, to be refused.
+//! Stored tensors that the model does not use: harmless kinds are ignored with a warning, and those that the user names
+//! without one. All others are refused later.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use crate::tensors::{Expected, Tensors};
 /// The option that names tensors to ignore.
 pub(crate) const OPTION: &str = "--ignore-tensors";
 
-/// Names that a user wants ignored, as patterns: `*` stands for any characters, `?` for one.
+/// Tensor names to ignore, as patterns: `*` matches any characters, `?` matches one.
 #[derive(Debug)]
 pub(crate) struct Ignored(Vec<Pattern>);
 
 #[derive(Debug)]
 struct Pattern {
     glob: String,
-    /// None for what is too long to be a pattern of names.
+    /// `None` if it is too long to be a pattern of names.
     names: Option<Regex>,
     used: bool,
 }
@@ -45,7 +45,7 @@ impl Ignored {
     }
 }
 
-/// A kind of tensor that changes nothing.
+/// A kind of tensor that has no effect.
 struct Kind {
     is: fn(&str, &Tensors) -> bool,
     reason: &'static str,
@@ -53,13 +53,13 @@ struct Kind {
 
 const KINDS: [Kind; 5] = [
     Kind { is: |name, tensors| tensors.shape(name).is_some_and(|shape| shape.contains(&0)), reason: "they are empty" },
-    Kind { is: |name, _| is_rotary(name), reason: "tables of the rotary embedding follow from config.json" },
+    Kind { is: |name, _| is_rotary(name), reason: "tables of the rotary embedding are derived from config.json" },
     Kind { is: |name, _| is_buffer(name), reason: "positions and causal masks are the same in every model" },
-    Kind { is: |name, _| is_training_head(name), reason: "training left them, and generation does not use them" },
     Kind {
-        is: |name, tensors| name.ends_with(".bias") && tensors.is_zero(name),
-        reason: "biases of zeros change nothing",
+        is: |name, _| is_training_head(name),
+        reason: "they are left over from training, and generation does not use them",
     },
+    Kind { is: |name, tensors| name.ends_with(".bias") && tensors.is_zero(name), reason: "zero biases have no effect" },
 ];
 
 /// Cosines, sines and frequencies, at any level of the names.
@@ -77,7 +77,7 @@ fn is_rotary(name: &str) -> bool {
         "freqs_cos",
         "freqs_sin",
     ];
-    // names that mean something else elsewhere
+    // names that have other meanings elsewhere
     let in_module = ["cos", "sin", "freqs"].contains(&last);
     let module = module.rsplit('.').next().unwrap_or_default();
     TABLES.contains(&last) || (in_module && ["rotary_emb", "rotary_pos_emb", "rotary", "rope"].contains(&module))
@@ -88,7 +88,7 @@ fn is_buffer(name: &str) -> bool {
     ["position_ids", "masked_bias", "causal_mask"].contains(&last)
 }
 
-/// Heads for values, rewards and classes, beside the model or inside of it.
+/// Heads for values, rewards and classes, next to the model or inside it.
 fn is_training_head(name: &str) -> bool {
     const HEADS: [&str; 12] = [
         "v_head",
@@ -109,7 +109,7 @@ fn is_training_head(name: &str) -> bool {
     HEADS.contains(&module)
 }
 
-/// Leaves out what is stored beside the tensors of the model.
+/// Ignores what is stored besides the tensors of the model.
 pub(crate) fn leave_out(tensors: &mut Tensors, model: &[Expected], ignored: &mut Ignored, report: &mut Report) {
     let path = tensors.path().display().to_string();
     let needed: BTreeSet<&str> = model.iter().map(|tensor| tensor.name.as_str()).collect();
@@ -130,7 +130,7 @@ pub(crate) fn leave_out(tensors: &mut Tensors, model: &[Expected], ignored: &mut
         if !names.is_empty() {
             let (names, count, reason) = (listed(&names), names.len(), kind.reason);
             report.warning(format!(
-                "{path}: tensors that the model does not have are ignored, {count}: {names}; {reason}"
+                "{path}: tensors that the model does not use are ignored, {count}: {names}; {reason}"
             ));
         }
     }

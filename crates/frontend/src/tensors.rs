@@ -1,4 +1,4 @@
-//! Tensors of safetensors files: mapped, found by name, copied a range at a time.
+//! Tensors of safetensors files: mapped, found by name, copied one range at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,14 +12,14 @@ use safetensors::tensor::{Dtype, Metadata};
 use crate::report::{Report, listed};
 use crate::surplus::OPTION;
 
-/// A mapped safetensors file whose header makes sense.
+/// A mapped safetensors file with a valid header.
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub path: PathBuf,
-    /// What the file was when it was mapped.
+    /// The file's stamp when it was mapped.
     pub stamp: Stamp,
     map: MappedFile,
-    /// Bytes of the header's length and of the header.
+    /// Bytes of the header and of its length.
     header_bytes: usize,
     metadata: Metadata,
 }
@@ -63,7 +63,7 @@ impl Shard {
         &self.map[..self.header_bytes]
     }
 
-    /// Pieces of the file, evenly taken: another training of the same shapes has others.
+    /// Evenly spaced samples of the file: a different training run of the same shapes differs in them.
     pub fn sample(&self) -> impl Iterator<Item = &[u8]> {
         const PIECES: usize = 4096;
         const BYTES: usize = 64;
@@ -90,9 +90,9 @@ impl Shard {
     }
 }
 
-/// Checks that a header is whole and that its tensors tile the rest of the file.
+/// Checks that a header is complete and that its tensors tile the rest of the file.
 ///
-/// `SafeTensors::read_metadata` does the same, but adds up sizes of a hostile header without looking for overflow.
+/// `SafeTensors::read_metadata` does the same, but adds up sizes of a hostile header without checking for overflow.
 fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
     const LENGTH: usize = 8;
     // The limit of the safetensors library.
@@ -102,7 +102,7 @@ fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
     }
     let total = file.len();
     let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
-        return Err(format!("the file is cut off: it has {total} bytes, expected a safetensors header"));
+        return Err(format!("the file is truncated: it has {total} bytes, expected a safetensors header"));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER {
@@ -110,7 +110,7 @@ fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
     }
     let length = length as usize;
     let Some((header, data)) = rest.split_at_checked(length) else {
-        return Err(format!("the file is cut off: it has {total} bytes, its header alone {length}"));
+        return Err(format!("the file is truncated: it has {total} bytes, its header alone {length}"));
     };
     let metadata: Metadata =
         serde_json::from_slice(header).map_err(|error| format!("invalid safetensors header: {error}"))?;
@@ -118,9 +118,9 @@ fn parse_header(file: &[u8]) -> Result<(usize, Metadata), String> {
     match data.len() == expected {
         true => Ok((LENGTH + length, metadata)),
         false if data.len() < expected => {
-            Err(format!("the file is cut off: its tensors take {expected} bytes, {} are there", data.len()))
+            Err(format!("the file is truncated: its tensors take {expected} bytes, but the file has {}", data.len()))
         }
-        false => Err(format!("its tensors take {expected} bytes, expected no more, found {}", data.len())),
+        false => Err(format!("its tensors take {expected} bytes, but the file has {}", data.len())),
     }
 }
 
@@ -133,10 +133,10 @@ pub(crate) struct Expected {
     pub dtypes: &'static [Dtype],
 }
 
-/// The dtypes of weights that are numbers.
+/// The dtypes of unquantized weights.
 pub(crate) const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 
-/// The same type, where the IR has it.
+/// The same type, if the IR has it.
 fn element_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),
@@ -149,7 +149,7 @@ fn element_type(dtype: Dtype) -> Option<DType> {
 }
 
 impl Tensors {
-    /// Tensors of these shards, those of each that count; `path` names them in messages.
+    /// The selected tensors of each of these shards; `path` names them in messages.
     pub fn new(path: PathBuf, shards: Vec<Shard>, counts: impl Fn(&Shard, &str) -> bool) -> Tensors {
         let mut tensors = BTreeMap::new();
         for (index, shard) in shards.iter().enumerate() {
@@ -174,12 +174,12 @@ impl Tensors {
         &self.shards
     }
 
-    /// The element type of a tensor, where it is one that can be read.
+    /// The element type of a tensor, if it can be read.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         self.tensors.get(name).and_then(|tensor| element_type(tensor.dtype))
     }
 
-    /// The element type of a tensor, of which the IR may know nothing.
+    /// The element type of a tensor, which the IR may not have.
     pub fn stored_dtype(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).map(|tensor| tensor.dtype)
     }
@@ -189,7 +189,7 @@ impl Tensors {
         self.tensors.get(name).map(|tensor| &tensor.shape[..])
     }
 
-    /// All elements of a tensor of integers; none of one of anything else.
+    /// All elements of an integer tensor; `None` for other types.
     pub fn integers(&self, name: &str) -> Vec<i64> {
         let (Some(tensor), Some(bytes)) = (self.tensors.get(name), self.bytes(name)) else { return Vec::new() };
         match tensor.dtype {
@@ -205,7 +205,7 @@ impl Tensors {
         self.shards.get(tensor.shard)?.map.get(tensor.bytes.clone())
     }
 
-    /// Whether all elements of a tensor are zeros, of either sign where they have one.
+    /// Whether all elements of a tensor are zero, of either sign.
     pub fn is_zero(&self, name: &str) -> bool {
         let (Some(tensor), Some(bytes)) = (self.tensors.get(name), self.bytes(name)) else { return false };
         let sign = match tensor.dtype {
@@ -235,21 +235,21 @@ impl Tensors {
         kind(a) == kind(b)
     }
 
-    /// Gives a tensor another name.
+    /// Renames a tensor.
     pub fn rename(&mut self, from: &str, to: &str) {
         if let Some(tensor) = self.tensors.remove(from) {
             self.tensors.insert(to.to_owned(), tensor);
         }
     }
 
-    /// Leaves out the tensors of these names.
+    /// Removes the tensors of these names.
     pub fn forget(&mut self, mut unwanted: impl FnMut(&str) -> bool) -> usize {
         let before = self.tensors.len();
         self.tensors.retain(|name, _| !unwanted(name));
         before - self.tensors.len()
     }
 
-    /// Compares the tensors with those that the model must have.
+    /// Compares the tensors with the required ones.
     pub fn check(&self, model: &[Expected], report: &mut Report) {
         let path = self.path.display();
         let names: BTreeMap<&str, &Expected> = model.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
@@ -259,8 +259,8 @@ impl Tensors {
             self.tensors.keys().map(String::as_str).filter(|name| !names.contains_key(name)).collect();
         let bare = |name: &&str| name.strip_prefix("model.").is_some_and(|name| self.tensors.contains_key(name));
         if missing.iter().any(bare) {
-            let hint = "this was saved from a model without a language-model head: save the `…ForCausalLM` instead";
-            report.bad_input(format!("{path}: names of tensors lack the prefix `model.`; {hint}"));
+            let hint = "this was saved from a model without lm_head: save the `…ForCausalLM` instead";
+            report.bad_input(format!("{path}: tensor names without the prefix `model.`; {hint}"));
             return;
         }
         if !missing.is_empty() {
@@ -270,7 +270,7 @@ impl Tensors {
         if !extra.is_empty() {
             let count = extra.len();
             report.bad_input(format!(
-                "{path}: tensors that the model does not have, {count}: {}; {OPTION} NAME leaves tensors out, and takes \
+                "{path}: tensors that the model does not use, {count}: {}; {OPTION} NAME ignores tensors, and takes \
                  patterns such as `extra.*`",
                 listed(&extra)
             ));
@@ -336,7 +336,7 @@ pub(crate) fn check_range(name: &str, elements: &Range<u64>, count: u64, size: u
     }
 }
 
-/// Where a shard of this name lies: `None` for a name that is not that of a file beside the index.
+/// The path of a shard of this name: `None` unless the name is that of a file next to the index.
 pub(crate) fn shard_path(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut components = Path::new(name).components();
     let single = matches!((components.next(), components.next()), (Some(std::path::Component::Normal(_)), None));

@@ -1,4 +1,4 @@
-//! `tie_word_embeddings` beside what is stored: one matrix for table and head, under either name, or two.
+//! `tie_word_embeddings` compared with what is stored: one matrix for table and lm_head, under either name, or two.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -8,9 +8,8 @@ use crate::report::Report;
 use crate::surplus::Ignored;
 use crate::tensors::Tensors;
 
-/// Whether a model whose configuration ties its head is tied. As in transformers 5, a head of its own counts where it
-/// differs from the table; one that is equal is left out, as is one that is to be ignored, and one without a table is
-/// the table.
+/// Whether lm_head is the embedding table. As in transformers 5, a stored lm_head is used if it differs from the table;
+/// one that is equal or to be ignored is dropped, and one without a table is the table.
 pub(crate) fn is_tied(tensors: &mut Tensors, ignored: &mut Ignored, report: &mut Report) -> bool {
     let (table, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
     if tensors.shape(&table).is_some() && tensors.shape(&head).is_some() && ignored.matches(&head) {
@@ -34,8 +33,8 @@ pub(crate) fn is_tied(tensors: &mut Tensors, ignored: &mut Ignored, report: &mut
     true
 }
 
-/// Whether bytes are the same. Those of different matrices differ at once; equal ones are read to their end, by all
-/// cores, since they may still be on a disk.
+/// Whether bytes are the same. Different matrices differ at once; equal ones are read to their end, by all cores, since
+/// they may still be on disk.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     const PIECE: usize = 4 << 20;
     if a.len() != b.len() {

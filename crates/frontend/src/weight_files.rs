@@ -1,5 +1,5 @@
-//! Which files of a directory hold the weights: one safetensors file, or shards with an index. Files of other formats
-//! are refused with the way to convert them.
+//! Which files of a directory hold the weights: one safetensors file, or shards with an index. Other formats are
+//! refused with a hint how to convert them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -14,20 +14,20 @@ use crate::report::{Report, listed};
 use crate::tensors::{Shard, Tensors, shard_path};
 
 const SINGLE: &str = "model.safetensors";
-/// The name of the index of shards.
+/// The name of the index.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// Formats that are not read, by the ends of their files' names.
+/// Unsupported formats, by file extension.
 const FOREIGN: [(&[&str], &str); 4] = [
     (
         &[".bin", ".pt", ".pth", ".bin.index.json"],
-        "pickle files run code when they are read and are refused: convert them with transformers, \
+        "pickle files can run code when they are loaded, so they are refused: convert them with transformers, \
          `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)`",
     ),
-    (&[".gguf"], "GGUF is not read: get the Hugging Face form of the checkpoint, with model.safetensors"),
+    (&[".gguf"], "GGUF is not supported: use the Hugging Face form of the checkpoint, with model.safetensors"),
     (
         &["params.json", "consolidated.safetensors", "tekken.json"],
-        "the vendor's own format is not read: get the Hugging Face form of the checkpoint, with config.json and \
+        "the vendor's own format is not supported: use the Hugging Face form of the checkpoint, with config.json and \
          model.safetensors",
     ),
     (
@@ -36,7 +36,7 @@ const FOREIGN: [(&[&str], &str); 4] = [
     ),
 ];
 
-/// A hint for each foreign format in the directory, or for the file that was given as one.
+/// A hint for each foreign format in the directory, or for the file that was given instead.
 pub(crate) fn foreign_files(path: &Path) -> Vec<String> {
     let name = |name: &OsStr| name.to_string_lossy().into_owned();
     let mut names: Vec<String> = match path.is_file() {
@@ -52,11 +52,11 @@ pub(crate) fn foreign_files(path: &Path) -> Vec<String> {
     FOREIGN.iter().filter_map(hint).collect()
 }
 
-/// Files beside the weights that change them.
+/// Files next to the weights that change them.
 const CHANGES: [(&str, &str); 1] =
     [("adapter_config.json", "an adapter: merge it into the model, `model.merge_and_unload().save_pretrained(OUT)`")];
 
-/// The weights of a checkpoint, and the index where there is one.
+/// The weights of a checkpoint, and the index if there is one.
 #[derive(Debug)]
 pub(crate) struct WeightFiles {
     pub tensors: Tensors,
@@ -66,15 +66,15 @@ pub(crate) struct WeightFiles {
 /// Opens the weights of a directory.
 pub(crate) fn open(folder: &Path, report: &mut Report) -> Option<WeightFiles> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-    // Links count where they point nowhere: the message of opening them is the better one.
+    // Dangling links count: opening them gives the better message.
     let there = |path: &Path| fs::symlink_metadata(path).is_ok();
     for (name, what) in CHANGES.into_iter().filter(|(name, _)| there(&folder.join(name))) {
         report.unsupported(format!("{}: {what}", folder.join(name).display()));
     }
     if there(&single) {
         if there(&index) {
-            // transformers, too, takes the single file.
-            report.warning(format!("{}: ignored, for {SINGLE} is there", index.display()));
+            // transformers takes the single file, too.
+            report.warning(format!("{}: ignored, since {SINGLE} exists", index.display()));
         }
         let shard = Shard::open(single.clone(), report)?;
         return Some(WeightFiles { tensors: Tensors::new(single, vec![shard], |_, _| true), index: None });
@@ -136,7 +136,7 @@ fn open_sharded(folder: &Path, path: PathBuf, report: &mut Report) -> Option<Wei
         report.warning(format!("{}: does not name {}: not read", path.display(), listed(&unread)));
     }
     check_copies(&path, &shards, |name| !weight_map.contains_key(name), report)?;
-    // of several copies, that one counts which the index places
+    // of several copies, the one in the index's shard is used
     let counts = |shard: &Shard, name: &str| weight_map.get(name).is_none_or(|file| *file == shard.file_name());
     let tensors = Tensors::new(path.clone(), shards, counts);
     check_total(index, &tensors, report);
@@ -158,7 +158,7 @@ fn numbered(folder: &Path) -> (Vec<String>, Vec<[u32; 2]>) {
     (names, numbers)
 }
 
-/// Reads shards whose index is lost: all of them, which must be complete.
+/// Reads shards without an index: all of them, which must be complete.
 fn open_without_index(
     folder: &Path,
     names: &[String],
@@ -183,7 +183,7 @@ fn open_without_index(
     Some(WeightFiles { tensors: Tensors::new(folder.to_owned(), shards, |_, _| true), index: None })
 }
 
-/// Refuses tensors that are in several shards where nothing says which copy counts.
+/// Refuses tensors that are in several shards if no index selects one.
 fn check_copies(path: &Path, shards: &[Shard], undecided: impl Fn(&str) -> bool, report: &mut Report) -> Option<()> {
     let mut names: Vec<String> = shards.iter().flat_map(Shard::names).filter(|name| undecided(name)).collect();
     names.sort_unstable();
@@ -194,14 +194,14 @@ fn check_copies(path: &Path, shards: &[Shard], undecided: impl Fn(&str) -> bool,
     }
     let copies: Vec<&str> = copies.into_iter().collect();
     report.bad_input(format!(
-        "{}: {} are in several shards: expected an index that says which copy counts",
+        "{}: {} are in several shards: expected an index that selects one",
         path.display(),
         listed(&copies)
     ));
     None
 }
 
-/// Which shard each tensor is in.
+/// The shard of each tensor.
 fn read_weight_map<'a>(index: Object<'a>, report: &mut Report) -> Option<BTreeMap<&'a str, &'a str>> {
     let expected = "an object that names the file of each tensor";
     if index.get("weight_map").is_none() {
@@ -214,8 +214,8 @@ fn read_weight_map<'a>(index: Object<'a>, report: &mut Report) -> Option<BTreeMa
     index.expect("weight_map", expected, convert, report)
 }
 
-/// Compares a shard with what the index says of it, in both directions. Tensors that should be there must be; copies of
-/// others are left by programs that write a changed tensor to a new shard. Returns whether the shard has what it should.
+/// Compares a shard with the index, in both directions. Tensors that should be in it must be; copies of others are left
+/// by programs that write a changed tensor to a new shard. Returns whether the shard is complete.
 fn check_shard(
     index: &Path,
     file: &str,
@@ -238,17 +238,17 @@ fn check_shard(
     }
     if !unlisted.is_empty() {
         let unlisted = listed(&unlisted);
-        report.warning(format!("{path}: holds {unlisted}, which {index} does not list: read all the same"));
+        report.warning(format!("{path}: holds {unlisted}, which {index} does not list: read anyway"));
     }
     if !absent.is_empty() {
-        report.bad_input(format!("{path}: lacks {}, which {index} places there", listed(&absent)));
+        report.bad_input(format!("{path}: does not contain {}, which {index} places there", listed(&absent)));
     }
     absent.is_empty()
 }
 
 /// Compares `metadata.total_size` with the tensors. Only a warning: transformers and huggingface_hub add up the
-/// *storages* of a model, so a tied head that is stored twice counts once and a view counts with all that it is cut
-/// from; and every tensor's place has been checked already.
+/// *storages* of a model, so a tied lm_head that is stored twice counts once and a view counts with its whole storage;
+/// and the offset of every tensor has been checked already.
 fn check_total(index: Object<'_>, tensors: &Tensors, report: &mut Report) {
     let Some(total) = index.get("metadata").and_then(|metadata| metadata.get("total_size")) else { return };
     let bytes = tensors.total_bytes();

@@ -1,5 +1,4 @@
-//! Sliding windows: how many tokens one sees, where that is fewer than a sequence may have. Sequences that stay within
-//! the window never notice it, so it is a bound on their length here.
+//! Sliding windows. Sequences within the window are not affected by it, so it bounds their length here.
 
 use serde_json::Value;
 
@@ -7,7 +6,7 @@ use crate::architecture::{Architecture, Window};
 use crate::json::Object;
 use crate::report::{Report, listed};
 
-/// Keys that say which layers have a window, and which one.
+/// Keys that say which layers have a window, and its size.
 pub(crate) const KEYS: [&str; 4] = [SIZE, SWITCH, "max_window_layers", TYPES];
 
 const SIZE: &str = "sliding_window";
@@ -15,8 +14,7 @@ const SWITCH: &str = "use_sliding_window";
 const TYPES: &str = "layer_types";
 const SLIDING: &str = "sliding_attention";
 
-/// Tokens that a token sees, itself among them, in the layers that see fewest; `None` where it sees all of a sequence
-/// of `positions`.
+/// The smallest sliding window of any layer; `None` if every layer sees a whole sequence of `positions`.
 pub(crate) fn read(
     config: Object<'_>,
     architecture: &Architecture,
@@ -27,7 +25,7 @@ pub(crate) fn read(
     let sliding_layers = read_layer_types(config, report);
     let on = config.present(SWITCH).and_then(|_| config.flag(SWITCH, report)).unwrap_or(false);
     let applies = match architecture.window {
-        // whatever the layers are said to be
+        // whatever `layer_types` says
         Window::Everywhere => true,
         Window::Switched { layers_before } => {
             on && sliding_layers.unwrap_or_else(|| {
@@ -62,7 +60,7 @@ pub(crate) fn read(
     window.filter(|window| *window < positions)
 }
 
-/// Whether some layers have a window, where the file says of each what it is.
+/// Whether some layers have a window, if the file has a type per layer.
 fn read_layer_types(config: Object<'_>, report: &mut Report) -> Option<bool> {
     let value = config.present(TYPES)?;
     let types: Option<Vec<&str>> = value.as_array().and_then(|types| types.iter().map(Value::as_str).collect());

@@ -1,10 +1,10 @@
-//! Attributes of ops: typed in Rust, one small value language in text.
+//! Attributes of ops: typed in Rust, one small value syntax in text.
 
 use std::fmt;
 
 use plan::DType;
 
-/// An attribute as text holds it.
+/// An attribute in text form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AttrValue {
     /// `3`
@@ -17,7 +17,7 @@ pub enum AttrValue {
     List(Vec<AttrValue>),
     /// `llama3(8.0, 1.0, 4.0, 8192)`
     Call(String, Vec<AttrValue>),
-    /// `$eps`: what a rewriting rule found there. No op of a graph has one.
+    /// `$eps`: a capture of a rewrite rule. No op of a graph has one.
     Capture(String),
 }
 
@@ -50,21 +50,21 @@ impl fmt::Display for AttrValue {
     }
 }
 
-/// A Rust type that an op's attribute may have.
+/// A Rust type of an op's attribute.
 pub trait Attribute: Sized {
-    /// What a message says was expected.
+    /// What error messages expect.
     const EXPECTED: &'static str;
     /// The text form.
     fn to_value(&self) -> AttrValue;
-    /// The value, where the text form is one of this type.
+    /// The value, if the text form is of this type.
     fn from_value(value: &AttrValue) -> Option<Self>;
 
-    /// What the attribute is where text does not name it; most must be named.
+    /// The default if text omits it; most attributes are required.
     fn absent() -> Option<Self> {
         None
     }
 
-    /// Whether text does not name it.
+    /// Whether text omits it.
     fn is_absent(&self) -> bool {
         false
     }
@@ -129,7 +129,7 @@ impl Attribute for DType {
     }
 }
 
-/// An attribute that text names only where it has a value.
+/// An attribute that text omits if it is `None`.
 impl<T: Attribute> Attribute for Option<T> {
     const EXPECTED: &'static str = T::EXPECTED;
 
@@ -165,7 +165,7 @@ impl<T: Attribute> Attribute for Vec<T> {
     }
 }
 
-/// One attribute of type `T` as an op that has it would print it: nothing where it is absent and may be.
+/// One attribute of type `T` as an op prints it: `None` if it is omitted.
 pub fn read_attr<T: Attribute>(name: &str, value: Option<&AttrValue>) -> Result<Option<AttrValue>, String> {
     let attrs = value.map(|value| (name.to_owned(), value.clone())).into_iter().collect();
     let value: T = AttrReader::new(attrs).take(name)?;
@@ -194,7 +194,7 @@ impl AttrReader {
         T::from_value(&value).ok_or_else(|| format!("expected {} for `{name}`, found `{value}`", T::EXPECTED))
     }
 
-    /// Complains about what nobody took.
+    /// An error for attributes that the op did not take.
     pub fn finish(self) -> Result<(), String> {
         match self.attrs.first() {
             Some((name, _)) => Err(format!("unknown attribute `{name}`")),

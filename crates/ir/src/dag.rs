@@ -1,8 +1,9 @@
-//! The storage of a graph: nodes, and an edge for every operand. The one file that names petgraph.
+//! The storage of a graph: nodes, and an edge for every operand. The only file that names petgraph.
 //!
-//! petgraph's neighbour order is not operand order, and `mul %x, %x` needs parallel edges: so each edge carries the result
-//! it comes from and the operand it fills. To take an edge out, petgraph walks all edges of its source, and the positions
-//! of a step are read by thousands of ops: so what is removed stays as a dead node or edge, which questions pass over.
+//! petgraph's neighbour order is not operand order, and `mul %x, %x` needs parallel edges: so each edge stores the
+//! result that it comes from and the operand that it fills. Removing an edge from petgraph walks all edges of its
+//! source, and the positions of a step have thousands of users: so removed nodes and edges stay as tombstones, which
+//! queries skip.
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
@@ -10,7 +11,7 @@ use petgraph::visit::EdgeRef;
 
 use crate::{Op, OpClass, Type};
 
-/// Names an op of one graph. Stays valid while the op is there; no other op ever gets it.
+/// Identifies an op of one graph. Valid while the op exists; ids are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpId(NodeIndex);
 
@@ -19,7 +20,7 @@ pub struct OpId(NodeIndex);
 pub struct Value {
     /// The op.
     pub op: OpId,
-    /// Which of its results.
+    /// Index of the result.
     pub result: u32,
 }
 
@@ -28,7 +29,7 @@ pub struct Value {
 pub struct Use {
     /// The op.
     pub op: OpId,
-    /// Which of its operands.
+    /// Index of the operand.
     pub operand: u32,
 }
 
@@ -38,10 +39,10 @@ pub(crate) struct Node {
     pub op: Op,
     /// Names and types of the results.
     pub results: Vec<(String, Type)>,
-    /// Place in program order; the second number orders ops that replaced one op.
+    /// Position in program order; the second number orders ops that replaced one op.
     pub rank: (u64, u64),
     operands: Vec<Value>,
-    /// The edges that bring them.
+    /// The edges of the operands.
     edges: Vec<EdgeIndex>,
     /// Whether the results are the same in every step.
     constant: bool,
@@ -92,7 +93,7 @@ impl Dag {
         self.len
     }
 
-    /// The op of an id, which must be there.
+    /// The op of an id, which must exist.
     pub fn node(&self, id: OpId) -> &Node {
         self.graph[id.0].as_ref().expect("the op has not been removed")
     }
@@ -120,7 +121,7 @@ impl Dag {
         self.node(id).constant
     }
 
-    /// Makes every use of `old` a use of `new`.
+    /// Replaces every use of `old` by `new`.
     pub fn redirect(&mut self, old: Value, new: Value) {
         let uses: Vec<Use> = self.uses(old).collect();
         for user in &uses {
@@ -136,7 +137,7 @@ impl Dag {
         }
     }
 
-    /// Sets anew whether these ops, and those behind them, are constant.
+    /// Recomputes whether these ops, and ops that depend on them, are constant.
     fn update_constants(&mut self, mut changed: Vec<OpId>) {
         while let Some(id) = changed.pop() {
             let constant = self.must_be_constant(id);

@@ -1,4 +1,4 @@
-//! Cuts a part out of a graph: some of its values become inputs, some become outputs, and what lies between them stays.
+//! Extracts a subgraph: some values become inputs, some become outputs, and the ops between them are kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -6,8 +6,8 @@ use crate::graph::GraphError;
 use crate::ops::KvAccess;
 use crate::{Graph, OpId, Output, Type, Value};
 
-/// The ops that `outputs` need, over `inputs`: values that the part gets from outside, under their names. Other inputs
-/// of the graph, and constants, come along where they are needed; of the KV cache, the layers that are, numbered anew.
+/// The ops that `outputs` depend on, up to `inputs`: values that become inputs of the subgraph, under their names.
+/// Other inputs of the graph, and constants, are included as needed; KV cache layers are renumbered.
 pub fn extract(graph: &Graph, inputs: &[Value], outputs: &[Output]) -> Result<Graph, GraphError> {
     let needed = needed(graph, inputs, outputs);
     let layers = Layers::of(graph, &needed);
@@ -51,7 +51,7 @@ fn add_input(
     Ok(())
 }
 
-/// Ops and inputs of the graph that lie between the given values.
+/// Ops and inputs of the graph between the given values.
 fn needed(graph: &Graph, inputs: &[Value], outputs: &[Output]) -> HashSet<OpId> {
     let mut needed = HashSet::new();
     let mut open: Vec<Value> = outputs.iter().map(|output| output.value).collect();
@@ -63,7 +63,7 @@ fn needed(graph: &Graph, inputs: &[Value], outputs: &[Output]) -> HashSet<OpId> 
     needed
 }
 
-/// The layers of the KV cache that a part has, by group.
+/// The KV cache layers of a subgraph, by group.
 struct Layers(BTreeMap<u32, BTreeSet<u32>>);
 
 impl Layers {
@@ -80,7 +80,7 @@ impl Layers {
         groups.map(|(group, layers)| crate::KvDecl { layers: layers.len() as u32, ..group.clone() }).collect()
     }
 
-    /// Where an op that touches the cache finds its layer in the part.
+    /// The layer of a KV cache op in the subgraph.
     fn place(&self, graph: &Graph, id: OpId) -> Option<(u32, u32)> {
         let access = access(graph, id)?;
         let group = self.0.keys().position(|group| *group == access.group)?;

@@ -9,16 +9,16 @@ use crate::dag::Dag;
 use crate::ops::{Constant, Input};
 use crate::{KvDecl, Op, OpDef, OpId, TensorType, Type, TypeError, Use, Value};
 
-/// A result of the whole graph.
+/// An output of the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// The name of the port.
     pub name: String,
-    /// What it shows.
+    /// The value.
     pub value: Value,
 }
 
-/// Why an op did not enter a graph.
+/// Why an op was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{mnemonic}`: {reason}")]
 pub struct GraphError {
@@ -28,7 +28,7 @@ pub struct GraphError {
     pub reason: String,
 }
 
-/// A typed graph. Ill-typed ops cannot enter it.
+/// A typed graph. Ill-typed ops are rejected.
 #[derive(Clone, Debug)]
 pub struct Graph {
     name: String,
@@ -37,7 +37,7 @@ pub struct Graph {
     dag: Dag,
     inputs: Vec<Value>,
     outputs: Vec<Output>,
-    /// Ops in program order, once settled; may name removed ops.
+    /// Ops in program order, once sorted; may contain removed ops.
     order: Vec<OpId>,
     names: HashMap<String, Value>,
     next_minor: u64,
@@ -59,7 +59,7 @@ impl Graph {
         }
     }
 
-    /// The name behind `graph @`.
+    /// The name after `graph @`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -74,17 +74,17 @@ impl Graph {
         &self.kv
     }
 
-    /// Values that each step brings.
+    /// Inputs of each step.
     pub fn inputs(&self) -> &[Value] {
         &self.inputs
     }
 
-    /// Results of the graph.
+    /// Outputs of the graph.
     pub fn outputs(&self) -> &[Output] {
         &self.outputs
     }
 
-    /// Ops in program order, inputs left out.
+    /// Ops in program order, without inputs.
     pub fn ops(&self) -> impl Iterator<Item = OpId> + '_ {
         self.order.iter().copied().filter(|id| self.dag.contains(*id) && self.cast::<Input>(*id).is_none())
     }
@@ -99,12 +99,12 @@ impl Graph {
         self.len() == 0
     }
 
-    /// Whether an op is (still) there.
+    /// Whether an op (still) exists.
     pub fn contains(&self, id: OpId) -> bool {
         self.dag.contains(id)
     }
 
-    /// What an op is.
+    /// The op of an id.
     pub fn op(&self, id: OpId) -> &Op {
         &self.dag.node(id).op
     }
@@ -114,7 +114,7 @@ impl Graph {
         self.op(id).cast()
     }
 
-    /// The op that makes a value, if it is a `T`.
+    /// The op that computes a value, if it is a `T`.
     pub fn producer<T: OpDef>(&self, value: Value) -> Option<(OpId, &T)> {
         self.cast(value.op).map(|op| (value.op, op))
     }
@@ -124,7 +124,7 @@ impl Graph {
         self.dag.operands(id).to_vec()
     }
 
-    /// The operands of an op, where it has exactly `N`.
+    /// The operands of an op, if it has exactly `N`.
     pub fn operands_of<const N: usize>(&self, id: OpId) -> Option<[Value; N]> {
         self.dag.operands(id).try_into().ok()
     }
@@ -159,35 +159,35 @@ impl Graph {
         self.names.get(name).copied()
     }
 
-    /// Operands that read a value; outputs not counted.
+    /// Operands that read a value, without outputs.
     pub fn uses(&self, value: Value) -> Vec<Use> {
         let mut uses: Vec<Use> = self.dag.uses(value).collect();
         uses.sort_unstable();
         uses
     }
 
-    /// Whether exactly one operand reads the value, and no output shows it.
+    /// Whether the value has exactly one use and is not an output.
     pub fn used_once(&self, value: Value) -> bool {
         self.dag.uses(value).take(2).count() == 1 && !self.outputs.iter().any(|output| output.value == value)
     }
 
-    /// Whether anything reads the value.
+    /// Whether the value has any use.
     pub fn is_used(&self, value: Value) -> bool {
         self.outputs.iter().any(|output| output.value == value) || self.dag.uses(value).next().is_some()
     }
 
-    /// Whether the value is the same in every step: a source, or made from such values alone.
+    /// Whether the value is the same in every step: a constant, or computed only from such values.
     pub fn is_constant(&self, value: Value) -> bool {
         self.dag.is_constant(value.op)
     }
 
-    /// What an op computes of each element, where a formula says it.
+    /// The elementwise formula of an op, if it has one.
     pub fn formula(&self, id: OpId) -> Option<Formula> {
         let dtypes = self.results(id).map(|result| Some(self.tensor(result)?.dtype));
         self.op(id).formula(&dtypes.collect::<Option<Vec<DType>>>()?)
     }
 
-    /// Where an op stands in program order, among others. While rules run, that holds as long as each patch adds one op.
+    /// The position of an op in program order. While rules run, it is exact as long as each patch adds one op.
     pub fn place(&self, id: OpId) -> impl Ord + use<> {
         self.dag.node(id).rank
     }
@@ -209,13 +209,13 @@ impl Graph {
         self.result(id)
     }
 
-    /// Adds an op at the end of the program. Results without a name get one from the op's.
+    /// Adds an op at the end of the program. Results without a name are named after the op.
     pub fn add(&mut self, op: Op, operands: &[Value], names: &[&str]) -> Result<OpId, GraphError> {
         let types = self.infer(&op, operands)?;
         Ok(self.insert(op, operands, types, names, (self.order.len() as u64, 0)))
     }
 
-    /// Shows a value as a result of the graph.
+    /// Makes a value an output of the graph.
     pub fn add_output(&mut self, name: &str, value: Value) {
         self.outputs.push(Output { name: name.to_owned(), value });
     }
@@ -256,13 +256,13 @@ impl Graph {
         id
     }
 
-    /// A rank for an op that takes the place of `id`.
+    /// A rank for an op that replaces `id`.
     pub(crate) fn rank_beside(&mut self, id: OpId) -> (u64, u64) {
         self.next_minor += 1;
         (self.dag.node(id).rank.0, self.next_minor)
     }
 
-    /// Makes every use of `old`, outputs included, a use of `new`.
+    /// Replaces every use of `old`, outputs included, by `new`.
     pub(crate) fn redirect(&mut self, old: Value, new: Value) {
         self.dag.redirect(old, new);
         for output in &mut self.outputs {
@@ -272,7 +272,7 @@ impl Graph {
         }
     }
 
-    /// Gives `to` the name of `from`, which gets none that anyone could meet.
+    /// Moves the name of `from` to `to`; `from` gets an internal name.
     pub(crate) fn take_name(&mut self, from: Value, to: Value) {
         let (old, name) = (self.value_name(to).to_owned(), self.value_name(from).to_owned());
         let spare = format!("{name}.replaced.{}", self.next_minor);
@@ -287,7 +287,7 @@ impl Graph {
         self.dag.node_mut(value.op).results[value.result as usize].0 = name;
     }
 
-    /// Removes an op that nothing uses, and those before it that then nothing uses. Inputs stay.
+    /// Removes an unused op, and its producers that become unused. Inputs stay.
     pub fn remove_unused(&mut self, id: OpId) -> usize {
         let mut removed = 0;
         let mut candidates = vec![id];
@@ -309,7 +309,7 @@ impl Graph {
         removed
     }
 
-    /// Restores program order after rewriting: operands before users, otherwise the order of ranks.
+    /// Restores program order after rewriting: operands before users, ties by rank.
     pub(crate) fn settle(&mut self) {
         let mut waiting: HashMap<OpId, usize> = HashMap::new();
         let mut ready = BinaryHeap::new();

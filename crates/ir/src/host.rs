@@ -2,7 +2,8 @@
 
 use plan::DType;
 
-/// A tensor in host memory. Floating-point numbers and codes are held as f32 values that the dtype can represent.
+/// A tensor in host memory. Floating-point and quantized elements are stored as f32 values that the dtype can
+/// represent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
     /// Sizes, outermost first.
@@ -14,7 +15,7 @@ pub struct HostTensor {
 /// Elements of a [`HostTensor`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum HostData {
-    /// Of a floating-point dtype, or of codes.
+    /// Of a floating-point or quantized dtype.
     F32(Vec<f32>),
     /// Of dtype `i32`.
     I32(Vec<i32>),
@@ -41,12 +42,12 @@ impl HostTensor {
         HostTensor { shape, data: HostData::I32(values) }
     }
 
-    /// The value of an effect: nothing.
+    /// The value of an effect: empty.
     pub fn effect() -> HostTensor {
         HostTensor::f32([0], Vec::new())
     }
 
-    /// The elements of a floating-point tensor; type checking has made sure that it is one.
+    /// The elements of a floating-point tensor; type checking guarantees that it is one.
     pub fn floats(&self) -> &[f32] {
         match &self.data {
             HostData::F32(values) => values,
@@ -54,7 +55,7 @@ impl HostTensor {
         }
     }
 
-    /// The elements of an integer tensor; type checking has made sure that it is one.
+    /// The elements of an integer tensor; type checking guarantees that it is one.
     pub fn ints(&self) -> &[i32] {
         match &self.data {
             HostData::I32(values) => values,
@@ -67,7 +68,7 @@ impl HostTensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Rows of the innermost size.
+    /// Number of rows of the innermost size.
     pub fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
         self.floats().chunks_exact(self.width().max(1))
     }

@@ -1,4 +1,4 @@
-//! The reference interpreter: what a graph means, one op at a time.
+//! The reference interpreter: the semantics of a graph, one op at a time.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,9 @@ use plan::SymbolValues;
 use crate::ops::{Constant, Input};
 use crate::{Graph, HostTensor, KvState, NoWeights, OpId, Type, Value, WeightSource, read_tensor};
 
-/// What a graph is evaluated in.
+/// The environment of an evaluation.
 pub struct Environment<'a> {
-    /// Where constants come from.
+    /// Source of constants.
     pub weights: &'a dyn WeightSource,
     /// Values of the graph's symbols.
     pub symbols: SymbolValues,
@@ -24,13 +24,13 @@ impl Environment<'_> {
     }
 }
 
-/// Why a graph has no value.
+/// Why a graph could not be evaluated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`%{value}`: {reason}")]
 pub struct EvalError {
     /// The value that could not be computed.
     pub value: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -53,7 +53,7 @@ pub fn evaluate(graph: &Graph, env: &Environment<'_>, kv: &mut KvState) -> Resul
             *remaining.entry(value).or_default() += graph.uses(value).len();
             values.insert(value, tensor);
         }
-        // Values are dropped behind their last use: a real model's would not fit.
+        // Values are dropped after their last use: those of a real model would not fit.
         for operand in operands {
             if let Some(left) = remaining.get_mut(&operand) {
                 *left = left.saturating_sub(1);
@@ -78,7 +78,7 @@ pub fn constant_value(graph: &Graph, value: Value, weights: &dyn WeightSource) -
     Ok(results.into_iter().nth(value.result as usize).unwrap_or_else(HostTensor::effect))
 }
 
-/// The results of one op, rounded to their dtypes, their shapes compared with the types'.
+/// The results of one op, rounded to their dtypes, with shapes checked against the types.
 fn compute(
     graph: &Graph,
     id: OpId,
@@ -105,7 +105,7 @@ fn compute(
             ty.shape.iter().map(|dim| dim.eval(&env.symbols).map(|size| size as usize)).collect();
         let shape = shape.map_err(|dim_error| error(dim_error.to_string()))?;
         if shape != tensor.shape {
-            return Err(error(format!("has shape {:?}, its type says {shape:?}", tensor.shape)));
+            return Err(error(format!("has shape {:?}, its type has {shape:?}", tensor.shape)));
         }
         rounded.push(tensor.rounded(ty.dtype));
     }

@@ -1,29 +1,29 @@
-//! The KV cache as the interpreter keeps it, and the packed tokens of a step.
+//! The KV cache of the interpreter, and the packed tokens of a step.
 
 use plan::DType;
 
 use crate::HostTensor;
 
-/// Layers of a graph that share one shape of keys and values, and one pool of blocks.
+/// Layers of a graph with one shape of keys and values, which share one pool of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvDecl {
     /// Type of a stored element.
     pub dtype: DType,
     /// Layers of the group.
     pub layers: u32,
-    /// Key and value heads of a layer.
+    /// Key and value heads per layer.
     pub kv_heads: u32,
-    /// Elements of a head.
+    /// Head dimension.
     pub head_dim: u32,
-    /// Tokens of a block.
+    /// Tokens per block.
     pub block_tokens: u32,
 }
 
-/// Keys and values of every group, laid out as [`plan::KvGroup`] says.
+/// Keys and values of every group, in the layout of [`plan::KvGroup`].
 #[derive(Clone, Debug)]
 pub struct KvState {
     groups: Vec<KvDecl>,
-    /// For each group and layer, its blocks one behind the other; grows as blocks are written.
+    /// For each group and layer, its blocks, concatenated; grows as blocks are written.
     pools: Vec<Vec<Vec<f32>>>,
 }
 
@@ -62,7 +62,7 @@ impl KvState {
         let pool = pool.ok_or_else(|| format!("KV group {} has no layer {}", slot.group, slot.layer))?;
         let end = value_at + value.len();
         if pool.len() < end {
-            // Blocks that were never written read as NaN, so that a graph that reads one cannot look right.
+            // Unwritten blocks read as NaN, so that a graph that reads one fails visibly.
             pool.resize(end, f32::NAN);
         }
         for (at, row) in [(key_at, key), (value_at, value)] {
@@ -91,7 +91,7 @@ impl KvState {
     }
 }
 
-/// The packed tokens of a step: which sequence each belongs to, and where its history is.
+/// The packed tokens of a step: the sequence of each, and its blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens<'a> {
     positions: &'a [i32],
@@ -111,7 +111,7 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// The sequence of a token; `None` for padding, which stands behind the last sequence.
+    /// The sequence of a token; `None` for padding, which follows the last sequence.
     pub fn sequence(&self, token: usize) -> Option<usize> {
         let token = i32::try_from(token).ok()?;
         self.query_starts.windows(2).position(|pair| pair[0] <= token && token < pair[1])

@@ -1,4 +1,4 @@
-//! What an op is: six answers, and the macro that writes four of them from a declaration.
+//! The interface of an op, and the macro that implements most of it from a declaration.
 
 use std::any::Any;
 use std::fmt;
@@ -13,13 +13,13 @@ use crate::{AttrReader, AttrValue, Graph, HostTensor, KvState, OpId, Patch, Type
 pub enum OpClass {
     /// Has no operands, and the same value in every step.
     Source,
-    /// Each result element depends on the operand elements of the same index; an operand may be one row for all.
+    /// Each result element depends on the operand elements of the same index; an operand may be a broadcast row.
     Elementwise,
     /// Each result row depends on the operand rows of the same index.
     Reduction,
     /// A sum of products over an axis.
     Matmul,
-    /// Copies elements to other places.
+    /// Copies elements to other positions.
     Movement,
     /// Reads or writes the state of a layer.
     State,
@@ -28,16 +28,16 @@ pub enum OpClass {
 /// Names of an op's operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
-    /// Always there.
+    /// Required.
     pub required: &'static [&'static str],
-    /// May follow, in this order.
+    /// Optional, in this order.
     pub optional: &'static [&'static str],
-    /// Any number of operands under one name may follow.
+    /// Any number of further operands under one name.
     pub rest: Option<&'static str>,
 }
 
 impl Operands {
-    /// Whether an op may have this many operands; the message says how many it may.
+    /// Whether an op may have this many operands; the error says how many are allowed.
     pub fn check(&self, count: usize) -> Result<(), String> {
         let (least, most) = (self.required.len(), self.required.len() + self.optional.len());
         match self.rest {
@@ -50,37 +50,37 @@ impl Operands {
     }
 }
 
-/// The questions that every op answers: six, a seventh for those that are several ops in one, and an eighth for those
-/// that work element by element.
+/// The interface of an op: six methods that every op has, `expand` for composite ops, and `formula` for elementwise
+/// ones.
 pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The name in text, `snake_case`.
     fn mnemonic(&self) -> &'static str;
     /// Names of the operands.
     fn operands(&self) -> Operands;
-    /// The attributes as text prints them.
+    /// The attributes in text form.
     fn attrs(&self) -> Vec<(&'static str, AttrValue)>;
     /// How results depend on operands.
     fn class(&self) -> OpClass;
-    /// The types of the results, or why these operands are refused. Their number has been checked.
+    /// The types of the results, or why these operands are rejected. Their number has been checked.
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
-    /// The values of the results: plain f32 loops that define what the op means. Results are rounded to their dtype
-    /// by the interpreter.
+    /// The values of the results: plain f32 loops that define the semantics. The interpreter rounds results to their
+    /// dtype.
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
-    /// The same as smaller ops, one step of it: what code generation goes on with where no kernel takes the op. `id` is
-    /// the op in its graph.
+    /// The op as smaller ops, one level: code generation uses it if no kernel accepts the op. `id` is the op in its
+    /// graph.
     fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
         None
     }
 
-    /// What the op computes of each element, with results of these dtypes, where a formula can say it. Such an op needs
-    /// no kernel of its own.
+    /// The op as an elementwise formula with results of these dtypes, if it has one. Such an op needs no kernel of its
+    /// own.
     fn formula(&self, results: &[DType]) -> Option<Formula> {
         let _ = results;
         None
     }
 }
 
-/// What the author of an op writes beside its `op!` declaration.
+/// What is written by hand for an op, in addition to its `op!` declaration.
 pub trait Semantics {
     /// See [`OpDef::class`].
     const CLASS: OpClass;
@@ -88,7 +88,7 @@ pub trait Semantics {
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError>;
     /// See [`OpDef::eval`].
     fn eval(&self, operands: &[&HostTensor], state: &mut KvState) -> Result<Vec<HostTensor>, String>;
-    /// See [`OpDef::expand`]; most ops have no smaller parts.
+    /// See [`OpDef::expand`]; most ops are not composite.
     fn expand(&self, _: &Graph, _: OpId) -> Option<Patch> {
         None
     }
@@ -99,7 +99,7 @@ pub trait Semantics {
     }
 }
 
-/// What `op!` knows about an op without having one.
+/// What `op!` knows about an op without an instance.
 pub trait DeclaredOp: OpDef + Sized {
     /// The name in text.
     const MNEMONIC: &'static str;
@@ -126,7 +126,7 @@ pub struct AttrInfo {
     pub ty: &'static str,
 }
 
-/// A row of an op list: how to print help for an op and how to make one from text.
+/// A row of an op list: help for an op, and its parser.
 #[derive(Clone, Copy, Debug)]
 pub struct OpInfo {
     /// The name in text.
@@ -139,7 +139,7 @@ pub struct OpInfo {
     pub attrs: &'static [AttrInfo],
     /// How results depend on operands.
     pub class: OpClass,
-    /// One attribute, or its absence, as the op would print it; the error says what was expected.
+    /// One attribute, or its absence, as the op prints it; the error says what was expected.
     pub read_attr: fn(&str, Option<&AttrValue>) -> Result<Option<AttrValue>, String>,
     /// An op from its attributes in text.
     pub parse: fn(AttrReader) -> Result<Op, String>,
@@ -185,17 +185,17 @@ impl std::ops::Deref for Op {
     }
 }
 
-/// Ops are equal when their text is.
+/// Ops are equal if their text is.
 impl PartialEq for Op {
     fn eq(&self, other: &Op) -> bool {
         self.mnemonic() == other.mnemonic() && self.attrs() == other.attrs()
     }
 }
 
-/// Declares an op: documentation, name, operands and attributes. `Semantics` are written by hand below it.
+/// Declares an op: documentation, name, operands and attributes. `Semantics` are implemented by hand below it.
 ///
-/// Operands are `(x, weight)`, with optional ones behind a semicolon, `(x, weight; bias)`, or any number of one name
-/// there, `(x, weight; more..)`, or nothing else, `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
+/// Operands are `(x, weight)`, with optional ones after a semicolon, `(x, weight; bias)`, or any number of one name
+/// there, `(x, weight; more..)`, or only those, `(parts..)`. Attributes are typed fields: `{ eps: f32 }`.
 #[macro_export]
 macro_rules! op {
     (

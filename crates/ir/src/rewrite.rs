@@ -1,4 +1,4 @@
-//! Rewriting: a rule looks at an op and returns a patch, or nothing; the driver applies patches until none comes.
+//! Rewriting: a rule looks at an op and returns a patch, or nothing; the driver applies patches until there are none.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,16 +6,16 @@ use crate::graph::infer;
 use crate::ops::Constant;
 use crate::{Graph, Op, OpDef, OpId, TensorType, Type, Value};
 
-/// A rewriting rule. `apply` is tried on every op; what it returns replaces results of that op or of others.
+/// A rewrite rule. `apply` is called for every op; the patch replaces results of that op or of others.
 #[derive(Clone, Copy)]
 pub struct Rule<'a> {
-    /// The name that messages and traces show.
+    /// The name in messages and traces.
     pub name: &'a str,
-    /// Returns the patch, or `None` where the rule does not apply.
+    /// Returns the patch, or `None` if the rule does not apply.
     pub apply: &'a dyn Fn(&Graph, OpId) -> Option<Patch>,
 }
 
-/// A value as a patch names it.
+/// A value in a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchValue {
     /// A value of the graph.
@@ -24,7 +24,7 @@ pub enum PatchValue {
     New {
         /// Index of the op in the patch.
         op: usize,
-        /// Which of its results.
+        /// Index of the result.
         result: u32,
     },
 }
@@ -52,7 +52,7 @@ struct NewOp {
     name: Option<String>,
 }
 
-/// Ops to add in the place of one op, and which values they replace. Built by rules, applied by the driver.
+/// Ops to insert in place of one op, and the values that they replace. Built by rules, applied by the driver.
 #[derive(Default)]
 pub struct Patch {
     ops: Vec<NewOp>,
@@ -61,7 +61,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// A patch that changes nothing yet.
+    /// An empty patch.
     pub fn new() -> Patch {
         Patch::default()
     }
@@ -73,7 +73,7 @@ impl Patch {
         patch
     }
 
-    /// The type of a value as the patch names it; `None` for an effect.
+    /// The type of a patch value; `None` for an effect.
     pub fn tensor<'a>(&'a self, graph: &'a Graph, value: PatchValue) -> Option<&'a TensorType> {
         match value {
             PatchValue::Old(value) => graph.tensor(value),
@@ -108,15 +108,15 @@ impl Patch {
         PatchValue::New { op: self.ops.len() - 1, result: 0 }
     }
 
-    /// Names the first result of the newest op; without a name it takes that of the value it replaces, or one made
-    /// from the op's.
+    /// Names the first result of the newest op; without a name it takes that of the value it replaces, or is named
+    /// after the op.
     pub fn name(&mut self, name: impl Into<String>) {
         if let Some(op) = self.ops.last_mut() {
             op.name = Some(name.into());
         }
     }
 
-    /// Makes users of `old` use `new`.
+    /// Replaces uses of `old` by `new`.
     pub fn replace(&mut self, old: Value, new: impl Into<PatchValue>) {
         self.replacements.push((old, new.into()));
     }
@@ -136,11 +136,11 @@ pub enum RewriteError {
         reason: String,
     },
     /// The rules undo each other.
-    #[error("rule `{rule}` still applies after {patches} patches: the rules do not come to an end")]
+    #[error("rule `{rule}` still applies after {patches} patches: the rules do not terminate")]
     NoFixpoint {
         /// The rule that would have applied next.
         rule: String,
-        /// Patches until then.
+        /// Number of patches so far.
         patches: usize,
     },
 }
@@ -182,10 +182,10 @@ pub fn rewrite(graph: &mut Graph, rules: &[Rule<'_>]) -> Result<usize, RewriteEr
 }
 
 impl Graph {
-    /// Applies one patch in the place of `root`, outside of `rewrite`; `name` is what an error calls its maker.
+    /// Applies one patch in place of `root`, outside of `rewrite`; errors name its author as `name`.
     pub fn apply(&mut self, name: &str, root: OpId, patch: Patch) -> Result<(), RewriteError> {
         let value = self.value_name(self.result(root)).to_owned();
-        // Without new ops, users only move to values that stand earlier: the order stays right.
+        // Without new ops, users only move to earlier values: the order stays valid.
         let disorders = !patch.ops.is_empty();
         let applied = apply(self, root, patch);
         if disorders {
@@ -195,8 +195,8 @@ impl Graph {
     }
 }
 
-/// Replaces ops by their parts: every op that `takes` refuses and that [expands](OpDef::expand), and again each part.
-/// Those that `takes` refuses and that have no parts stay. Returns how many fell apart.
+/// Expands ops that `takes` rejects, if they are [composite](OpDef::expand), and again their parts. Rejected ops that
+/// are not composite stay. Returns the number of expanded ops.
 pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) -> Result<usize, RewriteError> {
     let mut queue: VecDeque<OpId> = graph.ops().collect();
     let mut expanded = 0;
@@ -217,15 +217,15 @@ pub fn expand(graph: &mut Graph, takes: &mut dyn FnMut(&Graph, OpId) -> bool) ->
     Ok(expanded)
 }
 
-/// Ops that rules may match once a patch is applied; those around it may be gone.
+/// Ops that rules may match after a patch; neighbours may be removed.
 struct Applied {
     /// The patch's own.
     new: Vec<OpId>,
-    /// Users and producers of what it replaced.
+    /// Users and producers of the values that it replaced.
     around: Vec<OpId>,
 }
 
-/// Applies one patch in the place of `root`.
+/// Applies one patch in place of `root`.
 fn apply(graph: &mut Graph, root: OpId, patch: Patch) -> Result<Applied, String> {
     if let Some(error) = patch.error {
         return Err(error);

@@ -14,12 +14,12 @@ pub struct TensorType {
 }
 
 impl TensorType {
-    /// A type from anything that makes sizes.
+    /// A type, with sizes from any convertible values.
     pub fn new<D: Into<Dim>>(dtype: DType, shape: impl IntoIterator<Item = D>) -> TensorType {
         TensorType { dtype, shape: shape.into_iter().map(Into::into).collect() }
     }
 
-    /// The same type in another floating-point dtype, where an op rounds its result to one.
+    /// The same type in another floating-point dtype, if an op rounds its result.
     pub fn rounded(self, to: Option<DType>) -> Result<TensorType, TypeError> {
         match to {
             None => Ok(self),
@@ -28,12 +28,12 @@ impl TensorType {
         }
     }
 
-    /// The innermost size, where it is a constant.
+    /// The innermost size, if it is constant.
     pub fn width(&self) -> Option<u64> {
         self.shape.last().and_then(Dim::as_const)
     }
 
-    /// The sizes, where all are constants.
+    /// The sizes, if all are constant.
     pub fn const_shape(&self) -> Option<Vec<u64>> {
         self.shape.iter().map(Dim::as_const).collect()
     }
@@ -62,9 +62,9 @@ impl fmt::Display for TensorType {
 /// The type of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Type {
-    /// Numbers.
+    /// A tensor.
     Tensor(TensorType),
-    /// No data: orders what touches the state of a layer.
+    /// No data: orders ops on the state of a layer.
     Effect,
 }
 

@@ -1,4 +1,4 @@
-//! What must hold in a graph, stage by stage.
+//! Invariants of a graph, by stage.
 
 use std::collections::HashSet;
 
@@ -6,15 +6,14 @@ use crate::graph::infer;
 use crate::ops::{Cast, Concat, KvAccess, Split};
 use crate::{Graph, OpId, Type, Value};
 
-/// How far a graph has come. Each stage forbids what the passes before it remove.
+/// The stage of a graph. Each stage forbids what the passes before it remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// As a frontend or a parser made it: well-typed, in order.
+    /// As imported or parsed: well-typed, in order.
     Imported,
-    /// One spelling per meaning: no casts to the same dtype, no joins or splits of one part, no nested joins, no
-    /// unused ops.
+    /// Normal form: no casts to the same dtype, no joins or splits of one part, no nested joins, no unused ops.
     Canonical,
-    /// Regions formed: what code generation takes. Weights are joined over constants alone.
+    /// Regions formed: the input of code generation. Only constants are concatenated.
     Fused,
 }
 
@@ -32,17 +31,17 @@ impl Stage {
     }
 }
 
-/// Something that must not be in a graph.
+/// A violation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`%{value}`: {message}")]
 pub struct Diagnostic {
-    /// Name of the value that is wrong, or of the output.
+    /// Name of the value or output.
     pub value: String,
     /// What is wrong, and what would be right.
     pub message: String,
 }
 
-/// A graph of which `verify` found nothing wrong.
+/// A verified graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified<'g> {
     graph: &'g Graph,
@@ -61,7 +60,7 @@ impl<'g> Verified<'g> {
     }
 }
 
-/// Checks that a graph is legal at a stage. Returns all that is wrong.
+/// Checks that a graph is legal at a stage. Returns all violations.
 pub fn verify(graph: &Graph, stage: Stage) -> Result<Verified<'_>, Vec<Diagnostic>> {
     let mut check = Check { graph, found: Vec::new() };
     let mut defined: HashSet<OpId> = graph.inputs().iter().map(|value| value.op).collect();
@@ -107,7 +106,7 @@ impl Check<'_> {
             Ok(inferred) => {
                 for (value, ty) in graph.results(id).zip(inferred) {
                     if *graph.ty(value) != ty {
-                        self.report(id, format!("has type {}, its op makes {ty}", graph.ty(value)));
+                        self.report(id, format!("has type {}, its op computes {ty}", graph.ty(value)));
                     }
                 }
             }
@@ -153,7 +152,7 @@ impl Check<'_> {
         if let Some(cast) = graph.cast::<Cast>(id)
             && graph.tensor(operands[0]).is_some_and(|ty| ty.dtype == cast.to)
         {
-            self.report(id, format!("casts to {}, which its operand has already", cast.to));
+            self.report(id, format!("casts to {}, which is already the type of its operand", cast.to));
         }
         if graph.cast::<Split>(id).is_some_and(|split| split.sizes.len() == 1) {
             self.report(id, "splits into one part");
@@ -179,12 +178,12 @@ impl Check<'_> {
         }
     }
 
-    /// Ops that wait for each other have no place in program order.
+    /// Cyclic dependencies have no program order.
     fn order(&mut self, ordered: usize) {
         let lost = self.graph.len() - ordered;
         if lost > 0 {
             let value = self.graph.outputs().first().map_or_else(String::new, |output| output.name.clone());
-            self.found.push(Diagnostic { value, message: format!("{lost} ops wait for each other in a circle") });
+            self.found.push(Diagnostic { value, message: format!("{lost} ops depend on each other in a cycle") });
         }
     }
 
@@ -211,7 +210,7 @@ impl Check<'_> {
                 report("is the name of two outputs");
             }
             match !self.graph.contains(output.value.op) {
-                true => report("returns a value that is gone"),
+                true => report("returns a removed value"),
                 false if *self.graph.ty(output.value) == Type::Effect => report("returns an effect, not a tensor"),
                 false => {}
             }

@@ -1,4 +1,4 @@
-//! Where the interpreter, passes and code generation read weights: by key, a range at a time.
+//! The source of weights for interpreter, passes and code generation: by key, a range at a time.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ pub trait WeightSource: Sync {
     /// Copies elements of the tensor `key`, in its own dtype, little-endian, row-major.
     fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String>;
 
-    /// How the tensor is made, where it is random rather than read.
+    /// The random parts of a tensor, if it is random.
     fn random(&self, key: &str) -> Option<RandomPart>;
 }
 

@@ -1,4 +1,4 @@
-//! Graphs from text: round trips, errors with their place, rewriting, evaluation.
+//! Graphs from text: round trips, errors with positions, rewriting, evaluation.
 
 use ir::ops::{Add, Cast, Constant, Mul, Silu};
 use ir::{Environment, Graph, HostTensor, KvState, OpId, OpSet, Patch, Rule, evaluate, rewrite, text};
@@ -63,7 +63,7 @@ fn swap_mul(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// `x + x → silu(x)`: wrong on purpose, so that the test sees it happen.
+/// `x + x → silu(x)`: wrong on purpose, so that the test sees its effect.
 fn double_to_silu(graph: &Graph, id: OpId) -> Option<Patch> {
     graph.cast::<Add>(id)?;
     let [a, b] = graph.operands_of(id)?;
@@ -94,7 +94,7 @@ fn patches_keep_names_and_order() {
     assert!((outputs[0].floats()[1] - 0.731_058_6).abs() < 1e-6);
 }
 
-/// `silu(x) → constant`: wrong on purpose, so that a value of a step becomes one that is the same in every step.
+/// `silu(x) → constant`: wrong on purpose, so that a value of a step becomes constant.
 fn silu_to_constant(graph: &Graph, id: OpId) -> Option<Patch> {
     graph.cast::<Silu>(id)?;
     let ty = graph.tensor(graph.result(id))?.clone();

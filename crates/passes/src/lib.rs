@@ -17,7 +17,7 @@ pub use fusion::{
     FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize, FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu,
     MergeLinears,
 };
-/// Named by `rewrite_pass!`, whose callers may lack this crate.
+/// Used by `rewrite_pass!`, whose callers may not depend on this crate.
 #[doc(hidden)]
 pub use ir;
 pub use list::{PassInfo, PassList};

@@ -1,4 +1,4 @@
-//! The list of passes that text and command lines may name.
+//! The list of passes, by name, for test cases and the command line.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct PassInfo {
     /// The pass.
     pub pass: Arc<dyn Pass>,
-    /// One line: what it does.
+    /// A one-line description.
     pub summary: &'static str,
 }
 
@@ -39,35 +39,35 @@ impl PassList {
     /// The passes of smelt.
     pub fn standard() -> PassList {
         declare_passes![
-            Canonicalize: "one spelling per meaning: drops casts, joins and splits that do nothing",
-            EliminateCommonSubexpressions: "equal ops over equal operands become one",
-            FoldCasts: "casts of what linears, norms and rotations compute become their rounding",
+            Canonicalize: "removes redundant casts, joins and splits, and flattens nested ones",
+            EliminateCommonSubexpressions: "merges equal ops with equal operands",
+            FoldCasts: "folds casts into the linear, norm or rope that computes their operand",
             FuseAddLayerNorm: "layer_norm(a + b, w, bias) becomes add_layer_norm(a, b, w, bias)",
             FuseAddRmsNorm: "rms_norm(a + b, w) becomes add_rms_norm(a, b, w)",
-            FuseElementwise: "ops on elements that read each other's values become one map",
-            FuseLinearActivation: "f(linear(x, w)) becomes fused_linear with the activation or scale f behind the product",
-            FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual behind the product",
-            FuseLinearQuantize: "quantize(linear(x, w), scale) becomes fused_linear that makes codes, by one scale for all",
-            FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the gate behind the product",
-            FuseNormLinear: "linear(rms_norm(x, gain), w) becomes fused_linear with the norm before the product, and layer_norm alike",
-            FuseNormQuantize: "quantize_blocks(rms_norm(x, gain)) becomes rms_norm_quantize(x, gain), and quantize by one scale alike",
-            FuseRopeAppendKv: "rope of q and k and append_kv of k and v over one packed row become rope_append_kv",
-            FuseRopeAttention: "rope_append_kv and the attention over what it leaves become rope_attention",
+            FuseElementwise: "fuses elementwise ops that read each other's results into one map",
+            FuseLinearActivation: "f(linear(x, w)) becomes fused_linear with the activation or scale f in its epilogue",
+            FuseLinearAdd: "r + linear(x, w) becomes fused_linear with the residual add in its epilogue",
+            FuseLinearQuantize: "quantize(linear(x, w), scale) becomes fused_linear with a quantized result, one scale per tensor",
+            FuseLinearSwiglu: "swiglu(linear(x, w)) becomes fused_linear with the gate in its epilogue",
+            FuseNormLinear: "linear(rms_norm(x, g), w) becomes fused_linear with the norm in its prologue; the same for layer_norm",
+            FuseNormQuantize: "quantize_blocks(rms_norm(x, g)) becomes rms_norm_quantize(x, g); the same for quantize with one scale",
+            FuseRopeAppendKv: "rope of q and k and append_kv of k and v from one packed row become rope_append_kv",
+            FuseRopeAttention: "rope_append_kv and the paged_attention after it become rope_attention",
             FuseSiluMul: "silu(g) * u becomes silu_mul(g, u)",
             FuseSwiglu: "silu_mul of the two halves of a packed row becomes swiglu",
-            GatherRowsEarly: "gather_rows moves up through what works row by row",
-            InsertObservers: "what linears read and the KV cache keeps becomes outputs, for calibration",
-            MergeLinears: "linears over one x become one linear with joined weights, and a split",
-            QuantizeFp8: "linears over E4M3 codes, scaled by output and by token",
-            QuantizeFp8Block: "linears over E4M3 codes, scaled by 128 x 128 weights and 128 activations",
-            QuantizeInt4: "linears over 4-bit weights in groups of 128, rounded to the nearest",
-            QuantizeInt4Awq: "the same behind factors that spare what large activations meet; needs a calibration",
-            QuantizeInt4Gptq: "the same, each column making good what those before did; needs a calibration",
-            QuantizeInt8Smoothquant: "linears over 8-bit integers on both sides, channels smoothed; needs a calibration",
-            QuantizeInt8Weight: "linears over 8-bit weights, scaled by output",
+            GatherRowsEarly: "moves gather_rows up through row-wise ops",
+            InsertObservers: "makes inputs of linear layers and keys and values outputs, for calibration",
+            MergeLinears: "merges linear layers with the same input into one with concatenated weights, and a split",
+            QuantizeFp8: "E4M3 weights and activations, scales per output and per token",
+            QuantizeFp8Block: "E4M3 weights and activations, scales per 128 x 128 weights and 128 activations",
+            QuantizeInt4: "4-bit weights in groups of 128, rounded to nearest",
+            QuantizeInt4Awq: "4-bit weights in groups of 128 with AWQ channel scaling; needs a calibration",
+            QuantizeInt4Gptq: "4-bit weights in groups of 128 with GPTQ error compensation; needs a calibration",
+            QuantizeInt8Smoothquant: "8-bit integer weights and activations with SmoothQuant channel scaling; needs a calibration",
+            QuantizeInt8Weight: "8-bit integer weights, scales per output",
             RemoveDeadOps: "removes ops whose results nothing uses",
-            ScaleKv: "keys and values of a cache of codes get scales of heads, in weights; needs a calibration",
-            Simplify: "drops scales and offsets that change nothing, and says in one op what was said in two",
+            ScaleKv: "folds per-head scales of a quantized KV cache into weights; needs a calibration",
+            Simplify: "removes scales and offsets without effect, and merges pairs of ops",
         ]
     }
 

@@ -1,5 +1,4 @@
-//! Runs a pipeline, and does once what every pass would otherwise repeat: verify, dump, time, bisect, and on failure
-//! write down the graph that shows it.
+//! Runs a pipeline, and does for every pass: verify, dump, time, bisect, and on failure write a reproducer.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +10,18 @@ use crate::{Changed, Pass, PassContext, PassError};
 /// Which passes run.
 #[derive(Clone, Debug, Default)]
 pub struct PassOptions {
-    /// Names of passes that are left out; required ones run all the same.
+    /// Disabled passes; required ones run anyway.
     pub disabled: Vec<String>,
-    /// Passes that are not required stop after this many.
+    /// Number of optional passes to run.
     pub bisect_limit: Option<usize>,
 }
 
-/// What one pass did.
+/// Statistics of one pass.
 #[derive(Clone, Debug)]
 pub struct PassReport {
-    /// Place among the passes that ran, from 0.
+    /// Index among the passes that ran, from 0.
     pub index: usize,
-    /// Its number, from 1, among those that a bisect limit counts; none where it is required.
+    /// Its number, from 1, among those that a bisect limit counts; `None` if it is required.
     pub bisect: Option<usize>,
     /// Its name.
     pub name: String,
@@ -42,7 +41,7 @@ pub trait Observer {
     fn after_pass(&mut self, report: &PassReport, graph: &Graph);
 }
 
-/// An observer that looks away.
+/// An observer that does nothing.
 #[derive(Debug)]
 pub struct Silent;
 
@@ -50,11 +49,12 @@ impl Observer for Silent {
     fn after_pass(&mut self, _: &PassReport, _: &Graph) {}
 }
 
-/// A pass that broke the graph, or a graph that passes cannot bring to its stage: whose fault it is, `cause` says.
+/// A pass that produced an invalid graph, or a graph that passes cannot bring to its stage: `cause` says whose fault it
+/// is.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}{reason}", self.blame())]
 pub struct PassFailure {
-    /// The pass, or what else made the graph.
+    /// The pass, or another producer of the graph.
     pub pass: String,
     /// What went wrong.
     pub reason: String,
@@ -73,14 +73,14 @@ impl PassFailure {
     }
 }
 
-/// Whose fault a failure of a pass is.
+/// The cause of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The pass's own.
+    /// A bug of the pass.
     Bug,
-    /// A weight or the calibration is not fit for it.
+    /// A weight or the calibration is not suitable.
     Input,
-    /// The pass does not do this, or the graph has always had what a stage forbids.
+    /// Not supported by the pass, or the input graph is illegal at a stage.
     Unsupported,
 }
 
@@ -174,8 +174,8 @@ fn not_legal(stage: Stage, found: &[Diagnostic]) -> String {
     format!("the graph is not legal at stage `{}`: {}", stage.name(), list.join("; "))
 }
 
-/// What keeps a graph from a stage where all of it was there when the graph came in: no pass made it worse. Values are
-/// named as they were then. A graph that is not legal as it comes in is the fault of who made it.
+/// Violations of a stage that were all in the input graph: no pass introduced them. Values have their original names.
+/// The producer of an illegal input graph is at fault.
 fn always_there(entered: &Graph, stage: Stage, found: &[Diagnostic]) -> Option<Vec<Diagnostic>> {
     if stage == Stage::Imported {
         return None;
@@ -183,14 +183,14 @@ fn always_there(entered: &Graph, stage: Stage, found: &[Diagnostic]) -> Option<V
     let mut old = verify(entered, stage).err()?;
     let count = |list: &[Diagnostic], message: &str| list.iter().filter(|known| known.message == message).count();
     let worse = found.iter().any(|new| count(found, &new.message) > count(&old, &new.message));
-    // what passes have mended is no longer in the way
+    // violations that passes have fixed are not reported
     old.retain(|known| count(found, &known.message) > 0);
     (!worse).then_some(old)
 }
 
-/// A graph that the pipeline has no passes for.
+/// A graph that the pipeline cannot make legal.
 fn unsupported(graph: &Graph, stage: Stage, found: &[Diagnostic]) -> Box<PassFailure> {
-    let reason = not_legal(stage, found) + ", which no pass changes";
+    let reason = not_legal(stage, found) + ", and no pass fixes it";
     let repro = format!("// test: verify {}\n{}", stage.name(), text::print(graph));
     Box::new(PassFailure { cause: Cause::Unsupported, repro, ..*failure("import", reason, graph) })
 }
@@ -204,13 +204,13 @@ fn failure(pass: &str, reason: String, before: &Graph) -> Box<PassFailure> {
 mod tests {
     use std::sync::Arc;
 
-    use ir::{MadeWeights, NoWeights, OpSet};
+    use ir::{DerivedWeights, NoWeights, OpSet};
 
     use super::*;
     use crate::Slot;
     use crate::pipeline::standard;
 
-    /// A pass that leaves another graph.
+    /// A pass that returns another graph.
     #[derive(Debug)]
     struct Leaves(&'static str);
 
@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn failure_of(text: &str, pipeline: &Pipeline) -> PassFailure {
-        let (mut graph, weights) = (read(text), MadeWeights::over(&NoWeights));
+        let (mut graph, weights) = (read(text), DerivedWeights::over(&NoWeights));
         let context = PassContext::new(&weights);
         *PassManager::default().run(pipeline, &mut graph, &context, &mut Silent).unwrap_err()
     }
@@ -252,9 +252,9 @@ mod tests {
     fn what_was_there_before_is_no_fault_of_a_pass() {
         let failure = failure_of(JOINED, &standard());
         assert_eq!(failure.cause, Cause::Unsupported);
-        // neither a pass is named, nor what passes have mended
+        // neither a pass is named, nor violations that passes have fixed
         let reason = "the graph is not legal at stage `fused`: `%twice`: joins values of a step; only weights can be \
-                      joined, which no pass changes";
+                      joined, and no pass fixes it";
         assert_eq!(failure.to_string(), reason);
         assert!(failure.repro.starts_with("// test: verify fused\ngraph @g"), "{}", failure.repro);
     }

@@ -1,30 +1,30 @@
-//! What a pass is, and the macro for those that are nothing but rules.
+//! The `Pass` trait, and the macro for passes that consist of rules.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use ir::{Graph, MadeWeights, RewriteError};
+use ir::{DerivedWeights, Graph, RewriteError};
 
 use crate::calibration::{Activations, Calibration};
 
 /// A transformation of a graph.
 pub trait Pass: fmt::Debug + Send + Sync {
-    /// The name by which command lines and messages know it, made from the type's: `fuse-swiglu`.
+    /// Its name on the command line and in messages, derived from the type: `fuse-swiglu`.
     fn name(&self) -> Cow<'static, str> {
         Cow::Owned(kebab_case(std::any::type_name::<Self>()))
     }
 
-    /// What it does, in a sentence, for lists of passes.
+    /// A one-sentence description, for lists of passes.
     fn summary(&self) -> &'static str {
-        "plugged in"
+        "a user's pass"
     }
 
-    /// Whether it cannot be switched off: later stages need it, or it changes what the graph computes, as was asked for.
+    /// Whether it cannot be disabled: later stages need it, or an option asked for its effect on values.
     fn required(&self) -> bool {
         self.numerics() == Numerics::Different
     }
 
-    /// Whether it must know activations: it then runs in contexts with a calibration alone.
+    /// Whether it needs activation statistics: it then runs only with a calibration.
     fn needs_calibration(&self) -> bool {
         false
     }
@@ -38,23 +38,23 @@ pub trait Pass: fmt::Debug + Send + Sync {
     fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError>;
 }
 
-/// How the values of a graph may differ before and after a pass.
+/// The effect of a pass on the values of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Numerics {
-    /// Not at all.
+    /// None.
     Exact,
-    /// By rounding: a value is no longer rounded to its dtype on the way, or sums are taken in another order.
+    /// Rounding only: fewer roundings to 16 bits, or sums in another order.
     Rounding,
-    /// By design: the pass changes what the graph computes. Nothing holds it to the values before.
+    /// Intended: the pass changes what the graph computes. Values are not compared.
     Different,
 }
 
-/// Whether a pass did anything.
+/// Whether a pass changed the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// The graph is as it was.
+    /// The graph is unchanged.
     No,
-    /// It is not.
+    /// The graph is changed.
     Yes,
 }
 
@@ -64,21 +64,21 @@ impl From<bool> for Changed {
     }
 }
 
-/// What a pass may look at beside the graph.
+/// Inputs of a pass besides the graph.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct PassContext<'a> {
-    /// The bytes of constants, for passes that must see them, and the place for those that passes make.
-    pub weights: &'a MadeWeights<'a>,
-    /// Statistics of activations, where the model was calibrated.
+    /// The bytes of constants, for passes that need them, and storage for those that passes compute.
+    pub weights: &'a DerivedWeights<'a>,
+    /// Activation statistics, if the model was calibrated.
     pub calibration: Option<&'a Calibration>,
-    /// Activations themselves.
+    /// Sampled activations.
     pub activations: Option<&'a dyn Activations>,
 }
 
 impl<'a> PassContext<'a> {
     /// A context without a calibration.
-    pub fn new(weights: &'a MadeWeights<'a>) -> PassContext<'a> {
+    pub fn new(weights: &'a DerivedWeights<'a>) -> PassContext<'a> {
         PassContext { weights, calibration: None, activations: None }
     }
 
@@ -88,19 +88,19 @@ impl<'a> PassContext<'a> {
     }
 }
 
-/// Why a pass failed: a bug of the pass, not of its input.
+/// Why a pass failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassError {
-    /// A rewriting rule misbehaved.
+    /// A rewrite rule misbehaved: a bug.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
-    /// A weight or the calibration is not fit for the pass: nobody's bug.
+    /// A weight or the calibration is not suitable for the pass: not a bug.
     #[error("{0}")]
     Input(String),
-    /// The pass does not do this.
+    /// The pass does not support this.
     #[error("{0}")]
     Unsupported(String),
-    /// Anything else.
+    /// Anything else: a bug.
     #[error("{0}")]
     Other(String),
 }
@@ -119,8 +119,8 @@ fn kebab_case(path: &str) -> String {
     out
 }
 
-/// Declares a pass that applies rewriting rules until none applies. `, required` behind the numerics keeps it from
-/// being switched off.
+/// Declares a pass that applies rewrite rules until none applies. `, required` after the numerics makes it impossible
+/// to disable.
 ///
 /// ```text
 /// rewrite_pass! {

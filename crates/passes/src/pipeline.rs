@@ -1,4 +1,4 @@
-//! The order of passes, with the reason for each place in the margin.
+//! The order of passes, with the reason for each position.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::{
     Simplify,
 };
 
-/// Where a user's passes may enter.
+/// Where a user's passes may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// On the graph as the frontend made it.
+    /// On the graph as imported.
     AfterImport,
     /// On the canonical graph, before anything is fused.
     BeforeFusion,
@@ -29,7 +29,7 @@ pub enum Entry {
     Pass(Arc<dyn Pass>),
     /// From here on the graph must be legal at this stage.
     Reach(Stage),
-    /// A user's passes enter here.
+    /// A user's passes run here.
     Slot(Slot),
 }
 
@@ -46,23 +46,23 @@ pub fn standard() -> Pipeline {
             Entry::Reach(Stage::Imported),
             Entry::Slot(Slot::AfterImport),
             pass(Canonicalize),
-            pass(Simplify),  // before fusion: finds the silu that others write as a sigmoid
-            pass(FoldCasts), // before merge-linears, which joins those that round alike
-            pass(EliminateCommonSubexpressions), // after the above: equal values are then spelled alike
+            pass(Simplify),  // before fusion: finds silu that is written with a sigmoid
+            pass(FoldCasts), // before merge-linears, which merges those with one result dtype
+            pass(EliminateCommonSubexpressions), // after the above: equal values are then written alike
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Canonical),
             Entry::Slot(Slot::BeforeFusion),
-            pass(GatherRowsEarly), // first: rows move through single ops, and fused ones have several results
+            pass(GatherRowsEarly), // first: it moves through simple ops, and fused ones have several results
             pass(MergeLinears),    // the fusions below look for the splits it makes
             pass(FuseSiluMul),
             pass(FuseSwiglu),           // after fuse-silu-mul, whose op it matches
             pass(FuseLinearSwiglu),     // after fuse-swiglu, whose op it matches
-            pass(FuseLinearActivation), // after fuse-silu-mul: an activation that gates goes with its gate
-            pass(FuseLinearAdd),        // before fuse-add-rms-norm: behind a linear the sum costs no launch
-            pass(FuseLinearQuantize),   // after what else stands behind a linear
+            pass(FuseLinearActivation), // after fuse-silu-mul: a gating activation is fused with its gate
+            pass(FuseLinearAdd),        // before fuse-add-rms-norm: in an epilogue the sum costs no launch
+            pass(FuseLinearQuantize),   // after the other epilogues
             pass(FuseAddRmsNorm),       // sums of anything else
             pass(FuseAddLayerNorm),     // the same
-            pass(FuseNormLinear),       // after the two above, which take more with them
+            pass(FuseNormLinear),       // after the two above, which fuse more
             pass(FuseNormQuantize),     // for the same reason
             pass(FuseRopeAppendKv),     // after merge-linears: q, k and v must be one packed row
             pass(FuseRopeAttention),    // after fuse-rope-append-kv, whose op it matches
@@ -70,7 +70,7 @@ pub fn standard() -> Pipeline {
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Fused),
             Entry::Slot(Slot::AfterFusion),
-            Entry::Reach(Stage::Fused), // again: a user's pass must leave what code generation takes
+            Entry::Reach(Stage::Fused), // again: a user's pass must leave a graph that code generation accepts
         ],
     }
 }
@@ -80,12 +80,12 @@ fn pass(pass: impl Pass + 'static) -> Entry {
 }
 
 impl Pipeline {
-    /// A pipeline of these passes alone, for tests and `smelt opt`.
+    /// A pipeline of only these passes, for tests and `smelt opt`.
     pub fn of(passes: Vec<Arc<dyn Pass>>) -> Pipeline {
         Pipeline { entries: passes.into_iter().map(Entry::Pass).collect() }
     }
 
-    /// The lines, in order.
+    /// The entries, in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -93,7 +93,7 @@ impl Pipeline {
     /// The same pipeline with a pass at the end of a slot.
     pub fn with(mut self, slot: Slot, pass: Arc<dyn Pass>) -> Pipeline {
         let at = self.entries.iter().position(|entry| matches!(entry, Entry::Slot(found) if *found == slot));
-        // The pass goes before the slot's mark: the next one at the same slot then comes behind it.
+        // The pass is inserted before the slot's mark: the next one at the same slot then follows it.
         let at = at.unwrap_or(self.entries.len());
         self.entries.insert(at, Entry::Pass(pass));
         self

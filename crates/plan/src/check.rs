@@ -1,5 +1,5 @@
-//! Whether a plan makes sense: every index, offset and size is checked before an executor uses one. The time and the memory
-//! that it takes are those of reading the plan: no loop is over pairs, and problems that nobody will see are counted only.
+//! Validation of a plan: every index, offset and size is checked before an executor uses one. Time and memory are
+//! linear in the size of the plan: no loop is over pairs, and problems beyond the reported ones are only counted.
 
 mod lifetimes;
 mod program;
@@ -11,24 +11,24 @@ use program::check_program;
 use crate::cubin;
 use crate::{Buffer, DType, KvGroup, Layout, Plan, Problems, SymbolValues, WEIGHT_ALIGN, Weight, WeightData};
 
-/// Sizes above this are refused, and sums of sizes: they cannot be meant, and they keep later sums from overflowing.
+/// Sizes above this, and sums of sizes, are refused: they cannot be real, and later sums must not overflow.
 const MAX_BYTES: u64 = 1 << 48;
-/// Threads of a block, and bytes of its dynamic shared memory, that any GPU so far has at most. (CUDA C++ Programming
-/// Guide, "Compute Capabilities".)
+/// Threads per block, and bytes of dynamic shared memory per block, that any GPU so far has at most. (CUDA C++
+/// Programming Guide, "Compute Capabilities".)
 const MAX_THREADS: u32 = 1024;
 const MAX_SHARED_BYTES: u32 = 227 << 10;
-/// Bytes of a name: several fit into one error.
+/// Maximum size of a name: several fit into one error.
 const MAX_NAME_BYTES: usize = 512;
 /// Axes of a tensor.
 const MAX_RANK: usize = 8;
-/// Parameters of a kernel: who wants one searches all.
+/// Parameters of a kernel: lookups search all of them.
 const MAX_PARAMS: usize = 64;
 
 /// Checks a plan whose weight section has `weight_bytes` bytes.
 pub fn check(plan: &Plan, weight_bytes: u64) -> Result<(), Problems> {
     let mut problems = Problems::default();
     check_names(plan, &mut problems);
-    // the others are told in terms of names
+    // the other problems are reported by name
     if problems.is_empty() {
         plan.weights.iter().for_each(|weight| check_weight(weight, weight_bytes, &mut problems));
         check_kv(plan, &mut problems);
@@ -73,13 +73,13 @@ fn check_weight(weight: &Weight, weight_bytes: u64, problems: &mut Problems) {
         WeightData::Stored { offset } => {
             let inside = offset.checked_add(bytes).is_some_and(|end| end <= weight_bytes);
             if !inside || offset % WEIGHT_ALIGN != 0 {
-                problems.add(format_args!("weight `{name}` lies outside the weight section"));
+                problems.add(format_args!("weight `{name}` is outside the weight section"));
             }
         }
         WeightData::Random(parts) => {
             let elements = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.elements));
             let random = weight.dtype.is_float() || weight.dtype.is_code();
-            // two codes are written at once where they share a byte
+            // two values that share a byte are written at once
             let split = weight.layout == Layout::Packed && parts.iter().any(|part| part.elements % 2 != 0);
             if elements.is_none() || elements != weight.elements() || !random || split {
                 problems.add(format_args!("the random parts of weight `{name}` do not add up to its shape"));
@@ -103,7 +103,7 @@ fn check_limits(plan: &Plan, problems: &mut Problems) {
     let limits = &plan.limits;
     let sizes = [limits.max_batch_size, limits.max_input_len, limits.max_seq_len, limits.max_num_tokens];
     if sizes.contains(&0) || limits.max_logit_rows == 0 || plan.world_size != 1 {
-        problems.add("a limit is zero, or the plan wants more than one device");
+        problems.add("a limit is zero, or the plan needs more than one device");
     }
     if !problems.is_empty() {
         return;
@@ -112,11 +112,11 @@ fn check_limits(plan: &Plan, problems: &mut Problems) {
     let mut sizes = weights.chain(plan.kv.iter().map(KvGroup::pool_bytes));
     let sum = sizes.try_fold(0u64, |sum, bytes| sum.checked_add(bytes));
     if sum.is_none_or(|sum| sum > MAX_BYTES) {
-        problems.add("weights and KV cache have an impossible size together");
+        problems.add("the total size of weights and KV cache is impossible");
     }
 }
 
-/// Plans for GPUs bring the code of their kernels, others none.
+/// GPU plans contain the code of their kernels, others none.
 fn check_code(plan: &Plan, problems: &mut Problems) {
     let on_gpu = plan.target.starts_with("sm_");
     for kernel in &plan.kernels {
@@ -142,7 +142,7 @@ fn check_code(plan: &Plan, problems: &mut Problems) {
     }
 }
 
-/// Bytes of a buffer under `values`, `None` where they have no value or overflow.
+/// Bytes of a buffer under `values`, `None` if undefined or overflowing.
 pub(crate) fn buffer_bytes(buffer: &Buffer, values: &SymbolValues) -> Option<u64> {
     buffer.shape.iter().try_fold(buffer.dtype.bytes(), |bytes, dim| bytes.checked_mul(dim.eval(values).ok()?))
 }

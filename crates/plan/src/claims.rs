@@ -1,5 +1,5 @@
-//! Files that this process reads and those that it will write: none is both, and none is written twice. Files are known
-//! by what they are, not by their names: links of any kind lead to the same one.
+//! Files that this process reads and those that it will write: none is both, and none is written twice. Files are
+//! identified by inode, not by name: links of any kind lead to the same one.
 
 use std::ffi::OsString;
 use std::io::{Error, ErrorKind, Result};
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::partial::folder_of;
 
-/// What is claimed, and under which name.
+/// The claimed file, and its name.
 static CLAIMS: Mutex<Claims> = Mutex::new(Claims { inputs: Vec::new(), outputs: Vec::new() });
 
 struct Claims {
@@ -16,11 +16,11 @@ struct Claims {
     outputs: Vec<(Place, PathBuf)>,
 }
 
-/// A file, or the place for one.
+/// A file, or the path of a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     There(Identity),
-    /// A name in a folder.
+    /// A name in a directory.
     New(Identity, OsString),
 }
 
@@ -50,7 +50,7 @@ impl Place {
     }
 }
 
-/// Why a file is not written.
+/// Why a file must not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Conflict(String);
@@ -64,41 +64,41 @@ fn claims() -> MutexGuard<'static, Claims> {
     CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The name under which a place is in a list. One that has been removed since may have left its number to another file.
+/// The name under which a file was claimed. A removed file's inode number may have been reused by another file.
 fn find<'a>(list: &'a [(Place, PathBuf)], place: &Place) -> Option<&'a Path> {
     let found = list.iter().find(|(known, path)| known == place && Place::of(path).as_ref() == Some(place));
     found.map(|(_, path)| path.as_path())
 }
 
-/// A file or folder that this process reads: from now on, nothing that it writes takes its place. What is not there is
-/// no input.
+/// Claims a file or directory that this process reads: no output may replace it from now on. A missing file is not an
+/// input.
 pub fn input(path: &Path) {
     if let Some(file) = identity(path) {
         claims().inputs.push((Place::There(file), path.to_owned()));
     }
 }
 
-/// A file that this process will write: an error where it is one that it reads, or writes as something else.
+/// Claims a file that this process will write: an error if it is an input, or another output.
 pub fn output(path: &Path) -> Result<()> {
     check(path)?;
     let Some(place) = Place::of(path) else { return Ok(()) };
     let mut claims = claims();
     if let Some(first) = find(&claims.outputs, &place) {
         let same = if first == path { String::new() } else { format!(" (as {})", first.display()) };
-        let message = format!("is to be written twice{same}, expected a file for each output");
+        let message = format!("is used by two outputs{same}, expected a file for each");
         return Err(Error::new(ErrorKind::InvalidInput, Conflict(message)));
     }
     claims.outputs.push((place, path.to_owned()));
     Ok(())
 }
 
-/// An error where a path leads to a file that this process reads.
+/// An error if a path leads to an input.
 pub fn check(path: &Path) -> Result<()> {
     let Some(place) = Place::of(path) else { return Ok(()) };
     let claims = claims();
     let Some(input) = find(&claims.inputs, &place) else { return Ok(()) };
-    let same = if input == path { String::new() } else { format!(" {}", input.display()) };
-    let message = format!("is the input{same}, expected another place for what is written");
+    let same = if input == path { String::new() } else { format!(" (as {})", input.display()) };
+    let message = format!("is an input{same}, expected another output path");
     Err(Error::new(ErrorKind::InvalidInput, Conflict(message)))
 }
 
@@ -119,13 +119,13 @@ mod tests {
             assert!(is_conflict(&error));
             error.to_string()
         };
-        assert_eq!(refused(&read), "is the input, expected another place for what is written");
-        assert!(refused(&folder.path().join("../").join(folder.path()).join("./read")).starts_with("is the input"));
+        assert_eq!(refused(&read), "is an input, expected another output path");
+        assert!(refused(&folder.path().join("../").join(folder.path()).join("./read")).starts_with("is an input"));
         output(&other).unwrap();
         output(&new).unwrap();
-        assert_eq!(refused(&other), "is to be written twice, expected a file for each output");
-        assert!(refused(&folder.path().join("./new")).starts_with("is to be written twice"));
-        // what is written may be looked at as often as it is written
+        assert_eq!(refused(&other), "is used by two outputs, expected a file for each");
+        assert!(refused(&folder.path().join("./new")).starts_with("is used by two outputs"));
+        // an output may be claimed as often as it is written
         check(&other).unwrap();
         #[cfg(unix)]
         for (link, hard) in [(folder.path().join("link"), false), (folder.path().join("hard"), true)] {
@@ -133,7 +133,7 @@ mod tests {
                 true => std::fs::hard_link(&read, &link).unwrap(),
                 false => std::os::unix::fs::symlink(&read, &link).unwrap(),
             }
-            let expected = format!("is the input {}, expected another place for what is written", read.display());
+            let expected = format!("is an input (as {}), expected another output path", read.display());
             assert_eq!(refused(&link), expected);
             assert!(is_conflict(&crate::partial::write_file(&link, b"plan").unwrap_err()));
         }

@@ -1,4 +1,4 @@
-//! The bytes of a plan's metadata: bincode 2 with variable-length integers, and a limit on what it may claim.
+//! Encoding of a plan's metadata: bincode 2 with variable-length integers, and a limit on allocations.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,5 +18,5 @@ pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>, String> {
 /// The value of these bytes, all of which must be used.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let (value, used) = bincode::serde::decode_from_slice(bytes, config()).map_err(|error| error.to_string())?;
-    if used == bytes.len() { Ok(value) } else { Err(format!("{} bytes too many", bytes.len() - used)) }
+    if used == bytes.len() { Ok(value) } else { Err(format!("{} trailing bytes", bytes.len() - used)) }
 }

@@ -1,4 +1,4 @@
-//! Symbolic sizes: sums of products of symbols, kept in one normal form, so that equal text means equal size.
+//! Symbolic sizes: sums of products of symbols in one normal form, so that equal text means equal size.
 
 mod text;
 
@@ -8,7 +8,7 @@ use std::ops::{Add, Mul};
 
 use serde::{Deserialize, Serialize};
 
-/// A named size that a program binds when it runs, such as `T`, the packed tokens of a step.
+/// A named size that is bound at run time, such as `T`, the packed tokens of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Symbol(String);
@@ -49,7 +49,7 @@ impl fmt::Display for Symbol {
     }
 }
 
-/// A symbol and the values it may take, both ends included.
+/// A symbol with its inclusive bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SymbolDecl {
     /// The symbol.
@@ -103,12 +103,12 @@ enum Factor {
 }
 
 impl Dim {
-    /// The size that a symbol stands for.
+    /// The size of a symbol.
     pub fn symbol(symbol: &Symbol) -> Dim {
         Dim::from_factor(Factor::Symbol(symbol.clone()))
     }
 
-    /// The value, where no symbol takes part.
+    /// The value, if there are no symbols.
     pub fn as_const(&self) -> Option<u64> {
         match self.terms.as_slice() {
             [] => Some(0),
@@ -163,7 +163,7 @@ impl Dim {
         Dim::from_factor(Factor::Max(items))
     }
 
-    /// The sizes of which this is the largest, where it is a `max` and nothing else.
+    /// The operands, if it is a single `max`.
     fn into_largest_of(mut self) -> Result<Vec<Dim>, Dim> {
         match self.terms.as_mut_slice() {
             [Term { factors, coefficient: 1 }] => match factors.as_mut_slice() {
@@ -179,7 +179,7 @@ impl Dim {
         Dim::normalize(dims.into_iter().flat_map(|dim| dim.terms))
     }
 
-    /// The product of some sizes, none of which is a sum; `None` where one is.
+    /// The product of some sizes; `None` if one is a sum.
     fn product(dims: Vec<Dim>) -> Option<Dim> {
         let mut product = Term { factors: Vec::with_capacity(dims.len()), coefficient: 1 };
         for Dim { mut terms } in dims {
@@ -221,7 +221,7 @@ impl Dim {
         Ok(sum)
     }
 
-    /// The expression with some symbols replaced by others or by constants; symbols not named stay.
+    /// The expression with some symbols replaced by others or by constants; symbols that are not named stay.
     pub fn substitute(&self, replacements: &BTreeMap<Symbol, Dim>) -> Dim {
         let mut sum = Dim::from(0);
         for term in &self.terms {
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(long, "a size of 2397 characters, expected at most 1024");
     }
 
-    /// Sizes of the kinds that once took the square of their length, or more, are read in no time: a megabyte in less than a
+    /// Sizes whose parsing was once quadratic or worse are parsed quickly: a megabyte in less than a
     /// second. The bound is that of a slow machine without optimization, under a sanitizer.
     #[test]
     fn sizes_are_read_in_little_time() {

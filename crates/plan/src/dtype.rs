@@ -18,11 +18,12 @@ pub enum DType {
     BF16,
     /// Signed 32-bit integer: token ids, positions, block numbers.
     I32,
-    /// Signed 8-bit integer, a code: it stands for itself times a scale.
+    /// Signed 8-bit integer, a quantized type: values mean themselves times a scale.
     I8,
-    /// Floating point in 8 bits, 4 of exponent and 3 of mantissa, without infinities; a code. (OCP OFP8, "E4M3".)
+    /// Floating point in 8 bits, 4 of exponent and 3 of mantissa, without infinities; a quantized type. (OCP OFP8,
+    /// "E4M3".)
     F8E4M3,
-    /// Signed 4-bit integer, a code. A byte each, but for layouts that pack two into one.
+    /// Signed 4-bit integer, a quantized type. One byte each, except in layouts that pack two into one.
     I4,
 }
 
@@ -39,17 +40,17 @@ impl DType {
         }
     }
 
-    /// Whether values are floating-point numbers that ops compute with.
+    /// Whether it is a floating-point type that ops compute with.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
     }
 
-    /// Whether values are codes, which mean something only together with a scale.
+    /// Whether it is a quantized type, whose values mean something only together with a scale.
     pub fn is_code(self) -> bool {
         self.largest_code().is_some()
     }
 
-    /// The largest number, which scales are made for: both signs err alike by them. `None` for what is no code.
+    /// The largest value, which scales map to: symmetric for both signs. `None` for types that are not quantized.
     pub fn largest_code(self) -> Option<f32> {
         match self {
             DType::I8 => Some(127.0),
@@ -59,7 +60,7 @@ impl DType {
         }
     }
 
-    /// The smallest number, where what is below a scale's range ends. `None` for what is no code.
+    /// The smallest value, to which smaller ones saturate. `None` for types that are not quantized.
     pub fn smallest_code(self) -> Option<f32> {
         match self {
             DType::I8 => Some(-128.0),
@@ -82,22 +83,22 @@ impl DType {
         }
     }
 
-    /// Rounds a value to this type (nearest, ties to even) and back; what is too large for a code becomes the largest or
-    /// smallest that the type has. 32-bit integers pass unchanged.
+    /// Rounds a value to this type (nearest, ties to even) and back; quantized types saturate. 32-bit integers are
+    /// unchanged.
     #[inline]
     pub fn round(self, value: f32) -> f32 {
         match self {
             DType::F32 | DType::I32 => value,
             DType::F16 => half::f16::from_f32(value).to_f32(),
             DType::BF16 => half::bf16::from_f32(value).to_f32(),
-            // integers have one zero
+            // integers have no negative zero
             DType::I8 => value.round_ties_even().clamp(-128.0, 127.0) + 0.0,
             DType::F8E4M3 => e4m3::decode(e4m3::encode(value)),
             DType::I4 => value.round_ties_even().clamp(-8.0, 7.0) + 0.0,
         }
     }
 
-    /// Writes values little-endian, each rounded as [`DType::round`] says. `out` has room for as many.
+    /// Writes values little-endian, each rounded as by [`DType::round`]. `out` has room for as many.
     pub fn encode(self, values: impl IntoIterator<Item = f32>, out: &mut [u8]) {
         fn cells<const N: usize>(values: impl IntoIterator<Item = f32>, out: &mut [u8], to: impl Fn(f32) -> [u8; N]) {
             out.as_chunks_mut::<N>().0.iter_mut().zip(values).for_each(|(cell, value)| *cell = to(value));

@@ -130,7 +130,7 @@ fn scalar(value: &Scalar) -> String {
     }
 }
 
-/// The shortest text that means a number, which often was one of 32 bits before.
+/// The shortest text of a number, which was often an f32 before.
 pub fn float_text(value: f64) -> String {
     let short = value as f32;
     if f64::from(short) == value { format!("{short:?}") } else { format!("{value:?}") }

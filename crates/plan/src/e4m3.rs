@@ -1,31 +1,31 @@
-//! Conversion to and from floating point in 8 bits: sign, 4 bits of exponent with a bias of 7, 3 of mantissa. All ones is
-//! NaN, there is no infinity. (OCP 8-bit Floating Point Specification 1.0, E4M3.)
+//! Conversion to and from floating point in 8 bits: sign, 4 bits of exponent with a bias of 7, 3 of mantissa. All ones
+//! is NaN, there is no infinity. (OCP 8-bit Floating Point Specification 1.0, E4M3.)
 
 /// The largest finite number.
 pub const MAX: f32 = 448.0;
 const NAN: u8 = 0x7f;
 
-/// The number of a code.
+/// The value of a byte.
 #[inline]
 pub fn decode(code: u8) -> f32 {
     if code & NAN == NAN {
         return f32::NAN;
     }
-    // the same bits with the exponent of binary32, whose bias is larger by 120; subnormals come out right, too
+    // the same bits with the exponent of binary32, whose bias is larger by 120; correct for subnormals, too
     let magnitude = f32::from_bits(u32::from(code & NAN) << 20) * 2f32.powi(120);
     if code & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
-/// The nearest code, ties to even; what is larger than [`MAX`] becomes that.
+/// The nearest byte, ties to even; values above [`MAX`] saturate.
 #[inline]
 pub fn encode(value: f32) -> u8 {
     // without branches, so that loops over it become vectors
     let magnitude = value.abs().min(MAX);
     let bits = magnitude.to_bits();
-    // half of what is cut off, less one where the bit that stays is even
+    // half of the dropped part, minus one if the last kept bit is even
     let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
     let normal = (rounded >> 20).wrapping_sub(120 << 3);
-    // multiples of 2^-9, of which 2^14 is the sum's last place; eight are the smallest normal number, whose code is 8
+    // multiples of 2^-9, the last place of a sum with 2^14; eight of them are the smallest normal number, byte 8
     let subnormal = (magnitude + 2f32.powi(14)).to_bits();
     let code = if magnitude < 2f32.powi(-6) { subnormal } else { normal };
     let code = if value.is_nan() { u32::from(NAN) } else { code };

@@ -1,4 +1,4 @@
-//! What a device does with a plan, as its callers see it.
+//! The interface of a device that runs plans.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ pub trait Executor {
     /// The target whose plans it runs.
     fn target(&self) -> &str;
 
-    /// The device by a name that tells it from faster and slower ones: timings belong to it.
+    /// The name of the device, which distinguishes it from faster and slower ones: timings belong to it.
     fn device(&self) -> String;
 
-    /// Brings weights, KV pools and arenas of a plan onto the device.
+    /// Loads a plan onto the device: weights, KV pools and arenas.
     fn load(&self, plan: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError>;
 }
 
-/// A plan on a device, with its own KV cache.
+/// A loaded plan with its own KV cache.
 pub trait Session {
     /// Whether [`Session::submit`] returns before its step has run, so that it pays to submit the next one meanwhile.
     fn runs_ahead(&self) -> bool {
@@ -29,13 +29,13 @@ pub trait Session {
     /// Waits until a step has finished.
     fn wait(&mut self, step: StepId) -> Result<(), ExecError>;
 
-    /// Waits for a step and copies one of its output ports. Outputs of the latest step are kept, and the integer ones
-    /// of the step before it.
+    /// Waits for a step and copies one of its output ports. Outputs of the latest step are kept, and the integer
+    /// outputs of the step before it.
     fn read(&mut self, step: StepId, port: &str) -> Result<PortData, ExecError>;
 
-    /// Runs a step launch by launch and names the first weight or op with a value that is NaN or infinite. `None` where
-    /// all are finite, and of sessions that cannot look at values between launches. For steps that need no padding:
-    /// what is computed for nobody counts, too.
+    /// Runs a step launch by launch and names the first weight or op with a value that is NaN or infinite. `None` if
+    /// all are finite, or if the session cannot inspect values between launches. For steps without padding: padded rows
+    /// are checked, too.
     fn first_not_finite(&mut self, program: usize, bindings: &Bindings<'_>) -> Result<Option<String>, ExecError> {
         let _ = (program, bindings);
         Ok(None)
@@ -69,7 +69,7 @@ pub fn median(mut samples: Vec<f64>) -> f64 {
     samples.get(samples.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Names a submitted step.
+/// Identifies a submitted step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepId(pub u64);
 
@@ -95,8 +95,8 @@ pub fn check_symbols(program: &Program, symbols: &SymbolValues) -> Result<(), St
 }
 
 impl Plan {
-    /// What the elements of an input of this name are below, whoever gives them, at the sizes of a step; `None` where the
-    /// name says nothing of them. Kernels that use one as an index are held against it when a plan is loaded.
+    /// Upper bound (exclusive) on the elements of an input of this name, at the sizes of a step; `None` if the name
+    /// implies none. Kernels that use one as an index are checked against it when a plan is loaded.
     pub fn input_bound(&self, input: &str, symbols: &SymbolValues) -> Option<u64> {
         match input {
             "tokens" => Some(self.model.vocab_size.into()),
@@ -107,19 +107,19 @@ impl Plan {
     }
 }
 
-/// What an input port holds in a step.
+/// The contents of an input port in a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InputData<'a> {
     /// These values, row-major, for a port of dtype `i32`.
     Values(&'a [i32]),
     /// These values, row-major, for a port of dtype `f32`.
     Floats(&'a [f32]),
-    /// What the step before wrote to this output port: on a device, it need not have finished.
+    /// What the previous step wrote to this output port: on a device, it need not have finished.
     Previous(&'a str),
 }
 
 impl InputData<'_> {
-    /// The dtype of the ports that it is for.
+    /// The dtype of its ports.
     pub fn dtype(&self) -> DType {
         match self {
             InputData::Values(_) | InputData::Previous(_) => DType::I32,
@@ -151,7 +151,7 @@ pub enum ExecError {
     /// The plan file is damaged or inconsistent.
     #[error(transparent)]
     Plan(#[from] crate::PlanError),
-    /// The plan asks for something this executor cannot do.
+    /// The plan needs something that this executor does not support.
     #[error("{0}")]
     Unsupported(String),
     /// No device or no driver.
@@ -168,19 +168,19 @@ pub enum ExecError {
         /// What is wrong.
         reason: String,
     },
-    /// The device failed while a step ran; which kernel did is not known.
+    /// The device failed while a step ran; the kernel is not known.
     #[error(
         "the device failed in program `{program}` at step {step} of the session: {reason}{}",
-        if *.blocking { "" } else { " (run with --blocking to learn which kernel did it)" }
+        if *.blocking { "" } else { " (run with --blocking to find the kernel)" }
     )]
     Device {
         /// Name of the program.
         program: String,
         /// Steps that the session had run.
         step: u64,
-        /// What the driver said.
+        /// The driver's message.
         reason: String,
-        /// Whether every launch was waited for.
+        /// Whether every launch was synchronized.
         blocking: bool,
     },
     /// A kernel failed.

@@ -33,18 +33,18 @@ const HEADER_BYTES: u64 = 4096;
 const HASHED_HEADER: usize = 128;
 const TARGET_BYTES: usize = 16;
 
-/// Why a plan file was not written or not read.
+/// Errors of writing or reading a plan file.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The file system refused.
+    /// The file system's error.
     #[error("{path}: {error}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         error: std::io::Error,
     },
-    /// The file is something else.
+    /// The file is not a plan.
     #[error("{0}: not a plan: it does not start with the plan magic; make one with `smelt compile DIR -o FILE.plan`")]
     NotAPlan(PathBuf),
     /// The file was written by another version.
@@ -55,21 +55,21 @@ pub enum PlanError {
         /// Its version.
         found: u32,
     },
-    /// The file, or one that it is made from, changed meanwhile.
+    /// The file, or one of its inputs, changed meanwhile.
     #[error(transparent)]
     Changed(#[from] Changed),
-    /// The file was damaged or cut off.
+    /// The file was damaged or truncated.
     #[error("{path}: the plan is corrupt: {reason}; compile the checkpoint again")]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What does not hold.
+        /// What is wrong.
         reason: String,
     },
 }
 
 impl PlanError {
-    /// A damaged or inconsistent file. The reason is cut where a hostile file made it long.
+    /// A damaged or inconsistent file. The reason is shortened, since a hostile file can make it long.
     pub fn corrupt(path: &Path, reason: impl fmt::Display) -> PlanError {
         PlanError::Corrupt { path: path.to_owned(), reason: clipped(reason, MAX_ERROR_BYTES) }
     }
@@ -89,7 +89,7 @@ struct Section {
     hash: [u8; 32],
 }
 
-/// Writes a plan beside its final place and renames it when complete: a failure leaves nothing behind.
+/// Writes a plan under a temporary name and renames it when complete: a failure leaves nothing.
 pub struct PlanWriter {
     path: PathBuf,
     file: PartialFile,
@@ -99,7 +99,7 @@ pub struct PlanWriter {
 }
 
 impl PlanWriter {
-    /// Starts a plan that will stand at `path`.
+    /// Starts a plan that will be at `path`.
     pub fn create(path: &Path) -> Result<PlanWriter, PlanError> {
         let io = |error| PlanError::Io { path: path.to_owned(), error };
         let mut file = PartialFile::create(path).map_err(io)?;
@@ -130,7 +130,7 @@ impl PlanWriter {
         Ok(())
     }
 
-    /// Writes the metadata and the header, and moves the file to its place. Returns its size in bytes.
+    /// Writes the metadata and the header, and renames the file. Returns its size in bytes.
     pub fn finish(mut self, plan: &Plan) -> Result<u64, PlanError> {
         if !self.pending.is_empty() {
             self.flush_chunk()?;
@@ -196,7 +196,7 @@ impl PlanFile {
             return Err(PlanError::NotAPlan(path.to_owned()));
         }
         let mut reader = HeaderReader { bytes: &map, at: MAGIC.len() };
-        let found = reader.u32().ok_or_else(|| corrupt("the header is cut off".to_owned()))?;
+        let found = reader.u32().ok_or_else(|| corrupt("the header is truncated".to_owned()))?;
         if found != FORMAT_VERSION {
             return Err(PlanError::Version { path: path.to_owned(), found });
         }
@@ -205,11 +205,11 @@ impl PlanFile {
             codec::decode(&map[metadata]).map_err(|error| corrupt(format!("metadata: {error}")))?;
         let weight_bytes = weights.len();
         if metadata.chunks.len() != weight_bytes.div_ceil(CHUNK_BYTES) {
-            return Err(corrupt("the weight section has another size than its hashes".to_owned()));
+            return Err(corrupt("the size of the weight section does not match its hashes".to_owned()));
         }
         let entry = HeaderReader { bytes: &map, at: 32 }.section().map(|section| section.hash);
         if entry != Some(*blake3::hash(metadata.chunks.as_flattened()).as_bytes()) {
-            return Err(corrupt("the weight section's hashes are not those of the header".to_owned()));
+            return Err(corrupt("the weight section's hashes do not match the header".to_owned()));
         }
         let target = HeaderReader { bytes: &map, at: 16 }.target();
         if target.as_ref() != Some(&metadata.plan.target) {
@@ -231,7 +231,7 @@ impl PlanFile {
         &self.hash
     }
 
-    /// Where it was opened.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -246,13 +246,13 @@ impl PlanFile {
         &self.map[self.weights.clone()]
     }
 
-    /// Chunks of the weight section that [`PlanFile::verify_chunk`] knows.
+    /// Number of chunks for [`PlanFile::verify_chunk`].
     pub fn chunk_count(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Whether nobody wrote to the file since it was opened, for those who read it more than once. Another file may have
-    /// taken its place.
+    /// Whether the file was not written to since it was opened, for callers that read it more than once. Another file
+    /// may have replaced it.
     pub fn check_contents(&self) -> Result<(), PlanError> {
         Ok(self.file.check_contents()?)
     }
@@ -265,7 +265,7 @@ impl PlanFile {
         if blake3::hash(chunk).as_bytes() == &self.chunks[index] {
             return Ok(());
         }
-        let reason = format!("bytes {start}..{} of the weights are not what was written", start + chunk.len());
+        let reason = format!("bytes {start}..{} of the weights do not match their hash", start + chunk.len());
         Err(PlanError::corrupt(&self.path, reason))
     }
 
@@ -299,25 +299,25 @@ fn header(target: &str, weights: Section, metadata: Section) -> Vec<u8> {
 
 /// Checks the header and that the sections tile the file; returns the ranges of weights and metadata.
 fn read_header(map: &[u8]) -> Result<(std::ops::Range<usize>, std::ops::Range<usize>), String> {
-    let hashed = map.get(..HEADER_BYTES as usize).ok_or("the header is cut off")?;
+    let hashed = map.get(..HEADER_BYTES as usize).ok_or("the header is truncated")?;
     let (fields, rest) = hashed.split_at(HASHED_HEADER);
     if rest[..32] != *blake3::hash(fields).as_bytes() || rest[32..].iter().any(|byte| *byte != 0) {
-        return Err("the header is not what was written".to_owned());
+        return Err("the header does not match its hash".to_owned());
     }
     let mut reader = HeaderReader { bytes: map, at: 32 };
-    let cut = "the header is cut off";
+    let cut = "the header is truncated";
     let weights = reader.section().ok_or(cut)?;
     let metadata = reader.section().ok_or(cut)?;
     let length = map.len() as u64;
     let end = |section: &Section| section.offset.checked_add(section.bytes).filter(|end| *end <= length);
-    let size = || format!("the file has {length} bytes, its header promises more or fewer");
+    let size = || format!("the file has {length} bytes, which does not match its header");
     let (weights_end, metadata_end) = (end(&weights).ok_or_else(size)?, end(&metadata).ok_or_else(size)?);
     if weights.offset != HEADER_BYTES || weights_end != metadata.offset || metadata_end != length {
         return Err(size());
     }
     let metadata_range = metadata.offset as usize..metadata_end as usize;
     if *blake3::hash(&map[metadata_range.clone()]).as_bytes() != metadata.hash {
-        return Err("the metadata is not what was written".to_owned());
+        return Err("the metadata does not match its hash".to_owned());
     }
     Ok((weights.offset as usize..weights_end as usize, metadata_range))
 }

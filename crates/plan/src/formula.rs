@@ -1,6 +1,6 @@
-//! What a `map` computes of each element: steps in order, then what is stored. As text,
-//! `[silu(x0), mul(v0, x1), bf16(v1)]`: `x0` is an operand, `v0` the value of the first step, and a dtype stores a value.
-//! Formulas of a plan are hostile text: sizes, names, numbers of arguments and order are checked when one is made.
+//! Elementwise formulas of `map` ops: steps in order, then results. As text, `[silu(x0), mul(v0, x1), bf16(v1)]`: `x0`
+//! is an operand, `v0` the value of the first step, and a dtype stores a value. Formulas of a plan are hostile input:
+//! sizes, names, numbers of arguments and order are checked on construction.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use crate::DType;
 use crate::scalar::{MAX_ARITY, ScalarFn};
 
-/// Elements that are computed together: the values of a step stay in the first cache.
+/// Elements per block: the values of a step stay in the L1 cache.
 pub const BLOCK: usize = 256;
 
 /// An argument.
@@ -16,7 +16,7 @@ pub const BLOCK: usize = 256;
 pub enum Term {
     /// An element of an operand.
     Input(u32),
-    /// The value of a step before.
+    /// The value of an earlier step.
     Step(u32),
     /// A number.
     Number(f32),
@@ -34,7 +34,7 @@ pub struct Apply {
 /// A result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Store {
-    /// What it is rounded to; steps are f32.
+    /// The dtype that it is rounded to; steps are f32.
     pub dtype: DType,
     /// The value.
     pub value: Term,
@@ -48,11 +48,11 @@ pub struct Formula {
 }
 
 impl Formula {
-    /// Most operands: their elements are in registers of a GPU thread at the same time, eight of each.
+    /// Maximum number of operands: their elements are in registers of a GPU thread at the same time, eight of each.
     pub const MAX_INPUTS: usize = 8;
-    /// Most steps.
+    /// Maximum number of steps.
     pub const MAX_STEPS: usize = 32;
-    /// Most results.
+    /// Maximum number of results.
     pub const MAX_RESULTS: usize = 4;
 
     /// A formula of these steps and results; the error says what is wrong with them.
@@ -96,7 +96,7 @@ impl Formula {
         &self.stores
     }
 
-    /// Number of operands: one more than the last that is named.
+    /// Number of operands: one more than the largest index.
     pub fn inputs(&self) -> usize {
         let args = self.steps.iter().flat_map(|step| &step.args);
         let terms = args.chain(self.stores.iter().map(|store| &store.value));
@@ -120,7 +120,7 @@ impl Formula {
         }
     }
 
-    /// The result of this index, not yet rounded, of the elements that were computed last.
+    /// The result of this index, not yet rounded, for the latest block.
     pub fn result<'a>(&self, index: usize, inputs: &[&'a [f32]], len: usize, registers: &'a Registers) -> &'a [f32] {
         block(self.stores[index].value, inputs, &registers.numbers, &registers.blocks, len)
     }
@@ -138,10 +138,10 @@ fn check(term: Term, steps: usize) -> Result<(), String> {
     }
 }
 
-/// Room for the values of a formula over one block.
+/// Buffers for the values of a formula over one block.
 #[derive(Clone, Debug)]
 pub struct Registers {
-    /// The numbers that the formula names; their blocks stand first.
+    /// The constants of the formula; their blocks come first.
     numbers: Vec<f32>,
     blocks: Vec<[f32; BLOCK]>,
 }
@@ -164,7 +164,7 @@ impl Registers {
     }
 }
 
-/// The elements of a term. `blocks` are those of the numbers, then of the steps so far.
+/// The elements of a term. `blocks` are those of the constants, then of the steps so far.
 fn block<'a>(term: Term, inputs: &[&'a [f32]], numbers: &[f32], blocks: &'a [[f32; BLOCK]], len: usize) -> &'a [f32] {
     match term {
         Term::Input(index) => &inputs[index as usize][..len],
@@ -202,7 +202,7 @@ impl fmt::Display for Formula {
     }
 }
 
-/// Longest text that is read: more than the largest formula needs.
+/// Longest accepted text: more than the largest formula needs.
 const MAX_TEXT: usize = 8 << 10;
 
 impl FromStr for Formula {
@@ -216,13 +216,13 @@ impl FromStr for Formula {
         let mut rest = inner.ok_or("expected a formula in `[` and `]`")?.trim();
         let (mut steps, mut stores) = (Vec::new(), Vec::new());
         while !rest.is_empty() {
-            let (call, tail) = rest.split_once(')').ok_or("expected a `)` behind the arguments of a step")?;
+            let (call, tail) = rest.split_once(')').ok_or("expected a `)` after the arguments of a step")?;
             let (name, args) = call.split_once('(').ok_or("expected a function and its arguments in `(` and `)`")?;
             let args = args.split(',').map(|arg| term(arg.trim())).collect::<Result<Vec<Term>, String>>()?;
             match (name.trim().parse::<DType>(), ScalarFn::find(name.trim()), args.as_slice()) {
                 (Ok(dtype), _, [value]) => stores.push(Store { dtype, value: *value }),
                 (Ok(dtype), _, _) => return Err(format!("expected 1 value to store as {dtype}, found {}", args.len())),
-                (_, Some(_), _) if !stores.is_empty() => return Err("expected results behind all steps".to_owned()),
+                (_, Some(_), _) if !stores.is_empty() => return Err("expected results after all steps".to_owned()),
                 (_, Some(function), _) => steps.push(Apply { function, args }),
                 (_, None, _) => return Err(unknown(name.trim())),
             }
@@ -239,7 +239,7 @@ impl FromStr for Formula {
 
 fn unknown(name: &str) -> String {
     let known: Vec<&str> = ScalarFn::ALL.iter().map(|function| function.name()).collect();
-    format!("unknown function `{name}`, known ones: {}, and dtypes", known.join(", "))
+    format!("unknown function `{name}`, expected a dtype or one of {}", known.join(", "))
 }
 
 fn term(text: &str) -> Result<Term, String> {
@@ -277,7 +277,7 @@ mod tests {
         refused("[f32(x8)]", "at most 8 operands");
         refused("[f32(x99999999999)]", "found `x99999999999`");
         refused("[i32(x0)]", "floating-point dtype, found i32");
-        refused("[f32(x0), silu(x0)]", "behind all steps");
+        refused("[f32(x0), silu(x0)]", "after all steps");
         refused("[f32(x0, x1)]", "expected 1 value");
         refused("[mul(x0, inf), f32(v0)]", "finite number");
         refused("[mul(x0, NaN), f32(v0)]", "finite number");

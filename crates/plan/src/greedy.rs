@@ -1,7 +1,7 @@
-//! Greedy choice of a token, as the interpreter and the CPU make it; `kernels/sampling/argmax.cuh` does the same.
+//! Greedy sampling, as in the interpreter and on the CPU; `kernels/sampling/argmax.cuh` does the same.
 
-/// The index of the largest logit of a row, the smallest such index on a tie. A row says nothing, and the answer is -1,
-/// where it has a NaN or positive infinity, or no finite logit at all; negative infinity leaves its token out.
+/// The index of the largest logit of a row, the smallest such index on a tie. The result is -1 for a row with a NaN or
+/// positive infinity, or without a finite logit; negative infinity excludes its token.
 pub fn most_likely(logits: &[f32]) -> i32 {
     let (mut best, mut token) = (f32::NEG_INFINITY, -1);
     for (index, logit) in logits.iter().enumerate() {

@@ -1,8 +1,8 @@
-//! Input files: the one place that opens them. What is not a regular file is refused at once, sizes are bounded, and a
-//! file that changed while it was used is told from one that did not.
+//! Input files: the one place that opens them. Anything but a regular file is refused at once, sizes are bounded, and a
+//! file that changed while it was used is detected.
 //!
-//! A checkpoint may come from a stranger's archive, with links to devices in it, and a pipe has no end and no size: to
-//! open one waits, to read one may take all memory.
+//! A checkpoint may come from a stranger's archive, with links to devices in it; and a pipe has no size: opening one
+//! blocks, reading one may take all memory.
 
 use std::fs::{File, Metadata};
 use std::io::{Error, ErrorKind, Read, Result};
@@ -10,34 +10,34 @@ use std::path::{Path, PathBuf};
 
 use crate::mapped::MappedFile;
 
-/// Most bytes of a configuration: a checkpoint's, or how it was quantized.
+/// Maximum size of a configuration: of a checkpoint, or of its quantization.
 pub const CONFIG_BYTES: u64 = 1 << 20;
-/// Most bytes of the index of a checkpoint's shards: some 500,000 tensors.
+/// Maximum size of a checkpoint's shard index: some 500,000 tensors.
 pub const INDEX_BYTES: u64 = 64 << 20;
-/// Most bytes of a tokenizer's file: ten times the largest vocabularies.
+/// Maximum size of a tokenizer file: ten times the largest vocabularies.
 pub const TOKENIZER_BYTES: u64 = 256 << 20;
-/// Most bytes of a text that is written by hand or piped in: rules, tables, graphs, timings.
+/// Maximum size of a text that is written by hand or piped in: rules, tables, graphs, timings.
 pub const TEXT_BYTES: u64 = 64 << 20;
-/// Most bytes of a text to learn or measure from, and of a calibration, whose size is that of the model.
+/// Maximum size of a text for calibration or evaluation, and of a calibration, whose size grows with the model.
 pub const DATA_BYTES: u64 = 1 << 30;
 
-/// How long a pipe may have nobody who writes to it.
+/// How long a pipe may be without a writer.
 #[cfg(unix)]
 const WRITER_MS: i32 = 2000;
 
-/// A file was not the same at the end as at the start.
+/// A file changed while it was read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: was changed while it was read: run the command again when nothing writes to it")]
 pub struct Changed(PathBuf);
 
-/// What a file was when it was opened.
+/// The identity of a file when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     path: PathBuf,
     state: State,
 }
 
-/// What changes when somebody writes to a file, or puts another in its place.
+/// Fields that change when somebody writes to a file, or replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     bytes: u64,
@@ -71,12 +71,12 @@ impl State {
 }
 
 impl Stamp {
-    /// What is at a path now.
+    /// The stamp of the file now at a path.
     pub fn of(path: &Path) -> Result<Stamp> {
         Ok(Stamp { path: path.to_owned(), state: State::of(&std::fs::metadata(path)?) })
     }
 
-    /// Whether the same file is still there, and nobody wrote to it.
+    /// Whether the same file is still there, unmodified.
     pub fn check(&self) -> std::result::Result<(), Changed> {
         let same = Stamp::of(&self.path).is_ok_and(|now| now == *self);
         if same { Ok(()) } else { Err(Changed(self.path.clone())) }
@@ -97,30 +97,30 @@ impl InputFile {
         Ok(InputFile { file, stamp: Stamp { path: path.to_owned(), state: State::of(&found) } })
     }
 
-    /// What the file was when it was opened.
+    /// The stamp of the file when it was opened.
     pub fn stamp(&self) -> &Stamp {
         &self.stamp
     }
 
-    /// All of it.
+    /// All its bytes.
     pub fn read(&self, most: u64) -> Result<Vec<u8>> {
         let bytes = bounded(&self.file, most)?;
         self.check_contents().map_err(Error::other)?;
         Ok(bytes)
     }
 
-    /// The file, to be read in pieces.
+    /// The file, for streaming reads.
     pub fn into_file(self) -> File {
         self.file
     }
 
-    /// The file as memory.
+    /// The file, mapped.
     pub fn map(&self) -> Result<MappedFile> {
         MappedFile::new(&self.file, &self.stamp.path)
     }
 
-    /// Whether nobody wrote to this very file. It may have lost its name, which is how plans are replaced: that changes
-    /// all but its size and the time of its contents.
+    /// Whether this very file is unmodified. It may have lost its name, which is how plans are replaced: that changes
+    /// everything except its size and modification time.
     pub fn check_contents(&self) -> std::result::Result<(), Changed> {
         let now = self.file.metadata().map(|found| State::of(&found));
         let before = &self.stamp.state;
@@ -129,7 +129,7 @@ impl InputFile {
     }
 }
 
-/// The bytes of a file, of which there may be so many.
+/// The bytes of a file, up to a maximum.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     InputFile::open(path)?.read(most)
 }
@@ -139,7 +139,7 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     text(read(path, most)?)
 }
 
-/// The text of a file, or of a pipe such as `<(…)`, of which there may be [`TEXT_BYTES`].
+/// The text of a file, or of a pipe such as `<(…)`, up to [`TEXT_BYTES`].
 pub fn read_text_or_pipe(path: &Path, most: u64) -> Result<String> {
     let (file, found) = open(path, true)?;
     if found.is_file() {
@@ -149,24 +149,24 @@ pub fn read_text_or_pipe(path: &Path, most: u64) -> Result<String> {
     text(bounded(first.as_slice().chain(&file), TEXT_BYTES)?)
 }
 
-/// All that a reader gives, of which there may be so much.
+/// All bytes of a reader, up to a maximum.
 pub fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        let reason = format!("is larger than such a file can be, expected at most {most} bytes");
+        let reason = format!("is too large, expected at most {most} bytes");
         return Err(Error::new(ErrorKind::InvalidData, reason));
     }
     Ok(bytes)
 }
 
-/// Bytes that must be text.
+/// Bytes as text.
 pub fn text(bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, "is not text in UTF-8"))
+    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, "is not UTF-8 text"))
 }
 
-/// Opens a file for reading without waiting for anything. What is at the path is looked at first, for opening a device
-/// may do something; and again when it is open, for something else may have come there meanwhile.
+/// Opens a file for reading without blocking. The path is checked first, since opening a device may have effects; and
+/// again when it is open, since the path may have changed meanwhile.
 fn open(path: &Path, pipes: bool) -> Result<(File, Metadata)> {
     expect_file(&std::fs::metadata(path)?, pipes)?;
     let mut options = File::options();
@@ -184,7 +184,7 @@ fn expect_file(found: &Metadata, pipes: bool) -> Result<()> {
         return Ok(());
     }
     let what = match found.is_dir() {
-        true => "a folder",
+        true => "a directory",
         false if is_pipe(found) => "a pipe",
         false => "a device or a socket",
     };
@@ -202,27 +202,27 @@ fn is_pipe(_: &Metadata) -> bool {
     false
 }
 
-/// Waits until somebody writes to a pipe, which was opened without, and lets reads wait from now on. Returns the byte
-/// that this may take.
+/// Waits for a writer on a pipe that was opened without blocking, and makes reads block from now on. Returns the byte
+/// that this may consume.
 #[cfg(unix)]
 fn wait_for_writer(file: &File) -> Result<Vec<u8>> {
     use std::os::fd::AsRawFd;
     let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one descriptor that is open.
+    // SAFETY: one open descriptor.
     let ready = unsafe { libc::poll(&raw mut poll, 1, WRITER_MS) };
     let mut first = Vec::new();
     if ready == 0 {
         let mut byte = [0];
         let mut file = file;
         match file.read(&mut byte) {
-            Ok(0) => return Err(Error::new(ErrorKind::InvalidInput, "is a pipe that nobody writes to")),
+            Ok(0) => return Err(Error::new(ErrorKind::InvalidInput, "is a pipe without a writer")),
             Ok(_) => first.extend(byte),
-            // there is a writer, who takes his time
+            // there is a slow writer
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
-    // SAFETY: the descriptor is open, and of this function alone.
+    // SAFETY: the descriptor is open, and owned by this function.
     let set = unsafe {
         let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
         libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK)
@@ -246,10 +246,10 @@ mod tests {
         std::fs::write(&path, "four").unwrap();
         assert_eq!(read(&path, 4).unwrap(), b"four");
         let error = read_text(&path, 3).unwrap_err().to_string();
-        assert_eq!(error, "is larger than such a file can be, expected at most 3 bytes");
+        assert_eq!(error, "is too large, expected at most 3 bytes");
         assert_eq!(bounded(std::io::repeat(0), 1000).unwrap_err().kind(), ErrorKind::InvalidData);
         std::fs::write(&path, [0xff]).unwrap();
-        assert_eq!(read_text(&path, 4).unwrap_err().to_string(), "is not text in UTF-8");
+        assert_eq!(read_text(&path, 4).unwrap_err().to_string(), "is not UTF-8 text");
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [path, other] = ["file", "other"].map(|name| folder.path().join(name));
         let write = |text: &str| {
-            // the clock of a file system has steps
+            // file timestamps are coarse
             std::thread::sleep(std::time::Duration::from_millis(20));
             std::fs::write(&path, text).unwrap();
         };
@@ -269,14 +269,14 @@ mod tests {
         assert!(file.check_contents().unwrap_err().to_string().contains("file: was changed while it was read"));
         assert!(file.stamp().check().is_err());
 
-        // a time that was set back, as archivers do
+        // a modification time that was set back, as archivers do
         let (stamp, modified) = (Stamp::of(&path).unwrap(), std::fs::metadata(&path).unwrap().modified().unwrap());
         write("again");
         File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         #[cfg(unix)]
         assert!(stamp.check().is_err());
 
-        // another file in the place of one that is open
+        // an open file that was replaced
         let file = InputFile::open(&path).unwrap();
         std::fs::write(&other, "again").unwrap();
         std::fs::rename(&other, &path).unwrap();
@@ -291,7 +291,7 @@ mod tests {
     fn only_regular_files_are_opened() {
         let folder = tempfile::tempdir().unwrap();
         let says = |path: &Path| read(path, 9).unwrap_err().to_string();
-        assert_eq!(says(folder.path()), "is not a regular file: it is a folder");
+        assert_eq!(says(folder.path()), "is not a regular file: it is a directory");
         assert_eq!(says(Path::new("/dev/zero")), "is not a regular file: it is a device or a socket");
         let zero = read_text_or_pipe(Path::new("/dev/zero"), 9).unwrap_err().to_string();
         assert_eq!(zero, "is not a regular file, nor a pipe: it is a device or a socket");
@@ -299,7 +299,7 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         assert_eq!(says(&pipe), "is not a regular file: it is a pipe");
         let nobody = read_text_or_pipe(&pipe, 9).unwrap_err().to_string();
-        assert_eq!(nobody, "is a pipe that nobody writes to");
+        assert_eq!(nobody, "is a pipe without a writer");
     }
 
     #[cfg(unix)]

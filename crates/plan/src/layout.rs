@@ -1,21 +1,21 @@
-//! Orders of a weight's elements in memory.
+//! Memory layouts of weights.
 
 use serde::{Deserialize, Serialize};
 
 use crate::DType;
 
-/// The order of a weight's elements in memory.
+/// The memory layout of a weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Layout {
-    /// One row behind the other.
+    /// Row-major.
     #[default]
     RowMajor,
-    /// Matrices of elements of 16, 8 or 4 bits in units that tensor cores read as they lie: see [`Tiles`].
+    /// Matrices of 16-bit, 8-bit or 4-bit elements in units that tensor cores read without a shuffle: see [`Tiles`].
     Tiled,
-    /// The same, of a matrix of two halves: each strip has eight rows of the first half, then the same eight of the
-    /// second, so that one thread meets a gate and its product. The number of rows is a multiple of 16.
+    /// The same for a matrix of two halves: each strip has eight rows of the first half, then the same eight of the
+    /// second, so that one thread holds matching gate and up values. The number of rows is a multiple of 16.
     TiledHalves,
-    /// 4-bit codes one row behind the other, two in a byte, the first in its lower half. Rows have an even width.
+    /// 4-bit values, row-major, two per byte, the first in the low half. Rows have an even width.
     Packed,
 }
 
@@ -32,9 +32,9 @@ impl Layout {
 }
 
 /// The tiled layout of a matrix, `[strips][units][2048 bytes]`. A unit holds 16 rows as two atoms of eight rows of 128
-/// bytes: 64 columns of 16 bits, 128 of a byte, or 256 of 4 bits. The 16-byte chunk `c` of row `r` of an atom stands at
-/// chunk `c ^ (r % 8)`, which is the 128-byte swizzle of shared memory (PTX ISA, "wgmma: shared memory matrix layout").
-/// Rows and columns are padded with zeros; how 4-bit codes lie in a chunk says [`Tiles::pack`].
+/// bytes: 64 columns of 16 bits, 128 of 8 bits, or 256 of 4 bits. The 16-byte chunk `c` of row `r` of an atom is stored
+/// at chunk `c ^ (r % 8)`, which is the 128-byte swizzle of shared memory (PTX ISA, "wgmma: shared memory matrix
+/// layout"). Rows and columns are padded with zeros; [`Tiles::pack`] defines the order of 4-bit values in a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiles {
     /// Strips of 16 rows.
@@ -55,7 +55,7 @@ impl Tiles {
     /// Chunks of a row of a unit.
     pub const CHUNKS: u64 = 8;
 
-    /// Columns of a unit of such elements; `None` for those that no tensor core reads so.
+    /// Columns of a unit of such elements; `None` for those without a tiled layout.
     pub fn cols_of(dtype: DType) -> Option<u64> {
         match dtype {
             DType::F16 | DType::BF16 => Some(64),
@@ -65,21 +65,21 @@ impl Tiles {
         }
     }
 
-    /// The tiles of a matrix, where there are some for its type and its padded size does not overflow.
+    /// The tiles of a matrix, if its type has any and its padded size does not overflow.
     pub fn of(dtype: DType, rows: u64, cols: u64) -> Option<Tiles> {
         let of_unit = Tiles::cols_of(dtype)?;
         let tiles = Tiles { strips: rows.div_ceil(Self::ROWS), units: cols.div_ceil(of_unit), cols: of_unit };
         tiles.strips.checked_mul(tiles.units)?.checked_mul(Self::UNIT_BYTES).map(|_| tiles)
     }
 
-    /// Where row `row` of a matrix of so many rows stands among the rows of the strips of
-    /// [`Layout::TiledHalves`]. Rows of the other layouts stay where they are.
+    /// The position of row `row`, of a matrix of this many rows, among the rows of the strips of
+    /// [`Layout::TiledHalves`]. Rows of other layouts keep their position.
     pub fn place_of_half_row(row: u64, rows: u64) -> u64 {
         let (half, row) = if row < rows / 2 { (0, row) } else { (1, row - rows / 2) };
         row / 8 * Self::ROWS + half * 8 + row % 8
     }
 
-    /// The row that stands at a place: the inverse of [`Tiles::place_of_half_row`].
+    /// The row at a position: the inverse of [`Tiles::place_of_half_row`].
     pub fn half_row_at(place: u64, rows: u64) -> u64 {
         let (strip, row) = (place / Self::ROWS, place % Self::ROWS);
         row / 8 * (rows / 2) + strip * 8 + row % 8
@@ -95,16 +95,15 @@ impl Tiles {
         self.cols / Self::CHUNKS
     }
 
-    /// The byte, within its unit, at which chunk `chunk` of a row of the unit stands.
+    /// The byte offset in its unit of chunk `chunk` of a row of the unit.
     pub fn chunk_at(row: u64, chunk: u64) -> u64 {
         let (atom, row) = (row / 8, row % 8);
         (atom * 8 + row) * Self::CHUNKS * Self::CHUNK_BYTES + (chunk ^ row) * Self::CHUNK_BYTES
     }
 
-    /// A chunk of a row of 4-bit codes, which come a byte each; a chunk that is cut is filled with zeros. Codes are
-    /// stored with 8 added. Eight neighbours share a little-endian word, in which the pair `(2i, 2i + 1)` stands at bits
-    /// `4i` and `16 + 4i`: `word >> 4i & 0x000f000f` is that pair in two halves, of which two instructions make 16-bit
-    /// floats.
+    /// Packs a chunk of a row of 4-bit values, given as one byte each; a partial chunk is padded with zeros. Values are
+    /// stored plus 8. Eight neighbours share a little-endian word, with the pair `(2i, 2i + 1)` at bits `4i` and `16 +
+    /// 4i`: `word >> 4i & 0x000f000f` is that pair in two halves, which two instructions convert to 16-bit floats.
     pub fn pack(codes: &[u8]) -> [u8; Self::CHUNK_BYTES as usize] {
         let mut words = [0x8888_8888u32; 4];
         for (index, code) in codes.iter().enumerate() {
@@ -116,7 +115,7 @@ impl Tiles {
         chunk
     }
 
-    /// The byte that padding is made of.
+    /// The padding byte.
     pub fn padding(dtype: DType) -> u8 {
         if dtype == DType::I4 { 0x88 } else { 0 }
     }
@@ -132,7 +131,7 @@ mod tests {
             (0..16).flat_map(|row| (0..8).map(move |chunk| Tiles::chunk_at(row, chunk))).collect();
         places.sort_unstable();
         assert_eq!(places, (0..128).map(|chunk| chunk * 16).collect::<Vec<_>>());
-        // row 3, chunk 2 stands at 2 ^ 3 = 1
+        // row 3, chunk 2 is stored at 2 ^ 3 = 1
         assert_eq!(Tiles::chunk_at(3, 2), 3 * 128 + 16);
     }
 

@@ -1,5 +1,5 @@
-//! The words that compiler and runtime share: element types, symbolic sizes, the plan and its file, and the
-//! interface of an executor. Knows neither the graph a plan came from nor the device it runs on.
+//! Types that compiler and runtime share: element types, symbolic sizes, the plan and its file, and the executor
+//! interface. Knows neither the graph a plan came from nor the device it runs on.
 
 mod check;
 pub mod claims;

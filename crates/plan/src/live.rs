@@ -1,20 +1,20 @@
-//! What is alive when, from the lifetimes of a program's buffers.
+//! Liveness over time, from the lifetimes of a program's buffers.
 
 use std::collections::BTreeMap;
 
 use crate::{Buffer, Program, WEIGHT_ALIGN};
 
-/// The step of a program in which most bytes are alive.
+/// The step of a program with the most live bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FullestStep {
     /// The first such step.
     pub step: u32,
-    /// Bytes alive in it, each buffer padded as an arena pads it: no arena is smaller.
+    /// Live bytes in it, each buffer padded as in an arena: a lower bound for any arena.
     pub bytes: u64,
 }
 
 impl Program {
-    /// The step in which most bytes are alive.
+    /// The step with the most live bytes.
     pub fn fullest_step(&self) -> FullestStep {
         let mut changes: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         for buffer in &self.buffers {
@@ -33,7 +33,7 @@ impl Program {
         fullest
     }
 
-    /// The buffers that are alive in a step, in the order in which they are defined.
+    /// The live buffers of a step, in order of definition.
     pub fn alive(&self, step: u32) -> impl Iterator<Item = &Buffer> {
         self.buffers.iter().filter(move |buffer| (buffer.live.0..=buffer.live.1).contains(&step))
     }

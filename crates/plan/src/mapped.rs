@@ -1,11 +1,11 @@
-//! Files as memory, and which file an address belongs to.
+//! Mapped files, and the file that an address belongs to.
 //!
-//! A file that somebody cuts while it is mapped has pages without contents: the process that reads one gets SIGBUS.
+//! A file that is truncated while it is mapped has pages without contents: a process that reads one gets SIGBUS.
 //! Reading instead of mapping would cost a copy of every weight of a plan that runs on a CPU, so a program handles the
-//! signal instead (`cli` does), and asks here whether the address is one of ours. That question is asked in a signal
-//! handler, hence the table of atomics; the name of the file is asked for afterwards, by an ordinary thread.
+//! signal instead (`cli` does), and asks here whether the address is in a mapped file. The lookup runs in a signal
+//! handler, hence the table of atomics; the name of the file is looked up afterwards, by an ordinary thread.
 //!
-//! Contents that change without a signal, as the rest of a page does after a cut, are found by
+//! Contents that change without a signal, such as the rest of a page after a truncation, are detected by
 //! [`crate::input::Stamp`].
 
 use std::collections::BTreeMap;
@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The first address of a map and the one after its last; zeros where there is none.
+/// The first address of a mapping and the end; zeros if unused.
 struct Range {
     start: AtomicUsize,
     end: AtomicUsize,
 }
 
-/// Maps that are known. Those beyond are read as well, but a cut of their files ends the process without a word.
+/// Number of tracked mappings. Those beyond are read as well, but truncation of their files ends the process without a
+/// message.
 const KNOWN: usize = 4096;
 static RANGES: [Range; KNOWN] = [const { Range { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; KNOWN];
 /// Their files, by first address.
@@ -32,7 +33,7 @@ fn paths<R>(work: impl FnOnce(&mut BTreeMap<usize, PathBuf>) -> R) -> R {
     work(&mut PATHS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Whether an address is in a mapped file. May be asked in a signal handler.
+/// Whether an address is in a mapped file. Async-signal-safe.
 pub fn holds(address: usize) -> bool {
     let inside = |range: &Range| {
         let start = range.start.load(Ordering::Acquire);
@@ -46,7 +47,7 @@ pub fn file_at(address: usize) -> Option<PathBuf> {
     paths(|paths| paths.range(..=address).next_back().map(|(_, path)| path.clone()))
 }
 
-/// A file as memory that is read only.
+/// A read-only mapped file.
 #[derive(Debug)]
 pub struct MappedFile {
     map: memmap2::Mmap,
@@ -55,7 +56,7 @@ pub struct MappedFile {
 
 impl MappedFile {
     pub(crate) fn new(file: &File, path: &Path) -> std::io::Result<MappedFile> {
-        // SAFETY: nothing writes to the map. What others do to the file changes the numbers that are read, which are
+        // SAFETY: nothing writes to the mapping. What others do to the file changes the values that are read, which are
         // checked where they matter, or raises SIGBUS: see above.
         let map = unsafe { memmap2::Mmap::map(file) }?;
         let start = map.as_ptr() as usize;
@@ -82,7 +83,7 @@ impl Drop for MappedFile {
     fn drop(&mut self) {
         if let Some(index) = self.range {
             paths(|paths| paths.remove(&(self.map.as_ptr() as usize)));
-            // the end first: another map may take the place as soon as the start is gone
+            // the end first: another mapping may reuse the entry once the start is gone
             RANGES[index].end.store(0, Ordering::Release);
             RANGES[index].start.store(0, Ordering::Release);
         }

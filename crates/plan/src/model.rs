@@ -1,17 +1,17 @@
-//! What a plan holds. Data only: any value may be built, `check` says whether it makes sense.
+//! The contents of a plan. Data only: any value may be built, `check` validates it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{DType, Dim, Layout, RandomPart, SymbolDecl, Tiles, Work};
 
-/// Everything that a device needs to run a model, but for the bytes of stored weights.
+/// Everything that a device needs to run a model, except the bytes of stored weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Which executor runs it: `cpu`, or a GPU architecture such as `sm_90a`.
     pub target: String,
-    /// What the model is.
+    /// The model.
     pub model: Model,
-    /// The largest loads that the buffers are sized for.
+    /// The limits that the buffers are sized for.
     pub limits: Limits,
     /// Weights as kernels read them, in file order.
     pub weights: Vec<Weight>,
@@ -21,17 +21,17 @@ pub struct Plan {
     pub kernels: Vec<Kernel>,
     /// The graph under several substitutions of its symbols.
     pub programs: Vec<Program>,
-    /// Tokenizer files of the checkpoint, as they were; and the formats of linears, where some are codes.
+    /// Tokenizer files of the checkpoint, unchanged; and the formats of linear layers, if any is quantized.
     pub files: Vec<TextFile>,
     /// The effective configuration of the compilation, sorted by key.
     pub config: Vec<(String, String)>,
-    /// What the plan was made from.
+    /// The inputs of the compilation.
     pub inputs: Vec<Input>,
     /// Devices that run the plan together.
     pub world_size: u32,
 }
 
-/// What a request needs to know of the model.
+/// What a request depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// `architectures[0]` of `config.json`.
@@ -40,28 +40,28 @@ pub struct Model {
     pub vocab_size: u32,
     /// Scalar weights of the checkpoint.
     pub parameters: u64,
-    /// Put before a prompt by tokenizers that do so.
+    /// Prepended to a prompt by tokenizers that do so.
     pub bos: Option<u32>,
     /// Generation stops at any of these.
     pub eos: Vec<u32>,
 }
 
-/// The largest loads of one step and one sequence.
+/// Limits of one step and one sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Sequences of a step.
+    /// Sequences per step.
     pub max_batch_size: u32,
-    /// Tokens of a prompt.
+    /// Tokens per prompt.
     pub max_input_len: u32,
-    /// Tokens of a sequence, prompt and generated together.
+    /// Tokens per sequence, prompt and output.
     pub max_seq_len: u32,
-    /// Packed tokens of a step.
+    /// Packed tokens per step.
     pub max_num_tokens: u32,
-    /// Rows of a step whose logits are computed.
+    /// Rows per step whose logits are computed.
     pub max_logit_rows: u32,
 }
 
-/// One tensor that kernels read, already in the layout they want.
+/// One tensor that kernels read, in the layout that they require.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weight {
     /// The name from the graph, for people.
@@ -70,19 +70,19 @@ pub struct Weight {
     pub dtype: DType,
     /// Sizes, outermost first.
     pub shape: Vec<u64>,
-    /// The order of elements in memory.
+    /// The memory layout.
     pub layout: Layout,
-    /// Where the bytes come from.
+    /// The source of the bytes.
     pub data: WeightData,
 }
 
 impl Weight {
-    /// Elements of the tensor, padding left out, where they do not overflow.
+    /// Number of elements without padding, unless it overflows.
     pub fn elements(&self) -> Option<u64> {
         self.shape.iter().try_fold(1, |elements: u64, size| elements.checked_mul(*size))
     }
 
-    /// Bytes of the tensor in its layout, where they do not overflow.
+    /// Bytes of the tensor in its layout, unless they overflow.
     pub fn bytes(&self) -> Option<u64> {
         match (self.layout, &self.shape[..]) {
             (Layout::RowMajor, _) => self.elements()?.checked_mul(self.dtype.bytes()),
@@ -94,7 +94,7 @@ impl Weight {
     }
 }
 
-/// Where the bytes of a weight come from.
+/// The source of a weight's bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WeightData {
     /// At this offset of the file's weight section.
@@ -102,7 +102,7 @@ pub enum WeightData {
         /// Bytes from the start of the section, a multiple of [`crate::WEIGHT_ALIGN`].
         offset: u64,
     },
-    /// Seeded random parts, one behind the other, made when the plan is loaded.
+    /// Seeded random parts, concatenated, generated when the plan is loaded.
     Random(Vec<RandomPart>),
 }
 
@@ -116,11 +116,11 @@ pub struct KvGroup {
     pub layers: u32,
     /// Key and value heads of a layer.
     pub kv_heads: u32,
-    /// Elements of a head.
+    /// Head dimension.
     pub head_dim: u32,
-    /// Tokens of a block.
+    /// Tokens per block.
     pub block_tokens: u32,
-    /// Blocks of the pool.
+    /// Number of blocks of the pool.
     pub blocks: u32,
 }
 
@@ -130,7 +130,7 @@ impl KvGroup {
         2 * u64::from(self.kv_heads) * u64::from(self.block_tokens) * u64::from(self.head_dim)
     }
 
-    /// Bytes that one token takes in all layers.
+    /// Bytes per token in all layers.
     pub fn bytes_per_token(&self) -> u64 {
         let row = 2 * u64::from(self.kv_heads) * u64::from(self.head_dim);
         u64::from(self.layers) * row * self.dtype.bytes()
@@ -158,11 +158,11 @@ pub struct Kernel {
 pub struct Code {
     /// CUDA C, without includes. Its one entry has the kernel's name.
     pub source: String,
-    /// What NVRTC made of it.
+    /// Its compiled form.
     pub cubin: Vec<u8>,
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
-    /// Bytes of dynamic shared memory of a block.
+    /// Bytes of dynamic shared memory per block.
     pub shared_bytes: u32,
 }
 
@@ -176,7 +176,7 @@ impl Kernel {
 /// A named value of a kernel's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Param {
-    /// The name that the kernel asks for.
+    /// The name of the parameter.
     pub name: String,
     /// The value.
     pub value: Scalar,
@@ -219,7 +219,7 @@ pub struct Program {
     pub inputs: Vec<Port>,
     /// Buffers that the caller may read after a step.
     pub outputs: Vec<Port>,
-    /// What runs, in order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
@@ -236,12 +236,12 @@ pub struct Buffer {
     pub offset: u64,
     /// Bytes reserved: the size at the symbols' upper bounds.
     pub bytes: u64,
-    /// Steps during which it holds a value: from the one that writes it to the last that reads it. Inputs live
-    /// from the first step, outputs to the last.
+    /// Steps during which it is live: from the one that writes it to the last that reads it. Inputs are live from the
+    /// first step, outputs to the last.
     pub live: (u32, u32),
 }
 
-/// A named buffer at the edge of a program.
+/// A named input or output buffer of a program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Port {
     /// What the caller calls it.
@@ -250,7 +250,7 @@ pub struct Port {
     pub buffer: u32,
 }
 
-/// One thing that a device does.
+/// One step of a program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Step {
     /// Runs a kernel.
@@ -262,7 +262,7 @@ pub enum Step {
 pub struct Launch {
     /// Index into [`Plan::kernels`].
     pub kernel: u32,
-    /// The value of the graph that it computes, for messages and profiles.
+    /// The graph value that it computes, for messages and profiles.
     pub site: String,
     /// What it reads.
     pub inputs: Vec<Arg>,
@@ -270,25 +270,25 @@ pub struct Launch {
     pub outputs: Vec<Arg>,
     /// Tensor maps over inputs, for kernels whose loads go through them.
     pub maps: Vec<TensorMap>,
-    /// Sizes that the kernel is told when it runs, each an i32.
+    /// Sizes that the kernel receives at run time, each an i32.
     pub scalars: Vec<Dim>,
     /// Independent tasks (blocks on a GPU), each of which writes its own part of the outputs.
     pub grid: Dim,
     /// The op as the graph prints it, for people: one line, at most [`Launch::MAX_IR_BYTES`].
     pub ir: String,
-    /// What it has to do, for those who ask what it should cost.
+    /// Its cost, for predictions.
     pub work: Work,
 }
 
 impl Launch {
-    /// The longest text of an op.
+    /// Maximum length of the text of an op.
     pub const MAX_IR_BYTES: usize = 16 << 10;
 }
 
-/// A tensor map over a matrix: boxes of `[box_rows, box_cols]`, rows of which are 128 bytes, and which arrive in shared
-/// memory with the 128-byte swizzle, and with zeros outside of the matrix. Over a buffer, of elements of 16 bits or codes
-/// of 8, the copy swizzles; a tiled weight lies swizzled in memory, and a box is a column of its units. (CUDA driver API,
-/// `cuTensorMapEncodeTiled`.)
+/// A tensor map over a matrix: boxes of `[box_rows, box_cols]` with rows of 128 bytes, which TMA writes to shared
+/// memory with the 128-byte swizzle, and with zeros outside of the matrix. For a buffer, of 16-bit or quantized 8-bit
+/// elements, the copy swizzles; a tiled weight is swizzled in memory already, and a box is a column of its units. (CUDA
+/// driver API, `cuTensorMapEncodeTiled`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {
     /// Index into [`Launch::inputs`].
@@ -299,7 +299,7 @@ pub struct TensorMap {
     pub box_cols: u32,
 }
 
-/// What a launch names.
+/// An argument of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Arg {
     /// Index into [`Program::buffers`].
@@ -315,7 +315,7 @@ pub enum Arg {
     },
 }
 
-/// A file that travels inside the plan.
+/// A file inside the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextFile {
     /// Name without folders, such as `tokenizer.json`.
@@ -324,7 +324,7 @@ pub struct TextFile {
     pub bytes: Vec<u8>,
 }
 
-/// A file that the plan was made from.
+/// An input of the compilation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Name without folders.

@@ -1,6 +1,6 @@
-//! Files that appear whole or not at all: written beside their place under another name, renamed when complete, and gone
-//! where the work ends before that. What a process is told to stop in the middle of, [`exit`] removes. What one left that
-//! was killed, the next one that writes to the folder removes: an unfinished file is locked for as long as it has an owner.
+//! Atomic file writes: files are written under a temporary name, renamed when complete, and removed if the work ends
+//! before that. [`exit`] removes the unfinished files of an interrupted process. Those of a killed process are removed
+//! by the next one that writes to the directory: an unfinished file is locked for as long as it has an owner.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions, TryLockError};
@@ -13,14 +13,14 @@ use crate::claims;
 const PREFIX: &str = ".smelt-";
 const SUFFIX: &str = ".partial";
 
-/// What is not complete in this process. Files and folders are made under its lock, so that none is made after the last
-/// were removed.
+/// Unfinished files of this process. Files and directories are created under its lock, so that none is created after
+/// the last were removed.
 static UNFINISHED: Mutex<Known> = Mutex::new(Known { paths: BTreeSet::new(), swept: BTreeSet::new() });
 
 struct Known {
-    /// Files and folders that are not complete.
+    /// Unfinished files and directories.
     paths: BTreeSet<PathBuf>,
-    /// Folders in which this process has looked for what others left.
+    /// Directories that this process has cleaned up.
     swept: BTreeSet<PathBuf>,
 }
 
@@ -28,17 +28,17 @@ fn unfinished() -> MutexGuard<'static, Known> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process with this code, and removes everything that is not complete.
+/// Ends the process with this code, and removes everything that is unfinished.
 pub fn exit(code: i32) -> ! {
     let mut known = unfinished();
     std::mem::take(&mut known.paths).iter().for_each(|path| remove(path));
-    // still under the lock: nothing new is begun
+    // still under the lock: nothing new is started
     std::process::exit(code)
 }
 
-/// Removes a file, or a folder in which somebody may still be writing.
+/// Removes a file, or a directory in which somebody may still be writing.
 fn remove(path: &Path) {
-    // what cannot be removed stays: there is nobody left to tell
+    // errors are ignored: there is nobody left to report them to
     if !path.is_dir() {
         let _ = fs::remove_file(path);
         return;
@@ -50,12 +50,12 @@ fn remove(path: &Path) {
     }
 }
 
-/// Keeps a path known as not complete for as long as it lives.
+/// Registers a path as unfinished for as long as it lives.
 #[derive(Debug)]
 pub struct Unfinished(PathBuf);
 
 impl Unfinished {
-    /// A file or folder that somebody else makes and removes.
+    /// A file or directory that is created and removed elsewhere.
     pub fn of(path: &Path) -> Unfinished {
         Unfinished::known(path, &mut unfinished())
     }
@@ -73,7 +73,7 @@ impl Drop for Unfinished {
 }
 
 impl Known {
-    /// Removes what processes left in a folder that were killed; once, as there is nothing else to find later.
+    /// Removes the unfinished files of killed processes from a directory, once per process.
     fn sweep(&mut self, folder: &Path) {
         if !self.swept.insert(folder.to_owned()) {
             return;
@@ -83,7 +83,7 @@ impl Known {
             let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
             let plain = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir());
             if ours && plain && !self.paths.contains(&path) {
-                // where locks are unknown, so are owners
+                // without locks, owners are unknown
                 if File::open(&path).is_ok_and(|file| file.try_lock().is_ok() && path.exists()) {
                     remove(&path);
                 }
@@ -91,16 +91,17 @@ impl Known {
         }
     }
 
-    /// Makes something unfinished in a folder. `make` returns it with its path and the handle that keeps it locked.
+    /// Creates something unfinished in a directory. `make` returns it with its path and the handle that keeps it
+    /// locked.
     fn begin<T>(&mut self, folder: &Path, make: impl Fn(&Path) -> Result<(T, PathBuf, File)>) -> Result<Begun<T>> {
         self.sweep(folder);
         loop {
             let (made, path, lock) = make(folder)?;
             let ours = match lock.try_lock() {
                 Ok(()) => path.exists(),
-                // another process is about to remove it, which had no owner a moment ago
+                // another process is about to remove it: it had no owner a moment ago
                 Err(TryLockError::WouldBlock) => false,
-                // some file systems know no locks
+                // some file systems have no locks
                 Err(TryLockError::Error(_)) => true,
             };
             if ours {
@@ -117,32 +118,32 @@ struct Begun<T> {
     known: Unfinished,
 }
 
-/// The folder that a path is in.
+/// The parent directory of a path.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Where a file would really be written, after links; an error where a file cannot be there, or takes the place of one
-/// that this process reads, before there is one to write.
+/// The path that a file is really written to, after links; an error if there cannot be a file, or if it is an input of
+/// this process.
 pub fn place(path: &Path) -> Result<PathBuf> {
     let refused = |kind, reason: &str| Err(Error::new(kind, reason));
     claims::check(path)?;
     match fs::metadata(path) {
         Ok(found) if found.is_file() => path.canonicalize(),
-        Ok(found) if found.is_dir() => refused(ErrorKind::IsADirectory, "is a folder, expected the name of a file"),
-        Ok(_) => refused(ErrorKind::InvalidInput, "is no regular file, and is not replaced by one"),
+        Ok(found) if found.is_dir() => refused(ErrorKind::IsADirectory, "is a directory, expected the name of a file"),
+        Ok(_) => refused(ErrorKind::InvalidInput, "is not a regular file, and is not replaced by one"),
         Err(_) => match fs::metadata(folder_of(path)) {
             Ok(found) if found.is_dir() => Ok(path.to_owned()),
-            Ok(_) => refused(ErrorKind::NotADirectory, "lies in something that is no folder"),
+            Ok(_) => refused(ErrorKind::NotADirectory, "its parent is not a directory"),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                refused(ErrorKind::NotFound, "its folder does not exist")
+                refused(ErrorKind::NotFound, "its parent directory does not exist")
             }
             Err(error) => Err(error),
         },
     }
 }
 
-/// Moves a complete file to its place. One that it replaces leaves it its mode, and its owner where that is allowed.
+/// Renames a complete file. It takes the mode of a file that it replaces, and the owner if that is allowed.
 pub fn replace(from: &Path, place: &Path) -> Result<()> {
     inherit(from, place)?;
     fs::rename(from, place)
@@ -163,12 +164,12 @@ fn inherit(from: &Path, place: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The permissions of a file until it is complete: those of the one that it replaces, or of any new one.
+/// The permissions of an unfinished file: those of the file that it replaces, or of any new one.
 #[cfg(unix)]
 fn permissions(place: &Path) -> Permissions {
     use std::os::unix::fs::PermissionsExt;
     let old = fs::metadata(place).ok().map(|metadata| metadata.permissions().mode() & 0o777);
-    // what the user's mask forbids, the system takes away
+    // the system applies the umask
     Permissions::from_mode(old.unwrap_or(0o666))
 }
 
@@ -181,17 +182,17 @@ fn named(permissions: Option<Permissions>) -> tempfile::Builder<'static, 'static
     builder
 }
 
-/// A file on its way to its place.
+/// An unfinished file.
 #[derive(Debug)]
 pub struct PartialFile {
     place: PathBuf,
     file: tempfile::NamedTempFile,
-    // last: a name is forgotten once there is nothing under it
+    // last: a name is unregistered once nothing has it
     _known: Unfinished,
 }
 
 impl PartialFile {
-    /// Starts a file that will stand at a path.
+    /// Starts a file that will be at a path.
     pub fn create(path: &Path) -> Result<PartialFile> {
         let place = place(path)?;
         #[cfg(unix)]
@@ -200,8 +201,8 @@ impl PartialFile {
         let permissions = None;
         let make = |folder: &Path| {
             let file = named(permissions.clone()).tempfile_in(folder);
-            // the name of what was not made says nothing to anybody
-            let file = file.map_err(|error| Error::new(error.kind(), "its folder cannot be written to"))?;
+            // the temporary name is meaningless to users
+            let file = file.map_err(|error| Error::new(error.kind(), "its parent directory is not writable"))?;
             let (path, lock) = (file.path().to_owned(), file.as_file().try_clone()?);
             Ok((file, path, lock))
         };
@@ -214,13 +215,13 @@ impl PartialFile {
         self.file.as_file_mut()
     }
 
-    /// Writes what is not on the disk yet, and moves the file to its place.
+    /// Syncs the file to disk and renames it.
     pub fn finish(self) -> Result<()> {
         self.file.as_file().sync_all()?;
         self.keep()
     }
 
-    /// Moves the file to its place, for those who know a damaged one when they read it.
+    /// Renames the file without a sync, for formats whose readers detect damage.
     pub fn keep(self) -> Result<()> {
         inherit(self.file.path(), &self.place)?;
         self.file.persist(&self.place).map_err(|error| error.error)?;
@@ -235,7 +236,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// A folder that only its owner may enter, and that goes with all that is in it.
+/// A private directory that is removed with all its contents.
 #[derive(Debug)]
 pub struct PartialFolder {
     folder: tempfile::TempDir,
@@ -244,7 +245,7 @@ pub struct PartialFolder {
 }
 
 impl PartialFolder {
-    /// A new folder inside of one.
+    /// A new directory inside of another.
     pub fn create_in(folder: &Path) -> Result<PartialFolder> {
         let make = |folder: &Path| {
             let made = named(None).tempdir_in(folder)?;
@@ -255,17 +256,17 @@ impl PartialFolder {
         Ok(PartialFolder { folder: made, _lock: lock, _known: known })
     }
 
-    /// A new folder among the system's temporary files.
+    /// A new directory among the system's temporary files.
     pub fn temporary() -> Result<PartialFolder> {
         PartialFolder::create_in(&std::env::temp_dir())
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Removes it, and says where that fails.
+    /// Removes it, and reports errors.
     pub fn close(self) -> Result<()> {
         self.folder.close()
     }
@@ -304,11 +305,11 @@ mod tests {
     fn what_has_lost_its_owner_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        // what a process left that was killed
+        // unfinished files of a killed process
         fs::write(at(".smelt-a.partial"), "half a plan").unwrap();
         fs::create_dir_all(at(".smelt-b.partial/inner")).unwrap();
         fs::write(at(".smelt-b.partial/inner/trial.plan"), "half a plan").unwrap();
-        // what others own: a running process, and people
+        // files of others: a running process, and users
         fs::write(at(".smelt-c.partial"), "half a plan").unwrap();
         let owner = File::open(at(".smelt-c.partial")).unwrap();
         owner.lock().unwrap();
@@ -321,7 +322,7 @@ mod tests {
         let kept = [".smelt-c.partial", ".smelt-d.partial", ".smelt-notes", "x.partial"];
         let found = names(folder.path());
         assert!(found.len() == 5 && kept.iter().all(|name| found.iter().any(|found| found == name)), "{found:?}");
-        // what is unfinished here has an owner, too
+        // unfinished files of this process have an owner, too
         let own = unfinished().paths.iter().find(|path| path.starts_with(folder.path())).unwrap().clone();
         assert!(File::open(&own).unwrap().try_lock().is_err());
         mine.finish().unwrap();
@@ -340,7 +341,7 @@ mod tests {
             fs::set_permissions(&plan, Permissions::from_mode(old)).unwrap();
             let mut partial = PartialFile::create(&plan).unwrap();
             partial.file().write_all(b"new").unwrap();
-            // what is private is so while it is written
+            // private files are private while they are written
             assert_eq!(mode(partial.file.path()) & !old, 0);
             partial.finish().unwrap();
             assert_eq!(mode(&plan), old);
@@ -357,11 +358,11 @@ mod tests {
     fn what_is_no_place_for_a_file_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let says = |path: &Path| PartialFile::create(path).unwrap_err().to_string();
-        assert_eq!(says(folder.path()), "is a folder, expected the name of a file");
-        assert_eq!(says(&folder.path().join("no/file")), "its folder does not exist");
+        assert_eq!(says(folder.path()), "is a directory, expected the name of a file");
+        assert_eq!(says(&folder.path().join("no/file")), "its parent directory does not exist");
         #[cfg(unix)]
         {
-            assert_eq!(says(Path::new("/dev/null")), "is no regular file, and is not replaced by one");
+            assert_eq!(says(Path::new("/dev/null")), "is not a regular file, and is not replaced by one");
             let [target, link] = ["target", "link"].map(|name| folder.path().join(name));
             fs::write(&target, "old").unwrap();
             std::os::unix::fs::symlink(&target, &link).unwrap();

@@ -1,14 +1,14 @@
-//! What is wrong, as one error: the first problems in full, and how many more there are. A hostile file can have more
-//! problems than bytes, so none is written out that nobody will see.
+//! Several problems as one error: the first ones in full, and the number of others. A hostile file can have more
+//! problems than bytes, so unreported ones are not formatted.
 
 use std::fmt::{self, Display, Write};
 
-/// Bytes of an error's text: with the name of a file before it and the breaks of its lines it stays below 4 KB.
+/// Maximum size of an error: with the file name and line breaks it stays below 4 KB.
 pub const MAX_ERROR_BYTES: usize = 3 << 10;
-/// Bytes of one problem of several.
+/// Maximum size of one problem of several.
 const MAX_PROBLEM_BYTES: usize = 1 << 10;
 
-/// Problems that are found one after the other.
+/// A list of problems.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     shown: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Adds a problem, whose text is made only where there is room for it.
+    /// Adds a problem, formatted only if there is room for it.
     pub fn add(&mut self, problem: impl Display) {
         if self.is_full() {
             self.more += 1;
@@ -38,7 +38,7 @@ impl Problems {
         self.shown.is_empty()
     }
 
-    /// All of it in one text, with a separator between problems.
+    /// All problems in one text, with a separator between them.
     pub fn joined(&self, separator: &str) -> String {
         let text = self.shown.join(separator);
         match self.more {
@@ -47,7 +47,7 @@ impl Problems {
         }
     }
 
-    /// `Ok` where nothing is wrong.
+    /// `Ok` if there are none.
     pub fn into_result(self) -> Result<(), Problems> {
         if self.is_empty() { Ok(()) } else { Err(self) }
     }
@@ -59,14 +59,14 @@ impl Display for Problems {
     }
 }
 
-/// Several problems as one text of at most [`MAX_ERROR_BYTES`]: the first, and how many more there are.
+/// Several problems as one text of at most [`MAX_ERROR_BYTES`]: the first ones, and the number of others.
 pub fn listed<T: Display>(problems: impl IntoIterator<Item = T>, separator: &str) -> String {
     let mut list = Problems::default();
     problems.into_iter().for_each(|problem| list.add(problem));
     list.joined(separator)
 }
 
-/// A text of at most so many bytes; one that is cut ends in `...`.
+/// A text of at most this many bytes; a shortened one ends in `...`.
 pub fn clipped(text: impl Display, bytes: usize) -> String {
     const MARK: &str = "...";
     let mut clip = Clip { text: String::new(), bytes };
@@ -81,7 +81,7 @@ pub fn clipped(text: impl Display, bytes: usize) -> String {
     clip.text
 }
 
-/// Takes text until it has enough, and then an error.
+/// Accepts text until it has enough, and then fails.
 struct Clip {
     text: String,
     bytes: usize,
@@ -120,7 +120,7 @@ mod tests {
         assert!(long.len() < 1100 && long.contains("é...; b"), "{}", long.len());
     }
 
-    /// A text that counts what is asked of it.
+    /// A text that counts how often it is formatted.
     struct Endless<'a>(&'a std::cell::Cell<usize>);
 
     impl Display for Endless<'_> {

@@ -1,4 +1,4 @@
-//! Seeded random weights, defined on integers so that every device makes the same bits.
+//! Seeded random weights, defined on integers so that every device generates the same bits.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ const CENTRE: i32 = 2 * 65535;
 const UNIT: f32 = 1.0 / 37837.227;
 
 impl RandomPart {
-    /// The deviations from the mean at which the bell ends, rounded down.
+    /// The largest deviation from the mean, in standard deviations, rounded down.
     pub const BOUND: f32 = 3.46;
 
     /// A run whose seed is a hash of `name`.

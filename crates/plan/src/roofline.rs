@@ -1,62 +1,62 @@
-//! The roofline of a machine: what a launch takes at the least, from bytes and arithmetic alone. A bound to hold
-//! measured times against, not a simulation: occupancy, caches and waves of blocks are not in it.
+//! The roofline of a machine: a lower bound on the time of a launch, from bytes and arithmetic alone. A bound to
+//! compare measured times with, not a simulation: occupancy, caches and waves of blocks are not in it.
 
 use crate::{Arg, Cost, DType, Launch, Plan, Program, Step, SymbolValues};
 
-/// A machine in the figures that bound a launch. Sources are named in docs/book/inspect.md.
+/// The rates of a machine that bound a launch. Sources are named in docs/book/inspect.md.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
-    /// What command lines call it.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What people call it.
+    /// Its name for people.
     pub title: &'static str,
-    /// Bytes that memory moves in a second.
+    /// Memory bandwidth in bytes per second.
     pub bytes_per_second: f64,
-    /// Additions and multiplications of 16-bit matrices in a second.
+    /// FLOP/s of 16-bit matrix products.
     pub flops_per_second: f64,
-    /// Those of 8-bit matrices, where both sides are.
+    /// FLOP/s of products of two 8-bit matrices.
     pub byte_flops_per_second: f64,
-    /// Additions and multiplications of f32 in a second.
+    /// FLOP/s of f32.
     pub f32_flops_per_second: f64,
-    /// What a launch costs beside its work.
+    /// Launch overhead.
     pub launch_seconds: f64,
 }
 
-/// What a launch computes with, as far as rates go.
+/// The arithmetic of a launch, which decides its rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Numbers one by one.
+    /// Elementwise, in f32.
     Single,
-    /// Matrices of 16 bits, or of which one side is widened to as many.
+    /// Products of 16-bit matrices, also with one operand that is widened to 16 bits.
     Matrices,
-    /// Matrices of codes of 8 bits on both sides.
+    /// Products of two 8-bit matrices.
     ByteMatrices,
 }
 
-/// What a launch takes at the least.
+/// A lower bound on the time of a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// Its work.
     pub cost: Cost,
     /// The bound in seconds.
     pub seconds: f64,
-    /// What sets it.
+    /// The limiting resource.
     pub bound: Bound,
 }
 
-/// What sets the time of a launch.
+/// The resource that limits a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
-    /// Moving bytes.
+    /// Memory bandwidth.
     Memory,
     /// Arithmetic.
     Compute,
-    /// Being launched: its work takes less than that.
+    /// Launch overhead: its work takes less than that.
     Launch,
 }
 
 impl Bound {
-    /// As tables print it.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Bound::Memory => "memory",
@@ -77,11 +77,11 @@ impl Machine {
         f32_flops_per_second: 67e12,
         launch_seconds: 1e-6,
     };
-    /// NVIDIA H100 SXM: the same chip behind slower memory.
+    /// NVIDIA H100 SXM: the same chip with slower memory.
     pub const H100: Machine =
         Machine { name: "h100", title: "NVIDIA H100 SXM", bytes_per_second: 3.35e12, ..Machine::H200 };
-    /// Two cores of a server CPU with AVX2: the memory rate of `bench/cpu.json`, 32 operations a cycle at 3 GHz. A model
-    /// that fits in caches does better.
+    /// Two cores of a server CPU with AVX2: the memory rate of `bench/cpu.json`, 32 operations per cycle at 3 GHz. A
+    /// model that fits in caches is faster.
     pub const CPU: Machine = Machine {
         name: "cpu",
         title: "two cores of a server CPU with AVX2",
@@ -99,12 +99,12 @@ impl Machine {
         Machine::ALL.into_iter().find(|machine| machine.name == name)
     }
 
-    /// The machine that stands for a target where none is named.
+    /// The default machine of a target.
     pub fn of_target(target: &str) -> Machine {
         if target.starts_with("sm_") { Machine::H200 } else { Machine::CPU }
     }
 
-    /// Additions and multiplications in a second.
+    /// FLOP/s of an arithmetic.
     pub fn rate(&self, arithmetic: Arithmetic) -> f64 {
         match arithmetic {
             Arithmetic::Single => self.f32_flops_per_second,
@@ -113,7 +113,7 @@ impl Machine {
         }
     }
 
-    /// What this much work takes at the least.
+    /// A lower bound for this much work.
     pub fn estimate(&self, cost: Cost, arithmetic: Arithmetic) -> Estimate {
         let memory = cost.bytes() as f64 / self.bytes_per_second;
         let compute = cost.flops as f64 / self.rate(arithmetic);
@@ -126,7 +126,7 @@ impl Machine {
         Estimate { cost, seconds: work + self.launch_seconds, bound }
     }
 
-    /// What each launch of a program takes at the least, under `values` such as those of [`crate::full_step`].
+    /// A lower bound for each launch of a program, under `values` such as those of [`crate::full_step`].
     pub fn estimates(
         &self,
         plan: &Plan,

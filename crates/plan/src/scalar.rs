@@ -1,12 +1,12 @@
-//! Functions of single elements: the one table that op semantics, the CPU and the printer of CUDA C share. In
-//! `kernels/common/scalar.cuh` each has a form of the same name.
+//! Scalar functions: the one table that op semantics, the CPU and the printer of CUDA C share.
+//! `kernels/common/scalar.cuh` has a function of the same name for each.
 
-/// Most arguments that a function takes.
+/// Maximum number of arguments.
 pub(crate) const MAX_ARITY: usize = 3;
 
 macro_rules! scalar_fns {
     ($($(#[doc = $doc:literal])+ $function:ident = $name:literal ($($arg:ident),+) => $value:expr;)+) => {
-        /// A function of single elements.
+        /// A scalar function.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ScalarFn {
             $($(#[doc = $doc])+ $function,)+
@@ -58,8 +58,8 @@ scalar_fns! {
     Relu = "relu" (x) => x.max(0.0);
     /// `x * P(X <= x)` of a normal distribution. (GELU, arXiv 1606.08415.)
     Gelu = "gelu" (x) => 0.5 * x * erfc(-x * std::f32::consts::FRAC_1_SQRT_2);
-    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`, the approximation that most GELU models mean; with a
-    /// sigmoid in place of the tangent, which is the same and costs an exponential.
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`, the tanh approximation of most GELU models; computed
+    /// with a sigmoid, which is equivalent and costs one exponential.
     GeluTanh = "gelu_tanh" (x) => x / (1.0 + (-2.0 * 0.797_884_6 * (x + 0.044_715 * x * x * x)).exp());
     /// `cap * tanh(x / cap)`
     Softcap = "softcap" (x, cap) => cap * (x / cap).tanh();
@@ -74,7 +74,7 @@ impl ScalarFn {
     }
 }
 
-/// `1 - erf(x)`, wrong by at most 1.2e-7 of its value: a Chebyshev fit, also where it is small. (Numerical Recipes,
+/// `1 - erf(x)`, with a relative error of at most 1.2e-7: a Chebyshev fit, also where it is small. (Numerical Recipes,
 /// `erfc`.)
 fn erfc(x: f32) -> f32 {
     const FIT: [f64; 10] = [

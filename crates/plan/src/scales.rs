@@ -1,12 +1,12 @@
-//! The arithmetic of scales that compiler and runtime share: what shares one, and which a block of numbers has.
+//! The arithmetic of scales that compiler and runtime share: granularity, and the scale of a block of values.
 
 use crate::DType;
 
 /// The smallest scale, 2^-100, so that blocks of zeros have one whose reciprocal is finite.
 pub const SMALLEST_SCALE: f32 = f32::from_bits((127 - 100) << 23);
 
-/// How many indices of an axis of this size share a scale, where there are so many scales: all, one, or a power of two;
-/// `None` where they do not fit.
+/// The number of indices of an axis of this size that share a scale, given the number of scales: all, one, or a power
+/// of two; `None` if they do not fit.
 pub fn scale_block(size: u64, scales: u64) -> Option<u64> {
     if scales == 1 {
         return Some(size.max(1));
@@ -18,15 +18,15 @@ pub fn scale_block(size: u64, scales: u64) -> Option<u64> {
     (size.div_ceil(block) == scales).then_some(block)
 }
 
-/// The scale of a block of numbers with this largest magnitude: it becomes the largest code.
+/// The scale of a block with this largest magnitude, which maps to the largest quantized value.
 pub fn scale_of(largest: f32, codes: DType) -> f32 {
     let scale = largest / codes.largest_code().unwrap_or(1.0);
     if scale < SMALLEST_SCALE { SMALLEST_SCALE } else { scale }
 }
 
-/// The larger of a magnitude and those of some numbers; NaN where one is NaN, for its block has no scale.
+/// The larger of a magnitude and those of some values; NaN if one is NaN, since its block has no scale.
 pub fn largest_magnitude(known: f32, numbers: &[f32]) -> f32 {
-    // magnitudes are ordered as their bits are, NaN above all
+    // magnitudes are ordered as their bits, NaN above all
     let bits = |number: f32| number.abs().to_bits() as i32;
     f32::from_bits(numbers.iter().fold(bits(known), |a, b| a.max(bits(*b))) as u32)
 }

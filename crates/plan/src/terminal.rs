@@ -1,5 +1,5 @@
-//! Text of unknown origin on its way to a terminal: characters that a terminal obeys are spelled out, so that a name in a
-//! file cannot clear the screen, set the window's title or turn a line around.
+//! Text of unknown origin for a terminal: control characters are spelled out, so that a name in a file cannot clear the
+//! screen, set the window's title or reverse the direction of a line.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ pub fn is_obeyed(c: char) -> bool {
     turns || (c.is_control() && !matches!(c, '\n' | '\t'))
 }
 
-/// The text with what a terminal would obey spelled out, as in `\u{1b}`.
+/// The text with control characters spelled out, as in `\u{1b}`.
 pub fn shown(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);

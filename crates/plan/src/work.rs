@@ -1,37 +1,37 @@
-//! What a launch has to do, whichever kernel does it: arithmetic, and bytes that move. Written down when a plan is
-//! made, so that a reader can say what a launch should cost without knowing the op.
+//! The cost of a launch, independent of the kernel: arithmetic and bytes moved. It is written when a plan is made, so
+//! that readers can predict times without knowing the op.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Dim, DimError, Program, ProgramKind, Step, Symbol, SymbolValues, upper_bounds};
 
-/// Name of the symbol that only [`Work`] mentions: cached tokens that attention reads, for each sequence.
+/// Name of the symbol that only [`Work`] mentions: cached tokens per sequence that attention reads.
 pub const CONTEXT: &str = "context";
 
-/// What a launch has to do. Each tensor counts once: caches may do better between launches, never within one.
+/// The cost of a launch. Each tensor counts once: caches may do better between launches, never within one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
-    /// Additions and multiplications.
+    /// Floating-point operations.
     pub flops: Dim,
-    /// Bytes that are read: activations, weights, keys and values.
+    /// Bytes read: activations, weights, keys and values.
     pub read: Dim,
-    /// Bytes that are written.
+    /// Bytes written.
     pub written: Dim,
 }
 
-/// The work of a launch in figures.
+/// The cost of a launch in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Additions and multiplications.
+    /// Floating-point operations.
     pub flops: u64,
-    /// Bytes that are read.
+    /// Bytes read.
     pub read: u64,
-    /// Bytes that are written.
+    /// Bytes written.
     pub written: u64,
 }
 
 impl Work {
-    /// The figures under `values`, such as those of [`full_step`].
+    /// The numbers under `values`, such as those of [`full_step`].
     pub fn eval(&self, values: &SymbolValues) -> Result<Cost, DimError> {
         let [flops, read, written] = [&self.flops, &self.read, &self.written].map(|dim| dim.eval(values));
         Ok(Cost { flops: flops?, read: read?, written: written? })
@@ -39,7 +39,7 @@ impl Work {
 }
 
 impl Cost {
-    /// Bytes that move.
+    /// Bytes moved.
     pub fn bytes(self) -> u64 {
         self.read.saturating_add(self.written)
     }
@@ -68,8 +68,8 @@ pub fn context() -> Symbol {
     Symbol::new(CONTEXT).expect("a word is a symbol")
 }
 
-/// The largest step of a program over sequences with this many cached tokens. A program that has a symbol of its own
-/// called `context` keeps its meaning.
+/// The largest step of a program over sequences with this many cached tokens. A symbol of the program's own called
+/// `context` keeps its meaning.
 pub fn full_step(program: &Program, tokens: u64) -> SymbolValues {
     let mut values = upper_bounds(&program.symbols);
     values.entry(context()).or_insert(tokens);

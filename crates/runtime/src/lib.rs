@@ -1,4 +1,4 @@
-//! Plans on devices. Knows nothing of graphs and of how a plan came to be.
+//! Executors: plans on devices. Knows neither graphs nor how a plan was made.
 
 pub mod cpu;
 pub mod cuda;

@@ -1,5 +1,5 @@
-//! Plans without a device: evaluates every size, checks that launches stay inside the arena and do not disturb each
-//! other, and writes down what would run.
+//! Dry run of a plan: evaluates every size, checks that launches stay inside the arena and do not overlap, and logs the
+//! launches.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
@@ -77,7 +77,7 @@ impl Session for TraceSession {
     }
 }
 
-/// The launches of a program with all sizes filled in, or what is wrong with them.
+/// The launches of a program with all sizes filled in, or their errors.
 pub fn trace(plan: &Plan, program: usize, symbols: &SymbolValues) -> Result<String, Problems> {
     let mut problems = Problems::default();
     let Some(program) = plan.programs.get(program) else {
@@ -92,7 +92,7 @@ pub fn trace(plan: &Plan, program: usize, symbols: &SymbolValues) -> Result<Stri
         }
     }
     for (a, b) in program.clashes() {
-        problems.add(format_args!("`{}` and `{}` share bytes", a.name, b.name));
+        problems.add(format_args!("`{}` and `{}` overlap", a.name, b.name));
     }
     let list: Vec<String> = symbols.iter().map(|(symbol, value)| format!("{symbol} = {value}")).collect();
     // Writing to a String cannot fail.
@@ -133,7 +133,7 @@ fn argument(plan: &Plan, program: &Program, arg: &Arg, step: u32, symbols: &Symb
             let shape = shape(buffer, symbols)?;
             let bytes = shape.iter().product::<u64>() * buffer.dtype.bytes();
             if bytes > buffer.bytes || buffer.offset + buffer.bytes > program.arena_bytes {
-                return Err(format!("`{}` does not fit its place in the arena", buffer.name));
+                return Err(format!("`{}` does not fit its bytes in the arena", buffer.name));
             }
             if !(buffer.live.0..=buffer.live.1).contains(&step) {
                 return Err(format!("`{}` is used outside of its lifetime", buffer.name));

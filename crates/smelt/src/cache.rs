@@ -1,4 +1,4 @@
-//! Plans that were compiled on first use, by what they were made from.
+//! The cache of plans that were compiled on first use, keyed by their inputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use plan::input::Stamp;
 use crate::calibrate::activations_path;
 use crate::{CompileOptions, Error};
 
-/// The entry of a plan's configuration that says under which key it was kept.
+/// The configuration entry of a plan that holds its cache key.
 pub(crate) const CACHE_KEY: &str = "cache_key";
 
-/// A folder of plans. A plan is found again while the checkpoint's files are the same and nobody wrote to them, the
-/// options are the same, and the program is. It knows its key, so that no other plan is taken for it.
+/// A directory of plans. A plan is reused while the checkpoint's files are unchanged, the options are the same, and the
+/// program is. It contains its key, so that no other plan is mistaken for it.
 #[derive(Clone, Debug)]
 pub struct PlanCache {
     folder: PathBuf,
@@ -20,18 +20,17 @@ pub struct PlanCache {
 }
 
 impl PlanCache {
-    /// A cache in this folder, which is made when something is put in it. `salt` tells one build of the program from
-    /// another.
+    /// A cache in this directory, which is created on first write. `salt` distinguishes builds of the program.
     pub fn new(folder: PathBuf, salt: impl Into<String>) -> PlanCache {
         PlanCache { folder, salt: salt.into() }
     }
 
-    /// Where the plan of these files under these options is, or would be.
+    /// The path of the plan of these files with these options.
     pub fn path(&self, files: &[PathBuf], options: &CompileOptions) -> Result<PathBuf, Error> {
         let mut hash = blake3::Hasher::new();
         let version = env!("CARGO_PKG_VERSION");
         hash.update(format!("{} {version} {} {options:?}\n", plan::FORMAT_VERSION, self.salt).as_bytes());
-        // a timing cache that is still to be written has nothing to say
+        // a timing cache that is still to be written has no contents to hash
         let timings = options.timing.iter().map(|timing| &timing.file).filter(|file| file.exists());
         let calibration = options.precision.calibration.iter();
         let calibration = calibration.flat_map(|file| [file.clone(), activations_path(file)]);
@@ -43,12 +42,12 @@ impl PlanCache {
         Ok(self.folder.join(format!("{}.plan", &hash.finalize().to_hex()[..32])))
     }
 
-    /// The key of a plan that is kept at a path.
+    /// The cache key of a plan at this path.
     pub(crate) fn key(path: &Path) -> String {
         path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Makes the folder, and sees whether files can be made in it: better now than when a plan is complete.
+    /// Creates the directory, and checks that it is writable: better now than when a plan is complete.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
         let made = fs::create_dir_all(&self.folder).and_then(|()| tempfile::tempfile_in(&self.folder));
         made.map(drop).map_err(|error| Error::Io { path: self.folder.clone(), error })

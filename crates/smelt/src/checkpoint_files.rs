@@ -1,4 +1,4 @@
-//! Which files of a folder are a checkpoint's, whether it is whole or not: nothing may be written over them.
+//! The files of a checkpoint directory, complete or not: nothing may overwrite them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use plan::input::{self, INDEX_BYTES};
 use serde_json::Value;
 
-/// The folder and the files in it that a Hugging Face checkpoint is made of; a path that is not a folder, alone.
+/// The directory of a Hugging Face checkpoint and its files; only the path itself if it is not a directory.
 pub fn checkpoint_files(dir: &Path) -> Vec<PathBuf> {
     let mut files = vec![dir.to_owned()];
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -21,7 +21,7 @@ pub fn checkpoint_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// By the names that Hugging Face's libraries give. Others in the folder may be plans and calibrations.
+/// By the naming conventions of Hugging Face's libraries. Other files in the directory may be plans and calibrations.
 fn is_of_checkpoint(name: &str) -> bool {
     let texts = ["tokenizer", "vocab.", "merges.", "special_tokens_map.", "added_tokens.", "chat_template."];
     let weights = ["model", "pytorch_model", "consolidated"];
@@ -31,7 +31,7 @@ fn is_of_checkpoint(name: &str) -> bool {
             && [".safetensors", ".bin"].iter().any(|end| name.ends_with(end))
 }
 
-/// The files that an index names; none where it cannot be read, which whoever imports it will say.
+/// The files that an index names; none if it cannot be read, which the importer will report.
 fn shards(index: &Path) -> Vec<String> {
     let text = input::read(index, INDEX_BYTES).unwrap_or_default();
     let map: Value = serde_json::from_slice(&text).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use codegen::cuda::{Built, Usage};
 use codegen::{CodegenError, Lowered, PlanSpec, ProgramShape, Target, lower, lower_and_build, select};
 use frontend::{Checkpoint, KvCache};
-use ir::{Graph, MadeWeights, Stage};
+use ir::{DerivedWeights, Graph, Stage};
 use passes::{Changed, Observer, PassManager, PassOptions, PassReport};
 use plan::Plan;
 use plan::input::Stamp;
@@ -19,24 +19,24 @@ use crate::timing::Selecting;
 use crate::workspace::{check_workspace, workspace};
 use crate::{CompileOptions, Driver, Error, Format, GateReport, WeightsChoice};
 
-/// Told how a compilation gets on.
+/// Receives the progress of a compilation.
 pub trait Progress {
     /// A phase begins.
     fn phase(&mut self, name: &str);
-    /// Bytes of weights written, of all.
+    /// Bytes of weights written, and their total.
     fn weights(&mut self, written: u64, total: u64);
-    /// Equal pieces of work done, of all.
+    /// Equal pieces of work done, and their total.
     fn items(&mut self, _: u64, _: u64) {}
     /// Something that the user may not expect.
     fn note(&mut self, _: &str) {}
-    /// Something in the input, or in what was made of it, that may not be what the user wants. What opens a checkpoint
-    /// more than once may say the same again.
+    /// Something in the input, or in the output, that may not be what the user wants. If a checkpoint is opened more
+    /// than once, warnings may repeat.
     fn warning(&mut self, text: &str) {
         self.note(text);
     }
 }
 
-/// Progress that nobody watches.
+/// Ignores progress.
 #[derive(Debug)]
 pub struct Quiet;
 
@@ -45,7 +45,7 @@ impl Progress for Quiet {
     fn weights(&mut self, _: u64, _: u64) {}
 }
 
-/// What a compilation did. Sizes are in bytes, times in milliseconds.
+/// Report of a compilation. Sizes are in bytes, times in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct CompileReport {
     /// Version of this report's fields.
@@ -58,13 +58,13 @@ pub struct CompileReport {
     pub parameters: u64,
     /// The effective configuration.
     pub config: Vec<(String, String)>,
-    /// Size of the plan file; nothing on a dry run.
+    /// Size of the plan file; `None` on a dry run.
     pub plan_bytes: Option<u64>,
     /// Weights once loaded.
     pub weight_bytes: u64,
-    /// Weights stored in the file; the others are made when the plan is loaded.
+    /// Weights stored in the file; the others are generated when the plan is loaded.
     pub stored_weight_bytes: u64,
-    /// KV cache of one token.
+    /// KV cache per token.
     pub kv_bytes_per_token: u64,
     /// KV cache.
     pub kv_bytes: u64,
@@ -76,19 +76,18 @@ pub struct CompileReport {
     pub kernels: usize,
     /// Passes in the order in which they ran.
     pub passes: Vec<PassTime>,
-    /// The whole compilation.
+    /// Time of the whole compilation.
     pub total_ms: f64,
-    /// What a gate measured; nothing without one.
+    /// What a gate measured, if there is one.
     pub gate: Option<GateReport>,
-    /// What the importer noticed but did not mind, timings that are missing, kernels that are slow for want of better
-    /// ones.
+    /// Warnings of the importer, missing timings, and slow fallback kernels.
     pub warnings: Vec<String>,
 }
 
-/// What one pass did.
+/// Statistics of one pass.
 #[derive(Clone, Debug, Serialize)]
 pub struct PassTime {
-    /// Its number, from 1, among those that `bisect_limit` counts; none where it is required.
+    /// Its number, from 1, among those that `bisect_limit` counts; `None` if it is required.
     pub bisect: Option<usize>,
     /// Its name.
     pub name: String,
@@ -98,7 +97,7 @@ pub struct PassTime {
     pub ops_before: usize,
     /// Ops and inputs after.
     pub ops_after: usize,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub ms: f64,
 }
 
@@ -115,7 +114,7 @@ impl From<&PassReport> for PassTime {
     }
 }
 
-/// Texts of what a compilation went through.
+/// Intermediate texts of a compilation.
 #[derive(Clone, Debug, Default)]
 pub struct Dumps {
     /// The graph as it was imported.
@@ -130,9 +129,9 @@ pub struct Dumps {
     pub kernels: String,
     /// The plan.
     pub plan: String,
-    /// The kernels' code: sources for any plan for a GPU, machine code where it was compiled.
+    /// The kernels' code: sources for any GPU plan, machine code if it was compiled.
     pub units: Vec<Unit>,
-    /// Whether kernels are to be compiled even where no plan is written.
+    /// Whether kernels are to be compiled even if no plan is written.
     pub code: bool,
 }
 
@@ -153,23 +152,23 @@ pub enum WantedPasses {
 /// The code of one kernel of a plan.
 #[derive(Clone, Debug)]
 pub struct Unit {
-    /// Its number and name in the plan, such as `k3-linear_skinny`.
+    /// Its index and name in the plan, such as `k3-linear_skinny`.
     pub name: String,
     /// CUDA C, without includes.
     pub source: String,
-    /// PTX; empty where it was not compiled.
+    /// PTX; empty if it was not compiled.
     pub ptx: String,
-    /// Machine code; empty where it was not compiled.
+    /// Machine code; empty if it was not compiled.
     pub cubin: Vec<u8>,
-    /// What it takes of a multiprocessor.
+    /// Its resource usage.
     pub usage: Usage,
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
-    /// Bytes of dynamic shared memory of a block.
+    /// Bytes of dynamic shared memory per block.
     pub shared_bytes: u32,
 }
 
-/// The units of a plan, with what the compiler made of them.
+/// The units of a plan, with their compiled code.
 fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
     let mut built = built.into_iter();
     let kernels = plan.kernels.iter().enumerate().filter_map(|(index, kernel)| {
@@ -182,7 +181,7 @@ fn units(plan: &Plan, built: Vec<Built>) -> Vec<Unit> {
 }
 
 impl Dumps {
-    /// Keeps the texts of what was chosen.
+    /// Keeps the texts of kernel selection.
     fn show(&mut self, graph: &Graph, lowered: &Lowered) {
         self.graph = ir::text::print(graph);
         self.kernels = lowered.selection.print();
@@ -205,7 +204,7 @@ impl Observer for Dumps {
 }
 
 impl Driver {
-    /// Compiles the checkpoint in `dir` to a plan file, or only as far as needs no file. Fills `dumps` where given.
+    /// Compiles the checkpoint in `dir` to a plan file, or up to there on a dry run. Fills `dumps` if given.
     pub fn compile(
         &self,
         dir: &Path,
@@ -218,7 +217,7 @@ impl Driver {
         let mut stamps = texts(options);
         let driver = self.rewrites(&options.rewrites)?;
         driver.check_pass_names(&options.disabled_passes, dumps.as_deref())?;
-        progress.phase("read checkpoint");
+        progress.phase("reading checkpoint");
         let checkpoint = open(dir, options, progress)?;
         let options = &with_format_of_dummies(&checkpoint, options)?;
         let settings = resolve(self.target(&options.target, progress)?, &checkpoint, options)?;
@@ -229,13 +228,13 @@ impl Driver {
             dumps.imported = ir::text::print(&graph);
         }
 
-        progress.phase("run passes");
+        progress.phase("running passes");
         let manager = PassManager::new(PassOptions {
             disabled: options.disabled_passes.clone(),
             bisect_limit: options.bisect_limit,
         });
         let calibrated = Calibrated::open(&options.precision, &checkpoint)?;
-        let weights = MadeWeights::over(&checkpoint);
+        let weights = DerivedWeights::over(&checkpoint);
         let context = Calibrated::context(calibrated.as_ref(), &weights);
         let mut nobody = passes::Silent;
         let observer: &mut dyn Observer = match &mut dumps {
@@ -248,7 +247,7 @@ impl Driver {
         let passes = manager.run(&pipeline, &mut graph, &context, observer);
         let passes = passes.map_err(|failure| driver.pass_failed(failure))?;
 
-        progress.phase("choose kernels");
+        progress.phase("selecting kernels");
         let verified = ir::verify(&graph, Stage::Fused)
             .map_err(|found| CodegenError::Graph(found.first().map_or_else(String::new, ToString::to_string)))?;
         let mut spec = PlanSpec {
@@ -283,11 +282,11 @@ impl Driver {
         if let Some(dumps) = &mut dumps {
             dumps.show(&graph, &lowered);
         }
-        // before kernels are compiled, which takes a hundred times as long and adds buffers only where fused ops are slow
+        // before kernels are compiled, which takes a hundred times as long and adds buffers only if fused ops are slow
         check_workspace(&lowered.plan, options.workspace_bytes)?;
         let mut built = Vec::new();
         if settings.target.is_gpu() && (out.is_some() || wants_code) {
-            progress.phase("compile kernels");
+            progress.phase("compiling kernels");
             (lowered, built) = lower_and_build(verified, &mut catalog, &spec, &weights, &self.compiler()?)?;
             check_workspace(&lowered.plan, options.workspace_bytes)?;
         }
@@ -302,7 +301,7 @@ impl Driver {
         let mut report = report(&lowered.plan, &passes, warnings);
         report.stored_weight_bytes = lowered.stored_bytes();
         if let Some(out) = out {
-            progress.phase("write plan");
+            progress.phase("writing plan");
             let total = lowered.stored_bytes();
             let unchanged = || {
                 checkpoint.check_unchanged()?;
@@ -317,7 +316,7 @@ impl Driver {
         Ok(report)
     }
 
-    /// The configuration of a plan: what decided it, and for a plan that is kept, under which key.
+    /// The configuration of a plan: everything that decided it, and the key of a cached plan.
     fn effective(&self, settings: &Settings, options: &CompileOptions) -> Vec<(String, String)> {
         let mut config = settings.effective(options);
         config.extend(self.cache_key().map(|key| (CACHE_KEY.to_owned(), key.to_owned())));
@@ -325,7 +324,7 @@ impl Driver {
         config
     }
 
-    /// Names of passes to leave out, or to show, must be known ones.
+    /// Names of passes to disable, or to show, must be known.
     pub(crate) fn check_pass_names(&self, disabled: &[String], dumps: Option<&Dumps>) -> Result<(), Error> {
         if let Some(WantedPasses::Named(names)) = dumps.map(|dumps| &dumps.wanted_passes) {
             names.iter().try_for_each(|name| self.pass_named(name).map(drop))?;
@@ -333,7 +332,7 @@ impl Driver {
         for name in disabled {
             if self.pass_named(name)?.required() {
                 return Err(Error::Usage(format!(
-                    "pass `{name}` is required, by later stages or by what was asked for: it cannot be disabled"
+                    "pass `{name}` is required, by later stages or by the options: it cannot be disabled"
                 )));
             }
         }
@@ -352,7 +351,7 @@ fn inputs(checkpoint: &Checkpoint, options: &CompileOptions, calibrated: Option<
     inputs
 }
 
-/// What the files were whose texts are in the options, those that are there: a caller may have them from elsewhere.
+/// The stamps of files whose texts are in the options, if they exist: a caller may have the texts from elsewhere.
 fn texts(options: &CompileOptions) -> Vec<Stamp> {
     let rules = options.rewrites.iter().map(|file| &file.path);
     let map = options.precision.map.iter().map(|map| &map.path);
@@ -365,12 +364,12 @@ pub(crate) fn file_input(path: &Path, contents: &[u8]) -> plan::Input {
     plan::Input { name, bytes: contents.len() as u64, hash: *blake3::hash(contents).as_bytes() }
 }
 
-/// Opens what the options ask for, and says what the importer warns of.
+/// Opens the checkpoint as the options say, and passes on the importer's warnings.
 pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Progress) -> Result<Checkpoint, Error> {
     let checkpoint = match options.weights {
         WeightsChoice::Checkpoint => Checkpoint::open_without(dir, &options.ignored_tensors)?,
         WeightsChoice::Dummy if !options.ignored_tensors.is_empty() => {
-            let reason = "random weights are those of the model alone, there is nothing to ignore";
+            let reason = "dummy weights are only those of the model, there is nothing to ignore";
             return Err(Error::Usage(format!("--ignore-tensors with --weights dummy: {reason}")));
         }
         WeightsChoice::Dummy => Checkpoint::open_dummy(dir)?,
@@ -382,14 +381,14 @@ pub(crate) fn open(dir: &Path, options: &CompileOptions, progress: &mut dyn Prog
     };
     let checkpoint = checkpoint.with_cache(cache);
     if options.precision.linears.is_some() {
-        refuse_codes(dir, &checkpoint, "expected no number format of linears (--precision)")?;
+        refuse_codes(dir, &checkpoint, "expected no --precision or --precision-map")?;
     }
     checkpoint.warnings().iter().for_each(|warning| progress.warning(warning));
     Ok(checkpoint)
 }
 
-/// The options with the format that random weights have where the configuration is one of quantized weights and nobody
-/// names another.
+/// The options with the format of dummy weights, if the configuration is that of a quantized checkpoint and no option
+/// names a format.
 fn with_format_of_dummies(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<CompileOptions, Error> {
     let mut options = options.clone();
     let open = options.dtype.is_none() && options.precision.linears.is_none() && options.precision.map.is_none();
@@ -399,10 +398,10 @@ fn with_format_of_dummies(checkpoint: &Checkpoint, options: &CompileOptions) -> 
     Ok(options)
 }
 
-/// Refuses a checkpoint of codes for what is for numbers.
+/// Refuses a quantized checkpoint if unquantized weights are needed.
 pub(crate) fn refuse_codes(dir: &Path, checkpoint: &Checkpoint, expected: &str) -> Result<(), Error> {
     match checkpoint.quantized_by() {
-        Some(method) => Err(Error::Usage(format!("{}: is quantized by {method} already, {expected}", dir.display()))),
+        Some(method) => Err(Error::Usage(format!("{}: is already quantized by {method}, {expected}", dir.display()))),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! What compiles and runs, with a user's own passes, ops and kernels inside.
+//! The driver: everything that compiles and runs, including a user's own passes, ops and kernels.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codegen::cuda::Compiler;
 use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
-use ir::{DeclaredOp, MadeWeights, OpSet, Stage};
+use ir::{DeclaredOp, DerivedWeights, OpSet, Stage};
 use passes::{
     Cause, Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules,
 };
@@ -22,7 +22,7 @@ pub struct Driver {
     ops: OpSet,
     passes: PassList,
     slots: Vec<(Slot, Arc<dyn Pass>)>,
-    /// Names of the passes that are rules from text.
+    /// Names of the passes that are rewrite rules.
     rules: Vec<String>,
     kernels: Vec<(Target, Arc<dyn Kernel>)>,
     cpu_kernels: Vec<Arc<dyn CpuKernel>>,
@@ -36,7 +36,7 @@ pub struct Driver {
 pub struct RunOptions {
     /// Threads of a CPU executor; all by default.
     pub threads: Option<usize>,
-    /// Waits behind every launch on a GPU, so that an error names the kernel that made it.
+    /// Synchronizes after every kernel launch on a GPU, so that an error names its kernel.
     pub blocking: bool,
 }
 
@@ -47,7 +47,7 @@ impl Default for Driver {
 }
 
 impl Driver {
-    /// smelt as it is.
+    /// smelt without extensions.
     pub fn new() -> Driver {
         Driver {
             ops: OpSet::standard(),
@@ -62,36 +62,36 @@ impl Driver {
         }
     }
 
-    /// The same driver with folders that may hold NVRTC, tried in order before the loader's own path. They are asked
-    /// for when a plan for a GPU is compiled.
+    /// The same driver with directories that may hold NVRTC, tried in order before the loader's own path. They are
+    /// evaluated when a GPU plan is compiled.
     pub fn cuda_folders(mut self, folders: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static) -> Driver {
         self.cuda_folders = Arc::new(folders);
         self
     }
 
-    /// The same driver with a folder that keeps compiled CUDA C from one compilation to the next.
+    /// The same driver with a cache directory for compiled CUDA C.
     pub fn unit_cache(mut self, folder: PathBuf) -> Driver {
         self.unit_cache = Some(folder);
         self
     }
 
-    /// This driver, with this folder for compiled CUDA C where it has none.
+    /// This driver, with this cache directory for compiled CUDA C if it has none.
     pub(crate) fn with_unit_cache(&self, folder: &Path) -> Driver {
         let folder = self.unit_cache.clone().unwrap_or_else(|| folder.to_owned());
         self.clone().unit_cache(folder)
     }
 
-    /// This driver, for a plan that is kept under a key.
+    /// This driver, for a plan that is cached under a key.
     pub(crate) fn keeping(&self, key: &str) -> Driver {
         Driver { cache_key: Some(key.to_owned()), ..self.clone() }
     }
 
-    /// The key under which the plan is kept that this driver is for.
+    /// The cache key of the plan that this driver is for.
     pub(crate) fn cache_key(&self) -> Option<&str> {
         self.cache_key.as_deref()
     }
 
-    /// The same driver with a pass at the end of a slot of the pipeline.
+    /// The same driver with a pass added at the end of a slot of the pipeline.
     pub fn pass(mut self, slot: Slot, pass: impl Pass + 'static) -> Driver {
         let pass: Arc<dyn Pass> = Arc::new(pass);
         self.passes.add(Arc::clone(&pass), pass.summary());
@@ -99,8 +99,8 @@ impl Driver {
         self
     }
 
-    /// This driver with rules from text, each a pass of its own: see [`passes::rules`]. The error has all that is wrong
-    /// with a file.
+    /// This driver with rewrite rules, each a pass of its own: see [`passes::rules`]. The error has all problems of a
+    /// file.
     pub fn rewrites(&self, files: &[RewriteFile]) -> Result<Driver, Error> {
         let mut driver = self.clone();
         for RewriteFile { path, text } in files {
@@ -111,10 +111,10 @@ impl Driver {
             for rule in rules {
                 let (slot, name, rule) = (rule.slot(), rule.name().into_owned(), Arc::new(rule));
                 if driver.passes.find(&name).is_some() {
-                    let reason = format!("there is a pass `{name}` already, give the rule another name");
+                    let reason = format!("a pass `{name}` already exists, give the rule another name");
                     return Err(Error::BadInput(format!("{}: {reason}", path.display())));
                 }
-                driver.passes.add(rule.clone(), "a rule from text");
+                driver.passes.add(rule.clone(), "a rewrite rule");
                 driver.slots.push((slot, rule));
                 driver.rules.push(name);
             }
@@ -122,7 +122,7 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Whose bug it is that a pass failed.
+    /// The error for a failed pass: a bug of smelt or of the user's rule.
     pub(crate) fn pass_failed(&self, failure: Box<PassFailure>) -> Error {
         match failure.cause {
             Cause::Input => Error::BadInput(failure.reason),
@@ -132,7 +132,7 @@ impl Driver {
         }
     }
 
-    /// The same driver with an op that graphs and texts may use.
+    /// The same driver with another op for graphs and texts.
     ///
     /// # Panics
     /// If there is an op of this name.
@@ -148,19 +148,19 @@ impl Driver {
         self
     }
 
-    /// The same driver with a kernel for NVIDIA GPUs, preferred to smelt's own: how code generation calls it. Its code is
-    /// the unit of the call, with the headers that come with it.
+    /// The same driver with a kernel for NVIDIA GPUs, preferred to smelt's own: how code generation calls it. Its code
+    /// is the unit of the call and its headers.
     pub fn cuda_kernel(mut self, kernel: impl Kernel + 'static) -> Driver {
         self.kernels.push((Target::Sm90a, Arc::new(kernel)));
         self
     }
 
-    /// The ops that text may name.
+    /// The ops of the graph text.
     pub fn ops(&self) -> &OpSet {
         &self.ops
     }
 
-    /// The passes that a command line may name.
+    /// The passes of the command line.
     pub fn passes(&self) -> &PassList {
         &self.passes
     }
@@ -177,7 +177,7 @@ impl Driver {
         own.fold(target.catalog(), |catalog, (_, kernel)| catalog.with(Box::new(Shared(Arc::clone(kernel)))))
     }
 
-    /// Runs passes on the text of a graph, or the whole pipeline where none is named. The result is `dumps.graph`.
+    /// Runs passes on the text of a graph, or the whole pipeline if none is named. The result is `dumps.graph`.
     pub fn optimize(
         &self,
         text: &str,
@@ -201,7 +201,7 @@ impl Driver {
             )));
         }
         let pipeline = if names.is_empty() { self.pipeline() } else { Pipeline::of(passes) };
-        let weights = MadeWeights::over(&ir::NoWeights);
+        let weights = DerivedWeights::over(&ir::NoWeights);
         let context = PassContext::new(&weights);
         let reports = PassManager::new(options.clone()).run(&pipeline, &mut graph, &context, dumps);
         let reports = reports.map_err(|failure| self.pass_failed(failure))?;
@@ -209,27 +209,27 @@ impl Driver {
         Ok(reports.iter().map(PassTime::from).collect())
     }
 
-    /// The pass of this name; the error lists those there are.
+    /// The pass of this name; the error lists known ones.
     pub(crate) fn pass_named(&self, name: &str) -> Result<Arc<dyn Pass>, Error> {
         self.passes.find(name).ok_or_else(|| {
             let known: Vec<String> = self.passes.iter().map(|info| info.pass.name().into_owned()).collect();
             let near = ir::text::nearest(name, known.iter().map(String::as_str));
             let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
-            Error::Usage(format!("unknown pass `{name}`, known ones: {}{near}", known.join(", ")))
+            Error::Usage(format!("unknown pass `{name}`, expected one of: {}{near}", known.join(", ")))
         })
     }
 
     /// NVRTC with this driver's cache.
     pub(crate) fn compiler(&self) -> Result<Compiler, Error> {
         let nvrtc = codegen::cuda::find(&(self.cuda_folders)()).map_err(|reason| {
-            let install = "`python3 -m pip install nvidia-cuda-nvrtc`, or SMELT_CUDA_HOME=FOLDER";
-            Error::NoDevice(format!("plans for GPUs need NVIDIA's run-time compiler: {reason} ({install})"))
+            let install = "`python3 -m pip install nvidia-cuda-nvrtc`, or SMELT_CUDA_HOME=DIR";
+            Error::NoDevice(format!("compiling for a GPU requires NVRTC: {reason} ({install})"))
         })?;
         Ok(Compiler::new(nvrtc, self.unit_cache.clone()))
     }
 
-    /// The target of a choice: the best that this machine can both compile for and run, unless one is named. A GPU that
-    /// is not used is a note.
+    /// The target of a choice: the best that this machine can both compile for and run, unless one is named. A note
+    /// says why a GPU is not used.
     pub(crate) fn target(&self, choice: &TargetChoice, progress: &mut dyn Progress) -> Result<Target, Error> {
         match choice {
             TargetChoice::Named(name) => {
@@ -265,7 +265,7 @@ impl Driver {
     }
 }
 
-/// The best target of a machine; the error says why a GPU that it has is left alone.
+/// The best target of a machine; the error says why its GPU is not used.
 fn best_target(
     driver: Option<runtime::cuda::Driver>,
     nvrtc: impl FnOnce() -> Result<(i32, i32), String>,
@@ -274,7 +274,7 @@ fn best_target(
     driver.device_for_plans()?;
     let ((major, minor), (newest, _)) = (nvrtc()?, driver.cuda_version);
     if major > newest {
-        return Err(format!("the driver supports CUDA {newest}, NVRTC {major}.{minor} makes code for later ones"));
+        return Err(format!("the driver supports CUDA {newest}, NVRTC {major}.{minor} generates code for later ones"));
     }
     Ok(Target::Sm90a)
 }
@@ -355,7 +355,7 @@ mod tests {
         for (driver, version, reason) in [
             (driver((13, 0), &[a100]), Ok((13, 0)), "9.0, A100 has 8.0"),
             (driver((12, 8), &[h200]), Ok((13, 0)), "the driver supports CUDA 12.8, plans for sm_90a need 13.0"),
-            (driver((13, 0), &[h200]), Ok((14, 1)), "NVRTC 14.1 makes code for later ones"),
+            (driver((13, 0), &[h200]), Ok((14, 1)), "NVRTC 14.1 generates code for later ones"),
             (driver((13, 0), &[h200]), Err("NVRTC was not found".to_owned()), "NVRTC was not found"),
         ] {
             let told = best_target(driver, || version).expect_err(reason);

@@ -1,4 +1,4 @@
-//! What can go wrong, by whose move it is.
+//! Errors, grouped by who has to act.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,13 @@ pub enum Error {
     /// The checkpoint was not imported.
     #[error(transparent)]
     Import(#[from] frontend::ImportError),
-    /// A pass broke the graph.
+    /// A pass produced an invalid graph.
     #[error(transparent)]
     Pass(#[from] Box<passes::PassFailure>),
-    /// A rule of the user's did.
+    /// A user's rewrite rule did.
     #[error(transparent)]
     Rule(Box<passes::PassFailure>),
-    /// The graph did not become a plan.
+    /// The graph could not be lowered to a plan.
     #[error(transparent)]
     Codegen(#[from] codegen::CodegenError),
     /// A plan file was not written or not read.
@@ -37,25 +37,25 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
-    /// An option has a value that makes no sense.
+    /// An option has an invalid value.
     #[error("{0}")]
     Usage(String),
-    /// The input is not what it should be.
+    /// The input is invalid.
     #[error("{0}")]
     BadInput(String),
-    /// Not something that this program does.
+    /// Unsupported by this program.
     #[error("{0}")]
     Unsupported(String),
     /// No device, driver or CUDA library.
     #[error("{0}")]
     NoDevice(String),
-    /// More memory than there is, or than was allowed.
+    /// More memory than available, or than allowed.
     #[error("{0}")]
     DoesNotFit(String),
-    /// A plan computes something else than was allowed.
+    /// A plan fails its accuracy gate.
     #[error(transparent)]
     Gate(Box<crate::GateFailure>),
 }
@@ -63,7 +63,7 @@ pub enum Error {
 /// Classes of errors: a command line has an exit code for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A bug of smelt, or of something plugged in.
+    /// A bug of smelt, or of an extension.
     Internal,
     /// A bad option.
     Usage,
@@ -75,12 +75,12 @@ pub enum ErrorKind {
     NoDevice,
     /// Does not fit.
     DoesNotFit,
-    /// Not as accurate as was asked for.
+    /// Fails its accuracy gate.
     Inaccurate,
 }
 
 impl Error {
-    /// What the file system said, where it refused.
+    /// The file system's error, if it refused.
     fn io(&self) -> Option<&std::io::Error> {
         use codegen::CodegenError;
         use plan::{ExecError, PlanError};
@@ -137,7 +137,8 @@ impl Error {
     }
 }
 
-/// An output that is an input is a bad option; a full disk, and the limits on files that act like one, leave no room.
+/// An output that is an input is a bad option; a full disk, and the limits on files that act like one, mean "does not
+/// fit".
 fn io_kind(error: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
     match error.kind() {

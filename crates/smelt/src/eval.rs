@@ -1,8 +1,8 @@
-//! How well a plan foretells a text: logits of every position, window by window, and what is made from them.
+//! Evaluation: how well a plan predicts a text, from the logits of every position, window by window.
 //!
-//! A text is one stream of tokens, cut into windows that begin as the tokenizer begins a text (with `<s>`, where it puts
-//! one). Each token is scored once, behind what its window has in front of it; the first token of a text is not, where
-//! nothing stands in front of it.
+//! A text is one stream of tokens, cut into windows that begin with the tokenizer's prefix (such as `<s>`), if it has
+//! one. Each token is scored once, with the preceding tokens of its window as context; the first token of a text is not
+//! scored without a prefix.
 
 mod comparison;
 mod formats;
@@ -24,18 +24,18 @@ pub use windows::{WindowOptions, Windows};
 
 use crate::{Error, Llm};
 
-/// What a text costs a model.
+/// The loss of a model on a text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Score {
     /// `exp(nll)`.
     pub perplexity: f64,
-    /// Negative log-likelihood of a token in nats, the mean of all that are scored.
+    /// Mean negative log-likelihood per scored token, in nats.
     pub nll: f64,
-    /// Tokens that are scored.
+    /// Number of scored tokens.
     pub tokens: usize,
 }
 
-/// Scores a passage. Hands each position to `each`, with the token that follows and its negative log-likelihood.
+/// Scores a passage. Calls `each` for each position, with the next token and its negative log-likelihood.
 pub fn score(
     llm: &mut Llm,
     passage: &Passage,
@@ -62,12 +62,12 @@ impl Score {
     }
 }
 
-/// Logits of some positions in a row, and the tokens that follow them in the text.
+/// Logits of consecutive positions, and the tokens that follow them in the text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rows {
-    /// Place of the first target in the passage.
+    /// Index of the first target in the passage.
     pub position: usize,
-    /// The tokens to foretell, at least one.
+    /// The tokens to predict, at least one.
     pub targets: Vec<u32>,
     /// `[targets, vocab]`.
     pub logits: Vec<f32>,
@@ -81,8 +81,8 @@ impl Rows {
         let found: Vec<f64> = rows.zip(&self.targets).map(nll).collect();
         match found.iter().position(|nll| !nll.is_finite()) {
             Some(index) => Err(Error::BadInput(format!(
-                "the logits in front of token {} of the text are not finite numbers: expected weights and a dtype with \
-                 which the model computes some",
+                "the logits that predict token {} of the text are not finite: expected weights and a dtype with \
+                 which logits are finite",
                 self.position + index
             ))),
             None => Ok(found),
@@ -90,7 +90,7 @@ impl Rows {
     }
 }
 
-/// The KL divergence of rows of logits from expected ones, in nats, over all positions.
+/// The mean KL divergence of rows of logits from expected ones, in nats.
 pub fn divergence(expected: &Rows, found: &Rows) -> f64 {
     let vocab = expected.logits.len() / expected.targets.len();
     let rows = expected.logits.par_chunks_exact(vocab).zip(found.logits.par_chunks_exact(vocab));
@@ -111,7 +111,7 @@ pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     largest + row.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum::<f64>().ln()
 }
 
-/// A passage on its way through a plan: hands out logits as steps compute them.
+/// A passage being evaluated by a plan: yields logits as steps compute them.
 pub struct Scoring<'a> {
     llm: &'a mut Llm,
     passage: &'a Passage,
@@ -124,21 +124,21 @@ pub struct Scoring<'a> {
 struct Running {
     request: RequestId,
     window: Window,
-    /// Rows that have come: row `i` foretells token `i + 1` of the window.
+    /// Received rows: row `i` predicts token `i + 1` of the window.
     rows: usize,
 }
 
 impl<'a> Scoring<'a> {
     /// Nothing has run yet.
     pub fn new(llm: &'a mut Llm, passage: &'a Passage, windows: Windows) -> Scoring<'a> {
-        // what an earlier passage left that was not read to its end
+        // requests of an earlier passage that was not read to its end
         llm.engine.clear();
         let mut waiting: Vec<Window> = windows.over(passage).collect();
         waiting.reverse();
         Scoring { llm, passage, waiting, running: None }
     }
 
-    /// Logits of the next positions, as many as a step of the plan computes; nothing where the passage ends.
+    /// Logits of the next positions, as many as a step of the plan computes; `None` at the end of the passage.
     pub fn next_rows(&mut self) -> Result<Option<Rows>, Error> {
         let vocab = self.llm.plan().plan().model.vocab_size as usize;
         loop {
@@ -154,28 +154,28 @@ impl<'a> Scoring<'a> {
                 logits.extend(event.logits);
                 done |= event.done;
             }
-            let behind = rows + logits.len() / vocab;
-            // rows of the prefix, and of what an earlier window has scored, are for nobody
+            let end = rows + logits.len() / vocab;
+            // rows of the prefix, and of tokens that an earlier window has scored, are dropped
             let first = rows.max(window.first_row(self.passage));
             let position = window.begin + first + 1;
             if !done {
-                self.running = Some(Running { request, window, rows: behind });
+                self.running = Some(Running { request, window, rows: end });
             }
-            if first < behind {
+            if first < end {
                 logits.drain(..(first - rows) * vocab);
                 let position = position - self.passage.prefix.len();
-                let targets = self.passage.tokens[position..position + behind - first].to_vec();
+                let targets = self.passage.tokens[position..position + end - first].to_vec();
                 return Ok(Some(Rows { position, targets, logits }));
             }
         }
     }
 
-    /// Another output of the step that the latest rows came from.
+    /// Another output of the step that computed the latest rows.
     fn output(&mut self, port: &str) -> Result<PortData, Error> {
         Ok(self.llm.engine.output(port)?)
     }
 
-    /// Gives a window to the engine, without its last token, which is only foretold.
+    /// Submits a window to the engine, without its last token, which is only predicted.
     fn start(&mut self, window: Window) -> Result<Running, Error> {
         let prompt = [&self.passage.prefix, &self.passage.tokens[window.begin..window.end - 1]].concat();
         let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };

@@ -1,4 +1,4 @@
-//! A checkpoint to a quantized one: the same passes and recipes as `compile`, written as compressed-tensors.
+//! Export of a quantized checkpoint: the same passes and recipes as `compile`, written as compressed-tensors.
 
 mod file;
 mod scheme;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use codegen::Target;
 use frontend::Checkpoint;
-use ir::{Graph, MadeWeights, Stage};
+use ir::{DerivedWeights, Graph, Stage};
 use passes::quantize::linears;
 use passes::{PassManager, PassOptions, Silent};
 use plan::input::{self, TOKENIZER_BYTES};
@@ -23,14 +23,14 @@ use crate::precision::{self, Calibrated};
 use crate::settings::Settings;
 use crate::{CompileOptions, Driver, Error, Progress, Quiet, TargetChoice};
 
-/// What a quantization wrote.
+/// Report of an export.
 #[derive(Clone, Debug, Serialize)]
 pub struct QuantizeReport {
     /// Version of this report's fields.
     pub schema_version: u32,
-    /// Linears that are codes now.
+    /// Quantized linear layers.
     pub quantized: usize,
-    /// Linears that keep their numbers.
+    /// Unquantized linear layers.
     pub kept: usize,
     /// `format` of the checkpoint.
     pub format: String,
@@ -38,7 +38,7 @@ pub struct QuantizeReport {
     pub input_bytes: u64,
     /// Bytes of the weights that were written.
     pub output_bytes: u64,
-    /// What the importer noticed but did not mind.
+    /// Warnings of the importer.
     pub warnings: Vec<String>,
     /// The whole quantization.
     pub total_ms: f64,
@@ -46,17 +46,17 @@ pub struct QuantizeReport {
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
-/// Files of tokenizers that a plan has no use for, and other programs have.
+/// Tokenizer files that a plan does not need, but other programs do.
 const MORE_TEXT: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
 
 impl Driver {
-    /// Refuses what [`Driver::quantize`] would refuse whatever the formats: a folder that is there, a checkpoint of codes.
+    /// Refuses what [`Driver::quantize`] would refuse for any formats: an existing directory, a quantized checkpoint.
     pub fn check_quantize(&self, dir: &Path, out: &Path, options: &CompileOptions) -> Result<(), Error> {
         open_numbers(dir, out, options, &mut Quiet).map(drop)
     }
 
-    /// Quantizes the checkpoint in `dir` to a new folder, which transformers reads with compressed-tensors. Of the options,
-    /// those count that say which tensors are read and which formats are wanted.
+    /// Quantizes the checkpoint in `dir` to a new directory, which transformers reads with compressed-tensors. Only
+    /// options that select tensors and formats are used.
     pub fn quantize(
         &self,
         dir: &Path,
@@ -65,7 +65,7 @@ impl Driver {
         progress: &mut dyn Progress,
     ) -> Result<QuantizeReport, Error> {
         let start = Instant::now();
-        progress.phase("read checkpoint");
+        progress.phase("reading checkpoint");
         let checkpoint = open_numbers(dir, out, options, progress)?;
         let options = &options.precision;
         let compile = CompileOptions {
@@ -77,13 +77,13 @@ impl Driver {
         let mut graph = checkpoint.graph(&settings.import)?;
         let origins = Origins::of(&graph);
 
-        progress.phase("run passes");
+        progress.phase("running passes");
         let assignment = precision::assignment(&linears(&graph), options)?;
         if assignment.formats.is_empty() {
             return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
         }
         let calibrated = Calibrated::open(options, &checkpoint)?;
-        let weights = MadeWeights::over(&checkpoint);
+        let weights = DerivedWeights::over(&checkpoint);
         let context = Calibrated::context(calibrated.as_ref(), &weights);
         let passes = precision::passes(&graph, options, &checkpoint, calibrated.as_ref())?;
         let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
@@ -93,7 +93,7 @@ impl Driver {
 
         let exported = Exported::of(&graph, &origins, checkpoint.config().tie_word_embeddings, &weights)?;
         let config = config(&checkpoint, &exported)?;
-        progress.phase("write checkpoint");
+        progress.phase("writing checkpoint");
         let folder = Unfinished::new(out)?;
         let output_bytes = exported.write(&folder.file(WEIGHTS), &weights, progress)?;
         write(&folder.file(CONFIG), &config)?;
@@ -114,7 +114,7 @@ impl Driver {
     }
 }
 
-/// The checkpoint in `dir`, which must have numbers that can be quantized to a new folder.
+/// The checkpoint in `dir`, which must be unquantized, to be written to a new directory.
 fn open_numbers(
     dir: &Path,
     out: &Path,
@@ -122,10 +122,10 @@ fn open_numbers(
     progress: &mut dyn Progress,
 ) -> Result<Checkpoint, Error> {
     if fs::symlink_metadata(out).is_ok() {
-        return Err(Error::Usage(format!("{}: exists already, expected the name of a new folder", out.display())));
+        return Err(Error::Usage(format!("{}: already exists, expected the name of a new directory", out.display())));
     }
     if !plan::partial::folder_of(out).is_dir() {
-        let error = std::io::Error::new(std::io::ErrorKind::NotFound, "its folder does not exist");
+        let error = std::io::Error::new(std::io::ErrorKind::NotFound, "its parent directory does not exist");
         return Err(Error::Io { path: out.to_owned(), error });
     }
     let ignored_tensors = options.ignored_tensors.clone();
@@ -134,13 +134,13 @@ fn open_numbers(
     Ok(checkpoint)
 }
 
-/// `config.json` with what was done to the weights.
+/// `config.json` with a description of the quantized weights.
 fn config(checkpoint: &Checkpoint, exported: &Exported) -> Result<Vec<u8>, Error> {
     let bad = |error: serde_json::Error| Error::BadInput(format!("{CONFIG}: {error}"));
     let mut config = checkpoint.config_json();
-    // what JSON has no word for did not matter, and goes
+    // values that JSON cannot express had no effect, and are dropped
     config.retain(|_, value| !["Infinity", "-Infinity", "NaN"].iter().any(|word| *value == **word));
-    // what is written is two matrices: a key that says otherwise, or a default, would be contradicted
+    // two matrices are written: a key that ties them, or a default, would be wrong
     if exported.untied || !checkpoint.config().tie_word_embeddings {
         config.insert("tie_word_embeddings".to_owned(), false.into());
     }
@@ -173,9 +173,9 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     fs::write(path, bytes).map_err(|error| Error::Io { path: path.to_owned(), error })
 }
 
-/// A folder beside its place, which is renamed when it is complete, and goes when it is not.
+/// A temporary directory, which is renamed when it is complete, and removed otherwise.
 struct Unfinished {
-    /// Only its owner may enter it; the folder inside has the permissions of any new one.
+    /// Only its owner may enter it; the directory inside has default permissions.
     shelter: PartialFolder,
     folder: PathBuf,
 }
@@ -200,7 +200,7 @@ impl Unfinished {
     }
 }
 
-/// Names of results, by which ops are known before and after passes.
+/// Names of results, which identify ops before and after passes.
 fn result_name(graph: &Graph, id: ir::OpId) -> &str {
     graph.value_name(graph.result(id))
 }

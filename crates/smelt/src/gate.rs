@@ -1,4 +1,4 @@
-//! The gate: a plan is kept only where it foretells a text as well as it must, measured against a plan of the same
+//! The accuracy gate: a plan is kept only if it predicts a text well enough, compared with a plan of the same
 //! checkpoint at the checkpoint's own precision.
 
 mod bound;
@@ -16,34 +16,34 @@ use crate::{
     CompileOptions, CompileReport, Driver, Dumps, Error, Llm, LoadOptions, Progress, RunOptions, TargetChoice,
 };
 
-/// Layers that the message of a failure names.
+/// Maximum number of layers in the message of a failure.
 const WORST_LAYERS: usize = 5;
-/// Tokens that they are looked for with, at most.
+/// Maximum number of tokens used to find them.
 const LAYER_TOKENS: usize = 4096;
 
 /// Compiles plans that must pass a gate.
 #[derive(Clone, Copy, Debug)]
 pub struct Gated<'a> {
-    /// What compiles and runs them.
+    /// The driver that compiles and runs them.
     pub driver: &'a Driver,
-    /// What is asked of them.
+    /// The bounds.
     pub gate: &'a Gate,
-    /// The text to measure with.
+    /// The text to measure on.
     pub text: &'a str,
 }
 
 /// What a gate measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GateReport {
-    /// What the text costs the plan.
+    /// The plan's loss on the text.
     pub plan: Score,
-    /// What it costs the plan at the checkpoint's own precision.
+    /// The loss at the checkpoint's own precision.
     pub reference: Score,
-    /// `KL(reference || plan)` in nats, the mean over all positions.
+    /// Mean `KL(reference || plan)` over all positions, in nats.
     pub kl: f64,
-    /// Share of positions at which both find the same token most likely.
+    /// Top-1 agreement with the reference.
     pub top1: f64,
-    /// The bounds, and how far the plan is from each.
+    /// The bounds, and the measured values.
     pub bounds: Vec<Measured>,
 }
 
@@ -57,7 +57,7 @@ pub struct GateFailure {
 }
 
 impl Gated<'_> {
-    /// Compiles as [`Driver::compile`] does, and keeps the plan only where it passes.
+    /// Compiles as [`Driver::compile`] does, and keeps the plan only if it passes.
     pub fn compile(
         &self,
         dir: &Path,
@@ -83,7 +83,7 @@ impl Gated<'_> {
         if !measured.bounds.iter().all(|bound| bound.holds) {
             drop(scratch);
             let layers = self.worst_layers(dir, options, progress).unwrap_or_else(|error| {
-                progress.note(&format!("the worst layers are not known: {error}"));
+                progress.note(&format!("the worst layers could not be found: {error}"));
                 Vec::new()
             });
             return Err(Error::Gate(Box::new(GateFailure { report: measured, layers })));
@@ -96,7 +96,7 @@ impl Gated<'_> {
     fn measure(&self, reference: &Path, plan: &Path, progress: &mut dyn Progress) -> Result<GateReport, Error> {
         let mut load = |path| Llm::load_with(self.driver, path, &LoadOptions::default(), progress);
         let (mut reference, mut plan) = (load(reference)?, load(plan)?);
-        progress.phase("measure against the reference");
+        progress.phase("comparing with the reference");
         let passage = Passage::new(&plan, self.text)?;
         let windows = WindowOptions::default().resolve(&plan, &passage)?;
         let found = compare(&mut reference, &mut plan, &passage, windows)?;
@@ -111,7 +111,7 @@ impl Gated<'_> {
         options: &CompileOptions,
         progress: &mut dyn Progress,
     ) -> Result<Vec<LayerError>, Error> {
-        // a token has a byte at least
+        // a token has at least one byte
         let end = self.text.floor_char_boundary(LAYER_TOKENS);
         let text = &self.text[..end];
         let found = compare_layers(self.driver, dir, text, (options, WindowOptions::default()), progress)?;
@@ -130,7 +130,7 @@ impl fmt::Display for GateFailure {
             write!(f, "\n{bound}")?;
         }
         if !self.layers.is_empty() {
-            write!(f, "\n\nerror of the residual stream and the logits, where it grows most:")?;
+            write!(f, "\n\nlayers with the largest growth of the relative error:")?;
         }
         for layer in &self.layers {
             write!(f, "\n{:<16} +{:.4} %, to {:.4} %", layer.layer, layer.growth * 100.0, layer.error * 100.0)?;

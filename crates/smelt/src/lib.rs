@@ -1,4 +1,4 @@
-//! smelt compiles a language model into a plan and runs it. This crate is its front door.
+//! smelt compiles a language model into a plan and runs it. This crate is its public API.
 //!
 //! ```standalone_crate
 //! # std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).unwrap();
@@ -12,8 +12,8 @@
 //! # Ok::<(), smelt::Error>(())
 //! ```
 //!
-//! [`Driver`] is for those who want more than the defaults: it compiles checkpoints to plan files, with passes, ops
-//! and kernels of one's own plugged in.
+//! [`Driver`] is for those who need more than the defaults: it compiles checkpoints to plan files, with passes, ops and
+//! kernels of one's own.
 
 mod cache;
 mod calibrate;
@@ -67,7 +67,7 @@ pub use precision::PRECISION_FILE;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
 
-/// What a plan holds and what its launches should cost, for those who look into one.
+/// The contents of a plan and the predicted cost of its launches, for tools.
 pub mod plans {
     pub use ::plan::{
         Arg, Arithmetic, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine,
@@ -76,7 +76,7 @@ pub mod plans {
     };
 }
 
-/// What a pass, an op or a kernel of one's own is made from.
+/// Types for passes, ops and kernels of one's own.
 pub mod extend {
     pub use codegen::cuda::Header;
     pub use codegen::{About, Body, Call, DeviceCall, Kernel, KvUse, Refusal, Site, c_float, c_type};

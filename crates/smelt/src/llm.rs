@@ -28,13 +28,13 @@ pub struct Llm {
 pub struct LoadOptions {
     /// How a directory is compiled.
     pub compile: CompileOptions,
-    /// Where compiled plans are kept. Without one, a plan lives as long as its [`Llm`].
+    /// Cache of compiled plans. Without one, a plan lives as long as its [`Llm`].
     pub cache: Option<PlanCache>,
     /// How the plan is run.
     pub run: RunOptions,
 }
 
-/// What to start from.
+/// A prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
     /// Text, for models with a tokenizer.
@@ -54,31 +54,30 @@ impl From<&str> for Prompt {
 pub struct Generation {
     /// The prompt as tokens.
     pub prompt_ids: Vec<u32>,
-    /// Generated tokens; the last may be one that ends a text.
+    /// Generated tokens; the last may be a stop token.
     pub token_ids: Vec<u32>,
     /// Their text, for models with a tokenizer.
     pub text: Option<String>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Where asked for: `[positions, vocab]`, a row for each prompt position, then one for the step of each
-    /// generated token.
+    /// If requested: `[positions, vocab]`, one row per prompt position, then one per generated token.
     pub logits: Vec<f32>,
 }
 
-/// A token as soon as it is there.
+/// A token as soon as it is generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewToken {
     /// Index of the prompt.
     pub prompt: usize,
     /// The token.
     pub id: u32,
-    /// When the results of its step had reached this side: the same for all tokens of a step.
+    /// When the results of its step reached the host: the same for all tokens of a step.
     pub at: Instant,
-    /// Text that is final with it, empty while a character is not complete; nothing without a tokenizer.
+    /// Text that is final with this token, empty while a character is incomplete; `None` without a tokenizer.
     pub text: Option<String>,
 }
 
-/// How long things took, in milliseconds.
+/// Times in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Timings {
     /// From the plan file to the first possible step.
@@ -87,7 +86,7 @@ pub struct Timings {
     pub prefill_ms: f64,
     /// From the first token to the last.
     pub decode_ms: f64,
-    /// Tokens after the first, over `decode_ms`; zero where there is none.
+    /// Tokens after the first, divided by `decode_ms`; zero if there are none.
     pub decode_tokens_per_s: f64,
 }
 
@@ -105,16 +104,16 @@ impl Llm {
         progress: &mut dyn Progress,
     ) -> Result<Llm, Error> {
         let is_config = || path.extension().is_some_and(|extension| extension == "json");
-        // a pipe or a device, too: opening it as a plan says what is wrong with it
+        // a pipe or a device, too: opening it as a plan gives the right error
         if path.exists() && !path.is_dir() && !(path.is_file() && is_config()) {
             return Llm::start(driver, PlanFile::open(path)?, options, progress);
         }
-        // a plan that is kept must not depend on what `auto` meant that day
+        // a cached plan must not depend on what `auto` meant that day
         let compile = CompileOptions {
             target: TargetChoice::Named(driver.target(&options.compile.target, progress)?.name().to_owned()),
             ..options.compile.clone()
         };
-        // Deleted when it goes out of scope; the map of an opened plan keeps its bytes.
+        // Deleted when it goes out of scope; the mapping of an opened plan keeps its bytes.
         let temporary = PartialFolder::temporary();
         let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
         let unkept = temporary.path().join("model.plan");
@@ -123,18 +122,18 @@ impl Llm {
             let llm = Llm::start(driver, PlanFile::open(&unkept)?, options, progress)?;
             return Ok(Llm { warnings, ..llm });
         };
-        // silently: who compiles says it
+        // silently: the compilation reports it
         let checkpoint = open(path, &compile, &mut Quiet)?;
         let plan = cache.path(&checkpoint.sources(), &compile)?;
         let key = PlanCache::key(&plan);
         if plan.exists() {
-            // what is not a file is neither read nor replaced
+            // only regular files are read or replaced
             plan::partial::place(&plan).map_err(|error| Error::Io { path: plan.clone(), error })?;
             let own =
                 |file: &PlanFile| file.plan().config.iter().any(|(name, value)| name == CACHE_KEY && *value == key);
             match PlanFile::open(&plan) {
                 Ok(file) if own(&file) => match Llm::start(driver, file, options, progress) {
-                    // A damaged plan in a cache is made again.
+                    // A damaged plan in the cache is recompiled.
                     Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
                     done => {
                         let warnings = checkpoint.warnings().to_vec();
@@ -142,14 +141,14 @@ impl Llm {
                         return done.map(|llm| Llm { warnings, ..llm });
                     }
                 },
-                Ok(_) => progress.note("the plan in the cache was made from something else: it is compiled again"),
+                Ok(_) => progress.note("the cached plan was made from other inputs: recompiling"),
                 Err(_) => {}
             }
         }
         let plan = match cache.prepare() {
             Ok(()) => plan,
             Err(error) => {
-                progress.note(&format!("the plan is not kept: {error}"));
+                progress.note(&format!("the plan could not be cached: {error}"));
                 unkept
             }
         };
@@ -158,14 +157,14 @@ impl Llm {
         Ok(Llm { warnings, ..llm })
     }
 
-    /// Brings a plan onto its device.
+    /// Loads a plan onto its device.
     fn start(
         driver: &Driver,
         file: PlanFile,
         options: &LoadOptions,
         progress: &mut dyn Progress,
     ) -> Result<Llm, Error> {
-        progress.phase("load plan");
+        progress.phase("loading plan");
         let start = Instant::now();
         let file = Arc::new(file);
         let session = driver.executor(&file.plan().target, options.run)?.load(Arc::clone(&file))?;
@@ -181,18 +180,18 @@ impl Llm {
         &self.file
     }
 
-    /// What was noticed where a checkpoint was compiled, or its plan taken from a cache: keys and tensors that were
-    /// ignored, kernels that are slow. A plan file has none.
+    /// Warnings of a checkpoint's compilation, or of opening it for a cached plan: ignored keys and tensors, slow
+    /// kernels. A plan file has none.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// How long it took from the plan file to the first possible step, in milliseconds.
+    /// Time from opening the plan file to the first possible step, in milliseconds.
     pub fn load_ms(&self) -> f64 {
         self.load_ms
     }
 
-    /// Tokens that can be generated behind a prompt of this many.
+    /// Maximum number of tokens that can be generated after a prompt of this length.
     pub fn room_for(&self, prompt_tokens: usize) -> u32 {
         self.file.plan().limits.max_seq_len.saturating_sub(prompt_tokens as u32)
     }
@@ -202,7 +201,7 @@ impl Llm {
         self.generate_with(prompts, params, &mut |_| {}).map(|(generations, _)| generations)
     }
 
-    /// Generates from each prompt and hands over tokens as they come. Timings are those of the whole batch.
+    /// Generates from each prompt and calls back for each token. Timings are those of the whole batch.
     pub fn generate_with(
         &mut self,
         prompts: &[Prompt],
@@ -224,19 +223,19 @@ impl Llm {
         Ok((generations, timings))
     }
 
-    /// A prompt as tokens, with those that the tokenizer puts around it.
+    /// A prompt as tokens, with the tokenizer's special tokens.
     pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
         match (prompt, &self.tokenizer) {
             (Prompt::Tokens(ids), _) => Ok(ids.clone()),
             (Prompt::Text(text), Some(tokenizer)) => Ok(tokenizer.encode(text, true)?),
             (Prompt::Text(_), None) => Err(Error::BadInput(
-                "the checkpoint has no tokenizer.json: give the prompt as token ids (--prompt-ids 5,6,7)".to_owned(),
+                "the checkpoint has no tokenizer.json: pass the prompt as token ids (--prompt-ids 5,6,7)".to_owned(),
             )),
         }
     }
 }
 
-/// Runs requests to their ends.
+/// Runs requests until they end.
 fn run(
     engine: &mut Engine,
     tokenizer: Option<&Tokenizer>,
@@ -279,7 +278,7 @@ fn run(
     Ok((outputs.into_iter().map(InFlight::finish).collect(), timings))
 }
 
-/// A generation that is not finished.
+/// An unfinished generation.
 struct InFlight<'a> {
     request: RequestId,
     prompt_ids: Vec<u32>,
@@ -291,7 +290,7 @@ struct InFlight<'a> {
 }
 
 impl InFlight<'_> {
-    /// Takes a token and returns the text that is final with it.
+    /// Adds a token and returns the text that is final with it.
     fn push(&mut self, id: u32, last: bool) -> Result<Option<String>, Error> {
         self.token_ids.push(id);
         let Some(stream) = &mut self.stream else { return Ok(None) };

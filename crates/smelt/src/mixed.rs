@@ -1,9 +1,9 @@
-//! Chooses a number format for each linear: measures what each format of each group of linears does to the logits, and
-//! picks what costs least for what it spoils.
+//! Mixed precision: measures the loss of each format on each group of linear layers, and chooses the formats with the
+//! lowest cost for a given loss.
 //!
-//! A group is the linears over the same activations. Its loss in a format is the mean KL divergence of the logits with
-//! only that group quantized, from those of the reference; losses of groups add up, near enough to pick by them, and what
-//! is picked is measured whole.
+//! A group is the linear layers with the same input. Its loss in a format is the mean KL divergence of the logits from
+//! the reference with only that group quantized. Losses of groups are approximately additive: good enough to choose by,
+//! and the choice is measured as a whole.
 
 mod losses;
 mod search;
@@ -19,100 +19,100 @@ use self::search::Search;
 use crate::eval::Score;
 use crate::{CompileOptions, Driver, Error, Progress, RunOptions, precision};
 
-/// What a choice must reach.
+/// The goal of a choice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
-    /// At most this many bits a weight, scales included, on average over the linears but for the head.
+    /// Upper bound on the average bits per weight, scales included, lm_head excluded.
     Bits(f64),
-    /// Perplexity at most this part above the reference's: 0.01 for one percent.
+    /// Upper bound on the relative increase of perplexity over the reference: 0.01 for one percent.
     PerplexityIncrease(f64),
-    /// Decode steps at least so many times as fast.
+    /// Minimum decode speed-up.
     Speedup(f64),
 }
 
-/// How formats are chosen.
+/// Options of the search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MixedOptions {
-    /// What must be reached.
+    /// The goal.
     pub goal: Goal,
-    /// Sequences of the decode steps that are to be fast.
+    /// Batch size to optimize decoding for.
     pub batch: u32,
     /// The text that losses are measured on.
     pub text: String,
-    /// Tokens of it that each format of each group is measured on; the whole text judges what is picked.
+    /// Tokens of it that each format of each group is measured on; the choice is measured on the whole text.
     pub tokens: usize,
     /// Formats to choose from.
     pub formats: Vec<Format>,
-    /// The machine whose roofline says what products take. Without one they are measured where there is a timing cache, and
-    /// else it is that of the target.
+    /// The machine whose roofline predicts the time of products. If `None`, they are measured with a timing cache, or
+    /// else the target's machine is used.
     pub machine: Option<Machine>,
     /// How plans are run.
     pub run: RunOptions,
-    /// Keeps what is measured from one search to the next.
+    /// Keeps measurements from one search to the next.
     pub losses: Option<LossCache>,
 }
 
 /// A format of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupFormat {
-    /// The format; none where numbers stay.
+    /// The format; `None` if unquantized.
     pub format: Option<Format>,
     /// Mean KL divergence of the logits from the reference, in nats.
     pub kl: f64,
-    /// Bits of all weights of the group.
+    /// Total bits of the group's weights.
     pub bits: f64,
-    /// What the group takes of a decode step: measured, or at the least.
+    /// The group's time in a decode step: measured, or a lower bound.
     pub seconds: f64,
 }
 
-/// Linears that share a format.
+/// Linear layers that share a format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// The linears.
+    /// The linear layers.
     pub linears: Vec<LinearInfo>,
-    /// The formats that it may have.
+    /// The formats to choose from.
     pub formats: Vec<GroupFormat>,
 }
 
-/// A format for every group, and what that means.
+/// A format for every group, and its cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
     /// The index of each group's format.
     pub formats: Vec<usize>,
-    /// Losses of the groups, added up.
+    /// Sum of the groups' losses.
     pub kl: f64,
-    /// Bits of a weight.
+    /// Average bits per weight.
     pub bits: f64,
-    /// How many times as fast as the reference a decode step is.
+    /// Decode speed-up over the reference.
     pub speedup: f64,
 }
 
-/// What was chosen, and from what.
+/// The choice, and its alternatives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mixed {
     /// The groups.
     pub groups: Vec<Group>,
-    /// The linears that are not chosen for, since they are asked for by themselves: the head, with its format.
+    /// Linear layers that are not part of the search: lm_head, with its format.
     pub heads: Vec<(LinearInfo, Option<Format>)>,
-    /// The best choices from the cheapest on.
+    /// The Pareto front, from the cheapest choice on.
     pub frontier: Vec<Point>,
     /// Each format for all groups.
     pub uniform: Vec<(Format, Point)>,
     /// The choice.
     pub chosen: Point,
-    /// The machine whose roofline times are of; none where products were measured.
+    /// The machine of the roofline; `None` if products were measured.
     pub roofline: Option<Machine>,
-    /// What the whole text costs the reference.
+    /// The reference's loss on the whole text.
     pub reference: Score,
-    /// What it costs the choice.
+    /// The choice's loss on the whole text.
     pub score: Score,
 }
 
 impl Mixed {
-    /// What was chosen, in a line.
+    /// The choice in one line.
     pub fn summary(&self) -> String {
         format!(
-            "{:.2} bits a weight, perplexity {:.4} ({:+.2} %), decode steps {:.2} times as fast {}",
+            "{:.2} bits per weight, perplexity {:.4} ({:+.2} %), decode speed-up {:.2} {}",
             self.chosen.bits,
             self.score.perplexity,
             100.0 * (self.score.perplexity / self.reference.perplexity - 1.0),
@@ -121,12 +121,12 @@ impl Mixed {
         )
     }
 
-    /// The table of formats, with the reason of each as a comment.
+    /// The table of formats, with the reasons as comments.
     pub fn table(&self) -> String {
         let mut chosen = picked(&self.groups, &self.chosen.formats);
         let uniform = |(format, point): &(Format, Point)| format!("{format} {:.2}", point.bits);
         let uniform: Vec<String> = self.uniform.iter().map(uniform).collect();
-        chosen.notes = vec![self.summary(), format!("bits of one format for all: {}", uniform.join(", "))];
+        chosen.notes = vec![self.summary(), format!("bits per weight of uniform formats: {}", uniform.join(", "))];
         for (group, index) in self.groups.iter().zip(&self.chosen.formats) {
             let name = |measured: &GroupFormat| measured.format.map_or("none", Format::name);
             let others = group.formats.iter().enumerate().filter(|(other, _)| other != index);
@@ -137,23 +137,23 @@ impl Mixed {
         let mut linears: Vec<LinearInfo> = self.groups.iter().flat_map(|group| group.linears.clone()).collect();
         for (head, format) in &self.heads {
             chosen.formats.extend(format.map(|format| (head.name.clone(), format)));
-            chosen.reasons.insert(head.name.clone(), "as --lm-head-precision says".to_owned());
+            chosen.reasons.insert(head.name.clone(), "set by --lm-head-precision".to_owned());
             linears.push(head.clone());
         }
         chosen.table(&linears)
     }
 }
 
-/// Where times are from.
+/// The source of times.
 fn by(roofline: Option<Machine>) -> String {
     match roofline {
-        Some(machine) => format!("by the roofline of {}", machine.name),
-        None => "by measured products".to_owned(),
+        Some(machine) => format!("(roofline of {})", machine.name),
+        None => "(measured products)".to_owned(),
     }
 }
 
 impl Driver {
-    /// Chooses formats for the linears of a checkpoint.
+    /// Chooses formats for the linear layers of a checkpoint.
     pub fn choose_precision(
         &self,
         dir: &Path,
@@ -176,7 +176,7 @@ impl Driver {
     }
 }
 
-/// The formats that groups have by these indices.
+/// The formats of groups by index.
 fn picked(groups: &[Group], formats: &[usize]) -> Assignment {
     let mut picked = Assignment::default();
     for (group, index) in groups.iter().zip(formats) {

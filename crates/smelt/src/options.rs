@@ -1,57 +1,57 @@
-//! What a compilation is asked for.
+//! Options of a compilation.
 
 use std::path::PathBuf;
 
 use passes::quantize::{ActivationScales, Format};
 use plan::DType;
 
-/// What a compilation is asked for. `None` leaves a choice to smelt: see [`crate::CompileReport`] for what it chose.
+/// Options of a compilation. `None` leaves a choice to smelt: see [`crate::CompileReport`] for the result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CompileOptions {
-    /// The machine.
+    /// The target.
     pub target: TargetChoice,
-    /// Type of the weights; that of the checkpoint by default.
+    /// Weight type; that of the checkpoint by default.
     pub dtype: Option<DType>,
-    /// Sequences of a step.
+    /// Maximum number of concurrent sequences.
     pub max_batch_size: Option<u32>,
-    /// Tokens of a prompt.
+    /// Maximum prompt length in tokens.
     pub max_input_len: Option<u32>,
-    /// Generated tokens of a sequence.
+    /// Maximum number of generated tokens per sequence.
     pub max_output_len: Option<u32>,
-    /// Tokens of a sequence, prompt and generated.
+    /// Maximum sequence length in tokens, prompt and output.
     pub max_seq_len: Option<u32>,
-    /// Packed tokens of a step.
+    /// Maximum number of packed tokens per step.
     pub max_num_tokens: Option<u32>,
-    /// Rows of a step whose logits are computed.
+    /// Maximum number of rows per step whose logits are computed.
     pub max_logit_rows: Option<u32>,
-    /// Bytes of the KV cache.
+    /// KV cache size in bytes.
     pub kv_cache_bytes: Option<u64>,
-    /// Bytes that the arena may have.
+    /// Maximum size of the arena in bytes.
     pub workspace_bytes: Option<u64>,
-    /// Where weights come from.
+    /// Source of the weights.
     pub weights: WeightsChoice,
-    /// Tensors of the checkpoint that are left out, by patterns of their names: `*` stands for any characters, `?` for
-    /// one. The model must not need them.
+    /// Tensors of the checkpoint to ignore, by name pattern: `*` matches any characters, `?` matches one. The model
+    /// must not need them.
     pub ignored_tensors: Vec<String>,
-    /// Passes to leave out.
+    /// Disabled passes.
     pub disabled_passes: Vec<String>,
-    /// Passes that are not required stop after this many.
+    /// Number of optional passes to run.
     pub bisect_limit: Option<usize>,
-    /// Rules that join the passes.
+    /// Rewrite rules that are added to the pipeline.
     pub rewrites: Vec<RewriteFile>,
-    /// Number formats of linears.
+    /// Formats of linear layers.
     pub precision: PrecisionOptions,
-    /// Timings of kernels that decide which are used; without, heuristics do.
+    /// Kernel timings that select kernels; without, heuristics do.
     pub timing: Option<TimingOptions>,
 }
 
 impl CompileOptions {
-    /// The same at the precision of the checkpoint, to compare with: for the same machine, with the same limits.
+    /// The same at the checkpoint's own precision, as a reference: for the same machine, with the same limits.
     pub fn reference(&self) -> CompileOptions {
         CompileOptions {
             dtype: None,
             precision: PrecisionOptions::default(),
-            // wider numbers take more, and have timings of their own
+            // wider types need more memory, and have timings of their own
             kv_cache_bytes: None,
             workspace_bytes: None,
             timing: None,
@@ -60,72 +60,72 @@ impl CompileOptions {
     }
 }
 
-/// Number formats of linears; those that nothing names keep the numbers they have.
+/// Formats of linear layers; those that are not named stay unquantized.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PrecisionOptions {
-    /// Of all but the head.
+    /// Of all except lm_head.
     pub linears: Option<Format>,
-    /// Of the head.
+    /// Of lm_head.
     pub head: Option<Format>,
-    /// Of keys and values in their cache; that of the weights by default.
+    /// KV cache format; the weight type by default.
     pub kv: Option<DType>,
-    /// A table that changes the format of some.
+    /// A table that overrides the format of some layers.
     pub map: Option<PrecisionMap>,
-    /// Where the scales of activations come from, in formats that leave a choice.
+    /// Source of activation scales, for formats that allow a choice.
     pub activations: ActivationScales,
-    /// A calibration of the model, beside which its activations are.
+    /// A calibration of the model, next to its activations file.
     pub calibration: Option<PathBuf>,
 }
 
-/// A table of linears and their formats.
+/// A table of linear layers and their formats.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PrecisionMap {
-    /// Where it was.
+    /// Its path.
     pub path: PathBuf,
     /// The table.
     pub text: String,
 }
 
 impl PrecisionMap {
-    /// A table of these linears, which nobody wrote to a file.
+    /// A table of these linear layers, which is not from a file.
     pub(crate) fn of<'a>(formats: impl IntoIterator<Item = (&'a String, &'a Format)>) -> PrecisionMap {
         let lines = formats.into_iter().map(|(name, format)| format!("{name} {format}\n"));
         PrecisionMap { path: PathBuf::from("precision"), text: lines.collect() }
     }
 }
 
-/// A file of rewriting rules, `pattern => replacement`.
+/// A file of rewrite rules, `pattern => replacement`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RewriteFile {
-    /// Where it was: messages name the path, plans the file.
+    /// Its path: messages show the path, plans the file name.
     pub path: PathBuf,
     /// The rules.
     pub text: String,
 }
 
-/// A file of timings, and what it is for.
+/// A timing cache, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TimingOptions {
     /// The timing cache.
     pub file: PathBuf,
-    /// What is done with it; by default it is read where it exists, and written where not.
+    /// How it is used; by default it is read if it exists, and written if not.
     pub mode: Option<TimingMode>,
-    /// Whose timings are read, where the file has those of several devices for the target.
+    /// The device whose timings are read, if the file has several for the target.
     pub device: Option<String>,
 }
 
-/// What a compilation does with a timing cache.
+/// How a compilation uses a timing cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimingMode {
-    /// Timings decide where there are some, heuristics elsewhere.
+    /// Use existing timings, heuristics elsewhere.
     Read,
-    /// What is missing is measured on this machine and added to the file.
+    /// Measure missing timings on this machine and add them to the file.
     Write,
-    /// What is missing is an error.
+    /// Fail if a timing is missing.
     Require,
 }
 
-/// The machine to compile for.
+/// The target of a compilation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TargetChoice {
     /// The best that this machine has.
@@ -135,7 +135,7 @@ pub enum TargetChoice {
     Named(String),
 }
 
-/// Where weights come from.
+/// Source of the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightsChoice {
     /// The checkpoint's safetensors.

@@ -1,4 +1,4 @@
-//! What a driver has inside, as lists for people and programs: passes in their pipeline, ops, kernels.
+//! The contents of a driver, as lists for people and programs: the pipeline of passes, ops, kernels.
 
 use codegen::Target;
 use ir::OpClass;
@@ -15,11 +15,11 @@ pub struct Parts {
     pub schema_version: u32,
     /// The pipeline that `compile` runs.
     pub pipeline: Vec<PipelineEntry>,
-    /// Passes that a command line may name.
+    /// Passes of the command line.
     pub passes: Vec<PassPart>,
-    /// Ops that text may name.
+    /// Ops of the graph text.
     pub ops: Vec<OpPart>,
-    /// Kernels of all targets, each target's in order of preference.
+    /// Kernels of all targets, by target in order of preference.
     pub kernels: Vec<KernelPart>,
 }
 
@@ -31,7 +31,7 @@ pub enum PipelineEntry {
     Pass(String),
     /// The graph must be legal at the stage of this name from here on.
     Stage(String),
-    /// Passes plugged in at the slot of this name stand before this line.
+    /// User passes of the slot of this name run before this line.
     Slot(String),
 }
 
@@ -40,11 +40,11 @@ pub enum PipelineEntry {
 pub struct PassPart {
     /// Its name.
     pub name: String,
-    /// What it does, in a sentence.
+    /// Its description in one sentence.
     pub summary: String,
-    /// How values before and after may differ: `exact`, `rounding` or `different`.
+    /// Effect on values: `exact`, `rounding` or `different`.
     pub numerics: String,
-    /// Whether it cannot be switched off.
+    /// Whether it is required.
     pub required: bool,
 }
 
@@ -53,15 +53,15 @@ pub struct PassPart {
 pub struct OpPart {
     /// Its name.
     pub name: String,
-    /// Names of the operands that are always there.
+    /// Names of the required operands.
     pub operands: Vec<String>,
-    /// Names of those that may follow.
+    /// Names of the optional operands.
     pub optional_operands: Vec<String>,
-    /// The name of any number of operands.
+    /// Name of the variadic operands.
     pub rest: Option<String>,
     /// Its attributes.
     pub attrs: Vec<AttrPart>,
-    /// How results depend on operands: `elementwise`, `matmul` and the like.
+    /// How results depend on operands: `elementwise`, `matmul` and so on.
     pub class: String,
     /// The documentation of its declaration.
     pub doc: String,
@@ -84,14 +84,14 @@ pub struct KernelPart {
     pub target: String,
     /// Its name.
     pub name: String,
-    /// Names of the ops that it takes.
+    /// Names of its ops.
     pub ops: Vec<String>,
     /// The file with its code.
     pub file: String,
 }
 
 impl Driver {
-    /// What is inside.
+    /// The contents.
     pub fn parts(&self) -> Parts {
         let pipeline = self.pipeline();
         let kernels = Target::ALL.into_iter().flat_map(|target| {

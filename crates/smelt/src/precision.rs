@@ -1,10 +1,10 @@
-//! Options of precision to the passes that they mean, and to what those need to know of activations.
+//! Options of precision as passes, with the calibration that those need.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use frontend::{Checkpoint, KvReach};
-use ir::{DType, Graph, MadeWeights};
+use ir::{DType, DerivedWeights, Graph};
 use passes::calibration::{Calibration, observed};
 use passes::quantize::{Assignment, Format, KvMagnitudes, LinearInfo, ScaleKv, linears};
 use passes::{EliminateCommonSubexpressions, Pass, PassContext, Pipeline, Slot};
@@ -14,7 +14,7 @@ use plan::input::{self, Changed, DATA_BYTES, InputFile, Stamp};
 use crate::calibrate::{ActivationFile, activations_path, check_calibration};
 use crate::{Error, PrecisionOptions};
 
-/// The format of each linear of an imported graph.
+/// The format of each linear layer of an imported graph.
 pub(crate) fn assignment(linears: &[LinearInfo], options: &PrecisionOptions) -> Result<Assignment, Error> {
     let mut assignment = Assignment::uniform(linears, options.linears, options.head);
     if let Some(map) = &options.map {
@@ -24,10 +24,10 @@ pub(crate) fn assignment(linears: &[LinearInfo], options: &PrecisionOptions) -> 
     Ok(assignment)
 }
 
-/// The name in a plan of the table of formats.
+/// The name of the format table in a plan.
 pub const PRECISION_FILE: &str = "precision.map";
 
-/// The format of each linear of an imported graph as a file of the plan, where some are codes.
+/// The format of each linear layer as a file of the plan, if any is quantized.
 pub(crate) fn file(graph: &Graph, options: &PrecisionOptions) -> Result<Option<TextFile>, Error> {
     let linears = linears(graph);
     let assignment = assignment(&linears, options)?;
@@ -35,7 +35,7 @@ pub(crate) fn file(graph: &Graph, options: &PrecisionOptions) -> Result<Option<T
     Ok((!assignment.formats.is_empty()).then(file))
 }
 
-/// The passes of the formats that options ask for, each of which can run.
+/// The quantization passes of the options, checked to be applicable.
 pub(crate) fn passes(
     graph: &Graph,
     options: &PrecisionOptions,
@@ -46,7 +46,7 @@ pub(crate) fn passes(
     let assignment = assignment(&linears, options)?;
     let mut passes = assignment.passes(options.activations);
     if let Some(pass) = scale_kv(graph, options.kv, checkpoint, calibrated)? {
-        // first: the scales go into tensors of the checkpoint, before those become codes
+        // first: scales are folded into weights before those are quantized
         passes.insert(0, pass);
     }
     let needs = |format: &Format| format.needs_calibration(options.activations);
@@ -56,14 +56,14 @@ pub(crate) fn passes(
         let needed = |linear: &&LinearInfo| assignment.formats.get(&linear.name).is_some_and(needs);
         if let Some(linear) = linears.iter().filter(needed).find(|linear| !looked_at(linear)) {
             let (path, input) = (calibrated.path.display(), &linear.input);
-            return Err(Error::BadInput(format!("{path}: lacks `{input}`, which `{}` reads", linear.name)));
+            return Err(Error::BadInput(format!("{path}: does not contain `{input}`, which `{}` reads", linear.name)));
         }
     }
     Ok(passes)
 }
 
-/// The pass that gives codes of keys and values scales: those of the calibration, else those of the checkpoint. Without
-/// either there is none: E4M3 reaches from 2^-9 to 448, integers have too few steps for numbers around 1.
+/// The pass that sets KV cache scales: those of the calibration, else those of the checkpoint. Without either there is
+/// none: E4M3 covers 2^-9 to 448, but integers have too few steps for values around 1.
 fn scale_kv(
     graph: &Graph,
     kv: Option<DType>,
@@ -87,18 +87,19 @@ fn scale_kv(
     };
     let mut kept = observed(graph).into_iter().filter(|seen| !seen.by_linear).map(|seen| graph.value_name(seen.value));
     match kept.find(|name| !calibrated.calibration.tensors.contains_key(*name)) {
-        Some(name) => {
-            Err(Error::BadInput(format!("{}: lacks `{name}`, which the KV cache keeps", calibrated.path.display())))
-        }
+        Some(name) => Err(Error::BadInput(format!(
+            "{}: does not contain `{name}`, which the KV cache stores",
+            calibrated.path.display()
+        ))),
         None => Ok(Some(Arc::new(ScaleKv::default()))),
     }
 }
 
-/// The error where a calibration is missing.
+/// The error for a missing calibration.
 pub(crate) fn uncalibrated(what: &str) -> Error {
     Error::Usage(format!(
-        "{what} needs to know the model's activations: `smelt calibrate DIR --text FILE -o calibration.json` looks at \
-         them, `--calibration calibration.json` passes them on"
+        "{what} requires a calibration: `smelt calibrate DIR --text FILE -o calibration.json` makes one, \
+         `--calibration calibration.json` uses it"
     ))
 }
 
@@ -108,11 +109,11 @@ pub(crate) fn quantizing(pipeline: Pipeline, passes: Vec<Arc<dyn Pass>>) -> Pipe
         return pipeline;
     }
     let pipeline = passes.into_iter().fold(pipeline, |pipeline, pass| pipeline.with(Slot::BeforeFusion, pass));
-    // linears over the same activations make the same codes of them
+    // linear layers with the same input quantize it alike
     pipeline.with(Slot::BeforeFusion, Arc::new(EliminateCommonSubexpressions))
 }
 
-/// What a model's activations are like.
+/// Activation statistics of a model.
 pub(crate) struct Calibrated {
     path: PathBuf,
     stamp: Stamp,
@@ -122,7 +123,7 @@ pub(crate) struct Calibrated {
 }
 
 impl Calibrated {
-    /// Reads the calibration that options name, which must be one of this model, and the file beside it.
+    /// Reads the calibration of the options, which must be of this model, and its activations file.
     pub fn open(options: &PrecisionOptions, checkpoint: &Checkpoint) -> Result<Option<Calibrated>, Error> {
         let Some(path) = options.calibration.clone() else { return Ok(None) };
         let io = |error| Error::Io { path: path.clone(), error };
@@ -140,14 +141,14 @@ impl Calibrated {
         Ok(Some(Calibrated { path, stamp, text, calibration, activations }))
     }
 
-    /// Whether both files are still what they were.
+    /// Whether both files are unchanged.
     pub fn check_unchanged(&self) -> Result<(), Changed> {
         self.stamp.check()?;
         self.activations.check_unchanged()
     }
 
-    /// What passes may look at.
-    pub fn context<'a>(calibrated: Option<&'a Calibrated>, weights: &'a MadeWeights<'a>) -> PassContext<'a> {
+    /// The part that passes use.
+    pub fn context<'a>(calibrated: Option<&'a Calibrated>, weights: &'a DerivedWeights<'a>) -> PassContext<'a> {
         let context = PassContext::new(weights);
         match calibrated {
             Some(calibrated) => context.calibrated(&calibrated.calibration, &calibrated.activations),

@@ -3,7 +3,7 @@
 
 use codegen::{Catalog, CodegenError, ProgramShape, Selection, select};
 use ir::ops::{Cast, Linear};
-use ir::{DType, Graph, MadeWeights, NoWeights, Op, TensorType};
+use ir::{DType, DerivedWeights, Graph, NoWeights, Op, TensorType};
 use passes::quantize::{Format, Layers, unsearched};
 use passes::{PassContext, PassManager, Silent};
 use plan::ProgramKind;
@@ -48,7 +48,7 @@ impl Product {
         let layers = Layers::Named(["y".to_owned()].into());
         let passes = self.format.map(|format| unsearched(format, layers)).into_iter().collect();
         let pipeline = precision::quantizing(driver.pipeline(), passes);
-        let weights = MadeWeights::over(&NoWeights);
+        let weights = DerivedWeights::over(&NoWeights);
         let ran = PassManager::default().run(&pipeline, &mut graph, &PassContext::new(&weights), &mut Silent);
         ran.map_err(|failure| driver.pass_failed(failure))?;
         Ok(graph)

@@ -16,10 +16,10 @@ impl Llm {
         let requests = prompts.iter().map(|prompt| Request { prompt: prompt.clone(), params: params.clone() });
         let requests: Vec<Request> = requests.collect();
         requests.iter().try_for_each(|request| self.engine.check(request))?;
-        self.engine.keep_behind(true);
+        self.engine.submit_in_order(true);
         let profiled = steps(&mut self.engine, requests, (tokens, runs));
         self.engine.clear();
-        self.engine.keep_behind(false);
+        self.engine.submit_in_order(false);
         let plan = self.plan().plan();
         let profiled = profiled?;
         let untimed = || Error::Unsupported(format!("launches of plans for `{}` are not timed here", plan.target));

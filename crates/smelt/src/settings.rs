@@ -1,4 +1,4 @@
-//! Options and a checkpoint to the numbers of one compilation. Values in, values out.
+//! Options and a checkpoint to the settings of one compilation. Pure functions.
 
 use codegen::Target;
 use frontend::{ImportOptions, ModelConfig};
@@ -6,15 +6,15 @@ use plan::{DType, KvGroup, Limits};
 
 use crate::{ActivationScales, CompileOptions, Error, WeightsChoice};
 
-/// Longest sequence by default: longer ones are asked for, since they cost KV blocks.
+/// Longest sequence by default: longer ones must be requested, since they cost KV blocks.
 const DEFAULT_SEQ_LEN: u32 = 8192;
 const DEFAULT_BATCH_SIZE: u32 = 8;
-/// Tokens of a step by default: enough rows to use a weight many times while it is in a cache.
+/// Tokens per step by default: enough rows to reuse a weight many times while it is cached.
 const DEFAULT_NUM_TOKENS: u32 = 512;
-/// Rows of logits by default: as many as a step may sample, or some more for those who want all logits.
+/// Rows of logits by default: as many as a step may sample, or more if all logits are requested.
 const DEFAULT_LOGIT_ROWS: u32 = 64;
 
-/// The numbers of one compilation.
+/// The settings of one compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub target: Target,
@@ -22,14 +22,14 @@ pub(crate) struct Settings {
     pub limits: Limits,
     pub kv_blocks: u32,
     pub import: ImportOptions,
-    /// What the user may not expect of the limits, where they were asked for.
+    /// Unexpected effects of requested limits.
     pub note: Option<String>,
-    /// The same, where they follow from the model.
+    /// The same for limits that are derived from the model.
     pub warning: Option<String>,
 }
 
 impl Settings {
-    /// Fills in what the options leave open.
+    /// Fills in the options that are not set.
     pub fn resolve(
         target: Target,
         options: &CompileOptions,
@@ -101,7 +101,7 @@ impl Settings {
     }
 }
 
-/// Whether the options say how long sequences may be.
+/// Whether the options set the sequence length.
 fn is_length_given(options: &CompileOptions) -> bool {
     options.max_seq_len.is_some() || (options.max_input_len.is_some() && options.max_output_len.is_some())
 }
@@ -128,17 +128,17 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
     let given = is_length_given(options).then_some(options.max_seq_len.or(sum)).flatten();
     let max_seq_len = given.unwrap_or(default);
     if max_seq_len > longest {
-        return usage(format!("sequences of {max_seq_len} tokens: the model was made for at most {longest}"));
+        return usage(format!("sequences of {max_seq_len} tokens: the model's context length is {longest}"));
     }
     if let Some(window) = model.window.filter(|window| max_seq_len > *window) {
         return Err(Error::Unsupported(format!(
             "sequences of {max_seq_len} tokens: the model has a sliding window of {window}, which is not supported in \
-             longer ones; --max-seq-len {window} makes it compile"
+             longer ones: expected --max-seq-len {window} or less"
         )));
     }
     if sum.is_some_and(|sum| sum > max_seq_len) {
         return usage(format!(
-            "--max-input-len and --max-output-len need {} tokens, sequences have at most {max_seq_len}",
+            "--max-input-len and --max-output-len need {} tokens, but sequences have at most {max_seq_len}",
             sum.unwrap_or(0)
         ));
     }
@@ -151,7 +151,7 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
     }
     // positions and rows are i32 in kernels
     if max_num_tokens > 1 << 24 || max_batch_size > 1 << 16 {
-        return usage("--max-num-tokens may be 16777216 and --max-batch-size 65536 at most".to_owned());
+        return usage("expected --max-num-tokens of at most 16777216 and --max-batch-size of at most 65536".to_owned());
     }
     Ok(Limits {
         max_batch_size,
@@ -179,16 +179,16 @@ fn resolve_kv_blocks(
     let full = u64::from(limits.max_batch_size) * u64::from(limits.max_seq_len.div_ceil(group.block_tokens));
     let blocks = match options.kv_cache_bytes {
         None => full,
-        // more than every sequence at full length can use would stay empty
+        // blocks beyond every sequence at full length would stay unused
         Some(bytes) => (bytes / group.pool_bytes()).min(full),
     };
     if blocks == 0 {
         return Err(Error::DoesNotFit(format!(
-            "--kv-cache {} holds no block: one of {} tokens takes {} bytes",
+            "--kv-cache {} is smaller than one block: {} tokens take {} bytes",
             options.kv_cache_bytes.unwrap_or(0),
             group.block_tokens,
             group.pool_bytes()
         )));
     }
-    u32::try_from(blocks).map_err(|_| Error::Usage(format!("{blocks} KV blocks are more than 32 bits can number")))
+    u32::try_from(blocks).map_err(|_| Error::Usage(format!("{blocks} KV blocks exceed 32-bit indices")))
 }

@@ -1,4 +1,4 @@
-//! A timing cache in a compilation: whose timings count, and measuring what is missing.
+//! The timing cache of a compilation: which timings are used, and measuring missing ones.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use plan::input::Stamp;
 use crate::timing_cache::TimingCache;
 use crate::{Driver, Error, Progress, RunOptions, TimingMode, TimingOptions};
 
-/// What kernels are chosen for.
+/// The target and model that kernels are selected for.
 pub(crate) struct Selecting<'a> {
     pub target: Target,
     pub catalog: &'a Catalog,
@@ -18,18 +18,18 @@ pub(crate) struct Selecting<'a> {
     pub programs: &'a [ProgramShape],
 }
 
-/// Timings that decide, and the file that they came from.
+/// Timings that are used, and the file that they came from.
 pub(crate) struct Decided {
     pub timings: Timings,
     pub input: Input,
-    /// What the file was, where it is only read.
+    /// The file's stamp, if it is only read.
     pub stamp: Option<Stamp>,
-    /// What they leave to heuristics.
+    /// Ops left to heuristics.
     pub warning: Option<String>,
 }
 
 impl Driver {
-    /// The timings that a compilation goes by.
+    /// The timings that a compilation uses.
     pub(crate) fn timings(
         &self,
         options: &TimingOptions,
@@ -45,7 +45,7 @@ impl Driver {
         };
         let device = match mode {
             TimingMode::Write if device.is_some() => {
-                let reason = "--timing-device is for reading: this machine's device is the one that is measured";
+                let reason = "--timing-device is for reading: only this machine's device can be measured";
                 return Err(Error::Usage(reason.to_owned()));
             }
             TimingMode::Write => self.measure(file, &mut cache, wanted, progress)?,
@@ -60,17 +60,17 @@ impl Driver {
             return Err(Error::BadInput(format!("{file} has no timings of these ops ({advice}):{ops}")));
         }
         let warning = (!missing.is_empty()).then(|| {
-            format!("{} has no timings of {} ops, heuristics chose ({advice})", file.display(), missing.len())
+            format!("{} has no timings of {} ops, heuristics are used ({advice})", file.display(), missing.len())
         });
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        // of the text as it would be written now, whatever its spaces
+        // of the canonical text, independent of whitespace
         let text = cache.print();
         let input = Input { name, bytes: text.len() as u64, hash: *blake3::hash(text.as_bytes()).as_bytes() };
         Ok(Decided { timings, input, stamp, warning })
     }
 
-    /// Measures what is missing on this machine's device, and returns its name. The file is written after each op, so
-    /// that little is lost where somebody loses patience.
+    /// Measures missing timings on this machine's device, and returns its name. The file is written after each op, so
+    /// that little is lost on an interruption.
     fn measure(
         &self,
         file: &Path,
@@ -87,7 +87,7 @@ impl Driver {
         }
         let compiler = target.is_gpu().then(|| self.compiler()).transpose()?;
         for (index, untimed) in (1..).zip(&missing) {
-            progress.phase(&format!("time kernels, op {index} of {}", missing.len()));
+            progress.phase(&format!("timing kernels, op {index} of {}", missing.len()));
             let outcomes = untimed.measure(wanted.catalog, executor.as_ref(), compiler.as_ref())?;
             cache.of(target.name(), &device).record(untimed.op(), outcomes);
             cache.write(file)?;
@@ -96,7 +96,7 @@ impl Driver {
     }
 }
 
-/// What a timing cache knows already: of this machine's device where it is to be measured, or else of the one that a
+/// The entries of a timing cache: of this machine's device if it is to be measured, or else of the device that a
 /// compilation reads.
 pub(crate) fn known(options: Option<&TimingOptions>, target: Target, here: &str) -> Result<Timings, Error> {
     let Some(options) = options.filter(|options| options.file.exists()) else { return Ok(Timings::default()) };
@@ -108,7 +108,7 @@ pub(crate) fn known(options: Option<&TimingOptions>, target: Target, here: &str)
     Ok(cache.of(target.name(), &device).clone())
 }
 
-/// The device that was named, or the only one. That of this machine plays no part: the same files give the same plan
+/// The device that was named, or the only one. This machine's device is irrelevant: the same files give the same plan
 /// everywhere.
 fn device_to_read(cache: &TimingCache, options: &TimingOptions, target: Target) -> Result<String, Error> {
     let (file, devices) = (options.file.display(), cache.devices(target.name()));

@@ -1,5 +1,5 @@
-//! Timing caches: what kernels took on devices, as JSON with a line for each candidate, sorted, so that two of them
-//! are compared and merged like sources.
+//! Timing caches: kernel times by device, as JSON with one line per candidate, sorted, so that they can be diffed and
+//! merged like sources.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,17 +46,17 @@ struct Candidate {
 }
 
 impl TimingCache {
-    /// Reads a file. One that is something else, or damaged, is refused as a whole.
+    /// Reads a file. Anything else, or a damaged file, is refused as a whole.
     pub fn read(path: &Path) -> Result<TimingCache, Error> {
         let text = input::read(path, TEXT_BYTES).map_err(|error| Error::Io { path: path.to_owned(), error })?;
         TimingCache::parse(&text).map_err(|reason| {
             let path = path.display();
-            Error::BadInput(format!("{path}: not a timing cache: {reason}; remove it to have it written anew"))
+            Error::BadInput(format!("{path}: not a timing cache: {reason}; remove it to have it rewritten"))
         })
     }
 
     fn parse(text: &[u8]) -> Result<TimingCache, String> {
-        // the version is looked at first: another one may have other fields
+        // the version is checked first: another one may have other fields
         let mut value: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         let version = value.as_object_mut().and_then(|object| object.remove("schema_version"));
         match version.and_then(|version| version.as_u64()) {
@@ -70,7 +70,7 @@ impl TimingCache {
             let timings = cache.of(&entry.target, &entry.device);
             let outcomes = timings.ops.entry(entry.op.clone()).or_default();
             if !outcomes.is_empty() {
-                return Err(format!("`{}` is there twice", entry.op));
+                return Err(format!("duplicate entry for `{}`", entry.op));
             }
             for Candidate { kernel, code, ns, slow } in entry.candidates {
                 let nanoseconds = match (ns, slow) {
@@ -79,7 +79,7 @@ impl TimingCache {
                     _ => return Err(format!("expected either `ns` above 0 or `slow` of `{kernel}`")),
                 };
                 if outcomes.insert(kernel.clone(), Outcome { code, nanoseconds }).is_some() {
-                    return Err(format!("`{kernel}` is there twice for `{}`", entry.op));
+                    return Err(format!("duplicate entry for `{kernel}` of `{}`", entry.op));
                 }
             }
         }
@@ -127,7 +127,7 @@ impl TimingCache {
         format!("{{\n  \"schema_version\": {VERSION},\n  \"timings\": [{entries}]\n}}\n")
     }
 
-    /// Writes the file beside its place and renames it.
+    /// Writes the file under a temporary name and renames it.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let written = plan::partial::write_file(path, self.print().as_bytes());
         written.map_err(|error| Error::Io { path: path.to_owned(), error })
@@ -175,8 +175,12 @@ mod tests {
         refused("\"schema_version\": 1,", "", "expected an object with schema_version");
         refused("\"ns\": 19004", "\"ns\": 0", "expected either `ns` above 0 or `slow` of `linear_skinny {warps = 8}`");
         refused("\"ns\": 19004", "\"ms\": 19004", "unknown field `ms`");
-        refused("NVIDIA H100 80GB HBM3", "NVIDIA H200", "is there twice");
-        refused("linear_wgmma {cols = 64}", "linear_skinny {warps = 8}", "is there twice for `linear bf16");
+        refused("NVIDIA H100 80GB HBM3", "NVIDIA H200", "duplicate entry for `");
+        refused(
+            "linear_wgmma {cols = 64}",
+            "linear_skinny {warps = 8}",
+            "duplicate entry for `linear_skinny {warps = 8}` of `linear bf16",
+        );
         for text in ["", "[]", "{\"schema_version\": 1}", "{\"schema_version\": 1, \"timings\": [{}]}"] {
             assert!(TimingCache::parse(text.as_bytes()).is_err(), "{text}");
         }

@@ -11,7 +11,7 @@ pub(crate) fn workspace(plan: &Plan) -> u64 {
     plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
 }
 
-/// Keeps the bound, or says what it would take and what takes it.
+/// Checks the bound, or says what would be needed and what needs it.
 pub(crate) fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
     let needed = workspace(plan);
     let Some(bound) = bound.filter(|bound| *bound < needed) else { return Ok(()) };
@@ -31,7 +31,7 @@ pub(crate) fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Err
 fn write_fullest_step(text: &mut String, program: &Program) {
     let step = program.fullest_step().step;
     let site = program.steps.get(step as usize).map_or("", |Step::Launch(launch)| &launch.site);
-    let _ = writeln!(text, "alive in the fullest step of {}, `{site}`:", program.name);
+    let _ = writeln!(text, "live in the fullest step of {}, `{site}`:", program.name);
     for buffer in program.alive(step) {
         let shape: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "{:>12}  {} : {}[{}]", buffer.bytes, buffer.name, buffer.dtype, shape.join(", "));

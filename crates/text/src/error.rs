@@ -1,4 +1,4 @@
-//! Why a tokenizer did not load, or text and tokens could not be turned into each other.
+//! Errors of loading a tokenizer, encoding and decoding.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
@@ -6,13 +6,13 @@ use std::sync::Once;
 
 use crate::growth::TooLong;
 
-/// What can go wrong with text.
+/// Errors of tokenizers.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// The file is not a tokenizer, or not a consistent one.
     #[error("bad tokenizer: {0}; expected a tokenizer.json as Hugging Face `tokenizers` writes it")]
     Tokenizer(String),
-    /// The tokenizer has no tokens for this text.
+    /// The tokenizer cannot encode this text.
     #[error("the tokenizer cannot encode this text: {0}")]
     Encode(String),
     /// The tokenizer's decoder refused these tokens.
@@ -20,9 +20,9 @@ pub enum TextError {
     Decode(String),
 }
 
-/// Runs a piece of the `tokenizers` crate, which asserts some of what it should check: a template that names an unknown
-/// special token panics when it first encodes, a stripping decoder when it meets an empty token. A bad file must not
-/// end the process, nor print more than the error: panics of this thread are quiet meanwhile.
+/// Runs a piece of the `tokenizers` crate, which panics on some errors: on a template that names an unknown special
+/// token when it first encodes, or in a stripping decoder on an empty token. A bad file must not end the process, nor
+/// print more than the error: panics of this thread are quiet meanwhile.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     HOOK.call_once(|| {
         let print = panic::take_hook();
@@ -45,9 +45,9 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result
 }
 
 thread_local! {
-    /// Whether a panic of this thread is expected.
+    /// Whether panics of this thread are expected.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The process has one hook for all panics: ours goes around the one that is there at the first text.
+/// The process has one panic hook: ours wraps the existing one at first use.
 static HOOK: Once = Once::new();

@@ -1,6 +1,6 @@
-//! How much longer a text may get on its way through a tokenizer. The steps of a `tokenizer.json` are a program: ten
-//! lines that each write a letter twice make a thousand of it, thirty a billion. So a step runs only where it cannot make
-//! the text too long, which is told before it runs, from the text as it is by then.
+//! Bounds on the growth of a text in a tokenizer. The steps of a `tokenizer.json` are a program: ten rules that double
+//! a letter make a thousand of it, thirty a billion. So the growth of a step is bounded before it runs, from the text
+//! at that point.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,18 +9,18 @@ use tokenizers::{
     Decoder, DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
-/// A normalizer's text may be this many times as long as what it was made from. The longest that Unicode has is 11 times.
+/// Maximum growth factor of a normalizer. The largest of Unicode normalization is 11.
 const TIMES: usize = 32;
-/// What is put before a text, or after it, may be longer than a short text.
+/// A prefix or suffix may be longer than a short text.
 const BYTES: usize = 256;
-/// Pre-tokenizers run on pieces, and may make them this many times as long. One of each kind makes 32.
+/// Maximum growth factor of pre-tokenizers, which run on pieces. One of each kind reaches 32.
 const PIECES_TIMES: usize = 64;
-/// Copies of a text that a template may make; models want one.
+/// Copies of a text that a template may make; models need one.
 const COPIES: usize = 4;
 /// Special tokens that a template may put around a text.
 const SPECIALS: usize = 4096;
 
-/// What an error says of a text that gets too long. Unwinds with it go around the panic hook: nothing is broken.
+/// The error of a text that gets too long. Its unwinding bypasses the panic hook: it is not a bug.
 pub(crate) struct TooLong(pub String);
 
 fn too_long(part: &str, from: usize, most: usize) -> ! {
@@ -28,12 +28,12 @@ fn too_long(part: &str, from: usize, most: usize) -> ! {
     std::panic::resume_unwind(Box::new(TooLong(reason)))
 }
 
-/// How long `from` bytes may get.
+/// Maximum size of the result for `from` bytes.
 fn most(from: usize) -> usize {
     from.saturating_mul(TIMES).saturating_add(BYTES)
 }
 
-/// A normalizer whose text stays short.
+/// A normalizer with bounded growth.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct BoundedNormalizer(NormalizerWrapper);
@@ -47,7 +47,7 @@ impl TryFrom<Value> for BoundedNormalizer {
     }
 }
 
-/// Whether maps of characters have as many bytes as they say, for which the library makes room at once.
+/// Whether character maps have as many bytes as they declare, since the library allocates those at once.
 fn check_maps(json: &Value) -> Result<(), String> {
     let promised = |map: &str| {
         let digit = |digit: u8| match digit {
@@ -68,7 +68,7 @@ fn check_maps(json: &Value) -> Result<(), String> {
             Value::String(map)
                 if key == "precompiled_charsmap" && promised(map).is_some_and(|size| size > map.len()) =>
             {
-                Err("the map of characters of its normalizer is cut off".to_owned())
+                Err("the character map of its normalizer is truncated".to_owned())
             }
             value => check_maps(value),
         }),
@@ -78,7 +78,7 @@ fn check_maps(json: &Value) -> Result<(), String> {
 }
 
 impl Normalizer for BoundedNormalizer {
-    /// Ends by unwinding where it fails: the library goes on with the text as it was where a normalizer gives an error.
+    /// Unwinds on an error: the library would continue with the unnormalized text if a normalizer returned one.
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         let from = text.get().len();
         normalize(&self.0, text, from);
@@ -99,7 +99,7 @@ fn normalize(step: &NormalizerWrapper, text: &mut NormalizedString, from: usize)
     }
 }
 
-/// Whether what a step makes of a text has at most so many bytes.
+/// Whether the result of a step has at most this many bytes.
 fn normalized_fits(step: &NormalizerWrapper, text: &str, most: usize) -> bool {
     let times = |times: usize| text.len().saturating_mul(times) <= most;
     match step {
@@ -109,19 +109,19 @@ fn normalized_fits(step: &NormalizerWrapper, text: &str, most: usize) -> bool {
         NormalizerWrapper::Lowercase(_) | NormalizerWrapper::ByteLevel(_) => times(2),
         NormalizerWrapper::NFC(_) | NormalizerWrapper::NFD(_) => times(3),
         NormalizerWrapper::NFKC(_) | NormalizerWrapper::NFKD(_) => times(11),
-        // spaces around ideographs, accents taken apart, small letters
+        // spaces around ideographs, decomposed accents, lower case
         NormalizerWrapper::BertNormalizer(_) => times(2 * 3 * 2),
         NormalizerWrapper::Prepend(step) => text.len().saturating_add(step.prepend.len()) <= most,
         NormalizerWrapper::Replace(step) => replaced_fits(step, text, most),
         NormalizerWrapper::Precompiled(step) => precompiled_fits(step, text, most),
-        // its steps are looked at one by one
+        // its steps are checked one by one
         NormalizerWrapper::Sequence(_) => true,
     }
 }
 
-/// Whether a text has at most so many bytes once all matches are replaced.
+/// Whether a text has at most this many bytes once all matches are replaced.
 fn replaced_fits(step: &Replace, text: &str, most: usize) -> bool {
-    // each byte a match, and the end
+    // a match at each byte, and at the end
     let worst = (text.len() + 1).saturating_mul(step.content.len()).saturating_add(text.len());
     if worst <= most {
         return true;
@@ -136,9 +136,9 @@ fn replaced_fits(step: &Replace, text: &str, most: usize) -> bool {
     matches.saturating_mul(step.content.len()).saturating_add(without) <= most
 }
 
-/// The same for a map of characters to texts. The map is asked for each place whether one of its keys starts there.
+/// The same for a map from characters to texts. The map is queried at each position for a key that starts there.
 fn precompiled_fits(step: &Precompiled, text: &str, most: usize) -> bool {
-    // clusters of characters have keys up to this length
+    // keys of grapheme clusters have at most this length
     const KEY: usize = 5;
     let mut length = 0_usize;
     for (start, character) in text.char_indices() {
@@ -152,7 +152,7 @@ fn precompiled_fits(step: &Precompiled, text: &str, most: usize) -> bool {
     true
 }
 
-/// Decodes tokens as the decoder does, one step after the other.
+/// Decodes tokens as the decoder does, step by step.
 pub(crate) fn decode(decoder: &DecoderWrapper, tokens: Vec<String>) -> tokenizers::Result<String> {
     let from = bytes(&tokens).saturating_add(tokens.len());
     Ok(decode_chain(decoder, tokens, from)?.concat())
@@ -169,7 +169,7 @@ fn decode_chain(step: &DecoderWrapper, tokens: Vec<String>, from: usize) -> toke
             let worst = bytes(&tokens).saturating_add(tokens.len()).saturating_mul(step.content.len() + 1);
             worst <= most || tokens.iter().all(|token| replaced_fits(step, token, most / tokens.len().max(1)))
         }
-        // a byte that is no text is a character of three; a space may come between all characters
+        // an invalid byte becomes a character of three; a space may follow every character
         _ => times(3),
     };
     if !fits {
@@ -182,7 +182,7 @@ fn bytes(texts: &[String]) -> usize {
     texts.iter().map(String::len).sum()
 }
 
-/// Whether pieces stay short; the error says what does not.
+/// Whether pieces have bounded growth; the error says what does not.
 pub(crate) fn check_pieces(steps: &PreTokenizerWrapper) -> Result<(), String> {
     match pieces_times(steps) {
         times if times <= PIECES_TIMES => Ok(()),
@@ -195,15 +195,16 @@ fn pieces_times(step: &PreTokenizerWrapper) -> usize {
         PreTokenizerWrapper::Sequence(steps) => {
             steps.as_ref().iter().fold(1, |times: usize, step| times.saturating_mul(pieces_times(step)))
         }
-        // a space in front of each piece, and two bytes for one
+        // a space before each piece, and two bytes for one
         PreTokenizerWrapper::ByteLevel(_) => 4,
-        // a character of four bytes in front of each piece and for each space
+        // a character of four bytes before each piece and for each space
         PreTokenizerWrapper::Metaspace(_) => 8,
         _ => 1,
     }
 }
 
-/// Whether a text is not copied; the error says what does it. The library keeps templates to itself, but writes them out.
+/// Whether templates have bounded growth; the error says which does not. The library keeps templates private, but
+/// serializes them.
 pub(crate) fn check_template(processor: &PostProcessorWrapper) -> Result<(), String> {
     match processor {
         PostProcessorWrapper::Sequence(steps) => steps.as_ref().iter().try_for_each(check_template),

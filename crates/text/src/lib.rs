@@ -1,4 +1,4 @@
-//! Text to tokens and back. Knows nothing of models: what it needs is the bytes of a `tokenizer.json`.
+//! Tokenization and detokenization. Knows nothing of models: its input is the bytes of a `tokenizer.json`.
 //!
 //! ```no_run
 //! let tokenizer = text::Tokenizer::from_bytes(&std::fs::read("tokenizer.json")?)?;

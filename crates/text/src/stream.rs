@@ -1,5 +1,5 @@
-//! Decodes tokens as they come, so that the pieces together are exactly what decoding all of them at once gives.
-//! The cost of a token does not grow with the number of tokens before it.
+//! Incremental detokenization: the concatenated pieces are exactly what decoding all tokens at once gives. The cost of
+//! a token does not grow with the number of tokens before it.
 
 use std::char::REPLACEMENT_CHARACTER;
 
@@ -10,12 +10,12 @@ use crate::tokenizer::{Decoding, Tokenizer};
 #[derive(Debug)]
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
-    /// What is not final yet of [`Decoding::Bytes`]: the first bytes of a scalar, at most three.
+    /// Pending bytes of [`Decoding::Bytes`]: the start of a scalar, at most three.
     bytes: Vec<u8>,
-    /// For [`Decoding::Text`], the tokens that the next text depends on: the last ones whose text was given, then those
-    /// held back.
+    /// For [`Decoding::Text`], the tokens that the next text depends on: the last ones whose text was returned, then
+    /// pending ones.
     window: Vec<String>,
-    /// The text of the window that was given already.
+    /// The text of the window that was returned already.
     given: String,
 }
 
@@ -24,7 +24,7 @@ impl<'t> TextStream<'t> {
         TextStream { tokenizer, bytes: Vec::new(), window: Vec::new(), given: String::new() }
     }
 
-    /// Takes the next token and gives the text that became final with it, often none.
+    /// Adds a token and returns the text that became final with it, often none.
     pub fn push(&mut self, id: u32) -> Result<String, TextError> {
         let Some(token) = self.tokenizer.visible_token(id) else { return Ok(String::new()) };
         match self.tokenizer.decoding() {
@@ -41,26 +41,26 @@ impl<'t> TextStream<'t> {
         }
     }
 
-    /// Counts what is held back as given: it belongs to a prompt. The first bytes of a scalar still wait for the rest.
+    /// Marks pending text as returned: it belongs to a prompt. The first bytes of a scalar still wait for the rest.
     pub(crate) fn take_as_given(&mut self) -> Result<(), TextError> {
         self.given = self.tokenizer.join(self.window.clone())?;
         Ok(())
     }
 
-    /// Gives what is held back, with replacement characters for bytes that are no text, and starts anew.
+    /// Returns pending text, with replacement characters for invalid bytes, and resets the stream.
     pub fn finish(&mut self) -> String {
         let mut rest = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
-        // A decoder that refuses the held tokens has no text for them.
+        // Pending tokens that the decoder refuses have no text.
         let window = self.tokenizer.join(std::mem::take(&mut self.window)).unwrap_or_default();
         rest.push_str(after_common_prefix(&window, &std::mem::take(&mut self.given)));
         rest
     }
 
-    /// Gives the new text of the window, and shortens the window to what the next token's text can depend on.
+    /// Returns the new text of the window, and shortens the window to what the next token's text can depend on.
     fn slide(&mut self) -> Result<String, TextError> {
         let text = self.tokenizer.join(self.window.clone())?;
         let new = after_common_prefix(&text, &self.given);
-        // The last scalar may be incomplete where a decoder mixes bytes with other steps.
+        // The last scalar may be incomplete if a decoder mixes bytes with other steps.
         if new.ends_with(REPLACEMENT_CHARACTER) {
             return Ok(String::new());
         }
@@ -80,7 +80,7 @@ impl<'t> TextStream<'t> {
     }
 }
 
-/// Moves everything that later bytes cannot change out of `bytes`.
+/// Moves all bytes that are final out of `bytes`.
 fn take_final(bytes: &mut Vec<u8>) -> String {
     let mut text = String::with_capacity(bytes.len());
     let mut open = 0;
@@ -99,13 +99,13 @@ fn take_final(bytes: &mut Vec<u8>) -> String {
     text
 }
 
-/// The bytes that a token of a byte-level vocabulary stands for. Added tokens may be plain text.
+/// The bytes of a token of a byte-level vocabulary. Added tokens may be plain text.
 fn token_bytes(token: &str) -> Vec<u8> {
     token.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// Byte-level vocabularies spell bytes as printable characters: Latin-1 where it prints, and U+0100 upwards, in order,
-/// for the 68 bytes that do not.
+/// Byte-level vocabularies spell bytes as printable characters: Latin-1 if it is printable, and U+0100 upwards, in
+/// order, for the 68 bytes that are not.
 fn byte_of(spelled: char) -> Option<u8> {
     let byte = match spelled as u32 {
         byte @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => byte,
@@ -117,13 +117,13 @@ fn byte_of(spelled: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
-/// `<0x0A>` and its like, as the decoder recognises them.
+/// Tokens like `<0x0A>`, as the decoder recognises them.
 fn is_byte_token(token: &str) -> bool {
     let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
-/// What `text` says beyond what was given. It continues it, unless a decoder rewrites across tokens, which no
+/// The part of `text` that was not returned yet. It is a suffix, unless a decoder rewrites across tokens, which no
 /// tokenizer of a language model is known to do.
 fn after_common_prefix<'a>(text: &'a str, given: &str) -> &'a str {
     let common = text.chars().zip(given.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();

@@ -7,7 +7,7 @@ use crate::error::guarded;
 use crate::growth::{self, BoundedNormalizer};
 use crate::stream::TextStream;
 
-/// Turns text into token ids and back.
+/// Encodes text as token ids, and decodes them.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Inner,
@@ -15,13 +15,13 @@ pub struct Tokenizer {
     vocab_size: usize,
 }
 
-/// The library's tokenizer, over a normalizer that cannot take all memory.
+/// The library's tokenizer, over a normalizer with bounded memory.
 type Inner = TokenizerImpl<ModelWrapper, BoundedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
-/// What a token means to the tokenizer's decoder, as far as streaming must know.
+/// How the tokenizer's decoder treats a token, as far as streaming depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decoding {
-    /// A token is bytes, whatever stands around it (GPT-2, Llama 3, Qwen).
+    /// A token is bytes, independent of its context (GPT-2, Llama 3, Qwen).
     Bytes,
     /// A token is text, with spaces that depend on the token before it (SentencePiece, WordPiece).
     Text {
@@ -31,13 +31,13 @@ pub(crate) enum Decoding {
 }
 
 impl Tokenizer {
-    /// Loads a tokenizer from the contents of a `tokenizer.json`. Added tokens that the model's vocabulary lacks are
-    /// numbered after it, whatever id the file gives them, as in transformers.
+    /// Loads a tokenizer from the contents of a `tokenizer.json`. Added tokens that the model's vocabulary does not
+    /// contain are numbered after it, whatever id the file gives them, as in transformers.
     pub fn from_bytes(tokenizer_json: &[u8]) -> Result<Tokenizer, TextError> {
         let mut inner: Inner = guarded(|| Ok(serde_json::from_slice(tokenizer_json)?)).map_err(TextError::Tokenizer)?;
         inner.get_pre_tokenizer().map_or(Ok(()), growth::check_pieces).map_err(TextError::Tokenizer)?;
         inner.get_post_processor().map_or(Ok(()), growth::check_template).map_err(TextError::Tokenizer)?;
-        // Files keep the settings of the training run here: a prompt must never be cut or padded behind the caller's back.
+        // Files keep the settings of the training run here: a prompt must never be silently truncated or padded.
         guarded(|| inner.with_padding(None).with_truncation(None).map(drop)).map_err(TextError::Tokenizer)?;
 
         let highest = inner.get_vocab(true).into_values().max();
@@ -46,8 +46,8 @@ impl Tokenizer {
         Ok(Tokenizer { inner, decoding, vocab_size: highest as usize + 1 })
     }
 
-    /// The tokens of a text. Special tokens are those that the tokenizer puts around a text, such as `<s>`;
-    /// special tokens spelled out in the text itself are always recognised.
+    /// The tokens of a text. With special tokens, the tokenizer's own are added around the text, such as `<s>`; special
+    /// tokens spelled out in the text itself are always recognised.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         let encoding = guarded(|| self.inner.encode_fast(text, add_special_tokens)).map_err(TextError::Encode)?;
         Ok(encoding.get_ids().to_vec())
@@ -59,16 +59,16 @@ impl Tokenizer {
         self.join(ids.iter().filter_map(|&id| self.visible_token(id)).collect())
     }
 
-    /// Decodes tokens as they come.
+    /// Decodes tokens incrementally.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)
     }
 
-    /// Decodes tokens that continue a prompt: where a tokenizer drops the space in front of a text, the first word
-    /// keeps its own.
+    /// Decodes tokens that continue a prompt: if a tokenizer drops the space before a text, the first word keeps its
+    /// own.
     pub fn stream_after(&self, prompt: &[u32]) -> Result<TextStream<'_>, TextError> {
         let mut stream = self.stream();
-        // What stands further back cannot change how the next token is spelled.
+        // Earlier tokens cannot affect the text of the next token.
         const CONTEXT: usize = 16;
         for id in &prompt[prompt.len().saturating_sub(CONTEXT)..] {
             stream.push(*id)?;
@@ -82,7 +82,7 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// The id of a token given as it stands in the vocabulary, such as `</s>`.
+    /// The id of a token by its spelling in the vocabulary, such as `</s>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
@@ -99,7 +99,7 @@ impl Tokenizer {
     /// The text of a sequence of visible tokens.
     pub(crate) fn join(&self, tokens: Vec<String>) -> Result<String, TextError> {
         match self.inner.get_decoder() {
-            // Some decoders index the last token without asking whether there is one.
+            // Some decoders index the last token without checking that there is one.
             _ if tokens.is_empty() => Ok(String::new()),
             Some(decoder) => guarded(|| growth::decode(decoder, tokens)).map_err(TextError::Decode),
             None => Ok(tokens.join(" ")),

@@ -1,4 +1,4 @@
-//! The kernel for CPUs: when it takes an op, and its code.
+//! The kernel for CPUs: supported ops, and its code.
 
 use smelt::DType;
 use smelt::extend::{About, Args, Call, Kernel, Refusal, RowArgs, RowKernel, Site};
@@ -22,7 +22,7 @@ impl Kernel for OnCpu {
         let op = site.cast::<SoftClip>()?;
         match site.result_type()?.dtype {
             DType::F32 => Ok(site.by_rows()?.float("limit", op.limit)),
-            dtype => Err(Refusal::because(format!("it takes f32 values, not {dtype}"))),
+            dtype => Err(Refusal::because(format!("it requires f32 values, found {dtype}"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel for NVIDIA GPUs: when the body in `kernels/soft_clip.cuh` takes an op, as which instance, in which grid.
+//! The kernel for NVIDIA GPUs: when the body in `kernels/soft_clip.cuh` supports an op, with which instance and grid.
 
 use smelt::extend::{About, Body, Call, Header, Kernel, Refusal, Site, c_float, c_type};
 
@@ -7,7 +7,7 @@ use crate::SoftClip;
 const FILE: Header =
     Header { path: "examples/custom-op/kernels/soft_clip.cuh", text: include_str!("../kernels/soft_clip.cuh") };
 
-/// Threads of a block, and elements of each: what the file says.
+/// Threads per block, and elements per thread, as in the file.
 const THREADS: u32 = 256;
 const ELEMENTS: u64 = 8;
 

@@ -1,4 +1,4 @@
-//! smelt with an op of its own: what it means, a pass that puts it into models, and its kernels for both targets.
+//! smelt with an op of its own: its semantics, a pass that inserts it into models, and its kernels for both targets.
 
 mod cpu;
 mod cuda;
@@ -13,7 +13,7 @@ pub use pass::ClipLogits;
 use smelt::extend::ByRows;
 use smelt::{Driver, Slot};
 
-/// smelt with all of it inside.
+/// smelt with all of them.
 pub fn driver() -> Driver {
     Driver::new()
         .op::<SoftClip>()

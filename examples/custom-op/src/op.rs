@@ -1,4 +1,4 @@
-//! The op: its name in text, its types, and what it means.
+//! The op: its name in text, its types, and its semantics.
 
 use smelt::extend::ir::{HostTensor, KvState, OpClass, Semantics, Type, TypeError, type_error};
 use smelt::extend::op;

@@ -1,4 +1,4 @@
-//! The pass that puts the op into models.
+//! The pass that inserts the op into models.
 
 use smelt::extend::ir::ops::{Argmax, Linear};
 use smelt::extend::ir::{Graph, OpId, Patch, PatchValue};
@@ -10,7 +10,7 @@ use crate::SoftClip;
 const LIMIT: f32 = 30.0;
 
 rewrite_pass! {
-    /// `argmax(linear(x, w)) → argmax(soft_clip(linear(x, w)))`, for all who read the logits.
+    /// `argmax(linear(x, w)) → argmax(soft_clip(linear(x, w)))`, for all users of the logits.
     pub struct ClipLogits(Numerics::Different) { clip_logits }
 }
 
@@ -21,7 +21,7 @@ fn clip_logits(graph: &Graph, id: OpId) -> Option<Patch> {
     let operands: Vec<PatchValue> = graph.operands(linear).into_iter().map(PatchValue::from).collect();
 
     let mut patch = Patch::new();
-    // the linear once more: all who read the old one are about to read what stands behind this one
+    // the linear once more: users of the old one will read what comes after this one
     let raw = patch.add(graph, head.clone(), &operands);
     patch.name(format!("{}.raw", graph.value_name(logits)));
     let clipped = patch.add(graph, SoftClip { limit: LIMIT }, &[raw]);

@@ -54,7 +54,7 @@ fn every_subcommand_knows_the_parts() {
     std::fs::remove_file(plan).unwrap();
 }
 
-/// The driver with the tests' NVRTC; `None` where there is none.
+/// The driver with the tests' NVRTC; `None` if there is none.
 fn with_nvrtc(driver: Driver) -> Option<Driver> {
     if let Err(reason) = tests::device::compiler() {
         eprintln!("skipped: {reason}");

@@ -1,4 +1,4 @@
-//! An analysis: it leaves the graph as it was, and keeps what it found for whoever holds a clone of it.
+//! An analysis: it leaves the graph unchanged, and stores its result for the holders of its clones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,21 +8,21 @@ use smelt::extend::ir::ops::Linear;
 use smelt::extend::ir::{Graph, OpId};
 use smelt::extend::{Changed, Dim, Pass, PassContext, PassError};
 
-/// Counts the arithmetic of products with weights, layer by layer, over the sizes of a step.
+/// Counts the arithmetic of products with weights, by layer, over the sizes of a step.
 #[derive(Clone, Debug, Default)]
 pub struct CountFlops {
     found: Arc<Mutex<Option<Flops>>>,
 }
 
-/// What [`CountFlops`] found: floating-point operations of a step, by the layer in whose name they stand.
+/// The result of [`CountFlops`]: floating-point operations of a step, by layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flops {
-    /// A layer's number, nothing for what is in no layer; two operations for each weight and row.
+    /// By layer number, `None` outside of layers; two operations per weight and row.
     pub layers: BTreeMap<Option<u32>, Dim>,
 }
 
 impl CountFlops {
-    /// What the last run found.
+    /// The result of the last run.
     pub fn found(&self) -> Option<Flops> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -44,7 +44,7 @@ impl Pass for CountFlops {
     }
 }
 
-/// Operations of a product with a weight: two for each of its elements, for each row.
+/// Operations of a product with a weight: two per element and row.
 fn product(graph: &Graph, id: OpId) -> Option<Dim> {
     graph.cast::<Linear>(id)?;
     let (result, weight) = (graph.tensor(graph.result(id))?, graph.tensor(graph.operands(id)[1])?);

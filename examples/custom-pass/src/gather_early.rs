@@ -1,12 +1,12 @@
-//! A rewrite: rows are picked before the work on them, not behind it.
+//! A rewrite: rows are gathered before the work on them, not after it.
 
 use smelt::extend::ir::ops::GatherRows;
 use smelt::extend::ir::{Graph, OpClass, OpId, Patch, PatchValue};
 use smelt::extend::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `gather_rows(f(x, weight), rows) → f(gather_rows(x, rows), weight)`, where `f` works row by row and all that read
-    /// it pick these rows.
+    /// `gather_rows(f(x, weight), rows) → f(gather_rows(x, rows), weight)`, if `f` works row by row and all its users
+    /// gather these rows.
     pub struct GatherEarly(Numerics::Exact) { gather_early }
 }
 

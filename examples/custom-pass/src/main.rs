@@ -1,4 +1,4 @@
-//! The command line of smelt with two more passes. What the analysis found stands on stderr in the end.
+//! The command line of smelt with two more passes. The result of the analysis is printed to stderr at the end.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What the passes do to a real model.
+//! The effect of the passes on a real model.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! `// test: cuda TARGET`: the units of a graph's kernels, before their includes are pasted. `nvrtc` compiles the units of
-//! the same cases, where NVRTC is there.
+//! `// test: cuda TARGET`: the units of a graph's kernels, before their includes are flattened. `nvrtc` compiles the
+//! units of the same cases, if NVRTC is available.
 
 use super::target;
 use crate::{Case, Command, Outcome, Suite, device, lower};
@@ -46,7 +46,7 @@ impl Command for Nvrtc {
         let mut lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
         let built = lowered.build(&compiler).map_err(|error| error.to_string())?;
         match built.into_iter().find_map(|built| built.slow) {
-            Some(reason) => Err(format!("a kernel would run slowly: {reason}")),
+            Some(reason) => Err(format!("a kernel would be slow: {reason}")),
             None => Ok(Outcome::Passed),
         }
     }

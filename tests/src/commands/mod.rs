@@ -1,4 +1,4 @@
-//! The commands that the first line of a case may name, one a file, and the list of them.
+//! The commands of the first line of a case, one per file, and their list.
 
 mod cuda;
 mod eval;
@@ -18,12 +18,12 @@ use codegen::Target;
 
 use crate::{Case, Suite};
 
-/// What a case is tested by.
+/// A command of cases.
 pub trait Command: Sync {
-    /// The word behind `// test:`.
+    /// The word after `// test:`.
     fn name(&self) -> &'static str;
 
-    /// Runs a case; the error says what is wrong.
+    /// Runs a case; the error is the failure.
     fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String>;
 
     /// Whether it runs this case.
@@ -32,12 +32,12 @@ pub trait Command: Sync {
     }
 }
 
-/// How a case went.
+/// The outcome of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All was as it should be.
+    /// Passed.
     Passed,
-    /// This text must be that of the snapshot.
+    /// This text must equal the snapshot.
     Text(String),
     /// This machine or this program cannot run it.
     Skipped(String),
@@ -60,7 +60,7 @@ pub const COMMANDS: [&dyn Command; 13] = [
     &cuda::Nvrtc,
 ];
 
-/// The target that a case names; `Err` is an outcome where this program has none of that name.
+/// The target of a case; `Err` is an outcome if this program has none of that name.
 fn target(case: &Case) -> Result<Target, Outcome> {
     let name = case.args.first().map_or("", String::as_str);
     Target::from_str(name).map_err(|error| Outcome::Skipped(error.to_string()))

@@ -1,9 +1,9 @@
-//! `// test: pass NAMES…`: what passes do to a graph, as a difference of texts. The graph means the same before and
-//! after, as far as the passes' numerics promise, and a second run finds nothing left to do.
+//! `// test: pass NAMES…`: the effect of passes on a graph, as a diff. The graph means the same before and after, as
+//! far as the passes' numerics promise, and a second run changes nothing.
 
 use std::sync::Arc;
 
-use ir::{Graph, MadeWeights, WeightSource};
+use ir::{DerivedWeights, Graph, WeightSource};
 use passes::{Changed, Numerics};
 
 use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, Tolerance, compare, interpret, run_passes_over};
@@ -20,19 +20,19 @@ impl Command for Pass {
         let find = |name: &String| known.find(name).ok_or_else(|| format!("unknown pass `{name}`"));
         let passes = case.args.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         if passes.is_empty() {
-            return Err("expected names of passes behind `// test: pass`".to_owned());
+            return Err("expected names of passes after `// test: pass`".to_owned());
         }
         difference_of(suite, case, passes)
     }
 }
 
-/// What passes make of a case, as the text of the difference.
+/// The effect of passes on a case, as a diff.
 pub(super) fn difference_of(suite: &Suite, case: &Case, passes: Vec<Arc<dyn passes::Pass>>) -> Result<Outcome, String> {
     let numerics = passes.iter().map(|pass| pass.numerics()).max().unwrap_or(Numerics::Exact);
     let pipeline = passes::Pipeline::of(passes);
     let graph = suite.graph(case)?;
     let seeded = SeededWeights::of(&graph, case.dummy_weights);
-    let weights = MadeWeights::over(&seeded);
+    let weights = DerivedWeights::over(&seeded);
     let (after, reports) = run_passes_over(&pipeline, &graph, &weights)?;
 
     let text = difference(&graph, &after);
@@ -47,7 +47,7 @@ pub(super) fn difference_of(suite: &Suite, case: &Case, passes: Vec<Arc<dyn pass
     Ok(Outcome::Text(text.unwrap_or_else(|| "(no change)\n".to_owned())))
 }
 
-/// Evaluates both graphs on the seeded inputs of the case. Where they differ by design, the second must have values.
+/// Evaluates both graphs on the seeded inputs of the case. If they differ by design, the second must have values.
 pub(super) fn same_meaning(
     case: &Case,
     before: &Graph,
@@ -64,7 +64,7 @@ pub(super) fn same_meaning(
     }
 }
 
-/// The whole text with what changed, or nothing where nothing did.
+/// The whole text as a diff, or nothing if it is unchanged.
 fn difference(before: &Graph, after: &Graph) -> Option<String> {
     let (before, after) = (ir::text::print(before), ir::text::print(after));
     let diff = similar::TextDiff::from_lines(&before, &after);

@@ -1,4 +1,4 @@
-//! `// test: pipeline [STAGE]`: the graph after the pipeline up to a stage, `fused` where none is named.
+//! `// test: pipeline [STAGE]`: the graph after the pipeline up to a stage, `fused` by default.
 
 use ir::Stage;
 

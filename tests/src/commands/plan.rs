@@ -1,5 +1,5 @@
-//! `// test: plan TARGET`: the whole plan as text, read back from its file, or why there is none. The same graph gives
-//! the same bytes. Plans for GPUs are shown before they are written, which takes NVRTC: weights have no offsets yet.
+//! `// test: plan TARGET`: the whole plan as text, read back from its file, or the error. The same graph gives the same
+//! bytes. GPU plans are shown before they are written, which needs NVRTC: weights have no offsets yet.
 
 use super::target;
 use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, compile_with, lower};

@@ -1,5 +1,5 @@
-//! `// test: roundtrip`: a graph prints as the text it was parsed from, comments left out. Runs on every case whose
-//! text parses.
+//! `// test: roundtrip`: a graph prints as the text it was parsed from, without comments. Runs on every case whose text
+//! parses.
 
 use crate::{Case, Command, Outcome, Suite};
 

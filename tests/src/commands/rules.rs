@@ -1,5 +1,5 @@
-//! `// test: rules FILE`: what the rules of a file beside the case do to its graph, in order; held to the same as
-//! passes are.
+//! `// test: rules FILE`: the effect of the rules of a file next to the case on its graph, in order; checked like
+//! passes.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ impl Command for Rules {
     }
 
     fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
-        let [file] = case.args.as_slice() else { return Err("expected a file behind `// test: rules`".to_owned()) };
+        let [file] = case.args.as_slice() else { return Err("expected a file after `// test: rules`".to_owned()) };
         let path = case.path.with_file_name(file);
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{file}: {error}"))?;
         let list = |errors: Vec<ParseError>| errors.iter().map(ParseError::to_string).collect::<Vec<_>>().join("\n");

@@ -1,5 +1,5 @@
-//! `// test: run cpu`: an executor, on the plan of a graph, gives what the interpreter gives on the graph before any
-//! pass. `run_device` runs the same cases on a GPU, where there is one.
+//! `// test: run cpu`: an executor, on the plan of a graph, agrees with the interpreter on the graph before any pass.
+//! `run_device` runs the same cases on a GPU, if there is one.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     interpret,
 };
 
-/// Tokens of the KV blocks that GPU kernels take.
+/// Block size of the KV cache of GPU kernels.
 const DEVICE_BLOCK_TOKENS: u32 = 64;
 
 pub struct Run;
@@ -59,7 +59,7 @@ fn check(suite: &Suite, case: &Case, target: Target, executor: &dyn Executor) ->
     let scenario = Scenario::new(&case.name, &case.sizes, &graph)?;
     let compiled = compile_with(&suite.driver, &graph, target, &weights, scenario.kv_blocks)?;
     let found = execute(executor, &graph, Arc::clone(&compiled.file), &scenario)?;
-    // a pass that changes what a graph computes is taken at its word
+    // a pass that declares a change of semantics is not compared
     let meant = if suite.numerics(&compiled.passes) == Numerics::Different { &compiled.graph } else { &graph };
     let expected = interpret(meant, &weights, &scenario)?;
     compare(&graph, &expected, &found, Tolerance::of(Numerics::Rounding, &graph))?;

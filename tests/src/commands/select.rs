@@ -1,5 +1,5 @@
-//! `// test: select TARGET`: the kernel of each op after the pipeline, or why there is none. Each kernel says of itself
-//! which ops it takes.
+//! `// test: select TARGET`: the kernel of each op after the pipeline, or the error. Kernel descriptions must list the
+//! ops they are selected for.
 
 use std::fmt::Write;
 
@@ -26,7 +26,7 @@ impl Command for Select {
             let site = Site { graph: &graph, op, program };
             let mnemonic = graph.op(op).mnemonic();
             let dtypes: Vec<_> = graph.results(op).filter_map(|value| Some(graph.tensor(value)?.dtype)).collect();
-            // what a formula says, `map` does
+            // ops with a formula are done by `map`
             let mnemonic = if graph.op(op).formula(&dtypes).is_some() { "map" } else { mnemonic };
             let silent = |kernel: &&dyn Kernel| {
                 kernel.call(&site) != Err(Refusal::OtherOp) && !kernel.about().ops.contains(&mnemonic)

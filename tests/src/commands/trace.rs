@@ -1,5 +1,5 @@
-//! `// test: trace`: what a step of prompts and a step of decoding launch on the CPU target, with all sizes filled in
-//! and checked, and how many launches each layer costs.
+//! `// test: trace`: the launches of a prefill step and of a decode step on the CPU target, with all sizes filled in
+//! and checked, and the number of launches per layer.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -38,7 +38,7 @@ impl Command for Trace {
     }
 }
 
-/// Launches of a program, by the layer in whose name they stand.
+/// Launches of a program, by the layer in their names.
 fn launches(program: &Program) -> String {
     let mut layers: BTreeMap<&str, usize> = BTreeMap::new();
     for Step::Launch(launch) in &program.steps {

@@ -1,5 +1,4 @@
-//! `// test: verify STAGE`: the errors that `// error: …` comments announce at the ends of lines are found there, and
-//! no others.
+//! `// test: verify STAGE`: the errors of `// error: …` comments are found on their lines, and no others.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +35,7 @@ impl Command for Verify {
     }
 }
 
-/// The stage that a case names.
+/// The stage of a case.
 pub(super) fn stage(case: &Case) -> Result<Stage, String> {
     let name = case.args.first().map_or("", String::as_str);
     let names = Stage::ALL.map(Stage::name).join(", ");
@@ -46,7 +45,7 @@ pub(super) fn stage(case: &Case) -> Result<Stage, String> {
         .ok_or_else(|| format!("expected a stage of {names}, found `{name}`"))
 }
 
-/// Messages, each with the lines that it may be about.
+/// Messages, each with the possible lines.
 fn found(suite: &Suite, case: &Case, stage: Stage) -> Vec<(BTreeSet<usize>, String)> {
     let parsed = match ir::text::parse(&case.text, suite.driver.ops()) {
         Ok(parsed) => parsed,
@@ -56,8 +55,8 @@ fn found(suite: &Suite, case: &Case, stage: Stage) -> Vec<(BTreeSet<usize>, Stri
     found.into_iter().map(|diagnostic| (lines(case, &parsed, &diagnostic), diagnostic.message)).collect()
 }
 
-/// The line of the op that makes the value, of `graph` where it is an input; that of `return` as well, where an output
-/// has the name.
+/// The line of the op that computes the value, of `graph` if it is an input; also that of `return`, if an output has
+/// the name.
 fn lines(case: &Case, parsed: &Parsed, diagnostic: &Diagnostic) -> BTreeSet<usize> {
     let graph = &parsed.graph;
     let line_of = |word: &str| case.text.lines().position(|line| line.trim_start().starts_with(word)).map(|at| at + 1);

@@ -1,4 +1,4 @@
-//! What transformers made of the oracle checkpoints.
+//! The results of transformers on the oracle checkpoints.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub const ORACLES: [&str; 7] = [
     "starcoder2-gqa",
 ];
 
-/// What transformers made of a checkpoint.
+/// The results of transformers on a checkpoint.
 pub struct Expected {
     pub prompts: Vec<Vec<u32>>,
     pub greedy: Vec<Vec<u32>>,
@@ -27,7 +27,7 @@ impl Expected {
         Expected::of(&super::oracle(name))
     }
 
-    /// What is expected of the checkpoint in a folder.
+    /// The expected results of the checkpoint in a directory.
     pub fn of(folder: &Path) -> Expected {
         let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: the oracle checkpoints, and copies of them that may be broken.
+//! Shared by the end-to-end tests: the oracle checkpoints, and copies of them that may be damaged.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -16,7 +16,7 @@ use serde_json::Value;
 use smelt::{CompileOptions, Driver, Error, ErrorKind, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet};
 use tempfile::TempDir;
 
-/// The folder of an oracle checkpoint.
+/// The directory of an oracle checkpoint.
 pub fn oracle(name: &str) -> PathBuf {
     tests::folder().join("oracle").join(name)
 }
@@ -26,8 +26,8 @@ pub fn demo() -> PathBuf {
     tests::folder().join("../models/demo")
 }
 
-/// Compiles a checkpoint where it is with one thread, and a copy of it elsewhere with four. Returns the plan, of which
-/// there must be one: the same bytes, without a path.
+/// Compiles a checkpoint in place with one thread, and a copy of it elsewhere with four. Returns the plan, which must
+/// be the same: equal bytes, without a path.
 pub fn compile_twice(driver: &Driver, dir: &Path, options: &CompileOptions) -> Vec<u8> {
     let scratch = tempfile::tempdir().unwrap();
     let copy = scratch.path().join("elsewhere");
@@ -59,7 +59,7 @@ pub fn ids(tokens: &[u32]) -> Prompt {
     Prompt::Tokens(tokens.to_vec())
 }
 
-/// As many tokens as this, whatever they are.
+/// This many arbitrary tokens.
 pub fn tokens(max_tokens: u32) -> GenerationParams {
     GenerationParams { max_tokens, ignore_eos: true, logits: false }
 }
@@ -115,7 +115,7 @@ impl Checkpoint {
         std::fs::write(self.file("config.json"), config.to_string()).unwrap();
     }
 
-    /// Writes the tensors anew after a change.
+    /// Rewrites the tensors after a change.
     pub fn edit(&self, change: impl FnOnce(&mut BTreeMap<String, Stored>)) {
         let bytes = std::fs::read(self.weights()).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -129,7 +129,7 @@ impl Checkpoint {
         write_tensors(&self.weights(), &tensors);
     }
 
-    /// Why this is not compiled: the class, and what the user reads. No plan may be left behind.
+    /// Why compilation fails: the class, and the message. No plan may be left over.
     pub fn refused(&self) -> (ErrorKind, String) {
         let plan = self.file("out.plan");
         let options = CompileOptions::default();
@@ -155,7 +155,7 @@ pub fn put(path: &Path, at: usize, byte: u8) {
     file.write_all(&[byte]).unwrap();
 }
 
-/// Asserts that a text has all of these parts.
+/// Asserts that a text contains all of these parts.
 pub fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "expected `{part}` in: {text}");

@@ -1,4 +1,4 @@
-//! Checkpoints of codes, and checkpoints that become codes.
+//! Quantized checkpoints, and checkpoints to be quantized.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use smelt::{
 use super::expected::ORACLES;
 use super::{demo, oracle};
 
-/// A folder of `tests/quantized`, and how far a logit may be from what is expected. Where activations are codes, one that
-/// lies between two may become the other.
+/// A directory of `tests/quantized`, and the tolerance of its logits. If activations are quantized, one near a rounding
+/// boundary may be rounded either way.
 pub const CHECKPOINTS: [(&str, f32); 12] = [
     ("ct-int8-token", 1e-4),
     ("ct-int8-static", 1e-4),
@@ -26,12 +26,12 @@ pub const CHECKPOINTS: [(&str, f32); 12] = [
     ("gptq-v2-int8", 1e-4),
 ];
 
-/// Checkpoints and what they are quantized to. Groups of 128 columns are whole in the demo model alone.
+/// Checkpoints and their formats. Only the demo model has whole groups of 128 columns.
 pub fn cases(calibration: &Path) -> Vec<(PathBuf, PrecisionOptions)> {
     let plain = |format| PrecisionOptions { linears: Some(format), ..PrecisionOptions::default() };
     let calibrated = |format| PrecisionOptions { calibration: Some(calibration.to_owned()), ..plain(format) };
     let static_scales = |format| PrecisionOptions { activations: ActivationScales::Static, ..calibrated(format) };
-    // compressed-tensors scales int8 codes of activations by 1/127.5 of the largest where it looks for that itself
+    // compressed-tensors divides by 127.5 for dynamic scales of int8 activations
     let dynamic = Format::ALL.into_iter().filter(|format| *format != Format::Int8Smoothquant).map(calibrated);
     let scaled = [Format::Int8Smoothquant, Format::Fp8].map(static_scales);
     let of_demo = dynamic.chain(scaled).chain([mixture()]);
@@ -40,7 +40,7 @@ pub fn cases(calibration: &Path) -> Vec<(PathBuf, PrecisionOptions)> {
     of_demo.map(|precision| (demo(), precision)).chain(oracles).collect()
 }
 
-/// The head of a tied model as well, and formats of all kinds side by side.
+/// Also lm_head of a tied model, and formats of all kinds together.
 pub fn mixture() -> PrecisionOptions {
     let text = "layers.*.attn.* int8-weight\nlayers.0.mlp.down fp8\nlayers.1.* none".to_owned();
     let map = PrecisionMap { path: "map".into(), text };
@@ -59,14 +59,15 @@ pub fn calibrate(folder: &Path) -> PathBuf {
     out
 }
 
-/// Many of one token, of which none sees what happened to another, and a longer one.
+/// Many of one token, which are independent of each other, and a longer one.
 pub fn prompts() -> Vec<Vec<u32>> {
     let tokens = |range: std::ops::Range<u32>| range.map(|index| 3 + index * 37 % 300).collect();
     (0..40).map(|index| tokens(index..index + 1)).chain([tokens(0..80)]).collect()
 }
 
-/// The least share of the prompts whose logits two computations agree on, where activations are codes: one that lies
-/// between two codes may become the other, and all that follows in that prompt sees it. `None` where they agree on all.
+/// The minimum share of the prompts whose logits two computations agree on, if activations are quantized: one near a
+/// rounding boundary may be rounded either way, which affects all that follows in that prompt. `None` if they agree on
+/// all.
 pub fn least_share(precision: &PrecisionOptions) -> Option<f64> {
     let codes = precision.linears.is_some_and(Format::narrow_activations) || precision.map.is_some();
     (codes || precision.kv.is_some()).then_some(0.85)

@@ -1,4 +1,4 @@
-//! Plans whose hashes hold and whose code or launches do not: each is refused by name when it is opened or loaded.
+//! Plans with valid hashes and invalid code or launches: each is refused by name when it is opened or loaded.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{
     folder,
 };
 
-/// The demo model's plan with something done to it, up to where it is refused.
+/// The demo model's plan with a change, up to its refusal.
 fn refused(path: &Path, change: impl FnOnce(&mut Plan)) -> Error {
     let target = TargetChoice::Named("sm_90a".to_owned());
     let options = CompileOptions { target, max_batch_size: Some(1), ..CompileOptions::default() };
@@ -46,11 +46,11 @@ fn damaged_code_and_launches_are_refused_by_name() {
     let words = ["kernel `embedding` at `embedding`", "its code takes parameters of [8, 8, 8, 4, 4] bytes"];
     bad(refused(&path, |plan| launch(plan, |launch| drop(launch.scalars.pop()))), &words);
     let table = refused(&path, |plan| launch(plan, |launch| launch.inputs.truncate(1)));
-    bad(table, &["a size of `embedding` has no value, or is larger than all that the launch works on"]);
+    bad(table, &["a size of `embedding` has no value, or is larger than its operands"]);
     let code = |plan: &mut Plan| plan.kernels[0].code.clone().unwrap();
     bad(
         refused(&path, |plan| plan.kernels[0].code.as_mut().unwrap().cubin.truncate(100)),
-        &["the machine code of kernel `embedding` is damaged", "cut off"],
+        &["the machine code of kernel `embedding` is damaged", "truncated"],
     );
     // the code of another kernel
     let other = refused(&path, |plan| plan.kernels[1].code = Some(code(plan)));

@@ -1,4 +1,4 @@
-//! Formats of few bits on the device: against a float64 model of the codes, and against the CPU.
+//! Quantized formats on the device: compared with a float64 model, and with the CPU.
 
 use smelt::{Format, PrecisionOptions};
 
@@ -6,7 +6,7 @@ use super::common::demo;
 use super::common::quantized::{CHECKPOINTS, calibrate, cases, least_share, prompts};
 use super::{CompileOptions, DType, Expected, ORACLES, available, folder, generate, load, worst};
 
-/// Sums of a GPU come in another order: what is expected of its logits in f32.
+/// Sums of a GPU have another order: the tolerance of its logits in f32.
 const TOLERANCE: f32 = 1e-3;
 
 #[test]
@@ -23,8 +23,8 @@ fn codes_mean_on_the_device_what_they_mean() {
         for (prompt, expected) in expected.prompts.iter().zip(&expected.logits) {
             let error = worst(&generate(&mut llm, std::slice::from_ref(prompt), 0, true).remove(0).logits, expected);
             eprintln!("{name}, {} tokens: {error:.1e}", prompt.len());
-            // an activation that lies between two codes of E4M3 becomes the other where sums come in another order, and all
-            // that follows sees it: of those checkpoints, what one token alone gives is held to the bound
+            // an activation near a rounding boundary of E4M3 may be rounded either way with another order of sums,
+            // which affects all that follows: for those checkpoints, only single tokens are compared
             let held = prompt.len() == 1 || !name.contains("fp8");
             apart.extend((held && error > tolerance.max(TOLERANCE)).then_some((name, prompt.len(), error)));
         }
@@ -39,7 +39,7 @@ fn formats_compute_what_they_compute_on_the_cpu() {
     }
     let scratch = tempfile::tempdir().unwrap();
     let calibration = calibrate(scratch.path());
-    // widths that no group and no block divides
+    // widths that are not a multiple of any group or block
     let odd = ORACLES.into_iter().flat_map(|name| {
         let formats = [Format::Fp8Block, Format::Int4];
         let precision = |format| PrecisionOptions { linears: Some(format), ..PrecisionOptions::default() };

@@ -1,4 +1,4 @@
-//! Codes: what makes them, and linears over them for many rows.
+//! Quantization kernels, and quantized linear layers for many rows.
 
 use tests::Case;
 
@@ -9,7 +9,7 @@ pub fn cases() -> Vec<Case> {
     [quantized(), linears()].concat()
 }
 
-/// Codes and scales of rows, equal to the last bit.
+/// Quantized rows and scales, equal to the last bit.
 fn quantized() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in ["bf16", "f16", "f32"] {
@@ -39,13 +39,13 @@ fn quantized() -> Vec<Case> {
     cases
 }
 
-/// How the operands of a linear are coded.
+/// The formats of a linear layer's operands.
 #[derive(Clone, Copy)]
 struct Format {
     name: &'static str,
-    /// The dtype of codes of x, and columns of their blocks.
+    /// The dtype of x, and columns of its blocks.
     x: Option<(&'static str, Option<u64>)>,
-    /// That of codes of the weight, rows and columns of their blocks.
+    /// The dtype of the weight, rows and columns of its blocks.
     weight: (&'static str, Option<u64>, Option<u64>),
     zero: bool,
 }
@@ -75,11 +75,11 @@ fn blocks(to: &str, [rows, cols]: [Option<u64>; 2], [n, k]: [u64; 2]) -> (String
     (attrs, [n.div_ceil(rows.unwrap_or(1)), k.div_ceil(cols.unwrap_or(k))])
 }
 
-/// A linear over codes, and what stands behind it; the last step decodes `b`. Where `normed`, a norm makes the codes of x.
-fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, normed: bool) -> Case {
+/// A quantized linear layer with an epilogue; the last step decodes `b`. If `normed`, a norm quantizes x.
+fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], epilogue: &str, normed: bool) -> Case {
     let Format { name, x, weight: (to, rows, cols), zero } = format;
-    let width = if behind.contains("swiglu") { n / 2 } else { n };
-    let result = if behind.contains("add") { "f32" } else { dtype };
+    let width = if epilogue.contains("swiglu") { n / 2 } else { n };
+    let result = if epilogue.contains("add") { "f32" } else { dtype };
     let (attrs, [scale_rows, scale_cols]) = blocks(to, [rows, cols], [n, k]);
     let mut lines = vec![
         format!("%table = constant @\"table\" : {dtype}[32, {k}]"),
@@ -109,19 +109,19 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, nor
     if zero {
         lines.push(format!("%zero = constant @\"zero\" : i8[{scale_rows}, {scale_cols}]"));
         lines.push(format!("%codes = quantize %w, %scale, %zero {{to = {to}}} : {to}[{n}, {k}]"));
-        (operands, scaled) = ([operands, vec!["%zero"]].concat(), [scaled, vec!["zero"]].concat());
+        (operands, scaled) = ([operands, vec!["%zero"]].concat(), [scaled, vec!["zero_point"]].concat());
     }
-    if behind.contains("bias") {
+    if epilogue.contains("bias") {
         lines.push(format!("%bias = constant @\"w.bias\" : {dtype}[{n}]"));
         operands.push("%bias");
     }
-    if behind.contains("add") {
+    if epilogue.contains("add") {
         lines.push(format!("%residuals = constant @\"residuals\" : {result}[32, {width}]"));
         lines.push(format!("%r = embedding %tokens, %residuals : {result}[T, {width}]"));
         operands.push("%r");
     }
-    let mut attrs = vec![format!("scaled = [{}]", scaled.join(", "))];
-    attrs.extend((!behind.is_empty()).then(|| format!("behind = [{behind}]")));
+    let mut attrs = vec![format!("quantized = [{}]", scaled.join(", "))];
+    attrs.extend((!epilogue.is_empty()).then(|| format!("epilogue = [{epilogue}]")));
     attrs.extend((x.is_some() || result != dtype).then(|| format!("to = {result}")));
     let (operands, attrs) = (operands.join(", "), attrs.join(", "));
     lines.push(format!("%y = fused_linear {operands} {{{attrs}}} : {result}[T, {width}]"));
@@ -129,7 +129,7 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], behind: &str, nor
         "graph @codes<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  {}\n  return %y\n}}\n",
         lines.join("\n  ")
     );
-    let name = format!("linear of {name}, {dtype} {n}x{k}, {t} rows, {b} decoded, norm {normed}, {behind}");
+    let name = format!("linear of {name}, {dtype} {n}x{k}, {t} rows, {b} decoded, norm {normed}, {epilogue}");
     case(name, &[("T", t), ("B", b)], text)
 }
 
@@ -141,14 +141,14 @@ fn linears() -> Vec<Case> {
         {
             for (rows, [t, b]) in [[17, 3], [65, 33], [131, 12], [300, 40]].into_iter().enumerate() {
                 let [n, k] = *shape;
-                // halves in blocks of weights end where the blocks of a kernel do
-                let behind = match epilogues[(place + size + rows) % epilogues.len()] {
+                // halves in blocks of weights end at block boundaries of a kernel
+                let epilogue = match epilogues[(place + size + rows) % epilogues.len()] {
                     gated if gated.ends_with("swiglu") && format.weight.1.is_some() && n != 512 => "bias",
-                    behind => behind,
+                    epilogue => epilogue,
                 };
                 let dtype = if (place + rows) % 3 == 2 { "f16" } else { "bf16" };
                 let normed = format.x.is_some() && k > 200 && rows % 2 == 1;
-                cases.push(linear(format, dtype, [n, k, t, b], behind, normed));
+                cases.push(linear(format, dtype, [n, k, t, b], epilogue, normed));
             }
         }
         for (size, [n, k, t, b]) in [[4096, 1024, 512, 50], [512, 4096, 200, 64]].into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Codes by one scale for all: made by a norm, and behind a linear.
+//! Quantization with one scale per tensor: by a norm, and in the epilogue of a linear layer.
 
 use tests::Case;
 
@@ -13,9 +13,9 @@ pub fn cases() -> Vec<Case> {
         for (size, shape) in shapes.into_iter().enumerate() {
             for (rows, tokens) in [[1, 1], [17, 3], [65, 33], [131, 12]].into_iter().enumerate() {
                 let dtype = if (place + rows) % 3 == 2 { "f16" } else { "bf16" };
-                let behind = epilogues[(place + size + rows) % epilogues.len()];
-                cases.push(chain(to, dtype, shape, tokens, behind));
-                cases.push(coded_result(to, dtype, shape, tokens, behind));
+                let epilogue = epilogues[(place + size + rows) % epilogues.len()];
+                cases.push(chain(to, dtype, shape, tokens, epilogue));
+                cases.push(coded_result(to, dtype, shape, tokens, epilogue));
             }
         }
         cases.push(chain(to, "bf16", [28672, 512], [512, 64], "swiglu"));
@@ -23,16 +23,17 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The weight of a linear that reads the codes, of which one beside a boundary may be another: in sums that counts little.
-fn lines_behind(to: &str, dtype: &str, width: u64) -> String {
+/// The weight of a linear layer that reads the quantized values, one of which may be rounded either way: that matters
+/// little in sums.
+fn lines_after(to: &str, dtype: &str, width: u64) -> String {
     format!(
         "%down = constant @\"down.fan_in\" : {dtype}[64, {width}]\n  \
          %d8, %ds = quantize_blocks %down {{to = {to}}} : {to}[64, {width}], f32[64, 1]\n  \
-         %z = fused_linear %codes, %d8, %s, %ds {{scaled = [x, weight], to = f32}} : f32[T, 64]\n  return %z"
+         %z = fused_linear %codes, %d8, %s, %ds {{quantized = [x, weight], to = f32}} : f32[T, 64]\n  return %z"
     )
 }
 
-/// The beginning of a graph: rows of a table, a weight, and a scale that the largest values are beyond.
+/// The start of a graph: rows of a table, a weight, and a scale at which the largest values saturate.
 fn lines_before(to: &str, dtype: &str, [n, k]: [u64; 2], [t, b]: [u64; 2]) -> String {
     format!(
         "graph @codes<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
@@ -43,45 +44,45 @@ fn lines_before(to: &str, dtype: &str, [n, k]: [u64; 2], [t, b]: [u64; 2]) -> St
     )
 }
 
-fn width(n: u64, behind: &str) -> u64 {
-    if behind.ends_with("swiglu") { n / 2 } else { n }
+fn width(n: u64, epilogue: &str) -> u64 {
+    if epilogue.ends_with("swiglu") { n / 2 } else { n }
 }
 
-fn attributes(behind: &str) -> (&'static str, String) {
-    let bias = if behind.contains("bias") { ", %bias" } else { "" };
-    (bias, if behind.is_empty() { String::new() } else { format!("behind = [{behind}], ") })
+fn attributes(epilogue: &str) -> (&'static str, String) {
+    let bias = if epilogue.contains("bias") { ", %bias" } else { "" };
+    (bias, if epilogue.is_empty() { String::new() } else { format!("epilogue = [{epilogue}], ") })
 }
 
-/// A norm makes codes, a linear over them makes others, and a linear reads those.
-fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], behind: &str) -> Case {
-    let behind = if n % 2 == 1 { "" } else { behind };
-    let (width, (bias, listed)) = (width(n, behind), attributes(behind));
+/// A norm quantizes, a linear layer over that quantizes its result, and a linear layer reads it.
+fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &str) -> Case {
+    let epilogue = if n % 2 == 1 { "" } else { epilogue };
+    let (width, (bias, listed)) = (width(n, epilogue), attributes(epilogue));
     let text = format!(
         "{before}\n  %a = rms_norm_quantize %x, %gain, %s {{eps = 1e-5, norm = {dtype}, to = {to}}} : {to}[T, {k}]\n  \
          %w8, %ws = quantize_blocks %w {{to = {to}}} : {to}[{n}, {k}], f32[{n}, 1]\n  \
          %codes = fused_linear %a, %w8, %s, %ws{bias}, %s \
-         {{scaled = [x, weight], {listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
+         {{quantized = [x, weight], {listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
         before = lines_before(to, dtype, [n, k], tokens),
-        after = lines_behind(to, dtype, width),
+        after = lines_after(to, dtype, width),
     );
-    let name = format!("chain of {to}, {dtype} {n}x{k}, {tokens:?}, {behind}");
+    let name = format!("chain of {to}, {dtype} {n}x{k}, {tokens:?}, {epilogue}");
     case(name, &[("T", tokens[0]), ("B", tokens[1])], text)
 }
 
-/// A linear over numbers, normed where that is one row, makes codes.
-fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], behind: &str) -> Case {
-    let behind = if n % 2 == 1 { "" } else { behind };
-    let (width, (bias, listed)) = (width(n, behind), attributes(behind));
+/// An unquantized linear layer, with a norm for one row, quantizes its result.
+fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &str) -> Case {
+    let epilogue = if n % 2 == 1 { "" } else { epilogue };
+    let (width, (bias, listed)) = (width(n, epilogue), attributes(epilogue));
     let (gain, before) = match tokens[0] {
-        1 => (", %gain", format!("before = rms_norm(1e-5, {dtype}), ")),
+        1 => (", %gain", format!("prologue = rms_norm(1e-5, {dtype}), ")),
         _ => ("", String::new()),
     };
     let text = format!(
         "{start}\n  %codes = fused_linear %x, %w{gain}{bias}, %s {{{before}{listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  \
          {after}\n}}\n",
         start = lines_before(to, dtype, [n, k], tokens),
-        after = lines_behind(to, dtype, width),
+        after = lines_after(to, dtype, width),
     );
-    let name = format!("codes of {to} of a product, {dtype} {n}x{k}, {tokens:?}, {behind}");
+    let name = format!("quantized to {to} after a product, {dtype} {n}x{k}, {tokens:?}, {epilogue}");
     case(name, &[("T", tokens[0]), ("B", tokens[1])], text)
 }

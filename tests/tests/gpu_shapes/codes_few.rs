@@ -1,4 +1,4 @@
-//! Linears over weights of codes, with as few rows as decoding has.
+//! Linear layers with quantized weights, for few rows as in decode.
 
 use tests::Case;
 
@@ -9,7 +9,7 @@ pub fn cases() -> Vec<Case> {
     [linears(), dummies()].concat()
 }
 
-/// How a weight is coded.
+/// The format of a weight.
 #[derive(Clone, Copy)]
 struct Format {
     dtype: &'static str,
@@ -33,15 +33,15 @@ const FORMATS: [Format; 11] = [
     format("i4", None, Some(128), true),
     format("i4", None, Some(256), false),
     format("i4", None, None, false),
-    // which share too little for tensor cores
+    // groups too small for tensor cores
     format("i4", None, Some(32), true),
 ];
 
-/// A linear over codes with what stands before and behind it; the last step decodes `b`.
-fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
+/// A quantized linear layer with prologue and epilogue; the last step decodes `b`.
+fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epilogue: &str) -> Case {
     let Format { dtype: to, blocks: [rows, cols], zero } = format;
-    let width = if behind.contains("swiglu") { n / 2 } else { n };
-    let result = if behind.ends_with("add") { "f32" } else { dtype };
+    let width = if epilogue.contains("swiglu") { n / 2 } else { n };
+    let result = if epilogue.ends_with("add") { "f32" } else { dtype };
     let size = |name: &str, size: Option<u64>| size.map_or_else(String::new, |size| format!(", {name} = {size}"));
     let shape = format!("[{}, {}]", n.div_ceil(rows.unwrap_or(1)), k.div_ceil(cols.unwrap_or(k)));
     let widening = if dtype == "f32" { "silu %narrow" } else { "cast %narrow {to = f32}" };
@@ -72,18 +72,18 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, beh
     });
     operands.push("%scale");
     operands.extend(zero.then_some("%zero"));
-    operands.extend(behind.contains("bias").then_some("%bias"));
-    operands.extend(behind.ends_with("add").then_some("%r"));
-    let norm = if before.is_empty() { String::new() } else { format!("before = {before}(1e-5, {dtype}), ") };
-    let scaled = if zero { "weight, zero" } else { "weight" };
-    let list = if behind.is_empty() { String::new() } else { format!(", behind = [{behind}]") };
+    operands.extend(epilogue.contains("bias").then_some("%bias"));
+    operands.extend(epilogue.ends_with("add").then_some("%r"));
+    let norm = if before.is_empty() { String::new() } else { format!("prologue = {before}(1e-5, {dtype}), ") };
+    let scaled = if zero { "weight, zero_point" } else { "weight" };
+    let list = if epilogue.is_empty() { String::new() } else { format!(", epilogue = [{epilogue}]") };
     let to = if result == if before.is_empty() { dtype } else { "f32" } {
         String::new()
     } else {
         format!(", to = {result}")
     };
     lines.push(format!(
-        "%y = fused_linear {} {{{norm}scaled = [{scaled}]{list}{to}}} : {result}[T, {width}]",
+        "%y = fused_linear {} {{{norm}quantized = [{scaled}]{list}{to}}} : {result}[T, {width}]",
         operands.join(", ")
     ));
     let text = format!(
@@ -92,7 +92,7 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, beh
     );
     let of = format.dtype;
     let name = format!(
-        "linear of {of} in blocks {:?}, zero {zero}, {dtype} {n}x{k}, {t} rows, {b} decoded, {before:?}, {behind}",
+        "linear of {of} in blocks {:?}, zero {zero}, {dtype} {n}x{k}, {t} rows, {b} decoded, {before:?}, {epilogue}",
         format.blocks
     );
     case(name, &[("T", t), ("B", b)], text)
@@ -117,46 +117,46 @@ fn linears() -> Vec<Case> {
             let rows = [[1, 1], [16, 2], [5, 5], [9, 8], [12, 11], [33, 32]];
             for [t, b] in rows.into_iter().skip(place % 2).step_by(2) {
                 turn += 1;
-                let (before, behind) = match around[turn % around.len()] {
+                let (before, epilogue) = match around[turn % around.len()] {
                     (before, gated) if gated.ends_with("swiglu") && n % 2 == 1 => (before, ""),
                     around => around,
                 };
                 let dtype = ["bf16", "f16", "bf16", "bf16", "f32"][turn % 5];
                 // an f32 norm needs no other type
                 let before = if dtype == "f32" { "" } else { before };
-                cases.push(linear(format, dtype, [n, k, t, b], before, behind));
+                cases.push(linear(format, dtype, [n, k, t, b], before, epilogue));
             }
         }
         // the last two: a block with several strips, and rows that are too long for shared memory
         let large = [[1024, 4096, 8, 1], [512, 14336, 4, 4], [8192, 512, 1, 1], [4240, 512, 8, 8], [64, 14336, 8, 7]];
         for [n, k, t, b] in large {
-            for (before, behind) in [("rms_norm", "swiglu"), ("", "add")] {
-                cases.push(linear(format, "bf16", [n, k, t, b], before, behind));
+            for (before, epilogue) in [("rms_norm", "swiglu"), ("", "add")] {
+                cases.push(linear(format, "bf16", [n, k, t, b], before, epilogue));
             }
         }
     }
     cases
 }
 
-/// Codes that are made on the device, row-major and in tiles.
+/// Random quantized weights that are generated on the device, row-major and in tiles.
 fn dummies() -> Vec<Case> {
     let mut cases = Vec::new();
     for (dtype, n, k) in
         [("i8", 48, 200), ("f8e4m3", 48, 200), ("i4", 48, 200), ("i8", 7, 13), ("i4", 7, 13), ("i4", 32, 272)]
     {
-        for behind in ["", "behind = [swiglu]"] {
-            if !behind.is_empty() && n % 2 == 1 {
+        for epilogue in ["", "epilogue = [swiglu]"] {
+            if !epilogue.is_empty() && n % 2 == 1 {
                 continue;
             }
-            let width = if behind.is_empty() { n } else { n / 2 };
-            let list = if behind.is_empty() { String::new() } else { format!(", {behind}") };
+            let width = if epilogue.is_empty() { n } else { n / 2 };
+            let list = if epilogue.is_empty() { String::new() } else { format!(", {epilogue}") };
             let text = format!(
                 "graph @codes<T in 1..20, B in 1..3>(%tokens: i32[T]) {{\n  \
                  %table = constant @\"table\" : bf16[32, {k}]\n  %x = embedding %tokens, %table : bf16[T, {k}]\n  \
                  %w = constant @\"w\" : {dtype}[{n}, {k}]\n  %scale = constant @\"scale\" : f32[{n}, 1]\n  \
-                 %y = fused_linear %x, %w, %scale {{scaled = [weight]{list}, to = f32}} : f32[T, {width}]\n  return %y\n}}\n"
+                 %y = fused_linear %x, %w, %scale {{quantized = [weight]{list}, to = f32}} : f32[T, {width}]\n  return %y\n}}\n"
             );
-            let name = format!("dummy codes {dtype} {n}x{k}, {behind}");
+            let name = format!("dummy codes {dtype} {n}x{k}, {epilogue}");
             cases.push(Case { dummy_weights: true, ..case(name, &[("T", 20), ("B", 3)], text) });
         }
     }

@@ -1,4 +1,4 @@
-//! Graphs over shapes that kernels stumble on: 1, primes, one past a tile, widths without whole vectors.
+//! Graphs over difficult shapes: 1, primes, one past a tile, widths without whole vectors.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
     [small_cases(), large_linears(), codes::cases(), codes_by_one_scale::cases()].concat()
 }
 
-/// Those that take next to no time.
+/// The fastest ones.
 pub fn small_cases() -> Vec<Case> {
     [linears(), fused_linears(), codes_few::cases(), rows(), attention(), sampling(), tables()].concat()
 }
@@ -65,24 +65,24 @@ fn linears() -> Vec<Case> {
     cases
 }
 
-/// A linear with a norm before it, and a bias, a gate or a residual behind: what programs for few rows do in one launch
-/// and others in several.
-fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str) -> Case {
-    let gated = behind.contains("swiglu");
+/// A linear layer with a norm before it, and a bias, a gate or a residual after it: one launch for few rows, several
+/// otherwise.
+fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epilogue: &str) -> Case {
+    let gated = epilogue.contains("swiglu");
     let width = if gated { n / 2 } else { n };
-    let list = if behind.is_empty() { String::new() } else { format!("behind = [{behind}], ") };
-    let norm = if before.is_empty() { String::new() } else { format!("before = {before}(1e-5, {dtype}), ") };
+    let list = if epilogue.is_empty() { String::new() } else { format!("epilogue = [{epilogue}], ") };
+    let norm = if before.is_empty() { String::new() } else { format!("prologue = {before}(1e-5, {dtype}), ") };
     let x = match before {
         "" => "",
         "layer_norm" => ", %gain, %shift",
         _ => ", %gain",
     };
-    let result = if behind.ends_with("add") { "f32" } else { dtype };
+    let result = if epilogue.ends_with("add") { "f32" } else { dtype };
     let x_dtype = if before.is_empty() { dtype } else { "f32" };
     let to = if result == x_dtype { String::new() } else { format!("to = {result}") };
     let attrs = format!("{norm}{list}{to}");
-    let bias = if behind.contains("bias") { ", %bias" } else { "" };
-    let residual = if behind.contains("add") { ", %r" } else { "" };
+    let bias = if epilogue.contains("bias") { ", %bias" } else { "" };
+    let residual = if epilogue.contains("add") { ", %r" } else { "" };
     let text = format!(
         "graph @fused<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %narrow = embedding %tokens, %table : {dtype}[T, {k}]\n  \
@@ -94,7 +94,7 @@ fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, behind: &str)
         x_name = if before.is_empty() { "%narrow" } else { "%wide" },
         attrs = attrs.trim_end_matches(", "),
     );
-    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before:?}, {behind}");
+    let name = format!("fused linear {dtype} {n}x{k}, {t} rows, {b} decoded, norm {before:?}, {epilogue}");
     case(name, &[("T", t), ("B", b)], text)
 }
 
@@ -103,7 +103,7 @@ fn fused_linears() -> Vec<Case> {
     for dtype in ["bf16", "f16"] {
         for (n, k) in [(16, 64), (32, 72), (48, 200), (208, 136), (528, 520), (40, 64)] {
             for (t, b) in [(1, 1), (17, 3), (65, 4), (131, 12)] {
-                for (before, behind) in [
+                for (before, epilogue) in [
                     ("rms_norm", ""),
                     ("rms_norm", "bias"),
                     ("rms_norm", "swiglu"),
@@ -117,7 +117,7 @@ fn fused_linears() -> Vec<Case> {
                     ("", "scale(0.5), add"),
                     ("rms_norm", "bias, softcap(2.0), clamp(-1.5, 0.5), add"),
                 ] {
-                    cases.push(fused_linear(dtype, [n, k, t, b], before, behind));
+                    cases.push(fused_linear(dtype, [n, k, t, b], before, epilogue));
                 }
             }
         }
@@ -222,11 +222,11 @@ fn attention() -> Vec<Case> {
         for (heads, kv_heads, head_dim) in shapes {
             for &(t, b, normed) in steps {
                 let (q, width) = (heads * head_dim, (heads + 2 * kv_heads) * head_dim);
-                // integers want larger numbers; those of normed heads are what their gains make them
+                // integers need larger values; those of normalized heads are set by their norm weights
                 let by = if cache == "i8" { 32.0 } else { 1.0 }; // exact, wherever it is rounded
                 let scores = if normed { 1.0 } else { by * by };
                 let scale = (f64::from(head_dim as u32).powf(-0.5) / scores) as f32;
-                // as models have it: rows in f32, rounded once behind their rotation
+                // as in models: rows in f32, rounded once after RoPE
                 let (widened, row, to) = match dtype != "f32" && heads % 2 == 0 {
                     true => {
                         let cast = format!("  %wide = cast %qkv {{to = f32}} : f32[T, {width}]\n");
@@ -256,13 +256,13 @@ fn attention() -> Vec<Case> {
                      %mixed = paged_attention %q, %cache, %positions, %query_starts, %block_table {{group = 0, \
                      layer = 1, head_dim = {head_dim}, kv_heads = {kv_heads}, scale = {scale:?}}} : {dtype}[T, {q}]\n  \
                      {smaller}return {shown}{mixed}\n}}\n",
-                    // as large as those of other caches: weights of the softmax are rounded to 16 bits, relative to values
+                    // as large as for other caches: softmax weights are rounded to 16 bits, relative to values
                     smaller = match by == 1.0 {
                         true => String::new(),
                         false => format!("%meant = scale %mixed {{by = {:?}}} : {dtype}[T, {q}]\n  ", 1.0 / by),
                     },
                     mixed = if by == 1.0 { "%mixed" } else { "%meant" },
-                    // queries that are an output keep what makes them apart
+                    // queries that are an output prevent fusion
                     shown = if t == 70 { "%q, " } else { "" },
                     half = head_dim / 2 * 2,
                     quarter = head_dim / 2,
@@ -293,7 +293,7 @@ fn sampling() -> Vec<Case> {
             cases.push(case(format!("argmax {dtype} {classes} of {cols}, {t} rows"), &[("T", t)], text));
         }
     }
-    // rows in which something overflows, or is NaN for that, have no best element
+    // rows with an overflow, or NaN from one, have no largest element
     for (cols, t) in [(7, 31), (1000, 31), (32000, 31)] {
         for by in ["2.0", "7.0"] {
             let text = format!(
@@ -310,7 +310,7 @@ fn sampling() -> Vec<Case> {
     cases
 }
 
-/// Tied tables, which are packed for the linear and read by the embedding; gathered rows; weights made on the device.
+/// Tied tables, which are packed for lm_head and read by the embedding; gathered rows; weights generated on the device.
 fn tables() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in FLOATS {

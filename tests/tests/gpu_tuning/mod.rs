@@ -1,4 +1,4 @@
-//! Every candidate on the device, not the heuristics' alone, and timings of it.
+//! Every candidate on the device, not only the heuristics', and their timings.
 
 use codegen::{ProgramShape, Target, Timings, select, untimed};
 use smelt::{TimingMode, TimingOptions};
@@ -28,8 +28,7 @@ const CASES: [&str; 15] = [
     "attention f16 over f16, 20/1 heads of 48, 200 tokens of 5",
 ];
 
-/// Runs a case with the candidates that are fastest by timings made up for it, each once. Returns how many rounds that
-/// were.
+/// Runs a case with each candidate that is fastest by made-up timings, once. Returns the number of rounds.
 fn check(case: &Case) -> Result<usize, String> {
     let graph = case.graph()?;
     let weights = SeededWeights::of(&graph, case.dummy_weights);
@@ -109,7 +108,7 @@ fn timings_of_the_device_decide() {
     let generations = llm.generate(&[Prompt::from("This function returns")], &params).unwrap();
     assert_eq!(generations[0].token_ids.len(), 16);
     let text = std::fs::read_to_string(&cache).unwrap();
-    // a launch takes more than a tenth of a microsecond; how much more depends on the tests beside this one
+    // a launch takes more than a tenth of a microsecond; how much more depends on concurrent tests
     let times = text.split("\"ns\": ").skip(1).filter_map(|rest| rest.split('}').next()?.parse::<u64>().ok());
     let times: Vec<u64> = times.collect();
     assert!(times.len() > 20 && times.iter().all(|time| (100..100_000_000).contains(time)), "{text}");

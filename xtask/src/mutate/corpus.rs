@@ -1,4 +1,5 @@
-//! What is damaged: checkpoints, graphs and rules of this repository, and what the program makes of them, on first use.
+//! The corpus: checkpoints, graphs and rules of this repository, and files that the program makes of them, on first
+//! use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use super::judge::{self, Limits};
 use super::mutant::Mutant;
 use super::plans::Fixture;
 
-/// Tiny checkpoints: every architecture, and every way in which linears are stored.
+/// Tiny checkpoints: every architecture, and every way in which linear layers are stored.
 pub const MODELS: [&str; 15] = [
     "oracle/llama-mha",
     "oracle/llama-gqa-tied-llama3-rope",
@@ -30,18 +31,18 @@ pub const MODELS: [&str; 15] = [
     "quantized/modelopt-fp8",
 ];
 
-/// Those of one layer.
+/// Those with one layer.
 pub const SMALL: [&str; 3] = ["quantized/awq", "quantized/ct-int8-static", "quantized/fp8-block"];
 
-/// The one with a vocabulary for all bytes, which is given a tokenizer.
+/// The one with a vocabulary for all bytes, which gets a tokenizer.
 pub const WITH_TOKENIZER: &str = "oracle/llama-mha";
 /// Rows of its embedding.
 const VOCABULARY: usize = 320;
 
-/// Bounds with which a plan is small.
+/// Limits that keep a plan small.
 pub const BOUNDS: &str = "--target cpu --max-batch-size 2 --max-seq-len 64 --max-num-tokens 8";
 
-/// A text, and where it is from.
+/// A text, and its path.
 pub struct Text {
     pub path: PathBuf,
     pub text: String,
@@ -54,7 +55,7 @@ pub struct Corpus {
     folder: PathBuf,
     /// Cases of graphs.
     pub graphs: Vec<Text>,
-    /// Files of rules, each beside the cases that it is for.
+    /// Files of rules, each next to its cases.
     pub rules: Vec<Text>,
     plans: OnceLock<Result<Vec<Fixture>, String>>,
     calibration: OnceLock<Result<[Vec<u8>; 2], String>>,
@@ -62,7 +63,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// What the repository has; `program` makes the rest, in `folder`.
+    /// The files of the repository; `program` makes the rest, in `folder`.
     pub fn new(root: &Path, program: &Path, folder: &Path) -> Result<Corpus, String> {
         let (mut graphs, mut rules) = (Vec::new(), Vec::new());
         read(&root.join("tests/cases"), &mut |path, text| match path.extension().and_then(|name| name.to_str()) {
@@ -144,7 +145,7 @@ impl Corpus {
         Fixture::read(&folder.join("out/x.plan"))
     }
 
-    /// A calibration of the checkpoint with a tokenizer, and the file of activations beside it.
+    /// A calibration of the checkpoint with a tokenizer, and its activations file.
     pub fn calibration(&self) -> Result<&[Vec<u8>; 2], String> {
         let make = || {
             let text = self.file("models/demo/heldout.txt")?;
@@ -159,7 +160,7 @@ impl Corpus {
         self.calibration.get_or_init(make).as_ref().map_err(Clone::clone)
     }
 
-    /// A timing cache of the checkpoint with a tokenizer, with times that are the same wherever it is made.
+    /// A timing cache of the checkpoint with a tokenizer, with machine-independent times.
     pub fn timings(&self) -> Result<&[u8], String> {
         let make = || {
             let model = self.model(WITH_TOKENIZER)?;
@@ -172,10 +173,10 @@ impl Corpus {
         self.timings.get_or_init(make).as_deref().map_err(Clone::clone)
     }
 
-    /// Runs what must succeed, and gives its folder.
+    /// Runs a command that must succeed, and returns its directory.
     fn made(&self, what: &str, mutant: &Mutant) -> Result<PathBuf, String> {
         let folder = self.folder.join(what);
-        // on a slow machine, timing kernels takes its time
+        // on a slow machine, timing kernels takes long
         let limits = Limits { time: Duration::from_secs(300), ..Limits::default() };
         let outcome = judge::run(&self.program, mutant, &folder, &limits)?;
         match outcome.code {
@@ -194,7 +195,7 @@ pub fn json(bytes: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
-/// The cache with times that follow from the order of its lines.
+/// The cache with times derived from the order of its lines.
 fn with_even_times(text: &str) -> String {
     let line = |(number, line): (usize, &str)| match line.split_once("\"ns\": ") {
         Some((head, tail)) => {
@@ -206,7 +207,7 @@ fn with_even_times(text: &str) -> String {
     text.lines().enumerate().map(line).collect()
 }
 
-/// Calls `each` with every text below a folder, in order of names.
+/// Calls `each` with every text below a directory, in order of names.
 fn read(folder: &Path, each: &mut impl FnMut(PathBuf, String)) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut entries: Vec<_> = fs::read_dir(folder).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;

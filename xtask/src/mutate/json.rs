@@ -1,13 +1,13 @@
-//! Damage to JSON that stays JSON, or nearly so: keys, types, numbers at their ends, nesting, what a terminal would obey.
+//! Damage to JSON that mostly stays JSON: keys, types, extreme numbers, nesting, control characters.
 
 use serde_json::{Map, Value};
 
 use super::bytes;
 use super::random::Random;
 
-/// Stands for text that no value can hold; `RAW` is followed by the text.
+/// A placeholder for text that no value can hold; `RAW` is followed by the text.
 const RAW: &str = "\u{f8ff}raw:";
-/// Ends a key that is there a second time.
+/// Suffix of a duplicate key.
 const TWICE: &str = "\u{f8ff}twice";
 
 /// Spellings of numbers that readers take, refuse or round.
@@ -28,7 +28,7 @@ const RAWS: [&str; 14] = [
     "9007199254740993.0",
 ];
 
-/// What a terminal would obey, and what ends strings elsewhere.
+/// Control characters, and terminators of strings in other formats.
 const STRINGS: [&str; 14] = [
     "",
     " ",
@@ -134,7 +134,7 @@ fn key(place: &mut Value, random: &mut Random) {
     }
 }
 
-/// A number beside this one, or at the end of a range.
+/// A neighbour of this number, or an extreme one.
 fn near(number: &serde_json::Number, random: &mut Random) -> Value {
     if let Some(float) = number.as_f64().filter(|_| number.is_f64() && !random.once_in(3)) {
         return Value::from(*random.pick(&[0.0, -float, float * 2.0, float * 1e30, 1e-300, f64::MAX, 0.5]));
@@ -205,7 +205,7 @@ fn list(items: &mut Vec<Value>, random: &mut Random) {
         3 => items.clear(),
         4 => items.truncate(at),
         _ => {
-            // many times, as long as it stays below a megabyte
+            // many times, but below a megabyte
             let most = (1 << 20) / (print(&items[at]).len() + 1);
             let copies = (*random.pick(&[10, 1000, 100_000])).min(most);
             drop(items.splice(at..at, vec![items[at].clone(); copies]));
@@ -213,7 +213,7 @@ fn list(items: &mut Vec<Value>, random: &mut Random) {
     }
 }
 
-/// A place in the document, reached by a random way down: what lies deep in few branches is as likely as a long table.
+/// A place in the document, reached by a random descent: deep values in few branches are as likely as a long table.
 /// `container` stops at a list or an object.
 fn descend<'v>(document: &'v mut Value, random: &mut Random, container: bool) -> &'v mut Value {
     let mut way = Vec::new();
@@ -241,7 +241,7 @@ fn children(value: &Value) -> usize {
     }
 }
 
-/// A child of a list or an object that has as many.
+/// A child of a list or an object with this many.
 fn nth(value: &Value, index: usize) -> &Value {
     match value {
         Value::Array(items) => &items[index],
@@ -250,7 +250,7 @@ fn nth(value: &Value, index: usize) -> &Value {
     }
 }
 
-/// A value somewhere in a document, with its key where it has one.
+/// A value in a document, with its key if it has one.
 fn descend_with_key(value: &Value, random: &mut Random) -> (Option<String>, Value) {
     let (key, child) = match value {
         Value::Array(items) if !items.is_empty() => (None, random.pick(items)),
@@ -268,7 +268,7 @@ fn raw(text: &str) -> Value {
     Value::String(format!("{RAW}{text}"))
 }
 
-/// The text of a document, with what no value can hold.
+/// The text of a document, with placeholders replaced.
 fn print(document: &Value) -> String {
     let mut text = String::new();
     write(document, &mut text);

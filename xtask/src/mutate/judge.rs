@@ -1,4 +1,5 @@
-//! Runs a program on a mutant and judges how it behaved. Memory is read from `/proc` every few milliseconds: it is for Linux.
+//! Runs a program on a mutant and judges its behaviour. Memory is read from `/proc` every few milliseconds, so this is
+//! for Linux.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::mutant::Mutant;
 
-/// The documented exit codes, except 1: what `failure.rs` of `cli` says.
+/// The documented exit codes, except 1: as in `failure.rs` of `cli`.
 const EXIT_CODES: [i32; 7] = [0, 2, 3, 4, 5, 6, 7];
 
-/// What a run may take.
+/// Limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From start to end.
@@ -30,37 +31,37 @@ impl Default for Limits {
     }
 }
 
-/// What was wrong with a run.
+/// A fault of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// An exit code that is for bugs, or that no document names.
+    /// An exit code for bugs, or an undocumented one.
     ExitCode(i32),
     /// A signal ended it.
     Signal(i32),
-    /// It said that it panicked, whatever the exit code.
+    /// It printed a panic, whatever the exit code.
     Panic,
     /// It took too long.
     Slow,
     /// It took this many MiB.
     Memory(u64),
-    /// So many bytes on stderr.
+    /// This many bytes on stderr.
     LongError(usize),
     /// Too much on stdout.
     Endless,
-    /// It failed and did not say one error, but so many.
+    /// It failed with this number of errors, not one.
     Errors(usize),
-    /// A character that a terminal obeys, on this stream.
+    /// A control character on this stream.
     Control(&'static str, char),
     /// Bytes on this stream that are not UTF-8.
     NotText(&'static str),
-    /// It left this.
+    /// It left this file.
     Leftover(String),
     /// It changed an input.
     Changed(String),
 }
 
 impl Fault {
-    /// Its name in reports and files: without what differs from run to run.
+    /// Its name in reports and files: without details that differ between runs.
     pub fn name(&self) -> String {
         match self {
             Fault::ExitCode(code) => format!("exit code {code}"),
@@ -202,7 +203,7 @@ impl Place {
     }
 }
 
-/// Names of all that is below a folder. Folders of the cache are of no interest, and links are not followed.
+/// Names of everything below a directory, except caches; links are not followed.
 fn files(folder: &Path, prefix: &str, found: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut entries: Vec<_> = entries.filter_map(Result::ok).collect();
@@ -222,7 +223,7 @@ struct Watched {
     faults: Vec<Fault>,
 }
 
-/// Waits for the end, and makes it where a limit is passed.
+/// Waits for the end, and kills the process at a limit.
 fn watch(mut child: Child, place: &Place, start: Instant, limits: &Limits, input: u64) -> Result<Watched, String> {
     let said = [place.folder.join("stdout"), place.folder.join("stderr")];
     let mut peak = 0;
@@ -249,20 +250,20 @@ fn watch(mut child: Child, place: &Place, start: Instant, limits: &Limits, input
     }
 }
 
-/// The most memory that a process has had, in bytes. None where it has ended.
+/// Peak memory of a process in bytes. `None` if it has ended.
 fn peak_memory(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
-/// What is wrong with what it said. `code` is none where it was stopped.
+/// Faults of the output. `code` is `None` if the process was killed.
 fn said(stdout: &[u8], stderr: &[u8], code: Option<i32>, limits: &Limits) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (stream, bytes) in [("stdout", stdout), ("stderr", stderr)] {
         match std::str::from_utf8(bytes) {
             Ok(text) => faults.extend(text.chars().find(|c| obeyed(*c)).map(|c| Fault::Control(stream, c))),
-            // the end of what was stopped may be half a character
+            // the output of a killed process may end within a character
             Err(_) if code.is_none() => {}
             Err(_) => faults.push(Fault::NotText(stream)),
         }
@@ -274,7 +275,7 @@ fn said(stdout: &[u8], stderr: &[u8], code: Option<i32>, limits: &Limits) -> Vec
     if stderr.len() > limits.error {
         faults.push(Fault::LongError(stderr.len()));
     }
-    // as `miette` and `clap` begin an error
+    // as `miette` and `clap` start an error
     let begins = |line: &&str| ["  × ", "  x ", "error: "].iter().any(|start| line.starts_with(start));
     let count = errors.lines().filter(begins).count();
     if code.is_some_and(|code| code != 0) && count != 1 {
@@ -283,8 +284,7 @@ fn said(stdout: &[u8], stderr: &[u8], code: Option<i32>, limits: &Limits) -> Vec
     faults
 }
 
-/// Whether a terminal does something at this character, other than to show it: controls, and marks that turn the
-/// direction of the text around them.
+/// Whether a terminal interprets this character: control characters, and marks that change the direction of text.
 fn obeyed(character: char) -> bool {
     let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     character.is_control() && !['\n', '\t'].contains(&character) || turns

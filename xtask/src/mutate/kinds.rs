@@ -1,4 +1,4 @@
-//! The kinds of input: what each damages, and the commands that read it.
+//! The kinds of input: what is damaged, and the commands that read it.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use super::mutant::{Content, Mutant};
 use super::random::Random;
 use super::{bytes, json, safetensors, text};
 
-/// What a mutant is made of.
+/// The inputs of a mutant.
 pub struct Maker<'a> {
     pub corpus: &'a Corpus,
     pub random: &'a mut Random,
-    /// A place for a file on the way.
+    /// A path for a temporary file.
     pub scratch: &'a Path,
 }
 
 /// A kind of input.
 pub struct Kind {
     pub name: &'static str,
-    /// How often it is taken, next to the others.
+    /// Its relative frequency.
     weight: usize,
     make: fn(&mut Maker) -> Result<Mutant, String>,
 }
@@ -29,7 +29,7 @@ const fn kind(name: &'static str, weight: usize, make: fn(&mut Maker) -> Result<
     Kind { name, weight, make }
 }
 
-/// All kinds. Plans weigh most: they are the one input that holds offsets into memory.
+/// All kinds. Plans have the highest weight: they are the only input with offsets into memory.
 pub const KINDS: &[Kind] = &[
     kind("header", 10, header),
     kind("weights", 4, weights),
@@ -63,7 +63,7 @@ pub fn make(corpus: &Corpus, (seed, index): (u64, u64), kinds: &[String], scratc
     Ok(Mutant { kind: kind.name, ..mutant })
 }
 
-/// A command that reads a checkpoint and is quick.
+/// A quick command that reads a checkpoint.
 fn read_model(random: &mut Random) -> Mutant {
     let command = match random.below(9) {
         0..3 => "compile in/model -o out/x.plan",
@@ -88,7 +88,7 @@ fn header(maker: &mut Maker) -> Result<Mutant, String> {
     Ok(read_model(random).model(files))
 }
 
-/// Numbers that are not finite, or as large as can be, in the tensors themselves.
+/// Numbers in the tensors that are not finite, or extreme.
 fn weights(maker: &mut Maker) -> Result<Mutant, String> {
     let Maker { corpus, random, .. } = maker;
     let mut files = corpus.model(random.word(&MODELS))?;
@@ -113,7 +113,7 @@ fn config(maker: &mut Maker) -> Result<Mutant, String> {
     let Maker { corpus, random, .. } = maker;
     let mut files = corpus.model(random.word(&MODELS))?;
     files[0].1 = json::mutate(&parse(&files[0].1)?, &corpus.configurations()?, random);
-    // the configuration alone decides
+    // only the configuration matters
     if random.once_in(5) {
         files.truncate(1);
         let command = format!("compile in/model --dry-run --weights dummy {BOUNDS}");
@@ -128,7 +128,7 @@ fn index(maker: &mut Maker) -> Result<Mutant, String> {
     let (shards, index) = safetensors::shards(&files.remove(1).1)?;
     files.extend(shards);
     match random.below(8) {
-        // the index is right, and a shard is lost
+        // the index is valid, and a shard is lost
         0 => drop(files.remove(1 + random.below(2))),
         1 => files[1].1 = bytes::mutate(&files[1].1, random),
         _ => {}
@@ -161,7 +161,7 @@ fn tokenizer(maker: &mut Maker) -> Result<Mutant, String> {
     Ok(read_tokenizer(random).model(files))
 }
 
-/// What tokenizers of other models have: each can be put in the place of any other.
+/// Tokenizer components of other models: each can replace any other.
 fn tokenizer_parts() -> Result<Vec<Value>, String> {
     const PARTS: [&str; 9] = [
         r#"{"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}}"#,
@@ -175,7 +175,7 @@ fn tokenizer_parts() -> Result<Vec<Value>, String> {
             "pad_type_id": 0, "pad_token": "<pad>"}}"#,
         r#"{"model": {"type": "Unigram", "unk_id": 7, "vocab": [["", 0.0], ["a", -1e999]]}}"#,
     ];
-    // 1e999 is there to be refused by who reads it strictly
+    // strict readers refuse 1e999
     PARTS.iter().map(|part| parse(part.replace("1e999", "1e308").as_bytes())).collect()
 }
 
@@ -216,7 +216,7 @@ fn graph(maker: &mut Maker) -> Result<Mutant, String> {
     let Maker { corpus, random, .. } = maker;
     let case = random.pick(&corpus.graphs);
     let damaged = text::mutate(&case.text, &texts(&corpus.graphs), random);
-    // the passes that the case is for, where it is for some
+    // the passes of the case, if it is for some
     let words: Vec<&str> = case.text.lines().next().unwrap_or_default().split_whitespace().collect();
     let mutant = Mutant::command("opt in/x.ir").file("x.ir", damaged);
     Ok(match words[..] {
@@ -303,7 +303,7 @@ fn prompt(maker: &mut Maker) -> Result<Mutant, String> {
     let Maker { corpus, random, .. } = maker;
     let sound = random.word(&PROMPTS);
     let damaged = text::mutate(sound, &PROMPTS, random);
-    // what a command line can hold: no zero bytes, at most 128 KiB
+    // limits of a command line: no zero bytes, at most 128 KiB
     let mut prompt = String::from_utf8_lossy(&damaged).replace('\0', "");
     prompt.truncate(prompt.floor_char_boundary(100_000));
     let option = if sound.starts_with(|c: char| c.is_ascii_digit()) { "--prompt-ids" } else { "--prompt" };
@@ -342,7 +342,7 @@ fn read_text(maker: &mut Maker) -> Result<Mutant, String> {
     Ok(Mutant::command(&command).file("x.txt", damaged).model(corpus.model_with_tokenizer()?))
 }
 
-/// Options with numbers, each with one that is right.
+/// Numeric options, each with a valid value.
 const OPTIONS: [(&str, &str); 17] = [
     ("compile in/model --dry-run --target cpu", "--max-batch-size 2"),
     ("compile in/model --dry-run --target cpu", "--max-seq-len 64"),
@@ -377,7 +377,7 @@ fn options(maker: &mut Maker) -> Result<Mutant, String> {
     Ok(mutant.file("text.txt", &b"once upon a time"[..]).model(corpus.model_with_tokenizer()?))
 }
 
-/// Something else than a regular file in the place of an input.
+/// Something other than a regular file instead of an input.
 fn special_file(maker: &mut Maker) -> Result<Mutant, String> {
     let makers = [header, index, tokenizer, graph, rules, precision_map, calibration, timing_cache, read_text];
     let mut mutant = maker.random.pick(&makers)(maker)?;

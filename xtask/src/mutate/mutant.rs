@@ -4,27 +4,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a run is given. Files lie below `in/`, results go below `out/`; the command names both from the folder above.
+/// The input of a run. Files are below `in/`, results below `out/`; the command names both from their parent directory.
 #[derive(Clone, Debug, Default)]
 pub struct Mutant {
     /// The name of its kind.
     pub kind: &'static str,
-    /// Names below `in/`, and what is there.
+    /// Names below `in/`, and their contents.
     pub files: Vec<(String, Content)>,
     /// Arguments of the program.
     pub args: Vec<String>,
 }
 
-/// What is at the place of a file.
+/// The contents of a path.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A regular file.
     Bytes(Vec<u8>),
-    /// A folder with nothing in it.
+    /// An empty directory.
     Folder,
     /// A link to something else.
     Link(PathBuf),
-    /// A pipe that nobody writes to.
+    /// A pipe without a writer.
     Pipe,
 }
 
@@ -80,7 +80,7 @@ impl Mutant {
         Ok(())
     }
 
-    /// Whether the files below a folder are still what was written.
+    /// Whether the files below a directory are unchanged.
     pub fn unchanged(&self, folder: &Path) -> Option<&str> {
         let changed = self.files.iter().find(|(name, content)| match content {
             Content::Bytes(bytes) => !fs::read(folder.join(name)).is_ok_and(|found| found == *bytes),
@@ -89,7 +89,7 @@ impl Mutant {
         changed.map(|(name, _)| name.as_str())
     }
 
-    /// The command as one would type it in the folder above `in/`.
+    /// The command as one would type it in the parent of `in/`.
     pub fn line(&self) -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:".contains(c);
         let word = |arg: &String| match !arg.is_empty() && arg.chars().all(plain) {

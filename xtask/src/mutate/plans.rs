@@ -1,5 +1,5 @@
-//! Damage to plans: fields that say something else, with right hashes around them; metadata and headers of nonsense, with
-//! right hashes; and bytes whose hashes are no longer right.
+//! Damage to plans: changed fields, with valid hashes; random bytes in metadata and headers, with valid hashes; and
+//! bytes with invalid hashes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::random::Random;
 use super::{bytes, json};
 
-/// As in `file.rs` of `plan`: the hashed part of the header, and where it says what the metadata is.
+/// As in `file.rs` of `plan`: the hashed part of the header, and the position of the metadata entry.
 const HASHED_HEADER: usize = 128;
 const METADATA: usize = 80;
 
@@ -33,7 +33,7 @@ impl Fixture {
         Fixture::of(file.plan().clone(), bytes, file.weights().to_vec())
     }
 
-    /// The same plan as one for a GPU, whose code has the form of machine code alone.
+    /// The same plan as a GPU plan, whose code only looks like machine code.
     pub fn for_gpu(&self, scratch: &Path) -> Result<Fixture, String> {
         let mut plan = Plan { target: "sm_90a".to_owned(), ..self.plan.clone() };
         let mut cubin = vec![0; 64];
@@ -52,13 +52,13 @@ impl Fixture {
         Ok(Fixture { bytes, on_cpu: plan.target == "cpu", plan, fields, weights })
     }
 
-    /// A plan some of whose fields say something else. `scratch` is a place for a file.
+    /// A plan with some changed fields. `scratch` is a path for a temporary file.
     pub fn with_other_fields(&self, random: &mut Random, scratch: &Path) -> Result<Vec<u8>, String> {
-        // most changes make no plan: a number that does not fit its type, a size that does not parse
+        // most changes give no plan: a number that does not fit its type, a size that does not parse
         for _ in 0..40 {
             let mut fields = self.fields.clone();
             for _ in 0..1 + random.below(3) / 2 {
-                // most of what is looked at is in programs
+                // most validation is of programs
                 let place = match random.below(8) {
                     0..4 => &mut fields["programs"],
                     4 => &mut fields["kernels"],
@@ -75,7 +75,7 @@ impl Fixture {
         self.with_other_metadata(random)
     }
 
-    /// Metadata with some bytes of nonsense, or a header with some, under right hashes.
+    /// Random bytes in the metadata, or in a header, with valid hashes.
     pub fn with_other_metadata(&self, random: &mut Random) -> Result<Vec<u8>, String> {
         let mut header = self.bytes[..HASHED_HEADER].to_vec();
         let start = header[METADATA..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)) as usize;
@@ -104,7 +104,7 @@ impl Fixture {
         Ok([&header, &hash.as_bytes()[..], &head[HASHED_HEADER + 32..], &metadata].concat())
     }
 
-    /// The file with some bytes of nonsense.
+    /// Random bytes in the file.
     pub fn with_other_bytes(&self, random: &mut Random) -> Vec<u8> {
         // the header page is a small part of the file
         match random.once_in(3) {
@@ -114,14 +114,14 @@ impl Fixture {
     }
 }
 
-/// Makes a size of the plan another.
+/// Changes a size of the plan.
 fn resize(place: &mut Value, random: &mut Random) {
     let sizes = sizes(place);
     if sizes.is_empty() {
         return;
     }
     let (at, text) = random.pick(&sizes);
-    // longer ones are put into the bytes: the types of `plan`, which read them here too, may take their time
+    // longer ones are put into the bytes: the types of `plan`, which parse them here too, may be slow
     let terms = *random.pick(&[3, 40, 200]);
     let size = match random.below(6) {
         0 => random.pick(&sizes).1.clone(),
@@ -134,7 +134,7 @@ fn resize(place: &mut Value, random: &mut Random) {
     }
 }
 
-/// A size that no compiler would write: a constant, a product, a long sum, or something that is none.
+/// A size that no compiler would write: a constant, a product, a long sum, or an invalid one.
 fn size(terms: usize, random: &mut Random) -> String {
     let sum = |term: fn(usize) -> String| (2..2 + terms).map(term).collect::<Vec<_>>().join(" + ");
     match random.below(10) {
@@ -161,7 +161,7 @@ fn string(text: &str) -> Vec<u8> {
     [&length, text.as_bytes()].concat()
 }
 
-/// Sizes of a plan, with where they are.
+/// Sizes of a plan, with their positions.
 fn sizes(value: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
     collect(value, &mut PathBuf::from("/"), &mut found);
@@ -185,7 +185,7 @@ fn collect(value: &Value, way: &mut PathBuf, found: &mut Vec<(String, String)>) 
     }
 }
 
-/// The file of a plan, whatever it says.
+/// The file of a plan, valid or not.
 pub fn write(plan: &Plan, weights: &[u8], scratch: &Path) -> Result<Vec<u8>, String> {
     let written = PlanWriter::create(scratch).and_then(|mut writer| {
         writer.append(weights)?;

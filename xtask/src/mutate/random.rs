@@ -1,5 +1,5 @@
-//! Random numbers that a seed and an index name. (`tests::Random` is alike, but would make these commands wait for the
-//! compiler to be built.)
+//! Random numbers by seed and index. (`tests::Random` is similar, but would make these commands wait for a build of the
+//! compiler.)
 
 /// A stream of integers: splitmix64.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Random {
         self.below(times) == 0
     }
 
-    /// One of these, of which there must be some.
+    /// One of these, which must not be empty.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
@@ -45,7 +45,7 @@ impl Random {
         words[self.below(words.len())]
     }
 
-    /// One of these items, each as likely as its weight says.
+    /// One of these items, with probability proportional to its weight.
     pub fn weighted<'a, T>(&mut self, items: &'a [T], weight: impl Fn(&T) -> usize) -> &'a T {
         let mut left = self.below(items.iter().map(&weight).sum());
         let chosen = items.iter().find(|item| {

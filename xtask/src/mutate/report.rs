@@ -1,4 +1,4 @@
-//! What came of a run: counts for each kind, and findings, of which those alike are shown once.
+//! The result of a run: counts per kind, and findings, with similar ones shown once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::judge::{Fault, Outcome};
 use super::mutant::Mutant;
 
-/// Findings that are alike are kept so many times.
+/// Number of similar findings that are kept.
 const EXAMPLES: usize = 2;
 /// Characters of a message that are shown.
 const SHOWN: usize = 160;
@@ -17,17 +17,17 @@ const LINE: usize = 300;
 /// Bytes of output that are kept.
 const KEPT: usize = 1 << 16;
 
-/// What came of a run.
+/// The result of a run.
 pub struct Report {
     seed: u64,
-    /// The command that makes a mutant again, without its index.
+    /// The command that reproduces a mutant, without its index.
     again: String,
     kinds: BTreeMap<&'static str, Counts>,
     pub findings: Vec<Finding>,
     pub seconds: u64,
 }
 
-/// What came of a kind.
+/// The result of a kind.
 #[derive(Default)]
 struct Counts {
     mutants: u64,
@@ -39,7 +39,7 @@ struct Counts {
     largest: (u64, u64),
 }
 
-/// A mutant that was handled wrongly. Its files can be made again.
+/// A mutant that was handled wrongly. Its files can be regenerated.
 pub struct Finding {
     pub index: u64,
     pub kind: &'static str,
@@ -49,8 +49,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What it has in common with findings that are alike: kind and faults, and where it ended as only a bug does, the
-    /// message without its numbers and names.
+    /// The common part of similar findings: kind and faults, and for bugs the message without its numbers and names.
     fn key(&self) -> (&'static str, Vec<String>, String) {
         let faults = &self.outcome.faults;
         let bug = faults.iter().any(|fault| matches!(fault, Fault::ExitCode(_) | Fault::Signal(_) | Fault::Panic));
@@ -60,7 +59,7 @@ impl Finding {
         (self.kind, names, message)
     }
 
-    /// The line of the error that says what was wrong.
+    /// The error line of the message.
     fn message(&self) -> String {
         let text = String::from_utf8_lossy(&self.outcome.stderr).into_owned();
         let telling =
@@ -76,7 +75,7 @@ impl Report {
         Report { seed, again, kinds: BTreeMap::new(), findings: Vec::new(), seconds: 0 }
     }
 
-    /// Counts a run, and keeps it where something was wrong.
+    /// Counts a run, and keeps it if it has faults.
     pub fn add(&mut self, index: u64, mutant: &Mutant, outcome: Outcome) {
         let counts = self.kinds.entry(mutant.kind).or_default();
         counts.mutants += 1;
@@ -95,7 +94,7 @@ impl Report {
         self.kinds.values().map(|counts| counts.mutants).sum()
     }
 
-    /// Findings that are alike, in order of their first.
+    /// Similar findings, in order of their first.
     fn groups(&self) -> Vec<Vec<&Finding>> {
         let mut groups: Vec<Vec<&Finding>> = Vec::new();
         for finding in &self.findings {
@@ -112,7 +111,7 @@ impl Report {
         self.groups().into_iter().flat_map(|group| group.into_iter().take(EXAMPLES))
     }
 
-    /// The counts and findings as JSON. Says nothing of the machine but the seconds.
+    /// The counts and findings as JSON. Only the seconds depend on the machine.
     pub fn json(&self) -> String {
         let kind = |(name, counts): (&&str, &Counts)| {
             let findings = self.findings.iter().filter(|finding| finding.kind == *name).count();
@@ -165,7 +164,7 @@ fn start(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len().min(KEPT)].to_vec()
 }
 
-/// A message with runs of digits as `0`, and what stands in quotes as nothing.
+/// A message with runs of digits as `0`, and quoted text removed.
 fn skeleton(message: &str) -> String {
     let mut out = String::new();
     let mut quoted = false;

@@ -1,11 +1,11 @@
-//! Safetensors files as far as they are damaged here: a header of JSON after its length, then bytes.
+//! Safetensors files as far as they are damaged here: a JSON header after its length, then bytes.
 
 use serde_json::{Map, Value, json};
 
 /// The header and the bytes after it.
 pub fn split(file: &[u8]) -> Result<(Value, &[u8]), String> {
     let (length, rest) = file.split_first_chunk::<8>().ok_or("no header")?;
-    let header = rest.get(..u64::from_le_bytes(*length) as usize).ok_or("a header that is cut off")?;
+    let header = rest.get(..u64::from_le_bytes(*length) as usize).ok_or("a truncated header")?;
     let document = serde_json::from_slice(header).map_err(|error| error.to_string())?;
     Ok((document, &rest[header.len()..]))
 }
@@ -18,10 +18,10 @@ pub fn join(header: &[u8], data: &[u8]) -> Vec<u8> {
 /// Names of files, and their bytes.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// The same tensors in two files, and the index that says which is where.
+/// The same tensors in two files, and their index.
 pub fn shards(file: &[u8]) -> Result<(Files, Value), String> {
     let (header, data) = split(file)?;
-    let header = header.as_object().ok_or("a header that is no object")?;
+    let header = header.as_object().ok_or("a header that is not an object")?;
     let mut shards = [(Map::new(), Vec::new()), (Map::new(), Vec::new())];
     let mut map = Map::new();
     let tensors = header.iter().filter(|(name, _)| *name != "__metadata__");

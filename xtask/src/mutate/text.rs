@@ -3,7 +3,7 @@
 use super::bytes;
 use super::random::Random;
 
-/// What may stand where a number stood.
+/// Replacements for a number.
 pub const NUMBERS: [&str; 22] = [
     "0",
     "1",
@@ -29,7 +29,7 @@ pub const NUMBERS: [&str; 22] = [
     "0.1",
 ];
 
-/// Words that end, begin or break things in most formats, and what a terminal would obey.
+/// Words with a meaning in most formats, and control characters.
 const WORDS: [&str; 30] = [
     "%",
     "@",
@@ -137,7 +137,7 @@ fn words(text: &str, others: &[&str], random: &mut Random) -> String {
     words.concat()
 }
 
-/// The words of a text and what stands between them, each by itself.
+/// The words of a text and the separators between them.
 fn split(text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = text;

@@ -1,8 +1,8 @@
-//! Who may name whom, from the manifests.
+//! Allowed dependencies, from the manifests.
 
 use super::tree::{Dependency, Package, Tree};
 
-/// The arrows of ARCHITECTURE.md. `tests` and `xtask` may name anything.
+/// The arrows of ARCHITECTURE.md. `tests` and `xtask` may depend on anything.
 const MAP: &[(&str, &[&str])] = &[
     ("cli", &["smelt", "server"]),
     ("server", &["smelt", "engine", "text"]),
@@ -24,7 +24,7 @@ const FREE: [&str; 2] = ["tests", "xtask"];
 const EXAMPLES: [&str; 2] = ["custom-pass", "custom-op"];
 const COMPILER: [&str; 4] = ["frontend", "ir", "passes", "codegen"];
 
-/// Crates name only those that the map allows. Tests within a crate may name others.
+/// Crates depend only on those that the map allows. Tests within a crate may use others.
 pub fn follow_the_map(tree: &Tree) -> Vec<String> {
     let mut violations = Vec::new();
     for package in &tree.packages {
@@ -39,7 +39,7 @@ pub fn follow_the_map(tree: &Tree) -> Vec<String> {
     violations
 }
 
-/// Examples are what a user would write: even their tests name nothing behind `smelt`.
+/// Examples are what a user would write: even their tests use nothing below `smelt`.
 pub fn examples_are_users(tree: &Tree) -> Vec<String> {
     refused(tree, &EXAMPLES, |d| d.ours && d.dev && d.name != "tests")
 }

@@ -1,4 +1,4 @@
-//! What a file must look like, and which files belong together.
+//! Requirements of files, and which files belong together.
 
 use super::tree::Tree;
 use super::words::names;
@@ -7,10 +7,10 @@ const WARN_LINES: usize = 400;
 const MOST_LINES: usize = 700;
 const MOST_ARCHITECTURE_LINES: usize = 300;
 
-/// Filetests whose outcome is kept beside the case, by the first word after `// test:`.
+/// Filetests with a snapshot, by the first word after `// test:`.
 const WITH_SNAPSHOT: [&str; 5] = ["pass", "rules", "pipeline", "select", "plan"];
 
-/// A Rust file opens with its job.
+/// A Rust file starts with its purpose.
 pub fn open_with_their_job(tree: &Tree) -> Vec<String> {
     let files = tree.with_extension("rs").filter(|file| !file.text.starts_with("//!"));
     files.map(|file| format!("{} does not", file.path)).collect()
@@ -21,7 +21,7 @@ pub fn stay_short(tree: &Tree) -> Vec<String> {
     lengths(tree).filter(|&(_, lines)| lines > MOST_LINES).map(|(path, lines)| format!("{path} has {lines}")).collect()
 }
 
-/// Files that ask to be split, but need not yet.
+/// Files that should be split, but need not yet.
 pub fn long_ones(tree: &Tree) -> Vec<String> {
     let long = lengths(tree).filter(|&(_, lines)| lines > WARN_LINES && lines <= MOST_LINES);
     long.map(|(path, lines)| format!("{path} has {lines} lines, split it by thing before {MOST_LINES}")).collect()
@@ -32,7 +32,7 @@ fn lengths(tree: &Tree) -> impl Iterator<Item = (&str, usize)> {
     tree.with_extension("rs").filter(move |f| by_hand(&f.text)).map(|f| (f.path.as_str(), f.text.lines().count()))
 }
 
-/// Each snapshot has its case, and each case that keeps a snapshot has one.
+/// Each snapshot has its case, and each case with a snapshot has one.
 pub fn snapshots_have_cases(tree: &Tree) -> Vec<String> {
     let mut violations: Vec<String> =
         tree.with_extension("new").map(|file| format!("{} was not reviewed", file.path)).collect();

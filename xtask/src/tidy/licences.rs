@@ -1,14 +1,14 @@
-//! The licences of the crates that Cargo.lock names, held against the list of `deny.toml`.
+//! The licences of the crates in Cargo.lock, checked against the list of `deny.toml`.
 
 use super::tree::Tree;
 
-/// A crate that Cargo.lock names, and what its manifest says of its licence: an SPDX expression.
+/// A crate in Cargo.lock, and the licence in its manifest: an SPDX expression.
 pub struct Licensed {
     pub name: String,
     pub licence: Option<String>,
 }
 
-/// Each crate may be used under licences that `deny.toml` allows.
+/// Each crate has a licence that `deny.toml` allows.
 pub fn are_allowed(tree: &Tree) -> Vec<String> {
     if tree.licences.is_empty() {
         return Vec::new();
@@ -18,7 +18,7 @@ pub fn are_allowed(tree: &Tree) -> Vec<String> {
     };
     let wrong = |package: &Licensed| match package.licence.as_deref().map(|text| (text, permits(text, &allowed))) {
         None => Some(format!("`{}` names no licence", package.name)),
-        Some((text, None)) => Some(format!("`{}` has a licence that is no SPDX expression: {text}", package.name)),
+        Some((text, None)) => Some(format!("`{}` has a licence that is not an SPDX expression: {text}", package.name)),
         Some((text, Some(false))) => Some(format!("`{}` is licensed as {text}", package.name)),
         Some((_, Some(true))) => None,
     };
@@ -39,8 +39,8 @@ fn list(manifest: &str) -> Option<Vec<&str>> {
     )
 }
 
-/// Whether an SPDX expression can be satisfied with these licences; none where it is not an expression. `WITH` binds
-/// most, then `AND`, then `OR`; old manifests write `/` for `OR`.
+/// Whether an SPDX expression can be satisfied with these licences; `None` if it is not an expression. `WITH` has the
+/// highest precedence, then `AND`, then `OR`; old manifests write `/` for `OR`.
 fn permits(expression: &str, allowed: &[&str]) -> Option<bool> {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let mut words = spaced.split_whitespace().collect::<Vec<_>>();
@@ -49,7 +49,7 @@ fn permits(expression: &str, allowed: &[&str]) -> Option<bool> {
     words.is_empty().then_some(permitted)
 }
 
-/// `a OR b`. Words are taken from the end of the list.
+/// `a OR b`. Words are popped from the end of the list.
 fn either(words: &mut Vec<&str>, allowed: &[&str]) -> Option<bool> {
     let mut permitted = both(words, allowed)?;
     while words.pop_if(|word| *word == "OR").is_some() {
@@ -102,7 +102,7 @@ mod tests {
             "MIT AND (GPL-3.0 OR Apache-2.0)",
             "Apache-2.0 WITH LLVM-exception",
             "GPL-3.0 WITH Classpath-exception-2.0 OR MIT",
-            // AND binds more than OR
+            // AND has precedence over OR
             "GPL-3.0 AND LGPL-3.0 OR MIT",
             "MIT OR GPL-3.0 AND LGPL-3.0",
         ];
@@ -146,7 +146,7 @@ mod tests {
             [
                 "`b` is licensed as MIT AND BSL-1.0",
                 "`c` names no licence",
-                "`d` has a licence that is no SPDX expression: non-standard licence",
+                "`d` has a licence that is not an SPDX expression: non-standard licence",
             ]
         );
         tree.files.clear();

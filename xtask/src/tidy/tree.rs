@@ -1,4 +1,4 @@
-//! What the checks look at: the text of the tree, and who depends on whom.
+//! Inputs of the checks: the text of the tree, and the dependencies.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,10 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 
 use super::licences::Licensed;
 
-/// Folders that hold sources and cases.
+/// Directories with sources and cases.
 const FOLDERS: [&str; 8] = ["bench", "crates", "examples", "kernels", "models", "tests", "xtask", "docs"];
 
-/// What is read as text. Weights and tokenizers are not.
+/// Files that are read as text. Weights and tokenizers are not.
 const EXTENSIONS: [&str; 10] = ["rs", "cu", "cuh", "py", "sh", "toml", "md", "ir", "snap", "new"];
 
 /// The files and packages of the workspace.
@@ -37,7 +37,7 @@ pub struct Package {
     pub dependencies: Vec<Dependency>,
 }
 
-/// A package that one of ours names in its manifest.
+/// A dependency in a manifest of ours.
 pub struct Dependency {
     pub name: String,
     /// Only for tests, examples and benchmarks.
@@ -54,7 +54,7 @@ impl Tree {
         for folder in FOLDERS.iter().filter(|folder| root.join(folder).exists()) {
             tree.read_folder(root, folder)?;
         }
-        for path in ["ARCHITECTURE.md", "deny.toml"] {
+        for path in ["ARCHITECTURE.md", "README.md", "deny.toml"] {
             if let Ok(text) = fs::read_to_string(root.join(path)) {
                 tree.files.push(File { path: path.to_owned(), text });
             }

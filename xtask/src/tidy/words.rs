@@ -1,4 +1,4 @@
-//! What code may name: dependencies with one home, input and output, leftovers.
+//! What code may name: dependencies with one home, input and output, leftovers. And words that texts avoid.
 
 use super::tree::{File, Tree};
 
@@ -22,6 +22,15 @@ const READERS: [&str; 4] = [
 ];
 const PRINTING: [&str; 4] = ["print!", "println!", "eprint!", "eprintln!"];
 const LEFTOVERS: [&str; 7] = ["todo!", "unimplemented!", "dbg!", "#[ignore", "FIXME", "TODO", "XXX"];
+
+/// Words for which the field has others, in how many lines of [`READ`] each set may be: where they mean something else.
+const AVOIDED: [(&[&str], usize); 2] = [
+    (&["behind"], 40),
+    (&["foretell", "foretells", "foretold", "spoil", "spoils", "spoiled", "spoilt", "anew", "but for"], 5),
+];
+const READ: [&str; 5] = ["crates/", "docs/", "kernels/", "ARCHITECTURE.md", "README.md"];
+/// Help texts are the doc comments of these files.
+const HELP: [&str; 2] = ["crates/cli/src/args.rs", "crates/cli/src/commands/"];
 
 /// This file must spell what it looks for.
 const THIS_FILE: &str = "xtask/src/tidy/words.rs";
@@ -72,6 +81,42 @@ pub fn nothing_unfinished(tree: &Tree) -> Vec<String> {
         }
     }
     violations
+}
+
+/// Texts use the words of docs/glossary.md: others are few in prose and in names, and none is in help or errors.
+pub fn plain_words(tree: &Tree) -> Vec<String> {
+    let read = |file: &&File| READ.iter().any(|path| file.path.starts_with(path));
+    let mut violations = Vec::new();
+    for (words, most) in AVOIDED {
+        let lines = tree.files.iter().filter(read).flat_map(|file| file.text.lines());
+        let found = lines.filter(|line| has_word(line, words)).count();
+        if found > most {
+            violations.push(format!("{found} lines have {}, expected at most {most}", words.join(", ")));
+        }
+    }
+    let words: Vec<&str> = AVOIDED.iter().flat_map(|(words, _)| words.iter().copied()).collect();
+    for file in products(tree) {
+        let help = HELP.iter().any(|path| file.path.starts_with(path));
+        let product = file.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for (number, line) in (1..).zip(product.lines()) {
+            let text = line.trim_start();
+            let said = match text.starts_with("//") {
+                true => help && text.starts_with("/// ") && has_word(text, &words),
+                // every other piece between quotes is a string; a word alone is a name
+                false => text.split('"').skip(1).step_by(2).any(|part| part.contains(' ') && has_word(part, &words)),
+            };
+            if said {
+                violations.push(format!("{}:{number} says `{}`", file.path, text));
+            }
+        }
+    }
+    violations
+}
+
+/// Whether a text has one of these words, in any case.
+fn has_word(text: &str, words: &[&str]) -> bool {
+    let text = text.to_lowercase();
+    words.iter().any(|word| names(&text, word))
 }
 
 /// Sources of our crates that end up in the product.
@@ -205,6 +250,23 @@ mod tests {
         ]));
         let names = ["crates/smelt/src/a.rs names `File::open`", "crates/cli/src/b.rs names `fs::read_to_string`"];
         assert_eq!(found, names);
+    }
+
+    #[test]
+    fn words_of_the_field_are_used() {
+        let many = "Behind\n".repeat(41);
+        let found = plain_words(&Tree::of(&[
+            ("docs/a.md", many.as_str()),
+            ("crates/cli/src/args.rs", "/// Runs anew.\n// behind\nstruct A;"),
+            ("crates/ir/src/a.rs", "/// Behind.\nlet text = format!(\"all but for {a}\");\nlet name = \"behind\";"),
+            ("crates/ir/src/b.rs", "#[cfg(test)]\nmod tests { fn f() { g(\"made anew\") } }"),
+        ]));
+        let expected = [
+            "44 lines have behind, expected at most 40",
+            "crates/cli/src/args.rs:1 says `/// Runs anew.`",
+            "crates/ir/src/a.rs:2 says `let text = format!(\"all but for {a}\");`",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

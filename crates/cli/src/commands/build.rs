@@ -13,10 +13,10 @@ use crate::output::{check_place, make_folder, print, reads_model};
 /// Compiles a checkpoint with the options of trtllm-build: writes OUTPUT_DIR/model.plan.
 #[derive(Debug, Args)]
 pub struct Build {
-    /// Folder of the checkpoint.
+    /// Checkpoint directory.
     #[arg(long, value_name = "DIR", alias = "checkpoint-dir")]
     model_dir: PathBuf,
-    /// Folder to write model.plan to.
+    /// Directory to write model.plan to.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     #[command(flatten)]
@@ -38,7 +38,7 @@ impl Build {
             driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)
         });
         if report.is_err() && made {
-            // a failure leaves nothing; what cannot be removed is not empty
+            // a failure leaves nothing; a directory that cannot be removed is not empty
             let _ = std::fs::remove_dir(&self.output_dir);
         }
         print(&table(&report?, Some(&output)))

@@ -15,50 +15,50 @@ use crate::failure::Failure;
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration};
 use crate::progress::Stderr;
 
-/// Looks at a model's activations on a text: statistics from which scales of quantized formats come.
+/// Collects activation statistics on a text, from which quantization scales are chosen.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("source").args(["text", "dataset", "merge"]).required(true))]
 pub struct Calibrate {
-    /// The folder of a checkpoint.
+    /// Checkpoint directory.
     #[arg(value_name = "DIR", required_unless_present = "merge", conflicts_with = "merge")]
     model: Option<PathBuf>,
-    /// A text, cut into samples of full length.
+    /// Text file, cut into samples of full length.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Samples as lines of JSON, {"text": "…"} or {"prompt": "…"}.
+    /// JSON Lines file of samples, {"text": "…"} or {"prompt": "…"}.
     #[arg(long, value_name = "FILE.jsonl")]
     dataset: Option<PathBuf>,
-    /// Merges calibrations of one model instead of making one, and the files with activations beside them.
+    /// Merges calibrations of one model instead of making one, and the activations files next to them.
     #[arg(long, value_name = "CALIBRATION.json", num_args = 2..)]
     merge: Vec<PathBuf>,
-    /// Where the calibration is written. A sample of the activations goes to the .safetensors file beside it.
+    /// File to write the calibration to. Sampled activations go to the .safetensors file next to it.
     #[arg(short, long, value_name = "OUT.json")]
     output: PathBuf,
-    /// Samples, at most.
+    /// Maximum number of samples.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_count::<usize>)]
     samples: usize,
-    /// Tokens of a sample, at most.
+    /// Maximum sample length in tokens.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_count::<u32>)]
     max_len: u32,
-    /// Machine that runs the model: auto, cpu or sm_90a.
+    /// Machine to run the model on: auto, cpu or sm_90a.
     #[arg(long, value_name = "TARGET", default_value = "auto")]
     target: String,
-    /// How clips are chosen by default: minmax, percentile, percentile:99.9, entropy or mse. What the file holds serves
-    /// every method.
+    /// Default clipping method: minmax, percentile, percentile:99.9, entropy or mse. The file holds what every method
+    /// needs.
     #[arg(long, value_name = "METHOD", default_value = "percentile")]
     method: ClipMethod,
-    /// Tokens whose activations are kept.
+    /// Number of tokens whose activations are kept.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse_count::<usize>)]
     rows: usize,
-    /// Keeps the mean of x x^T of what linears read, for GPTQ: channels x channels numbers for each.
+    /// Keeps the mean of x x^T of the linear layers' inputs, for GPTQ: channels x channels values per tensor.
     #[arg(long)]
     hessian: bool,
-    /// Where weights come from. With dummy, they are seeded random values: to see time and memory of a shape.
+    /// Source of the weights. With dummy, they are seeded random values: for time and memory of a shape.
     #[arg(long, value_enum, default_value = "checkpoint")]
     weights: Weights,
     #[command(flatten)]
     ignored: IgnoreArgs,
-    /// Threads on a CPU [default: all].
+    /// Number of CPU threads [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     /// Prints JSON.
@@ -114,11 +114,11 @@ impl Calibrate {
         ))
     }
 
-    /// The calibration and the file beside it.
+    /// The calibration and the activations file.
     fn check_places(&self) -> Result<(), Failure> {
         let beside = activations_path(&self.output);
         check_place(&self.output)?;
-        // a name that ends like the other's is refused where the place is taken
+        // equal suffixes are refused where the output is claimed
         if beside != self.output { check_place(&beside) } else { Ok(()) }
     }
 

@@ -18,12 +18,12 @@ use crate::progress::Stderr;
 /// Compiles a Hugging Face checkpoint into a plan.
 #[derive(Debug, Args)]
 pub struct Compile {
-    /// Folder of the checkpoint: config.json, safetensors, tokenizer.json.
+    /// Checkpoint directory: config.json, safetensors, tokenizer.json.
     dir: PathBuf,
-    /// File to write.
+    /// Plan file to write.
     #[arg(short, long, value_name = "FILE.plan", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Does everything but write the plan.
+    /// Compiles without writing the plan.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -41,35 +41,36 @@ pub struct Compile {
     json: bool,
 }
 
-/// How accurate the plan must be.
+/// Accuracy that the plan must reach.
 #[derive(Clone, Debug, Args)]
 pub struct GateArgs {
-    /// Bounds that a plan must keep to be written, with commas: perplexity<+N% (more than at the checkpoint's own
-    /// precision), perplexity<N, kl<N (from there, in nats), top1>N% (the same most likely token).
+    /// Accuracy gate, comma-separated; the plan is written only if it holds: perplexity<+N% (increase over the
+    /// checkpoint's own precision), perplexity<N, kl<N (nats, to the checkpoint's own precision), top1>N% (agreement of
+    /// the most likely token).
     #[arg(long, value_name = "BOUNDS", requires = "gate_text", conflicts_with = "dry_run")]
     gate: Option<Gate>,
-    /// Text that --gate is measured with.
+    /// Text that --gate is measured on.
     #[arg(long, value_name = "FILE", requires = "gate")]
     gate_text: Option<PathBuf>,
 }
 
-/// Texts to write beside the plan.
+/// Texts to write besides the plan.
 #[derive(Clone, Debug, Default, Args)]
 pub struct EmitArgs {
-    /// Texts to write, with commas: ir (imported and lowered), ir-after-all, ir-after-change (after passes that changed
-    /// something), ir-after=PASS, passes (what each did, and how long it took), kernels (the choices, with reasons),
-    /// plan, cuda, ptx, cubin, sass-report (what kernels take of a multiprocessor).
+    /// Intermediate texts to write, comma-separated: ir (imported and final), ir-after-all, ir-after-change (after
+    /// passes that changed something), ir-after=PASS, passes (statistics and times), kernels (choices with reasons),
+    /// plan, cuda, ptx, cubin, sass-report (registers and shared memory of each kernel).
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     emit: Vec<Emit>,
-    /// Folder for --emit and repro.ir; without one, texts go to stdout.
+    /// Directory for --emit and repro.ir; without it, texts go to stdout.
     #[arg(long, value_name = "DIR")]
     dump_dir: Option<PathBuf>,
 }
 
-/// A text of a compilation.
+/// An intermediate text of a compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Emit {
-    /// The imported graph and the one that was lowered.
+    /// The imported graph and the final one.
     Ir,
     /// The graph after each pass.
     IrAfterAll,
@@ -87,7 +88,7 @@ enum Emit {
     Cuda,
     /// PTX of each kernel.
     Ptx,
-    /// Machine code of each kernel: needs --dump-dir.
+    /// Machine code of each kernel: requires --dump-dir.
     Cubin,
     /// Registers and shared memory of each kernel.
     SassReport,
@@ -123,12 +124,12 @@ impl std::str::FromStr for Emit {
 }
 
 impl EmitArgs {
-    /// Whether any of these is asked for.
+    /// Whether any of these is requested.
     fn wants(&self, what: &[Emit]) -> bool {
         self.emit.iter().any(|emit| what.contains(emit))
     }
 
-    /// Whether there is a text of something else than passes.
+    /// Whether any text other than those of passes is requested.
     pub fn beyond_passes(&self) -> bool {
         let of_passes = |emit: &Emit| {
             matches!(emit, Emit::Ir | Emit::IrAfterAll | Emit::IrAfterChange | Emit::IrAfter(_) | Emit::Passes)
@@ -136,7 +137,7 @@ impl EmitArgs {
         !self.emit.iter().all(of_passes)
     }
 
-    /// Makes the folder, where none of its texts would take the place of an input or of another output.
+    /// Creates the directory, unless one of its texts would replace an input or another output.
     pub fn prepare_folder(&self, outputs: &[PathBuf]) -> Result<(), Failure> {
         let Some(folder) = &self.dump_dir else { return Ok(()) };
         check_folder(folder, outputs, |name| self.writes(name))?;
@@ -159,12 +160,12 @@ impl EmitArgs {
         }
     }
 
-    /// The folder for what a failure leaves.
+    /// The directory for reproducers.
     pub fn folder(&self) -> Option<&Path> {
         self.dump_dir.as_deref()
     }
 
-    /// The passes whose graphs are to be written.
+    /// The passes after which the graph is to be written.
     pub fn wanted_passes(&self) -> WantedPasses {
         let named = self.emit.iter().filter_map(|emit| match emit {
             Emit::IrAfter(pass) => Some(pass.clone()),
@@ -220,7 +221,7 @@ impl Compile {
     }
 }
 
-/// A report, and what was chosen before.
+/// A report, and the formats that were chosen before.
 #[derive(Serialize)]
 pub struct WithChoice<'a, T> {
     #[serde(flatten)]
@@ -229,14 +230,14 @@ pub struct WithChoice<'a, T> {
     pub mixed: Option<Choice>,
 }
 
-/// Compiles with progress on stderr and writes the texts that were asked for.
+/// Compiles with progress on stderr and writes the requested texts.
 pub fn compile(
     emit: &EmitArgs,
     run: impl FnOnce(Option<&mut Dumps>, &mut dyn Progress) -> Result<CompileReport, Error>,
 ) -> Result<CompileReport, Failure> {
     let mut progress = Stderr::new(false);
     if emit.wants(&[Emit::Cubin]) && emit.dump_dir.is_none() {
-        return Err(Failure::usage("--emit cubin writes binary files: name a folder with --dump-dir"));
+        return Err(Failure::usage("--emit cubin writes binary files: expected a directory with --dump-dir"));
     }
     let mut dumps = Dumps {
         wanted_passes: emit.wanted_passes(),
@@ -246,7 +247,7 @@ pub fn compile(
     let wanted = (!emit.emit.is_empty()).then_some(&mut dumps);
     let report = run(wanted, &mut progress);
     progress.finish();
-    // what there is up to a failure is what shows it
+    // the texts before a failure are what shows its cause
     let written = write_texts(emit, &dumps, report.as_ref().map_or(&[], |report| &report.passes));
     let report = report.map_err(|error| with_repro(error, emit.dump_dir.as_deref()))?;
     written?;
@@ -257,7 +258,7 @@ pub fn compile(
     Ok(report)
 }
 
-/// Writes down the graph that broke a pass.
+/// Writes the graph on which a pass failed.
 pub fn with_repro(error: Error, folder: Option<&Path>) -> Failure {
     let (failure, command) = match &error {
         Error::Pass(failure) => (failure, "smelt opt".to_owned()),
@@ -267,13 +268,13 @@ pub fn with_repro(error: Error, folder: Option<&Path>) -> Failure {
     let folder = folder.unwrap_or(Path::new("."));
     let path = folder.join("repro.ir");
     let help = match make_folder(folder).and_then(|()| write_file(&path, failure.repro.as_bytes())) {
-        Ok(()) => format!("wrote {}: `{command}` on it shows the failure again", path.display()),
+        Ok(()) => format!("wrote {}: `{command}` on it reproduces the failure", path.display()),
         Err(failure) => format!("repro.ir could not be written: {failure}"),
     };
     Failure::from(error).help(help)
 }
 
-/// Writes the texts that were asked for.
+/// Writes the requested texts.
 pub fn write_texts(emit: &EmitArgs, dumps: &Dumps, passes: &[PassTime]) -> Result<(), Failure> {
     let mut texts: Vec<(String, &str)> = Vec::new();
     if emit.emit.contains(&Emit::Ir) {
@@ -339,7 +340,7 @@ fn pass_table(passes: &[PassTime]) -> String {
     passes.iter().fold(head, |text, pass| text + &row(pass))
 }
 
-/// What each kernel takes of a multiprocessor. Spills and stack frames are not in it: they fail the compilation.
+/// Resource usage of each kernel. Spills and stack frames are not in it: they fail the compilation.
 fn sass_report(units: &[Unit]) -> String {
     let head = format!(
         "{:<28} {:>7} {:>9} {:>13} {:>14} {:>9}  {}\n",
@@ -362,7 +363,7 @@ fn sass_report(units: &[Unit]) -> String {
     units.iter().fold(head, |text, unit| text + &row(unit))
 }
 
-/// The report for people.
+/// The report as text.
 pub fn table(report: &CompileReport, output: Option<&Path>) -> String {
     let file = match (output, report.plan_bytes) {
         (Some(path), Some(size)) => format!("{} ({})", path.display(), bytes(size)),

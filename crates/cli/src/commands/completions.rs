@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use crate::failure::Failure;
 use crate::output::print;
 
-/// Prints completions for a shell.
+/// Prints shell completions.
 #[derive(Debug, Args)]
 pub struct Completions {
     /// The shell.

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::output::{print, print_json, reads_model};
 use crate::progress::Stderr;
 
-/// Finds what makes a plan compute something else than it should.
+/// Finds why a plan computes wrong results.
 #[derive(Debug, Subcommand)]
 pub enum Debug {
     Precision(Precision),
@@ -28,18 +28,19 @@ impl Debug {
     }
 }
 
-/// Shows how far each layer is from what it computes at the checkpoint's own precision.
+/// Shows how far each layer deviates from the checkpoint's own precision.
 ///
 /// Compiles the checkpoint twice, with the options and at its own precision, runs a text through both and compares the
-/// residual stream behind each half of a layer. Where linears have several formats, each of these is compared alone, too.
+/// residual stream after each half of a layer. If linear layers have several formats, each format is also compared
+/// alone.
 #[derive(Debug, Args)]
 pub struct Precision {
-    /// Folder of the checkpoint.
+    /// Checkpoint directory.
     dir: PathBuf,
-    /// The text, in UTF-8; a few thousand words tell as much as more.
+    /// Text file, UTF-8; a few thousand words are enough.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Growth of the relative error, in per cent, above which a layer is named.
+    /// Growth of the relative error, in percent, above which a layer is reported.
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = parse_positive)]
     bound: f64,
     #[command(flatten)]
@@ -61,7 +62,7 @@ struct Report {
     layers: Vec<LayerError>,
     /// The first layer whose growth is above the bound.
     first_above: Option<String>,
-    /// Each format alone, where there are several: the worst first.
+    /// Each format alone, if there are several: the worst first.
     formats: Vec<FormatError>,
 }
 
@@ -90,7 +91,10 @@ impl Precision {
         };
         let alone = |format: &FormatError| {
             let FormatError { format, linears, kl, top1 } = format;
-            format!("{format} alone, in {linears} linears: kl {kl:.6} nats, the same token at {:.2} %\n", top1 * 100.0)
+            format!(
+                "{format} alone, in {linears} linear layers: kl {kl:.6} nats, top-1 agreement {:.2} %\n",
+                top1 * 100.0
+            )
         };
         let formats: String = formats.iter().map(alone).collect();
         print(&format!("{}{formats}{verdict}\n", table(&found)))
@@ -98,12 +102,12 @@ impl Precision {
 }
 
 fn table(found: &Comparison) -> String {
-    let head = format!("{:<18} {:>10} {:>10} {:>12}\n", "behind", "error %", "growth %", "cosine");
+    let head = format!("{:<18} {:>10} {:>10} {:>12}\n", "after", "error %", "growth %", "cosine");
     let row = |layer: &LayerError| {
         let (error, growth) = (layer.error * 100.0, layer.growth * 100.0);
         format!("{:<18} {error:>10.4} {growth:>10.4} {:>12.8}\n", layer.layer, layer.cosine)
     };
     let rows = found.layers().iter().map(row).collect::<String>();
-    let last = format!("logits: kl {:.6} nats, the same most likely token at {:.2} %\n", found.kl, found.top1 * 100.0);
+    let last = format!("logits: kl {:.6} nats, top-1 agreement {:.2} %\n", found.kl, found.top1 * 100.0);
     head + &rows + &last
 }

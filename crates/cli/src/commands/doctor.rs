@@ -11,13 +11,13 @@ use crate::environment::cuda_folders;
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
 
-/// Shows what this machine offers, and what is missing.
+/// Shows what this machine supports, and what is missing.
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
-    /// Threads to measure the CPU with [default: all].
+    /// Number of threads to measure the CPU with [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
 }
@@ -38,7 +38,7 @@ struct Cpu {
     architecture: &'static str,
     threads: usize,
     instruction_set: &'static str,
-    /// Bytes per second over 1e9 at which all threads together read memory.
+    /// Memory bandwidth of all threads together, in GB/s.
     read_bandwidth_gb_s: f64,
 }
 
@@ -57,14 +57,14 @@ struct DeviceReport {
 
 #[derive(Serialize)]
 struct NvrtcReport {
-    /// The file that compiles.
+    /// The library that compiles.
     path: Option<PathBuf>,
     version: String,
-    /// Files that were found before it, and why they are not used.
+    /// Libraries that were found before it, and why they are not used.
     skipped: Vec<String>,
 }
 
-/// Something that is not there, which the CPU can do without.
+/// Something missing that the CPU target does not need.
 #[derive(Serialize)]
 struct Missing {
     what: &'static str,

@@ -15,18 +15,18 @@ use crate::failure::Failure;
 use crate::output::{print, print_json, reads};
 use crate::progress::Stderr;
 
-/// Measures how well a model foretells a text: perplexity, and the negative log-likelihood of a token in nats.
+/// Measures how well a model predicts a text: perplexity and mean negative log-likelihood in nats.
 ///
-/// The text is one stream of tokens, cut into windows. What the tokenizer puts in front of a text, such as `<s>`, stands in
-/// front of each window, and counts as a part of its context. With a stride below the context, windows overlap, and each
-/// scores only the tokens that the one before it had not reached. Where the tokenizer puts nothing in front, windows
-/// overlap by a token at least, and the first token of the text is not scored.
+/// The text is one stream of tokens, cut into windows. Tokens that the tokenizer puts before a text, such as `<s>`,
+/// precede each window and count towards its context. With a stride below the context length, windows overlap, and each
+/// scores only the tokens that the previous one did not reach. Without such tokens, windows overlap by at least one
+/// token, and the first token of the text is not scored.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// A plan, or the folder of a checkpoint, which is compiled for this once.
+    /// Plan file, or checkpoint directory, which is compiled for this run.
     #[arg(value_name = "DIR|FILE.plan")]
     model: PathBuf,
-    /// The text, in UTF-8; may be a pipe of 64 MiB at most.
+    /// Text file, UTF-8; may be a pipe of at most 64 MiB.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub struct Eval {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
-    /// Threads on a CPU [default: all].
+    /// Number of CPU threads [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
     #[command(flatten)]
@@ -46,10 +46,10 @@ pub struct Eval {
 /// How a text is cut.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WindowArgs {
-    /// Tokens of a window [default: the longest sequence of the plan, at most 2048].
+    /// Window length in tokens [default: the plan's maximum sequence length, at most 2048].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     context: Option<u32>,
-    /// Tokens from the start of a window to that of the next [default: --context].
+    /// Tokens from the start of one window to the start of the next [default: --context].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     stride: Option<u32>,
 }
@@ -60,7 +60,7 @@ impl From<WindowArgs> for WindowOptions {
     }
 }
 
-/// Reads a text, before anything is compiled for it.
+/// Reads a text, before anything is compiled.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     reads(path);
     match input::read_text_or_pipe(path, DATA_BYTES) {
@@ -101,7 +101,7 @@ impl Eval {
         };
         let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, progress);
         let mut llm = llm.map_err(|error| with_repro(error, None))?;
-        progress.phase("score the text");
+        progress.phase("scoring");
         let passage = Passage::new(&llm, &text)?;
         let windows = windows.resolve(&llm, &passage)?;
         let score = eval::score(&mut llm, &passage, windows, &mut |position, _, _| {
@@ -115,7 +115,7 @@ impl Report {
     fn table(&self) -> String {
         let (score, windows) = (&self.score, &self.windows);
         format!(
-            "perplexity {:.4}\nnll        {:.4} nats a token\ntokens     {}, in windows of {}, {} apart\n",
+            "perplexity {:.4}\nnll        {:.4} nats per token\ntokens     {}, in windows of {}, {} apart\n",
             score.perplexity, score.nll, score.tokens, windows.context, windows.stride
         )
     }

@@ -15,35 +15,34 @@ use crate::failure::Failure;
 use crate::output::{check_place, print, print_error, print_generated, print_json, reads_model, write_file};
 use crate::progress::Stderr;
 
-/// Writes text: compiles a checkpoint on first use, or runs a plan.
+/// Generates text from a plan, or from a checkpoint, which is compiled on first use.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// A plan, or the folder of a checkpoint.
+    /// Plan file or checkpoint directory.
     #[arg(value_name = "DIR|FILE.plan")]
     model: PathBuf,
-    /// Text to go on from.
+    /// Prompt text.
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids", required_unless_present = "prompt_ids")]
     prompt: Option<String>,
-    /// Token ids to go on from, with commas.
+    /// Prompt as token ids, comma-separated.
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
     prompt_ids: Vec<u32>,
-    /// Most tokens to generate [default: 128, or as many as the plan has room for].
+    /// Maximum number of tokens to generate [default: 128, or as many as the plan has room for].
     #[arg(long, value_name = "N", value_parser = parse_limit::<u32>)]
     max_tokens: Option<u32>,
-    /// Goes on past tokens that end a text.
+    /// Continues after stop tokens.
     #[arg(long)]
     ignore_eos: bool,
     /// Prints one JSON object instead of the text.
     #[arg(long)]
     json: bool,
-    /// Writes logits, f32 [positions, vocab]: a row for each prompt position, then one for the step of each
-    /// generated token.
+    /// Writes logits, f32 [positions, vocab]: one row per prompt position, then one per generated token.
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
-    /// Threads on a CPU [default: all].
+    /// Number of CPU threads [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
-    /// Waits behind every launch on a GPU, so that an error names the kernel that made it.
+    /// Synchronizes after every kernel launch on a GPU, so that an error names its kernel.
     #[arg(long)]
     blocking: bool,
     #[command(flatten)]
@@ -111,7 +110,7 @@ impl Generate {
     }
 }
 
-/// The model that a command reads. A folder that `smelt build` wrote stands for the plan in it.
+/// The model that a command reads. A directory that `smelt build` wrote stands for the plan in it.
 pub fn plan_in(model: &Path) -> PathBuf {
     let plan = model.join("model.plan");
     let found = if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() };
@@ -119,15 +118,15 @@ pub fn plan_in(model: &Path) -> PathBuf {
     found
 }
 
-/// Says that a plan is compiled already, where options ask for something.
+/// Warns that compilation options have no effect on a compiled plan.
 pub fn warn_of_options(model: &Path, options: &CompileOptions) {
     if model.is_file() && *options != CompileOptions::default() {
-        let line = format!("warning: {} is compiled already, options of the compilation do nothing", model.display());
+        let line = format!("warning: {} is already compiled: compilation options are ignored", model.display());
         print_error(&line);
     }
 }
 
-/// What is printed of a token: its text, or its id where the model has no tokenizer.
+/// How a token is printed: its text, or its id if the model has no tokenizer.
 fn piece(token: &NewToken, first: bool) -> String {
     match &token.text {
         Some(text) => text.clone(),
@@ -136,7 +135,7 @@ fn piece(token: &NewToken, first: bool) -> String {
     }
 }
 
-/// Tells this build of the program from others, so that plans of an older one are not taken for its own.
+/// Identifies this build of the program, so that plans cached by an older one are not reused.
 pub fn build_identity() -> String {
     let metadata = std::env::current_exe().and_then(std::fs::metadata);
     let modified = metadata.as_ref().ok().and_then(|metadata| metadata.modified().ok());

@@ -32,43 +32,43 @@ use precision::Precision;
 use summary::Summary;
 use view::View;
 
-/// Context of predictions, where none is named.
+/// Context length of predictions by default.
 const CONTEXT: u32 = 1024;
 
-/// Shows what a plan holds, or a calibration.
+/// Shows the contents of a plan or a calibration.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["memory", "html", "diff", "dot"]))]
 pub struct Inspect {
-    /// The plan, or the calibration.
+    /// Plan or calibration file.
     #[arg(value_name = "FILE.plan|CALIBRATION.json")]
     plan: PathBuf,
-    /// Shows what lives in the arena when: the fullest step of a program, and every buffer of it.
+    /// Shows the arena's memory map: the fullest step of a program, and every buffer with its lifetime.
     #[arg(long)]
     memory: bool,
-    /// Shows the format of each linear and why it has that: a table that compile takes back with --precision-map.
+    /// Shows each linear layer's format and the reason: a table that compile reads back with --precision-map.
     #[arg(long, conflicts_with = "what")]
     precision: bool,
-    /// Writes a page for a browser: where the time should go, launches by layer with their kernels and costs, memory,
-    /// and the CUDA C. Of a calibration: histograms with their clips.
+    /// Writes an HTML page: predicted time, launches by layer with kernels and costs, memory, and the CUDA C. For a
+    /// calibration: histograms with clips.
     #[arg(long, value_name = "OUT.html")]
     html: Option<PathBuf>,
-    /// Shows what launches took beside their bounds, on the page: profile.json of this plan, as bench --profile writes it.
+    /// Shows measured times next to their bounds on the page: profile.json of this plan, written by bench --profile.
     #[arg(long, value_name = "profile.json", requires = "html")]
     profile: Option<PathBuf>,
-    /// Shows what differs in another plan. The exit code is 0 either way.
+    /// Shows the differences to another plan. The exit code is 0 either way.
     #[arg(long, value_name = "OTHER.plan")]
     diff: Option<PathBuf>,
-    /// Prints a program for Graphviz.
+    /// Prints a program in Graphviz format.
     #[arg(long)]
     dot: bool,
     /// The program, such as decode@1 [default: all for --html and --diff, the first for --dot, the one with the largest
     /// arena for --memory].
     #[arg(long, value_name = "NAME", requires = "what")]
     program: Option<String>,
-    /// Cached tokens of each sequence that predictions assume [default: 1024, or as many as the plan allows].
+    /// Cached tokens per sequence that predictions assume [default: 1024, or as many as the plan allows].
     #[arg(long, value_name = "N", requires = "what", conflicts_with = "memory", value_parser = parse_count::<u32>)]
     context: Option<u32>,
-    /// The machine whose roofline predicts times: h200, h100 or cpu [default: what the target stands for].
+    /// Machine whose roofline predicts times: h200, h100 or cpu [default: by target].
     #[arg(long, value_name = "NAME", requires = "what", conflicts_with = "memory", value_parser = parse_machine)]
     machine: Option<Machine>,
     /// Prints JSON.
@@ -90,7 +90,7 @@ impl Inspect {
             return if self.json { print_json(&memory) } else { print(&memory.table()) };
         }
         if self.precision {
-            let all_numbers = "the plan's linears all have their numbers: it was compiled without a format for them";
+            let all_numbers = "the plan is unquantized: it was compiled without --precision or --precision-map";
             let precision = Precision::of(file.plan()).ok_or_else(|| Failure::usage(all_numbers))?;
             return if self.json { print_json(&precision) } else { print(precision.table()) };
         }
@@ -141,7 +141,7 @@ impl Inspect {
         write_html(path, &page)
     }
 
-    /// The programs that were asked for, on the machine that was.
+    /// The requested programs, on the requested machine.
     fn views<'a>(&self, plan: &'a Plan) -> Result<Vec<View<'a>>, Failure> {
         let context = u64::from(self.context(plan)?);
         let machine = self.machine.unwrap_or_else(|| Machine::of_target(&plan.target));
@@ -156,7 +156,7 @@ impl Inspect {
         let most = plan.limits.max_seq_len;
         match self.context {
             Some(context) if context > most => Err(Failure::usage(format!(
-                "expected a context of at most {most} tokens, as sequences of the plan have"
+                "expected a context of at most {most} tokens, the plan's maximum sequence length"
             ))),
             context => Ok(context.unwrap_or(CONTEXT.min(most))),
         }
@@ -168,7 +168,7 @@ fn write_html(path: &Path, page: &str) -> Result<(), Failure> {
     print(&format!("{} ({})\n", path.display(), bytes(page.len() as u64)))
 }
 
-/// Opens a plan and reads all of it once, so that what is shown is what was written.
+/// Opens a plan and reads all of it once, so that the view matches what was written.
 fn open(path: &Path) -> Result<PlanFile, Failure> {
     let file = PlanFile::open(path).map_err(Error::from)?;
     for chunk in 0..file.chunk_count() {

@@ -1,4 +1,4 @@
-//! `smelt --list-passes`, `--list-ops`, `--list-kernels`: what this program has inside.
+//! `smelt --list-passes`, `--list-ops`, `--list-kernels`: the contents of this program.
 
 use clap::Args;
 use serde::Serialize;
@@ -7,13 +7,13 @@ use smelt::{Driver, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 
-/// Lists of what the program has inside.
+/// Lists of the program's contents.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct List {
-    /// Lists the passes that --pass and --disable-pass know.
+    /// Lists the passes, by their names for --pass and --disable-pass.
     #[arg(long, group = "list")]
     list_passes: bool,
-    /// Lists the ops that graph texts may use.
+    /// Lists the ops of the graph text.
     #[arg(long, group = "list")]
     list_ops: bool,
     /// Lists the kernels of each target, in order of preference.
@@ -44,7 +44,7 @@ struct Kernels<'a> {
 }
 
 impl List {
-    /// Whether a list was asked for.
+    /// Whether a list was requested.
     pub fn wanted(self) -> bool {
         self.list_passes || self.list_ops || self.list_kernels
     }
@@ -66,7 +66,7 @@ impl List {
 }
 
 fn pass_lines(passes: &[PassPart]) -> String {
-    passes.iter().map(|pass| format!("{:<22} {}\n", pass.name, pass.summary)).collect()
+    passes.iter().map(|pass| format!("{:<32} {}\n", pass.name, pass.summary)).collect()
 }
 
 /// Ops with operands, attributes and documentation.

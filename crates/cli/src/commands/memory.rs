@@ -1,4 +1,4 @@
-//! `smelt inspect --memory`: what lives in the arena of a program when.
+//! `smelt inspect --memory`: lifetimes of the buffers in a program's arena.
 
 use std::fmt::Write;
 
@@ -14,16 +14,16 @@ pub struct Memory {
     schema_version: u32,
     program: String,
     arena_bytes: u64,
-    /// The most bytes that are alive in one step: no placement is smaller.
+    /// The most bytes that are live in one step: a lower bound for any placement.
     live_bytes: u64,
     /// That step, and the value that it computes.
     fullest_step: u32,
     fullest_site: String,
-    /// In the order in which they lie.
+    /// In order of offset.
     buffers: Vec<Placed>,
 }
 
-/// A buffer in its place.
+/// A buffer and its placement.
 #[derive(Debug, Serialize)]
 struct Placed {
     name: String,
@@ -36,7 +36,7 @@ struct Placed {
 }
 
 impl Memory {
-    /// The arena of the program of this name, or of the one with the largest.
+    /// The arena of the program of this name, or the largest arena.
     pub fn of(plan: &Plan, name: Option<&str>) -> Result<Memory, Failure> {
         let program = match name {
             Some(name) => program(plan, name)?,
@@ -66,7 +66,7 @@ impl Memory {
         }
     }
 
-    /// The size, and the size that no placement could beat.
+    /// The size, and the lower bound for any placement.
     pub fn headline(&self) -> String {
         format!(
             "arena {}, at least {} (step {}, `{}`)",
@@ -77,7 +77,7 @@ impl Memory {
         )
     }
 
-    /// For people.
+    /// The arena as text.
     pub fn table(&self) -> String {
         let mut text = format!("{}: {}\n", self.program, self.headline());
         // Writing to a String cannot fail.
@@ -93,7 +93,7 @@ impl Memory {
                 buffer.offset, buffer.bytes
             );
         }
-        text + "* alive in the fullest step\n"
+        text + "* live in the fullest step\n"
     }
 }
 

@@ -1,4 +1,4 @@
-//! `--precision mixed` of `smelt compile` and `smelt quantize`: what is asked of the choice, and the page that shows it.
+//! `--precision mixed` of `smelt compile` and `smelt quantize`: options of the search, and the page that shows it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,40 +18,40 @@ use crate::failure::Failure;
 use crate::output::{print_error, write_file};
 use crate::progress::Stderr;
 
-/// How a format is chosen for each linear.
+/// How a format is chosen for each linear layer.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "With --precision mixed")]
 pub struct MixedArgs {
-    /// At most so many bits a weight, scales included, on average over the linears but for the head.
+    /// Upper bound on the average bits per weight, scales included, lm_head excluded.
     #[arg(long, value_name = "BITS", value_parser = parse_positive,
           conflicts_with_all = ["max_perplexity_increase", "min_speedup"])]
     target_bits: Option<f64>,
-    /// Perplexity at most this much above that of the checkpoint's own precision, such as 1%.
+    /// Upper bound on the increase of perplexity over the checkpoint's own precision, such as 1%.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
     max_perplexity_increase: Option<f64>,
-    /// Decode steps at least so many times as fast.
+    /// Minimum decode speed-up over the unquantized model.
     #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
-    /// Sequences of the decode steps that are to be fast.
+    /// Batch size to optimize decoding for.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count::<u32>)]
     batch: u32,
-    /// Machine whose roofline says what products take, h200, h100 or cpu [default: what the target stands for; with
+    /// Machine whose roofline predicts the time of matrix products: h200, h100 or cpu [default: by target; with
     /// --timing-cache they are measured].
     #[arg(long, value_name = "NAME", value_parser = parse_machine)]
     machine: Option<Machine>,
-    /// Text that formats are measured with.
+    /// Text that formats are measured on.
     #[arg(long, value_name = "FILE")]
     precision_text: Option<PathBuf>,
-    /// Tokens of the text on which each format of each group of linears is measured; all of it judges the choice.
+    /// Tokens to measure each format of each group of linear layers on; the final choice is measured on the whole text.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_count::<usize>)]
     precision_tokens: usize,
-    /// Formats to choose from, with commas [default: all that need no calibration].
+    /// Formats to choose from, comma-separated [default: all that need no calibration].
     #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
     formats: Vec<Format>,
-    /// File for the table of formats, which --precision-map takes back.
+    /// File to write the format of each layer to; --precision-map reads it back.
     #[arg(long, value_name = "FILE")]
     precision_table: Option<PathBuf>,
-    /// File for a page that shows what was chosen from.
+    /// HTML page to write, which shows the alternatives and the choice.
     #[arg(long, value_name = "FILE.html")]
     precision_html: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').map(|number| number.trim_start_matches('+').trim());
     let percent =
         number.and_then(|number| number.parse::<f64>().ok()).filter(|percent| (0.0..f64::MAX).contains(percent));
-    percent.map(|percent| percent / 100.0).ok_or_else(|| format!("`{text}` is no part, expected one such as 1%"))
+    percent.map(|percent| percent / 100.0).ok_or_else(|| format!("expected a percentage such as 1%, found `{text}`"))
 }
 
 impl MixedArgs {
@@ -75,13 +75,13 @@ impl MixedArgs {
         self.precision_table.iter().chain(&self.precision_html)
     }
 
-    /// Whether there are options that nothing but a choice of formats takes.
+    /// Whether any option is set that only mixed precision takes.
     fn is_given(&self) -> bool {
         let files = [&self.precision_text, &self.precision_table, &self.precision_html];
         files.into_iter().any(Option::is_some) || !self.formats.is_empty() || self.machine.is_some()
     }
 
-    /// The options of a compilation with the formats that were chosen, and the choice, where `precision` asks for one.
+    /// Compilation options with the chosen formats, and the choice, if `precision` is mixed.
     pub fn options(
         &self,
         driver: &Driver,
@@ -99,22 +99,24 @@ impl MixedArgs {
         let (goal, text) = match (precision, goal, &self.precision_text) {
             (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text(text)?),
             (Some(PrecisionChoice::Mixed), Some(_), None) => {
-                return usage("--precision mixed measures formats on a text, expected --precision-text FILE");
+                return usage("--precision mixed requires --precision-text FILE");
             }
             (Some(PrecisionChoice::Mixed), None, _) => {
                 return usage(
-                    "--precision mixed wants a goal, expected --target-bits, --max-perplexity-increase or --min-speedup",
+                    "--precision mixed requires one of --target-bits, --max-perplexity-increase and --min-speedup",
                 );
             }
-            (_, Some(_), _) => return usage("a goal for formats is there, expected --precision mixed with it"),
+            (_, Some(_), _) => {
+                return usage("--target-bits, --max-perplexity-increase and --min-speedup require --precision mixed");
+            }
             _ if self.is_given() => {
-                return usage("options of a choice of formats are there, expected --precision mixed");
+                return usage("options of mixed precision require --precision mixed");
             }
             (_, None, _) => return Ok((options, None)),
         };
         if options.precision.map.is_some() {
             return usage(
-                "--precision mixed makes the map of formats: edit --precision-table, and pass that back alone",
+                "--precision mixed and --precision-map exclude each other: pass the edited --precision-table as --precision-map",
             );
         }
         // without a calibration, those that need none
@@ -142,7 +144,7 @@ impl MixedArgs {
             write_file(path, page(&mixed).as_bytes())?;
         }
         if mixed.chosen.formats.iter().all(|format| *format == 0) {
-            print_error("note: every linear keeps its numbers: no format keeps the bound, or is faster");
+            print_error("note: no linear layer is quantized: no format keeps the bound, or is faster");
         }
         let mut options = options;
         let path = self.precision_table.clone().unwrap_or_else(|| PathBuf::from("precision"));
@@ -157,11 +159,11 @@ pub struct Choice {
     bits: f64,
     perplexity: f64,
     reference_perplexity: f64,
-    /// Of decode steps.
+    /// Speed-up of decode steps.
     speedup: f64,
-    /// The machine whose roofline that is by; none where products were measured.
+    /// The machine whose roofline predicts it; `None` if products were measured.
     roofline: Option<&'static str>,
-    /// The format of each linear, `none` where it keeps its numbers.
+    /// The format of each linear layer, `none` if it is unquantized.
     linears: BTreeMap<String, &'static str>,
 }
 
@@ -187,14 +189,14 @@ impl Choice {
     }
 }
 
-/// The plot's size, and the space for its labels.
+/// Size of the plot, and of its margins.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 56.0;
 
-/// Speed against loss: the best choices, uniform formats, the choice; and a row for each group.
+/// The page: speed against loss of the Pareto front, uniform formats and the choice, and a row per group.
 fn page(mixed: &Mixed) -> String {
-    document("Precision of each linear", &mixed.summary(), |html| {
+    document("Precision of each linear layer", &mixed.summary(), |html| {
         plot(html, mixed);
         groups(html, mixed);
     })
@@ -205,8 +207,9 @@ fn plot(html: &mut Html, mixed: &Mixed) {
     html.leaf(
         "p",
         "note",
-        "To the right is faster, down is nearer to the reference. The line joins the choices that no other beats in both; \
-         points on it are sums of what each group does alone.",
+        "To the right is faster, down is closer to the reference. The line is the Pareto front; \
+         its points add up the \
+             losses and times of the groups.",
     );
     let points = || mixed.frontier.iter().chain(mixed.uniform.iter().map(|(_, point)| point));
     let fastest = points().map(|point| point.speedup).fold(1.0, f64::max).max(1.01);
@@ -235,14 +238,14 @@ fn plot(html: &mut Html, mixed: &Mixed) {
         };
         label(html, MARGIN, HEIGHT - MARGIN + 18.0, "middle", "1×");
         label(html, WIDTH - MARGIN, HEIGHT - MARGIN + 18.0, "middle", &format!("{fastest:.2}×"));
-        label(html, WIDTH / 2.0, HEIGHT - MARGIN + 34.0, "middle", "decode steps, times as fast");
+        label(html, WIDTH / 2.0, HEIGHT - MARGIN + 34.0, "middle", "decode speed-up");
         label(html, MARGIN - 6.0, MARGIN + 4.0, "end", &format!("{largest:.1e}"));
         label(html, MARGIN - 6.0, HEIGHT - MARGIN + 4.0, "end", "0");
-        label(html, MARGIN, MARGIN - 14.0, "start", "KL divergence in nats, by its square root");
+        label(html, MARGIN, MARGIN - 14.0, "start", "KL divergence in nats, square-root scale");
         let line: Vec<String> = mixed.frontier.iter().map(|point| at(point).join(",")).collect();
         let line = line.join(" ");
         html.tag("polyline", &[("points", &line), ("fill", "none"), ("stroke", "currentColor")], |_| {});
-        // labels of points that are near each other stand above each other
+        // labels of close points are stacked
         let mut placed: Vec<[f64; 2]> = Vec::new();
         for (format, point) in &mixed.uniform {
             let [x, y] = at(point);
@@ -265,8 +268,8 @@ fn plot(html: &mut Html, mixed: &Mixed) {
 
 fn groups(html: &mut Html, mixed: &Mixed) {
     html.leaf("h2", "", "Linears");
-    html.leaf("p", "note", "Each format's KL divergence with only these linears quantized, in nats.");
-    html.raw("<table class=\"ops\">\n<thead><tr>").leaf("th", "", "linears over the same activations");
+    html.leaf("p", "note", "KL divergence of each format with only these linear layers quantized, in nats.");
+    html.raw("<table class=\"ops\">\n<thead><tr>").leaf("th", "", "linear layers with the same input");
     html.leaf("th", "", "chosen");
     for (format, _) in &mixed.uniform {
         html.leaf("th", "", format.name());

@@ -12,13 +12,13 @@ use crate::args::PassArgs;
 use crate::failure::Failure;
 use crate::output::{print, reads};
 
-/// Runs passes on the text of a graph and prints what comes out, behind the texts of --emit.
+/// Runs passes on a textual graph and prints the result, after any --emit output.
 #[derive(Debug, Args)]
 pub struct Opt {
-    /// Passes in order, with commas; without any, the standard pipeline.
+    /// Passes in order, comma-separated [default: the standard pipeline].
     #[arg(long, value_name = "PASSES", value_delimiter = ',')]
     pass: Vec<String>,
-    /// The graph's text; `-` is stdin.
+    /// Graph file; `-` is stdin.
     #[arg(value_name = "FILE.ir", required_unless_present = "list")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ impl Opt {
         }
         if self.emit.beyond_passes() {
             let known = "ir, ir-after-all, ir-after-change, ir-after=PASS or passes";
-            return Err(Failure::usage(format!("`smelt opt` chooses no kernels: expected --emit {known}")));
+            return Err(Failure::usage(format!("`smelt opt` does not choose kernels: expected --emit {known}")));
         }
         let path = self.file.unwrap_or_default();
         reads(&path);

@@ -8,12 +8,12 @@ use smelt::{Error, PlanFile, dump_plan};
 use crate::failure::Failure;
 use crate::output::print;
 
-/// Looks into plans.
+/// Tools for plans.
 #[derive(Debug, Subcommand)]
 pub enum PlanCommand {
     /// Prints a plan as text: weights, kernels, and each program's buffers and steps.
     Dump {
-        /// The plan.
+        /// Plan file.
         #[arg(value_name = "FILE.plan")]
         plan: PathBuf,
     },

@@ -13,29 +13,28 @@ use crate::failure::Failure;
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration, reads_model};
 use crate::progress::Stderr;
 
-/// Quantizes a Hugging Face checkpoint to another, which smelt, transformers and vLLM read (compressed-tensors).
+/// Quantizes a Hugging Face checkpoint into another, in compressed-tensors format for smelt, transformers and vLLM.
 #[derive(Debug, Args)]
 pub struct Quantize {
-    /// Folder of the checkpoint: config.json, safetensors, tokenizer.json.
+    /// Checkpoint directory: config.json, safetensors, tokenizer.json.
     dir: PathBuf,
-    /// Folder to write, which must not exist yet.
+    /// Directory to write, which must not exist.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Number format of the linears, but for the head: int8-weight, int8-smoothquant, fp8, fp8-block, int4, int4-awq or
-    /// int4-gptq; with mixed, one is chosen for each linear.
+    /// Format of the linear layers, lm_head excluded: int8-weight, int8-smoothquant, fp8, fp8-block, int4, int4-awq or
+    /// int4-gptq; with mixed, one is chosen per layer.
     #[arg(long, value_name = "FORMAT", value_parser = parse_codes)]
     precision: Option<PrecisionChoice>,
-    /// Number format of the head, which keeps its numbers by default.
+    /// Format of lm_head [default: unquantized].
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     lm_head_precision: Option<Format>,
-    /// Table of linears and their formats, which wins over --precision: `layers.*.mlp.down fp8` a line.
+    /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
     #[arg(long, value_name = "FILE")]
     precision_map: Option<PathBuf>,
-    /// Where the scales of activations come from, in int8-smoothquant and fp8: dynamic (of each token its own) or static
-    /// (of the calibration).
+    /// Activation scales of int8-smoothquant and fp8: dynamic (one per token) or static (from the calibration).
     #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
     activation_scales: ActivationScales,
-    /// Calibration of the model, which int8-smoothquant, int4-awq, int4-gptq and static scales need.
+    /// Calibration file, required by int8-smoothquant, int4-awq, int4-gptq and static scales.
     #[arg(long, value_name = "FILE.json")]
     calibration: Option<PathBuf>,
     #[command(flatten)]
@@ -81,7 +80,7 @@ impl Quantize {
         };
         let ignored_tensors = self.ignored.ignore_tensors.clone();
         let options = CompileOptions { precision, ignored_tensors, ..CompileOptions::default() };
-        // before minutes go into a choice
+        // before minutes are spent on a choice
         driver.check_quantize(&self.dir, &self.output, &options)?;
         let (options, mixed) = self.mixed.options(&driver, &self.dir, (self.precision, options), &self.cache)?;
         let mut progress = Stderr::new(false);

@@ -1,4 +1,4 @@
-//! What a user is told of a plan's accuracy: perplexity, the gate, and the layer that errs.
+//! Accuracy on the command line: perplexity, the gate, and the layer with the largest error.
 
 use std::path::Path;
 
@@ -48,14 +48,22 @@ fn what_cannot_be_scored_is_refused() {
     }
     sandbox.fails(&["eval", &plan, "--text", &sandbox.text("empty.txt")], 3, "empty.txt: the file is empty");
     sandbox.fails(&["eval", &plan, "--text", &sandbox.text("short.txt")], 3, "a single token, expected at least 2");
-    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: is not text in UTF-8");
+    sandbox.fails(&["eval", &plan, "--text", &sandbox.text("latin.txt")], 3, "latin.txt: is not UTF-8 text");
     sandbox.fails(&["eval", &plan, "--text", "no/such.txt"], 3, "no/such.txt: No such file");
-    sandbox.fails(&["eval", "tests/oracle/llama-mha", "--text", &text], 3, "no tokenizer.json to read the text with");
-    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "takes sequences of at most 128");
+    sandbox.fails(
+        &["eval", "tests/oracle/llama-mha", "--text", &text],
+        3,
+        "no tokenizer.json to tokenize the text with",
+    );
+    sandbox.fails(&["eval", &plan, "--text", &text, "--context", "129"], 2, "allows sequences of at most 128");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "1"], 2, "expected at least 2");
     sandbox.fails(&["eval", &plan, "--text", &text, "--context", "0"], 2, "'--context <N>'");
-    sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, which is the context");
-    sandbox.fails(&["eval", "models/demo", "--text", &text, "--context", "4096"], 2, "made for at most 2048");
+    sandbox.fails(&["eval", &plan, "--text", &text, "--stride", "129"], 2, "expected 1 to 128, the context length");
+    sandbox.fails(
+        &["eval", "models/demo", "--text", &text, "--context", "4096"],
+        2,
+        "the model's context length is 2048",
+    );
 }
 
 #[test]
@@ -139,7 +147,7 @@ fn a_cache_of_integers_takes_a_calibration() {
     let eval = [&["eval"], &DEMO[..], &["--text", &text, "--json"]].concat();
     let with = |kv: &'static str, more: &[&str]| sandbox.json(&[&eval[..], &["--kv-precision", kv], more].concat());
     let refused = [&eval[..], &["--kv-precision", "int8"]].concat();
-    sandbox.fails(&refused, 2, "a KV cache of int8 needs to know the model's activations: `smelt calibrate");
+    sandbox.fails(&refused, 2, "a KV cache of int8 requires a calibration: `smelt calibrate");
     sandbox.ok(&[&["calibrate"], &DEMO[..], &["--text", &text, "-o", &calibration]].concat());
     let perplexity = |report: Value| report["perplexity"].as_f64().unwrap();
     let plain = perplexity(with("bf16", &[]));
@@ -147,7 +155,7 @@ fn a_cache_of_integers_takes_a_calibration() {
         let coded = perplexity(with(kv, &["--calibration", &calibration]));
         assert!(coded != plain && (coded / plain - 1.0).abs() < 0.05, "{kv}: {coded} of {plain}");
     }
-    // of a checkpoint of codes, too
+    // of a quantized checkpoint, too
     let [codes, calibration] = ["int8", "int8.json"].map(|name| sandbox.text(name));
     sandbox.ok(&["quantize", DEMO[0], "-o", &codes, "--precision", "int8-weight"]);
     sandbox.ok(&["calibrate", &codes, "--target", "cpu", "--text", &text, "-o", &calibration]);
@@ -170,9 +178,9 @@ fn formats_are_chosen_with_reasons() {
     let choices = ["--target-bits", "5", "--formats", "int8-weight,int4-gptq"];
     let chosen = sandbox.run(&[&mixed[..], &choices, &files].concat());
     let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
-    assert!(chosen.status.success() && said.contains("bits a weight, perplexity "), "{said}");
+    assert!(chosen.status.success() && said.contains("bits per weight, perplexity "), "{said}");
 
-    // the plan says what was chosen and why; that is the table, which gives the same plan
+    // the plan has the choice with reasons, as a table that gives the same plan
     let kept = std::fs::read_to_string(&table).unwrap();
     let printed = sandbox.ok(&["inspect", &plan, "--precision"]);
     let rows = |table: &str| {
@@ -189,22 +197,22 @@ fn formats_are_chosen_with_reasons() {
     );
     let json = sandbox.json(&["inspect", &plan, "--precision", "--json"]);
     assert!(json["linears"][0]["reason"].as_str().unwrap().starts_with("kl "), "{json}");
-    assert!(std::fs::read_to_string(&page).unwrap().contains("Precision of each linear"));
+    assert!(std::fs::read_to_string(&page).unwrap().contains("Precision of each linear layer"));
     std::fs::write(sandbox.path("x.html"), "").unwrap();
     sandbox.ok(&["inspect", &plan, "--html", &page]);
     assert!(std::fs::read_to_string(&page).unwrap().contains("layers.5.mlp.down"));
     sandbox.ok(&[&compile[..], &["--precision-map", &table, "-o", &again]].concat());
     assert_eq!(std::fs::read(&plan).unwrap(), std::fs::read(&again).unwrap());
 
-    // another goal, or a search that was stopped, measures nothing twice
+    // another goal, or a resumed search, measures nothing twice
     let other = ["-o", &again, "--target-bits", "6", "--formats", "int4-gptq,int8-weight,int4"];
     let chosen = sandbox.run(&[&mixed[..], &other].concat());
     let said = String::from_utf8_lossy(&chosen.stderr).into_owned();
-    assert!(said.contains("measure 72 formats of groups, 48 of them known from an earlier search"), "{said}");
+    assert!(said.contains("measuring 72 formats of groups, 48 of them from an earlier search"), "{said}");
     sandbox.ok(&[&mixed[..], &choices, &["-o", &again, "--precision-table", &table]].concat());
     assert_eq!(std::fs::read_to_string(&table).unwrap(), kept);
 
-    // where time decides, products are measured with a timing cache, unless a machine is named
+    // if time matters, products are measured with a timing cache, unless a machine is named
     let times = sandbox.text("times.json");
     let fast = ["-o", &again, "--formats", "int8-weight", "--json"];
     let chosen = |more: &[&str]| sandbox.json(&[&mixed[..], &fast, more].concat())["mixed"].clone();
@@ -217,11 +225,11 @@ fn formats_are_chosen_with_reasons() {
 
     let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
     sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
-    sandbox.fails(&goal(&[]), 2, "wants a goal");
+    sandbox.fails(&goal(&[]), 2, "requires one of");
     sandbox.fails(&goal(&["--max-perplexity-increase", "1"]), 2, "expected one such as 1%");
     sandbox.fails(&["inspect", &plan, "--precision", "--dot"], 2, "cannot be used with");
     sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
-    sandbox.fails(&["inspect", &again, "--precision"], 2, "all have their numbers");
+    sandbox.fails(&["inspect", &again, "--precision"], 2, "the plan is unquantized");
 }
 
 #[test]
@@ -244,6 +252,6 @@ fn a_choice_of_formats_becomes_a_checkpoint() {
     sandbox.ok(&["eval", &mixed, "--target", "cpu", "--text", &text]);
     // refused before anything is measured
     let refused = [&["quantize", DEMO[0], "-o", &mixed], &choice[..], &measure[..2]].concat();
-    sandbox.fails(&refused, 2, "exists already");
-    sandbox.fails(&["quantize", DEMO[0], "-o", "other", "--precision", "mixed"], 2, "wants a goal");
+    sandbox.fails(&refused, 2, "already exists");
+    sandbox.fails(&["quantize", DEMO[0], "-o", "other", "--precision", "mixed"], 2, "requires one of");
 }

@@ -1,4 +1,4 @@
-//! Calibrating from the command line: files in, files out, and what is refused.
+//! Calibration on the command line: inputs, outputs, and errors.
 
 use crate::MHA;
 use crate::sandbox::Sandbox;
@@ -42,7 +42,7 @@ fn lines_of_json_are_samples_and_files_are_merged() {
     }
     assert!(sandbox.ok(&["calibrate", "--merge", &a, &b, "-o", &c]).contains("c.safetensors"));
     assert_eq!(sandbox.json(&["inspect", &c, "--json"])["samples"], 4);
-    sandbox.fails(&["calibrate", "--merge", &a, &a, "-o", &c], 2, "have seen the same samples");
+    sandbox.fails(&["calibrate", "--merge", &a, &a, "-o", &c], 2, "are of the same samples");
     std::fs::remove_file(sandbox.path("b.safetensors")).unwrap();
     assert!(sandbox.ok(&["calibrate", "--merge", &a, &b, "-o", &c]).contains("without activations"));
 }
@@ -58,10 +58,10 @@ fn what_cannot_be_calibrated_is_refused() {
         sandbox.fails(&[&["calibrate"][..], more, &["-o", &out, "--target", "cpu"]].concat(), code, message);
     };
     run(&[DEMO, "--text", &empty], 3, "no text to calibrate with");
-    run(&[DEMO, "--dataset", &lines], 3, "line 2: expected an object with a text as `text` or `prompt`");
+    run(&[DEMO, "--dataset", &lines], 3, "line 2: expected an object with a string `text` or `prompt`");
     run(&[DEMO, "--text", "no-such-file"], 3, "no-such-file");
     run(&[MHA, "--text", &text], 3, "no tokenizer.json");
-    run(&[DEMO, "--text", &text, "--max-len", "4096"], 2, "made for at most 2048");
+    run(&[DEMO, "--text", &text, "--max-len", "4096"], 2, "the model's context length is 2048");
     run(&[DEMO, "--text", &text, "--samples", "0"], 2, "expected a whole number from 1 to 4294967295");
     run(&[DEMO, "--text", &text, "--method", "guess"], 2, "expected minmax, percentile");
     run(&["--merge", &text, &text], 3, "not a calibration");
@@ -81,14 +81,14 @@ fn formats_that_know_activations_want_a_calibration_of_the_model() {
     fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
         [base, more].concat()
     }
+    sandbox.fails(&with(&base, &["--precision", "int4-awq"]), 2, "int4-awq requires a calibration: `smelt calibrate");
     sandbox.fails(
-        &with(&base, &["--precision", "int4-awq"]),
+        &with(&base, &["--precision", "fp8", "--activation-scales", "static"]),
         2,
-        "int4-awq needs to know the model's activations: `smelt calibrate",
+        "fp8 requires a calibration",
     );
-    sandbox.fails(&with(&base, &["--precision", "fp8", "--activation-scales", "static"]), 2, "fp8 needs to know");
     std::fs::write(&map, "layers.0.mlp.down int4-gptq").unwrap();
-    sandbox.fails(&with(&base, &["--precision-map", &map]), 2, "int4-gptq needs to know");
+    sandbox.fails(&with(&base, &["--precision-map", &map]), 2, "int4-gptq requires a calibration");
     sandbox.fails(&with(&base, &["--activation-scales", "fixed"]), 2, "expected dynamic or static");
     sandbox.fails(&with(&base, &["--precision", "int4-awq", "--calibration", &out]), 3, "a.json");
 

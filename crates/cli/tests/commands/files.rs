@@ -1,4 +1,4 @@
-//! Files that the program writes: none is lost to another, and none is left where it should not be.
+//! Output files: none overwrites another, and none is left over.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::MHA;
 use crate::sandbox::Sandbox;
 
-/// A sandbox with a checkpoint of its own in `ck`, and small files.
+/// A sandbox with its own checkpoint in `ck`, and small files.
 fn with_checkpoint() -> Sandbox {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.path("ck")).unwrap();
@@ -21,7 +21,7 @@ fn with_checkpoint() -> Sandbox {
     sandbox
 }
 
-/// All files below a folder with what is in them, and the folders.
+/// All files below a directory with their contents, and the directories.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -92,11 +92,11 @@ fn an_output_is_no_input_and_no_other_output() {
         let output = sandbox.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{line}: {errors}");
-        let known = ["is the input", "is to be written twice", "exists already", "is the name of one of the texts"];
+        let known = ["is an input", "is used by two outputs", "already exists", "is also the name of an --emit text"];
         assert!(known.iter().any(|reason| errors.contains(reason)), "{line}: {errors}");
         assert!(contents(sandbox.folder()) == before, "{line}");
     }
-    // what is no input may be replaced, in the folder of a checkpoint, too
+    // files that are not inputs may be replaced, in a checkpoint directory, too
     for _ in 0..2 {
         sandbox.ok(&["compile", &sandbox.text("ck"), "-o", &sandbox.text("ck/model.plan"), "--no-cache"]);
         sandbox.ok(&["opt", &sandbox.text("graph.ir"), "--emit", "ir-after-all", "--dump-dir", &sandbox.text("")]);
@@ -121,7 +121,7 @@ fn a_replaced_file_keeps_its_mode() {
 /// A limit on the size of files fails writes as a full disk does.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_leaves_nothing_behind() {
+fn a_full_disk_leaves_no_files() {
     let sandbox = Sandbox::new();
     let temporary = sandbox.path("tmp");
     std::fs::create_dir(&temporary).unwrap();
@@ -172,11 +172,11 @@ fn nothing_is_left_by_those_that_are_stopped() {
         assert_eq!(stop(signal).code(), Some(130), "{signal}");
         assert_eq!(names(), [""; 0], "{signal}");
     }
-    // it may have been between two of its plans
+    // it may have been killed between two plans
     while names().is_empty() {
         assert_eq!(stop("KILL").code(), None);
     }
-    // what is left has lost its owner; this has one
+    // the leftover file has no owner; this one has
     std::fs::create_dir(temporary.join(".smelt-mine.partial")).unwrap();
     let mine = std::fs::File::open(temporary.join(".smelt-mine.partial")).unwrap();
     mine.lock().unwrap();

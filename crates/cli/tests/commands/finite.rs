@@ -1,4 +1,4 @@
-//! Logits that are not finite: no token follows from them, and the first weight or op is named.
+//! Logits that are not finite: no token can be chosen, and the first weight or op is named.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn a_weight_that_is_not_finite_is_named() {
     }
     let norm = Tiny::new().add("model.norm.weight", &[16], f32::NAN);
     refused(&norm, &[], "the first such value is in weight `model.norm.weight`");
-    // finite in the file, and beyond what f16 holds
+    // finite in the file, and out of range of f16
     let large = Tiny::new().add(UP, &[16, 16], 1e5);
     refused(&large, &["--dtype", "f16"], "the first such value is in weight `layers.0.mlp.gate_up");
 }
@@ -43,7 +43,7 @@ fn an_op_whose_result_overflows_is_named() {
 
 #[test]
 fn a_step_in_the_middle_of_a_text_is_named_by_its_position() {
-    // the row of one token alone, which the model writes first
+    // the row of the token that the model generates first
     let mut model = Tiny::new();
     let row = model.row("model.embed_tokens.weight", 13);
     row.copy_from_slice(&[0x80, 0x7f].repeat(16)); // infinity in bf16
@@ -52,7 +52,7 @@ fn a_step_in_the_middle_of_a_text_is_named_by_its_position() {
         ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--ignore-eos", "--target", "cpu"];
     let output = model.sandbox.run(&[&args[..], &["--no-cache"]].concat());
     assert_eq!(output.status.code(), Some(3));
-    // what was written before stays, and nothing comes after it
+    // earlier output stays, and nothing follows it
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "13");
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(

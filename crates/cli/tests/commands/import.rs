@@ -1,4 +1,4 @@
-//! What other tools load is loaded, with a warning where something is ignored: in every command.
+//! What other tools load is loaded, with warnings about ignored parts: in every command.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ pub struct Tiny {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// What goes on after the prompt.
+/// The expected continuation of the prompt.
 const TEXT: &str = "13 7 16 9 7 14\n";
 
 impl Tiny {
@@ -39,7 +39,7 @@ impl Tiny {
         self
     }
 
-    /// Adds a tensor of this value, or puts it in the place of one.
+    /// Adds or replaces a tensor.
     pub fn add(mut self, name: &str, shape: &[usize], value: f32) -> Tiny {
         let bytes = value.to_le_bytes().repeat(shape.iter().product());
         self.tensors.insert(name.to_owned(), (Dtype::F32, shape.to_vec(), bytes));
@@ -62,7 +62,7 @@ impl Tiny {
         folder.to_str().unwrap().to_owned()
     }
 
-    /// What is generated, and the warnings.
+    /// The generated text, and the warnings.
     fn generate(&self, more: &[&str]) -> (String, Vec<String>) {
         self.generate_from(&self.write(), more)
     }
@@ -81,7 +81,7 @@ fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (&'a String, &'a
     fs::write(path, serialize(tensors.map(view), None).unwrap()).unwrap();
 }
 
-/// The lines that warn of something; the whole of what was said where there are none.
+/// The warnings; the whole output if there are none.
 fn warnings(stderr: &[u8]) -> Vec<String> {
     let text = String::from_utf8(stderr.to_vec()).unwrap();
     text.lines().filter_map(|line| line.strip_prefix("warning: ")).map(str::to_owned).collect()
@@ -99,11 +99,15 @@ fn tensors_beside_the_model_are_harmless() {
     let rotary = "model.layers.0.self_attn.rotary_emb";
     let tables = Tiny::new().add(&format!("{rotary}.cos_cached"), &[1, 1, 8, 8], 1.0);
     let tables = tables.add(&format!("{rotary}.inv_freq"), &[4], 1.0).add("rotary_emb.sin_cached", &[8, 8], 1.0);
-    assert_warns(&tables.generate(&[]), TEXT, "tensors that the model does not have are ignored, 3");
+    assert_warns(&tables.generate(&[]), TEXT, "tensors that the model does not use are ignored, 3");
     let head = Tiny::new().add("v_head.summary.weight", &[1, 16], 1.0).add("v_head.summary.bias", &[1], 1.0);
-    assert_warns(&head.generate(&[]), TEXT, "`v_head.summary.bias`, `v_head.summary.weight`; training left them");
+    assert_warns(
+        &head.generate(&[]),
+        TEXT,
+        "`v_head.summary.bias`, `v_head.summary.weight`; they are left over from training",
+    );
     let bias = "model.layers.0.self_attn.o_proj.bias";
-    assert_warns(&Tiny::new().add(bias, &[16], -0.0).generate(&[]), TEXT, "biases of zeros");
+    assert_warns(&Tiny::new().add(bias, &[16], -0.0).generate(&[]), TEXT, "zero biases");
     let biased = Tiny::new().add(bias, &[16], 1e-30);
     let args = ["generate", &biased.write(), "--prompt-ids", "1", "--target", "cpu"];
     biased.sandbox.fails(&args, 3, "`model.layers.0.self_attn.o_proj.bias`; --ignore-tensors NAME");
@@ -116,7 +120,7 @@ fn a_tied_model_has_one_matrix_or_two() {
     assert_warns(&tied.generate(&[]), TEXT, "`lm_head.weight` differs from `model.embed_tokens.weight`: both are used");
     let one = ("3 3 3 3 3 3\n".to_owned(), Vec::new());
     assert_eq!(tied.generate(&["--ignore-tensors", "lm_head.*"]), one);
-    // what is quantized from it keeps both, too
+    // its quantized export has both, too
     let out = tied.sandbox.text("quantized");
     tied.sandbox.ok(&["quantize", &tied.write(), "-o", &out, "--precision", "int8-weight"]);
     let config: Value = serde_json::from_slice(&fs::read(Path::new(&out).join("config.json")).unwrap()).unwrap();
@@ -188,7 +192,7 @@ fn a_window_that_no_sequence_reaches_is_none() {
     for more in [&["--max-seq-len", "17"][..], &["--max-input-len", "16", "--max-output-len", "1"]] {
         let said = "sequences of 17 tokens: the model has a sliding window of 16";
         tiny.sandbox.fails(&[&compile[..], more].concat(), 4, said);
-        tiny.sandbox.fails(&[&compile[..], more].concat(), 4, "--max-seq-len 16 makes it compile");
+        tiny.sandbox.fails(&[&compile[..], more].concat(), 4, "expected --max-seq-len 16 or less");
     }
     let report = tiny.sandbox.json(&[&compile[..], &["--json"]].concat());
     assert!(report["warnings"][0].as_str().unwrap().contains("at most 16 tokens"), "{report}");
@@ -201,7 +205,7 @@ fn tensors_are_ignored_by_name() {
     let generate = ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--target", "cpu"];
     let fails = |more: &[&str], code, said| tiny.sandbox.fails(&[&generate[..], more].concat(), code, said);
     fails(&[], 3, "2: `mtp.layers.0.weight`, `mtp.norm`; --ignore-tensors NAME");
-    fails(&["--ignore-tensors", "mtp.norm"], 3, "does not have, 1: `mtp.layers.0.weight`");
+    fails(&["--ignore-tensors", "mtp.norm"], 3, "does not use, 1: `mtp.layers.0.weight`");
     fails(&["--ignore-tensors", "mtp.*", "--ignore-tensors", "medusa.*"], 2, "--ignore-tensors `medusa.*`: ");
     fails(
         &["--ignore-tensors", "mtp.*", "--ignore-tensors", "*.norm.weight"],
@@ -210,7 +214,7 @@ fn tensors_are_ignored_by_name() {
     );
     fails(&["--ignore-tensors", "mtp.*", "--weights", "dummy"], 2, "there is nothing to ignore");
     let ignored = ["--ignore-tensors", "mtp.norm", "--ignore-tensors", "mtp.layers.?.*"];
-    // a plan in the cache is one of these options
+    // a cached plan is keyed by these options
     assert_eq!(tiny.sandbox.ok(&[&generate[..], &ignored, &["--ignore-eos"]].concat()), TEXT);
     fails(&[], 3, "--ignore-tensors NAME");
     let [plan, out] = ["x.plan", "quantized"].map(|name| tiny.sandbox.text(name));
@@ -223,7 +227,7 @@ fn tensors_are_ignored_by_name() {
     assert!(tiny.sandbox.path("quantized/model.safetensors").is_file());
 }
 
-/// The demo model with a key that nobody knows.
+/// The demo model with an unknown key.
 #[test]
 fn every_command_says_what_the_importer_warns_of() {
     let sandbox = Sandbox::new();

@@ -1,4 +1,5 @@
-//! Inputs that are not files, are too large, change or are cut while they are read: one error each, exit code 3, at once.
+//! Inputs that are not files, are too large, change or are truncated while they are read: one error each, exit code 3,
+//! at once.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +13,7 @@ use serde_json::{Map, json};
 use crate::DEMO;
 use crate::sandbox::Sandbox;
 
-/// What a command prints that ends in time.
+/// The output of a command that must end in time.
 fn output(mut command: Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     finish(child, &format!("{command:?}"))
@@ -42,7 +43,7 @@ fn refused(command: Command, words: &[&str]) {
     assert!(!errors.contains("panicked"), "{what}: {errors}");
 }
 
-/// Makes what is not a file.
+/// Creates something that is not a file.
 type Special = (&'static str, fn(&Path));
 
 fn fifo(path: &Path) {
@@ -57,7 +58,7 @@ fn folder(path: &Path) {
     fs::create_dir(path).unwrap();
 }
 
-const SPECIAL: [Special; 3] = [("a pipe", fifo), ("a device or a socket", zero), ("a folder", folder)];
+const SPECIAL: [Special; 3] = [("a pipe", fifo), ("a device or a socket", zero), ("a directory", folder)];
 
 /// The demo model, as links to its files.
 fn demo(sandbox: &Sandbox) -> PathBuf {
@@ -90,7 +91,7 @@ fn files_of_a_checkpoint_are_files() {
         for (what, make) in SPECIAL {
             make(&path);
             refused(compile(&sandbox, &model), &[name, "is not a regular file", what]);
-            if what == "a folder" { fs::remove_dir(&path) } else { fs::remove_file(&path) }.unwrap();
+            if what == "a directory" { fs::remove_dir(&path) } else { fs::remove_file(&path) }.unwrap();
         }
         fs::rename(&kept, &path).unwrap();
     }
@@ -120,8 +121,8 @@ fn files_of_options_are_files() {
         refused(sandbox.command(&["inspect", file]), &[file, "is not a regular file", what]);
         let out = sandbox.text("out.json");
         if what == "a pipe" {
-            // texts and graphs may come through one, from somebody
-            let nobody = "is a pipe that nobody writes to";
+            // texts and graphs may come through a pipe with a writer
+            let nobody = "is a pipe without a writer";
             refused(sandbox.command(&["opt", file]), &[file, nobody]);
             refused(sandbox.command(&["eval", DEMO, "--text", file]), &[file, nobody]);
             refused(sandbox.command(&["calibrate", DEMO, "--text", file, "-o", &out]), &[file, nobody]);
@@ -174,10 +175,7 @@ fn texts_of_a_checkpoint_are_bounded() {
     assert!(output(compile(&sandbox, &model)).status.success());
     padded.push(b' ');
     fs::write(&config, &padded).unwrap();
-    refused(
-        compile(&sandbox, &model),
-        &["config.json: is larger than such a file can be, expected at most 1048576 bytes"],
-    );
+    refused(compile(&sandbox, &model), &["config.json: is too large, expected at most 1048576 bytes"]);
     let deep = format!("{{\"a\": {}0{}}}", "[".repeat(200), "]".repeat(200));
     fs::write(&config, deep).unwrap();
     refused(compile(&sandbox, &model), &["config.json: invalid JSON: recursion limit exceeded"]);
@@ -185,7 +183,7 @@ fn texts_of_a_checkpoint_are_bounded() {
     let tokenizer = model.join("tokenizer.json");
     fs::remove_file(&tokenizer).unwrap();
     File::create(&tokenizer).unwrap().set_len((256 << 20) + 1).unwrap();
-    refused(compile(&sandbox, &model), &["tokenizer.json: is larger than such a file can be"]);
+    refused(compile(&sandbox, &model), &["tokenizer.json: is too large"]);
 }
 
 /// A tokenizer whose parts contradict each other makes the library panic.
@@ -239,7 +237,7 @@ fn large(sandbox: &Sandbox) -> PathBuf {
     folder
 }
 
-/// Compiles and does something as soon as the plan is begun.
+/// Compiles and calls a function as soon as the plan is started.
 fn compile_while(sandbox: &Sandbox, model: &Path, change: impl FnOnce()) -> Output {
     let out = sandbox.path("out");
     fs::create_dir_all(&out).unwrap();
@@ -270,7 +268,7 @@ fn a_checkpoint_that_changes_meanwhile_gives_no_plan() {
     let cut = compile_while(&sandbox, &model, || {
         File::options().write(true).open(&weights).unwrap().set_len(100_000).unwrap()
     });
-    assert_ended(&cut, "model.safetensors: was cut off while it was read");
+    assert_ended(&cut, "model.safetensors: was truncated while it was read");
     assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 0);
 
     fs::remove_dir_all(&model).unwrap();
@@ -290,7 +288,7 @@ fn a_checkpoint_that_changes_meanwhile_gives_no_plan() {
     assert!(compile_while(&sandbox, &model, || {}).status.success());
 }
 
-/// Generates from a plan and does something as soon as there is a token.
+/// Generates from a plan and calls a function at the first token.
 fn generate_while(sandbox: &Sandbox, plan: &Path, change: impl FnOnce()) -> Output {
     let args = ["generate", plan.to_str().unwrap(), "--prompt-ids", "1,2,3", "--max-tokens", "4000", "--ignore-eos"];
     let mut child = sandbox.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -317,7 +315,7 @@ fn a_plan_that_changes_while_it_runs_ends_the_run() {
     fs::remove_file(&plan).unwrap();
     assert!(compile_while(&sandbox, &model, || {}).status.success());
     let cut = || File::options().write(true).open(&plan).unwrap().set_len(5000).unwrap();
-    assert_ended(&generate_while(&sandbox, &plan, cut), "x.plan: was c");
+    assert_ended(&generate_while(&sandbox, &plan, cut), "x.plan: was ");
 }
 
 #[test]
@@ -341,7 +339,7 @@ fn the_cache_knows_its_plans() {
     let (code, [said, _]) = generate(&model);
     assert_eq!((code, plans().len()), (Some(0), 1));
 
-    // another plan in its place: one that fits, but was made of something else
+    // another plan in its place: a valid one, from other inputs
     let plan = plans().remove(0);
     let own = fs::read(&plan).unwrap();
     let args = ["compile", DEMO, "-o", plan.to_str().unwrap(), "--target", "cpu", "--max-seq-len", "64", "--no-cache"];
@@ -350,10 +348,10 @@ fn the_cache_knows_its_plans() {
     assert_ne!(foreign, own);
     let (code, [again, errors]) = generate(&model);
     assert_eq!((code, again), (Some(0), said.clone()), "{errors}");
-    assert!(errors.contains("was made from something else"), "{errors}");
+    assert!(errors.contains("was made from other inputs"), "{errors}");
     assert_eq!(fs::read(&plan).unwrap(), own);
 
-    // a file that changed and has its size and time of before
+    // a changed file with its old size and time
     let file = File::options().write(true).open(&path).unwrap();
     let modified = file.metadata().unwrap().modified().unwrap();
     file.write_all_at(&text, 0).unwrap();
@@ -361,7 +359,7 @@ fn the_cache_knows_its_plans() {
     assert_eq!(generate(&model).0, Some(0));
     assert_eq!(plans().len(), 2);
 
-    // what is not a file is neither read nor replaced
+    // only regular files are read or replaced
     for plan in plans() {
         fs::remove_file(&plan).unwrap();
         fifo(&plan);

@@ -1,4 +1,4 @@
-//! The program as a user meets it: what it prints where, its files, its exit codes.
+//! The program as a user sees it: its output, its files, its exit codes.
 
 mod accuracy;
 mod bench;
@@ -26,13 +26,13 @@ fn a_directory_is_compiled_once_and_writes_text() {
     let sandbox = Sandbox::new();
     let args = ["generate", "models/demo", "--prompt", "This function returns", "--max-tokens", "8"];
     let first = sandbox.run(&args);
-    assert!(String::from_utf8_lossy(&first.stderr).contains("write plan"));
+    assert!(String::from_utf8_lossy(&first.stderr).contains("writing plan"));
     let second = sandbox.run(&args);
-    assert!(!String::from_utf8_lossy(&second.stderr).contains("write plan"));
+    assert!(!String::from_utf8_lossy(&second.stderr).contains("writing plan"));
     assert_eq!(first.stdout, second.stdout);
     assert!(String::from_utf8_lossy(&first.stdout).starts_with(" a `Result"), "{first:?}");
     let other = sandbox.run(&[&args[..], &["--max-batch-size", "2"]].concat());
-    assert!(String::from_utf8_lossy(&other.stderr).contains("write plan"));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("writing plan"));
 }
 
 #[test]
@@ -47,9 +47,9 @@ fn a_damaged_plan_in_the_cache_is_made_again() {
     bytes[5000] ^= 1;
     std::fs::write(&entries[0], bytes).unwrap();
     let again = sandbox.run(&args);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("write plan"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("writing plan"));
     assert_eq!(String::from_utf8_lossy(&again.stdout), first);
-    assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("write plan"));
+    assert!(!String::from_utf8_lossy(&sandbox.run(&args).stderr).contains("writing plan"));
 }
 
 #[cfg(target_os = "linux")]
@@ -61,8 +61,8 @@ fn a_cache_that_cannot_be_written_is_a_note() {
         let args = ["generate", MHA, "--prompt-ids", "5", "--max-tokens", "2", "--cache-dir", &cache];
         let output = sandbox.run(&args);
         let errors = String::from_utf8_lossy(&output.stderr);
-        let note = errors.find("note: the plan is not kept: ");
-        assert!(output.status.success() && note < errors.find("write plan") && note.is_some(), "{errors}");
+        let note = errors.find("note: the plan could not be cached: ");
+        assert!(output.status.success() && note < errors.find("writing plan") && note.is_some(), "{errors}");
     }
 }
 
@@ -235,14 +235,14 @@ fn what_cannot_be_done_has_its_exit_code() {
     let cases: [(&[&str], i32, &str); 10] = [
         (&["--dtype", "int3"], 2, "unknown dtype `int3`"),
         (&["--kv-cache", "much"], 2, "expected a size"),
-        (&["--max-seq-len", "4096"], 2, "the model was made for at most 512"),
+        (&["--max-seq-len", "4096"], 2, "the model's context length is 512"),
         (&["--max-num-tokens", "4", "--max-batch-size", "8"], 2, "--max-num-tokens 4 is below"),
         (&["--max-input-len", "300", "--max-output-len", "300", "--max-seq-len", "500"], 2, "need 600 tokens"),
-        (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, known ones: canonicalize"),
+        (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, expected one of: canonicalize"),
         (&["--disable-pass", "canonicalize"], 2, "is required"),
         (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
-        (&["--kv-cache", "1"], 6, "holds no block"),
-        (&["--workspace-size", "1000"], 6, "alive in the fullest step of mixed@512"),
+        (&["--kv-cache", "1"], 6, "is smaller than one block"),
+        (&["--workspace-size", "1000"], 6, "live in the fullest step of mixed@512"),
     ];
     for (more, code, message) in cases {
         let args = compile(more);
@@ -258,7 +258,7 @@ fn what_cannot_be_done_has_its_exit_code() {
     assert!(!sandbox.path("x.plan").exists());
 }
 
-/// Kernels are compiled where a file is written or their code is asked for, and not before the plan is known to fit.
+/// Kernels are compiled if a file is written or their code is requested, and not before the plan is known to fit.
 #[test]
 fn nothing_is_compiled_that_is_not_needed() {
     let sandbox = Sandbox::new();
@@ -267,7 +267,7 @@ fn nothing_is_compiled_that_is_not_needed() {
     let run = |more: &[&str]| {
         let output = sandbox.run(&[&compile[..], more].concat());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(errors.contains("choose kernels") && !errors.contains("compile kernels"), "{errors}");
+        assert!(errors.contains("selecting kernels") && !errors.contains("compiling kernels"), "{errors}");
         (output, errors)
     };
     let (output, errors) = run(&["1GiB", "--dry-run", "--json"]);
@@ -289,10 +289,10 @@ fn readers_may_leave() {
     let sandbox = Sandbox::new();
     let args = ["generate", "models/demo", "--prompt", "A trait", "--max-tokens", "8"];
     let output = sandbox.command(&args).stdout(deserted()).output().unwrap();
-    // 128 + SIGPIPE, and not a word of it
+    // 128 + SIGPIPE, and no message
     assert_eq!(output.status.code(), Some(141));
     assert!(String::from_utf8_lossy(&output.stderr).ends_with("s)\n"), "{output:?}");
-    // nobody watches the progress: the work is done all the same
+    // nobody reads the progress: the work is done anyway
     let plan = sandbox.text("x.plan");
     assert!(sandbox.command(&["compile", MHA, "-o", &plan]).stderr(deserted()).output().unwrap().status.success());
     sandbox.ok(&["inspect", &plan]);
@@ -398,7 +398,10 @@ fn timings_decide_and_foreign_caches_are_refused() {
     let wider = ["compile", MHA, "--dry-run", "--target", "cpu", "--timing-cache", &cache];
     let output = sandbox.run(&wider);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && errors.contains("warning: ") && errors.contains("heuristics chose"), "{errors}");
+    assert!(
+        output.status.success() && errors.contains("warning: ") && errors.contains("heuristics are used"),
+        "{errors}"
+    );
     let required = [&wider[..], &["--timing-cache-mode", "require"]].concat();
     sandbox.fails(&required, 3, "has no timings of these ops");
     sandbox.fails(&["compile", MHA, "--dry-run", "--timing-cache-mode", "read"], 2, "--timing-cache <FILE>");
@@ -421,24 +424,24 @@ fn a_checkpoint_is_quantized_to_another() {
     sandbox.ok(&["generate", &out, "--prompt-ids", "5,6,7", "--max-tokens", "2"]);
 
     let again = sandbox.text("again");
-    sandbox.fails(&["quantize", MHA, "-o", &out, "--precision", "fp8"], 2, "exists already");
+    sandbox.fails(&["quantize", MHA, "-o", &out, "--precision", "fp8"], 2, "already exists");
     sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "fp9"], 2, "unknown format `fp9`");
     sandbox.fails(&["quantize", MHA, "-o", &again], 2, "nothing to quantize: expected --precision");
-    // whoever refuses codes for what is for numbers, refuses them alike
+    // all commands refuse quantized checkpoints alike
     for command in [&["quantize", &out, "-o", &again][..], &["generate", &out, "--prompt-ids", "5"]] {
         let args = [command, &["--precision", "fp8"]].concat();
-        sandbox.fails(&args, 2, "is quantized by compressed-tensors already");
+        sandbox.fails(&args, 2, "is already quantized by compressed-tensors");
     }
     sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "config.json: not found");
     sandbox.fails(&["quantize", MHA, "-o", &sandbox.text("no/where"), "--precision", "fp8"], 3, "no/where: ");
-    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq needs to know");
-    let odd = "`model.layers.0.mlp.down_proj`: its 160 columns are no multiple of 128, and compressed-tensors has whole \
-               groups only: expected another format for it in --precision-map, or a line `model.layers.0.mlp.down_proj none`";
+    sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq requires a calibration");
+    let odd = "`model.layers.0.mlp.down_proj`: its 160 columns are not a multiple of 128, as compressed-tensors \
+               requires: expected another format for it in --precision-map, or a line `model.layers.0.mlp.down_proj none`";
     sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4"], 4, odd);
     let mut files = sandbox.files();
     files.sort();
     assert_eq!(files, ["cache", "int8"]);
-    // what the message says helps
+    // the hint of the message works
     let map = sandbox.text("map");
     std::fs::write(&map, "model.layers.*.mlp.down_proj none").unwrap();
     let args = ["quantize", MHA, "-o", &again, "--precision", "int4", "--precision-map", &map, "--json"];

@@ -1,4 +1,4 @@
-//! A folder of its own in which a test runs the program.
+//! A temporary directory in which a test runs the program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -26,7 +26,7 @@ impl Sandbox {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// The folder of the project.
+    /// The project's directory.
     pub fn root(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
     }
@@ -52,7 +52,7 @@ impl Sandbox {
         self.command(args).output().unwrap()
     }
 
-    /// What a run that must succeed prints.
+    /// The output of a run that must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -63,7 +63,7 @@ impl Sandbox {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
 
-    /// Checks the exit code, that stdout is empty and stderr says this.
+    /// Checks the exit code, that stdout is empty, and the message on stderr.
     pub fn fails(&self, args: &[&str], code: i32, message: &str) {
         let output = self.run(args);
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -1,12 +1,12 @@
-//! What the program prints: names of a stranger cannot steer a terminal, and options out of range say their range.
+//! Output to terminals: names from a stranger cannot control a terminal, and options out of range state their range.
 
 use crate::MHA;
 use crate::sandbox::Sandbox;
 
-/// Sets the title of a terminal, clears it, turns the text around.
+/// Sets the title of a terminal, clears it, reverses the text.
 const HOSTILE: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{7f}\rx";
 
-/// What a terminal would obey, line feeds and tabs apart.
+/// Control characters, except line feeds and tabs.
 fn obeyed(text: &str) -> Vec<char> {
     let turns = |c: char| ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
     text.chars().filter(|c| turns(*c) || c.is_control() && !matches!(c, '\n' | '\t')).collect()
@@ -72,7 +72,7 @@ fn names_in_plans_are_spelled_out() {
     }
 }
 
-/// A graph that was never legal is not the fault of the pass that ran last.
+/// A graph that was never legal is not the fault of the last pass.
 #[test]
 fn a_graph_that_no_pass_broke_is_not_supported() {
     let sandbox = Sandbox::new();
@@ -118,7 +118,7 @@ fn numbers_out_of_range_say_the_range() {
     for (command, option, value, range) in cases {
         sandbox.fails(&[command, &[&format!("{option}={value}")]].concat(), 2, range);
     }
-    // within the range of a number, and out of what there is
+    // within the range of the type, but out of range
     for option in ["--max-batch-size", "--max-input-len", "--max-output-len", "--max-seq-len", "--max-num-tokens"] {
         let output = sandbox.run(&[&compile[..], &[option, "4294967295"]].concat());
         assert_eq!(output.status.code(), Some(2), "{option}: {output:?}");

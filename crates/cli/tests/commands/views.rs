@@ -1,4 +1,4 @@
-//! What people see of a plan and of the passes: memory, pages, differences, texts after passes, rules.
+//! Views of a plan and of the passes: memory, pages, diffs, texts after passes, rules.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn memory_shows_what_lives_when() {
     assert!(table.starts_with("mixed@512: arena ") && table.contains("layers.1.mlp.gated.linear : f32[T, "), "{table}");
     let memory = sandbox.json(&["inspect", &plan, "--memory", "--program", "decode@2", "--json"]);
     assert_eq!(memory["program"], "decode@2");
-    // the planner wastes next to nothing
+    // the planner wastes almost nothing
     let number = |name: &str| memory[name].as_f64().unwrap();
     assert!(number("arena_bytes") <= 1.05 * number("live_bytes"), "{memory}");
     sandbox.fails(&["inspect", &plan, "--memory", "--program", "decode@9"], 2, "it has: decode@1, decode@2, mixed@512");
@@ -63,7 +63,7 @@ fn plans_differ_by_layer() {
         assert!(text.contains(part), "{text}");
     }
     let json = sandbox.json(&["inspect", &a, "--diff", &b, "--json"]);
-    assert_eq!(json["kernels"]["removed"], serde_json::json!(["linear {columns_per_task = 64, behind = add}"]));
+    assert_eq!(json["kernels"]["removed"], serde_json::json!(["linear {columns_per_task = 64, epilogue = add}"]));
     let program = &json["programs"][0];
     assert_eq!(
         (&program["name"], &program["launches"][0]["layers"]),
@@ -86,7 +86,11 @@ fn graphs_and_times_of_passes_are_emitted() {
     let passes = emit("passes");
     assert!(passes.contains("ops before") && passes.contains("fuse-swiglu"), "{passes}");
     let args = ["compile", MHA, "--dry-run", "--emit"];
-    sandbox.fails(&[&args[..], &["ir-after=merge-linaers"]].concat(), 2, "unknown pass `merge-linaers`, known ones: ");
+    sandbox.fails(
+        &[&args[..], &["ir-after=merge-linaers"]].concat(),
+        2,
+        "unknown pass `merge-linaers`, expected one of: ",
+    );
     sandbox.fails(&[&args[..], &["irr"]].concat(), 2, "ir-after-change");
 }
 
@@ -114,13 +118,17 @@ fn rules_from_a_file_are_passes_by_their_names() {
     assert_eq!(row(&emit("passes", &["--opt-bisect-limit", "3"])), None);
     assert!(row(&emit("passes", &["--opt-bisect-limit", "4"])).is_some());
     assert!(emit("ir-after=silu-mul", &[]).contains(" = silu_mul "));
-    assert!(sandbox.ok(&["opt", "--list-passes", "--rewrites", &rules]).contains("silu-mul               a rule"));
-    // a plan knows its rules: with others it is another one
+    assert!(
+        sandbox
+            .ok(&["opt", "--list-passes", "--rewrites", &rules])
+            .contains("silu-mul                         a rewrite rule")
+    );
+    // the rules are among a plan's inputs: others give another plan
     let generate = ["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4"];
     let compiled = |more: &[&str]| {
         let output = sandbox.run(&[&generate[..], more].concat());
         assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stderr).contains("write plan")
+        String::from_utf8_lossy(&output.stderr).contains("writing plan")
     };
     assert!(compiled(&[]) && compiled(&["--rewrites", &rules]) && !compiled(&["--rewrites", &rules]));
     std::fs::write(&rules, GATE.replace("used_once(%s)", "used_once(%s), %gate : f32")).unwrap();
@@ -139,10 +147,10 @@ fn bad_rules_are_refused_with_all_their_errors() {
     let text = GATE.replace("= silu ", "= slu ").replace("%up\n}", "%u\n}");
     fails(&text, "gate.rules: line 2, column 8: unknown op `slu`, did you mean `silu`?");
     fails(&text, "gate.rules: line 6, column 24: `%u` is not defined above");
-    let taken = "there is a pass `fuse-silu-mul` already, give the rule another name";
+    let taken = "a pass `fuse-silu-mul` already exists, give the rule another name";
     fails(&GATE.replace("@silu-mul", "@fuse-silu-mul"), taken);
     sandbox.fails(&["compile", MHA, "--dry-run", "--rewrites", &sandbox.text("no.rules")], 3, "no.rules: No such file");
-    // what no example shows is found where the rule applies, and is no bug of smelt
+    // an error that no example shows is found when the rule applies, and is not a bug of smelt
     let widens = "rule @widens {\n  %y = add %a, %b : f32[.., $n]\n  where $n > 8\n=>\n  %y = cast %a {to = bf16}\n}\n";
     fails(widens, "rule `widens` built a bad patch at `%layers.0.attn.sum`: the type");
     let repro = sandbox.text("repro.ir");
@@ -168,7 +176,7 @@ fn passes_on_text_are_seen_like_those_of_a_compilation() {
     let shown = sandbox.ok(&["opt", &file, "--emit", "ir-after=fuse-silu-mul"]);
     assert_eq!(shown, format!("// 07-fuse-silu-mul.ir\n{fused}{fused}"));
     sandbox.fails(&["opt", &file, "--pass", "fuse-silu-mlu"], 2, "(did you mean `fuse-silu-mul`?)");
-    sandbox.fails(&["opt", &file, "--emit", "kernels"], 2, "`smelt opt` chooses no kernels");
+    sandbox.fails(&["opt", &file, "--emit", "kernels"], 2, "`smelt opt` does not choose kernels");
     let mut opt = sandbox.command(&["opt", "-", "--pass", "fuse-silu-mul"]);
     let output = opt.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), fused);

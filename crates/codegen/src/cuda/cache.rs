@@ -1,11 +1,11 @@
-//! Compiled units on disk, by a hash of all that decides them.
+//! Compiled units on disk, by a hash of all their inputs.
 
 use std::io::Write;
 use std::path::Path;
 
 use plan::partial::PartialFile;
 
-/// What NVRTC makes of a unit.
+/// The compiled form of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Artifact {
     pub cubin: Vec<u8>,
@@ -13,7 +13,7 @@ pub(super) struct Artifact {
     pub log: String,
 }
 
-/// A name for what these texts decide.
+/// A cache key for these texts.
 pub(super) fn key(texts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
     for text in texts {
@@ -23,7 +23,7 @@ pub(super) fn key(texts: &[&str]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// What was stored under a key; nothing where the file is missing or damaged.
+/// The entry of a key; `None` if the file is missing or damaged.
 pub(super) fn load(folder: &Path, key: &str) -> Option<Artifact> {
     let bytes = plan::input::read(&folder.join(key), plan::input::DATA_BYTES).ok()?;
     let (hash, mut rest) = bytes.split_at_checked(32)?;
@@ -41,7 +41,7 @@ pub(super) fn load(folder: &Path, key: &str) -> Option<Artifact> {
     Some(Artifact { cubin, ptx: String::from_utf8(ptx).ok()?, log: String::from_utf8(log).ok()? })
 }
 
-/// Stores under a key; a reader sees all of it or nothing.
+/// Stores under a key, atomically.
 pub(super) fn store(folder: &Path, key: &str, artifact: &Artifact) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let mut body = Vec::new();

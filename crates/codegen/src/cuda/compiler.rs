@@ -1,4 +1,4 @@
-//! Units to cubins, in parallel, each only once on a machine.
+//! Compiles units to cubins, in parallel, each only once per machine.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,30 +21,30 @@ const OPTIONS: [&str; 6] = [
     "--no-cache",
 ];
 
-/// NVRTC, with a cache of what it made.
+/// NVRTC, with a cache.
 #[derive(Clone, Debug)]
 pub struct Compiler {
     nvrtc: Nvrtc,
     cache: Option<PathBuf>,
-    /// What this compiler has made so far: plans are lowered again where a unit turned out to be slow.
+    /// Everything that this compiler has compiled: plans are lowered again if a unit turns out to be slow.
     made: Arc<Mutex<HashMap<String, Built>>>,
 }
 
-/// What became of a unit.
+/// A compiled unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Built {
     /// Machine code.
     pub cubin: Vec<u8>,
     /// PTX, as text.
     pub ptx: String,
-    /// What it takes of a multiprocessor.
+    /// Its resource usage.
     pub usage: Usage,
-    /// What the compiler noted where it is slower than it should be. Another kernel may do better.
+    /// Why it is slower than it should be, by the compiler's log. Another kernel may be faster.
     pub slow: Option<String>,
 }
 
 impl Compiler {
-    /// A compiler that keeps what it makes in a folder, or nowhere.
+    /// A compiler with a cache directory, or without.
     pub fn new(nvrtc: Nvrtc, cache: Option<PathBuf>) -> Compiler {
         Compiler { nvrtc, cache, made: Arc::default() }
     }
@@ -54,8 +54,8 @@ impl Compiler {
         self.nvrtc.version
     }
 
-    /// Compiles the code of all kernels. Kernels without code give an empty result. A unit that
-    /// does not compile is a bug of its kernel, or of what instantiated it: returns what NVRTC said of all of them.
+    /// Compiles the code of all kernels. Kernels without code give an empty result. A unit that does not compile is a
+    /// bug of its kernel, or of its instantiation: returns the logs of all of them.
     pub fn compile_all(&self, kernels: &[plan::Kernel]) -> Result<Vec<Built>, Vec<String>> {
         let build = |kernel: &plan::Kernel| match &kernel.code {
             Some(code) => self.compile(&kernel.name, &code.source),
@@ -82,7 +82,7 @@ impl Compiler {
                 let made = nvrtc::compile(&self.nvrtc, &format!("{name}.cu"), source, &OPTIONS)
                     .map_err(|log| format!("kernel `{name}` does not compile:\n{log}"))?;
                 if let Some(folder) = &self.cache {
-                    // a cache that cannot be written is as good as none
+                    // errors of writing the cache are ignored
                     let _ = cache::store(folder, &key, &made);
                 }
                 made

@@ -1,24 +1,24 @@
-//! What the compiler says beside an exit code: resources of a kernel, and messages that mean a silent slowdown.
+//! Messages of the compiler: resources of a kernel, and warnings that mean slow code.
 
-/// What a kernel takes of a multiprocessor.
+/// Resource usage of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Registers of a thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of static shared memory of a block.
+    /// Bytes of static shared memory per block.
     pub static_shared_bytes: u32,
 }
 
-/// Messages of ptxas that leave a kernel right but slow.
+/// Messages of ptxas about correct but slow code.
 const SLOW: [(&str, &str); 5] = [
     ("C7508", "setmaxnreg was ignored"),
-    ("C7511", "wgmma was serialised for want of registers"),
+    ("C7511", "wgmma was serialised for lack of registers"),
     ("C7514", "wgmma was serialised, an accumulator is used by other instructions"),
     ("C7517", "wgmma was serialised by a wait that the compiler put in"),
     ("C7519", "wgmma was serialised by an arrival that the compiler put in"),
 ];
 
-/// The resources that a log of `--ptxas-options=-v` names.
+/// The resource usage in a log of `--ptxas-options=-v`.
 pub(super) fn usage(log: &str) -> Usage {
     Usage {
         registers: numbers_before(log, "registers").max().unwrap_or(0),
@@ -26,7 +26,7 @@ pub(super) fn usage(log: &str) -> Usage {
     }
 }
 
-/// What makes a kernel slower than it should be, where a log says so.
+/// Why a kernel is slower than it should be, if a log says so.
 pub(super) fn slow(log: &str) -> Option<String> {
     if let Some((code, meaning)) = SLOW.iter().find(|(code, _)| log.contains(code)) {
         return Some(format!("{meaning} ({code})"));
@@ -36,7 +36,7 @@ pub(super) fn slow(log: &str) -> Option<String> {
     amounts.find(|(_, bytes)| *bytes > 0).map(|(what, bytes)| format!("it has {bytes} {what}"))
 }
 
-/// The numbers that stand before these words.
+/// The numbers before these words.
 fn numbers_before<'a>(log: &'a str, words: &'a str) -> impl Iterator<Item = u32> + 'a {
     log.match_indices(words).filter_map(|(at, _)| log[..at].trim_end().rsplit([' ', ',']).next()?.parse().ok())
 }

@@ -1,4 +1,4 @@
-//! CUDA C to cubins: the files of `kernels/`, units without includes, NVRTC, and a cache of what it made.
+//! CUDA C to cubins: the files of `kernels/`, flattened units, NVRTC, and its cache.
 
 mod cache;
 mod compiler;

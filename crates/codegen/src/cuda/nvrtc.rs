@@ -1,6 +1,6 @@
-//! NVIDIA's run-time compiler: where it is, and units through it. The one file that names `cudarc::nvrtc`, for its types
-//! alone: cudarc's own functions open the library by name, and where the loader's path has a `libnvrtc.so`, that would be
-//! used whatever file was found here.
+//! NVRTC: finding the library, and compiling units with it. The only file that names `cudarc::nvrtc`, and only for its
+//! types: cudarc's own functions open the library by name, and would use a `libnvrtc.so` of the loader's path instead
+//! of the one that was found here.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::ManuallyDrop;
@@ -13,19 +13,19 @@ use libloading::Library;
 use super::cache::Artifact;
 use super::search;
 
-/// The oldest major version whose cubins plans hold.
+/// The oldest supported major version.
 const OLDEST: i32 = 13;
-/// Names under which the loader's own path may have the library.
+/// Names of the library in the loader's path.
 const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so"];
 
-/// An NVRTC that was found and opened: calls go to this file and no other.
+/// An opened NVRTC: calls go to this file and no other.
 #[derive(Clone, Debug)]
 pub struct Nvrtc {
-    /// The file that is open; `None` where the loader found it and the system does not tell where.
+    /// The opened file; `None` if the loader found it and the system does not say where.
     pub path: Option<PathBuf>,
     /// Its version, such as (13, 0).
     pub version: (i32, i32),
-    /// Files that were found before it and are of no use, each with the reason.
+    /// Files that were found before it and are unusable, each with the reason.
     pub skipped: Vec<String>,
     api: Arc<Api>,
 }
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Api {
 }
 
 impl Api {
-    /// Opens a library by path, or by a name that the loader looks for.
+    /// Opens a library by path, or by a name that the loader looks up.
     fn open(file: &Path) -> Result<Api, String> {
         // SAFETY: opening a library runs its initializers; NVRTC's have no preconditions.
         let library = unsafe { Library::new(file) }.map_err(|error| error.to_string())?;
@@ -75,7 +75,7 @@ impl Api {
         }
     }
 
-    /// Its version, where that is one whose output plans can hold.
+    /// Its version, if it is supported.
     fn usable_version(&self) -> Result<(i32, i32), String> {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: both pointers are valid for the call.
@@ -100,15 +100,15 @@ unsafe fn function<F: Copy>(library: &Library, name: &str) -> Result<F, String> 
 }
 
 impl Nvrtc {
-    /// What tells this NVRTC from another one whose output may differ: versions say no more than major and minor.
+    /// Identifies this NVRTC for caching: versions have only major and minor.
     pub(super) fn identity(&self) -> String {
         let size = self.path.as_ref().and_then(|path| std::fs::metadata(path).ok()).map(|file| file.len());
         format!("{:?} {size:?}", self.version)
     }
 }
 
-/// Opens NVRTC: the first usable file of these folders, otherwise what the loader's own path has. Folders are those of
-/// libraries, or homes of a toolkit (with `lib64` or `lib` below); the error says what was wrong with each file.
+/// Opens NVRTC: the first usable file of these directories, otherwise that of the loader's path. Directories hold
+/// libraries, or a toolkit (with `lib64` or `lib` below); the error has the reason for each unusable file.
 pub fn find(folders: &[PathBuf]) -> Result<Nvrtc, String> {
     let mut skipped = Vec::new();
     let found = search::files(folders, "libnvrtc.so").into_iter().map(|file| (file, true));
@@ -122,7 +122,7 @@ pub fn find(folders: &[PathBuf]) -> Result<Nvrtc, String> {
                 }
                 return Ok(Nvrtc { path, version, skipped, api: Arc::new(api) });
             }
-            // names that the loader does not know are no news
+            // names that the loader does not find are not reported
             Err(_) if !is_there => {}
             Err(reason) => skipped.push(format!("{}: {reason}", file.display())),
         }
@@ -131,7 +131,7 @@ pub fn find(folders: &[PathBuf]) -> Result<Nvrtc, String> {
     Err(skipped.join("; "))
 }
 
-/// Opens the builtins that stand beside NVRTC, which it looks for by name: those of its own version.
+/// Opens the builtins library next to NVRTC, which it looks up by name, in the same version.
 fn open_builtins(folder: &Path, (major, minor): (i32, i32)) {
     let wanted = [major as u32, minor as u32];
     let files = search::versions(folder, "libnvrtc-builtins.so");
@@ -141,7 +141,7 @@ fn open_builtins(folder: &Path, (major, minor): (i32, i32)) {
     }
 }
 
-/// The file that is mapped at an address, where the system says so.
+/// The file that is mapped at an address, if the system says so.
 fn mapped_file(address: usize) -> Option<PathBuf> {
     let maps = plan::input::read_text(Path::new("/proc/self/maps"), plan::input::TEXT_BYTES).ok()?;
     maps.lines().find_map(|line| {
@@ -152,11 +152,11 @@ fn mapped_file(address: usize) -> Option<PathBuf> {
     })
 }
 
-/// Where the files of a unit seem to lie. Names without a root are taken for files of the working directory, which would
-/// then stand in line tables: plans made in two places would differ.
+/// The virtual directory of a unit's files. Relative names would be resolved against the working directory in line
+/// tables, so plans made in two directories would differ.
 const ROOT: &str = "/smelt/";
 
-/// The unit with all names in its `#line` marks below the root.
+/// The unit with all names in its `#line` directives below the root.
 fn rooted(source: &str) -> String {
     let mut rooted = String::with_capacity(source.len());
     for line in source.lines() {
@@ -192,13 +192,13 @@ pub(super) fn compile(nvrtc: &Nvrtc, name: &str, source: &str, options: &[&str])
     Ok(Artifact { cubin, ptx: readable(&ptx), log })
 }
 
-/// A terminated text of C.
+/// A C string.
 fn readable(bytes: &[u8]) -> String {
     let text = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
     String::from_utf8_lossy(text).into_owned()
 }
 
-/// A program of NVRTC, which is destroyed with this.
+/// A program of NVRTC, destroyed on drop.
 struct Program<'a> {
     api: &'a Api,
     handle: nvrtcProgram,

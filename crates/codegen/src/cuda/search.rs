@@ -1,17 +1,17 @@
-//! Files of a library in folders, the newest first.
+//! Finds versions of a library in directories, the newest first.
 
 use std::path::{Path, PathBuf};
 
-/// The files of a library such as `libnvrtc.so`: from the folders in their order, which are those of libraries or homes
-/// of a toolkit (with `lib64` or `lib` below).
+/// The files of a library such as `libnvrtc.so`: from the directories in order, which hold libraries or a toolkit (with
+/// `lib64` or `lib` below).
 pub(super) fn files(folders: &[PathBuf], name: &str) -> Vec<PathBuf> {
     let below = |folder: &PathBuf| ["", "lib64", "lib", "targets/x86_64-linux/lib"].map(|sub| folder.join(sub));
     let found = folders.iter().flat_map(below).flat_map(|folder| versions(&folder, name));
     found.map(|(_, path)| path).collect()
 }
 
-/// The files of a library in one folder with their versions, the highest first: `NAME.13.0` before `NAME.9`, and `NAME`
-/// last, which is a link to one of the others or all there is.
+/// The files of a library in one directory, the highest version first: `NAME.13.0` before `NAME.9`, and `NAME` last,
+/// which is a link to one of the others or the only file.
 pub(super) fn versions(folder: &Path, name: &str) -> Vec<(Vec<u32>, PathBuf)> {
     let version = |path: &Path| -> Option<Vec<u32>> {
         let rest = path.file_name()?.to_str()?.strip_prefix(name)?;

@@ -1,4 +1,4 @@
-//! The files of `kernels/`, which travel inside the program, and units made of them.
+//! The files of `kernels/`, which are embedded in the program, and units made of them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -65,16 +65,16 @@ kernel_files![
     "sampling/argmax.cuh",
 ];
 
-/// A file that units may include beside those of `kernels/`. It may include those, and others that come with it.
+/// A file that units may include besides those of `kernels/`. It may include those, and its own further files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
-    /// What stands in the `#include`, and what messages of the compiler call it.
+    /// Its name in `#include` and in messages of the compiler.
     pub path: &'static str,
     /// The file.
     pub text: &'static str,
 }
 
-/// The unit with every include replaced by the file, once, between `#line` marks: it compiles on its own, and messages
+/// The unit with every include replaced once by the file, with `#line` directives: it compiles on its own, and messages
 /// point into `kernels/` and the headers.
 pub fn flatten(unit: &str, headers: &[Header]) -> String {
     let mut flat = Flat { out: String::new(), seen: BTreeSet::new(), headers };
@@ -82,7 +82,7 @@ pub fn flatten(unit: &str, headers: &[Header]) -> String {
     flat.out
 }
 
-/// A unit on its way to be without includes.
+/// A unit being flattened.
 struct Flat<'a> {
     out: String,
     seen: BTreeSet<&'static str>,
@@ -105,7 +105,7 @@ impl Flat<'_> {
                     }
                 }
                 None if line == "#pragma once" => self.out.push('\n'),
-                // an include that nobody brings is left for the compiler to refuse, at its line
+                // an unknown include is left for the compiler to report, at its line
                 None => drop(writeln!(self.out, "{line}")),
             }
         }

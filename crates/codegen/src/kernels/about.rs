@@ -1,4 +1,4 @@
-//! What lists and the reference say of smelt's kernels: the ops that each takes, and the file with its code.
+//! Descriptions of smelt's kernels for lists and the reference: the ops of each, and the file with its code.
 
 use crate::{About, Target};
 
@@ -58,7 +58,7 @@ const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     argmax: argmax, "sampling/argmax.cuh";
 };
 
-/// What there is to say of a kernel of a target.
+/// The description of a kernel of a target.
 pub(super) fn about(target: Target, name: &str) -> About {
     let list = match target {
         Target::Cpu => CPU,

@@ -1,11 +1,11 @@
-//! The CPU kernels: which op each does, in how many tasks. Their code is in `runtime/src/cpu`.
+//! The CPU kernels: supported ops and numbers of tasks. Their code is in `runtime/src/cpu`.
 //!
-//! Values are f32; weights and the KV cache may be narrower. A task should take some microseconds, for handing one
-//! to another thread takes one: so rows are taken several at a time, and linears in slices of some 64 KiB of weights.
+//! Values are f32; weights and the KV cache may be narrower. A task should take some microseconds, since handing one to
+//! another thread takes one: so tasks have several rows, and those of linear layers some 64 KiB of weights.
 
 use ir::ops::{
     AddLayerNorm, AddRmsNorm, AppendKv, Argmax, Embedding, GatherRows, LayerNorm, LinearParts, PagedAttention,
-    Quantize, QuantizeBlocks, RmsNorm, Rope, RopeAppendKv, Scaled, Split, Swiglu,
+    Quantize, QuantizeBlocks, Quantized, RmsNorm, Rope, RopeAppendKv, Split, Swiglu,
 };
 use ir::{Graph, OpDef, OpId, TensorType, Value};
 use plan::{DType, Dim, Layout};
@@ -14,11 +14,11 @@ use super::distinct;
 use crate::kernels::about::about;
 use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
-/// Bytes of weights that one task of a linear reads, if they are enough columns.
+/// Bytes of weights per task of a linear layer, if there are enough columns.
 const LINEAR_TASK_BYTES: u64 = 64 << 10;
-/// Columns that a task has at least, for each widens rows of x that are codes.
+/// Minimum number of columns per task, since each task dequantizes its rows of x.
 const LINEAR_TASK_COLUMNS: u64 = 24;
-/// Rows that one task of a row-wise kernel takes.
+/// Rows per task of a row-wise kernel.
 pub(crate) const ROWS: u64 = 8;
 
 type Candidates = fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>;
@@ -28,7 +28,7 @@ type Candidates = fn(&Graph, OpId) -> Result<Vec<Call>, Refusal>;
 struct CpuKernel {
     name: &'static str,
     call: fn(&Graph, OpId) -> Result<Call, Refusal>,
-    /// Its configurations, where it has several.
+    /// Its configurations, if it has several.
     candidates: Option<Candidates>,
 }
 
@@ -81,8 +81,8 @@ pub(crate) fn catalog() -> Catalog {
     ])
 }
 
-/// Results, and operands that are not constant, are f32, or codes of a byte; ids and positions are i32. Rows of a table come out in its
-/// dtype, also those gathered from them, and the region behind them widens them.
+/// Results, and operands that are not constant, are f32 or quantized to one byte; ids and positions are i32. Rows of a
+/// table come in its dtype, also after a gather, and the next region widens them.
 fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
     let gathers = graph.cast::<GatherRows>(op).is_some();
     let widens = gathers || graph.formula(op).is_some();
@@ -92,7 +92,7 @@ fn values_are_f32(graph: &Graph, op: OpId) -> Result<(), Refusal> {
         let dtype = graph.tensor(value).map_or(DType::F32, |ty| ty.dtype);
         if !matches!(dtype, DType::F32 | DType::I32 | DType::I8 | DType::F8E4M3) {
             let name = graph.value_name(value);
-            return Err(Refusal::Because(format!("`%{name}` is {dtype}, CPU kernels take f32 values")));
+            return Err(Refusal::Because(format!("`%{name}` is {dtype}, CPU kernels require f32 values")));
         }
     }
     Ok(())
@@ -113,7 +113,7 @@ fn tokens(graph: &Graph, op: OpId) -> Result<Dim, Refusal> {
     ty.shape.first().cloned().ok_or_else(|| Refusal::Because("an operand is a scalar".to_owned()))
 }
 
-/// A task for every few rows of the result.
+/// A task per group of rows of the result.
 fn rows(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     let ty = graph.tensor(graph.result(op)).ok_or(Refusal::OtherOp)?;
     let outer = ty.shape.split_last().map_or(&[][..], |(_, outer)| outer);
@@ -136,12 +136,12 @@ fn argmax(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     Ok(Call::grid(tokens(graph, op)?).int("classes", argmax.classes))
 }
 
-/// A product with its bias, functions of elements, and what it is added to; other neighbours are ops of their own here.
+/// A product with a bias, elementwise functions and a residual; other neighbours are separate ops here.
 fn linear(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     linear_in_tasks(graph, op, LINEAR_TASK_BYTES)
 }
 
-/// Larger tasks read longer runs of memory, smaller ones leave no thread waiting for the last of them.
+/// Larger tasks read longer runs of memory, smaller ones balance the load between threads.
 fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
     let sizes = [LINEAR_TASK_BYTES / 4, LINEAR_TASK_BYTES * 4, LINEAR_TASK_BYTES * 16];
     distinct(linear(graph, op), sizes.into_iter().map(|bytes| linear_in_tasks(graph, op, bytes)))
@@ -149,8 +149,10 @@ fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
 
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
-    let Some(behind) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
-        return Err(Refusal::because("does a product, its bias, functions of elements and a residual"));
+    let Some(epilogue) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
+        return Err(Refusal::because(
+            "requires an epilogue of bias, elementwise functions and a residual, in this order",
+        ));
     };
     let weight = tensor(graph, parts.weight)?;
     let Some([columns, width]) = weight.const_shape().and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
@@ -158,45 +160,43 @@ fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Ref
     };
     let packed = weight.dtype == DType::I4;
     if packed && width % 2 != 0 {
-        return Err(Refusal::because("4-bit codes are packed by pairs, and its rows have an odd width"));
+        return Err(Refusal::because("4-bit values are packed in pairs, but its rows have an odd width"));
     }
-    // codes take as long to widen as to read two bytes: a task has as many as of bf16
+    // widening a quantized value takes as long as reading two bytes: a task has as many as of bf16
     let line = width * weight.dtype.bytes().max(2);
     let least = (task_bytes / line.max(1)).max(LINEAR_TASK_COLUMNS);
-    // a power of two, for threads halve the tasks between them; multiples of 8 columns, a tile of one row
+    // a power of two, since threads halve the tasks between them; multiples of 8 columns, a tile of one row
     let tasks = 1 << (columns / least).max(1).ilog2();
     let per_task = columns.div_ceil(tasks).next_multiple_of(8).max(8);
     let call = Call::grid(Dim::from(columns.div_ceil(per_task))).int("columns_per_task", per_task as i64);
     let call = if packed { call.layout(1, Layout::Packed) } else { call };
-    let scaled = parts.scales.scaled();
-    let call = if scaled == Scaled::default() { call } else { call.text("scaled", words(scaled)) };
-    let call = if behind.residual.is_some() { call.text("behind", "add") } else { call };
-    Ok(match behind.formula {
+    let quantized = parts.scales.quantized();
+    let call = if quantized == Quantized::default() { call } else { call.text("quantized", words(quantized)) };
+    let call = if epilogue.residual.is_some() { call.text("epilogue", "add") } else { call };
+    Ok(match epilogue.formula {
         Some(formula) => call.text("f", formula.to_string()),
         None => call,
     })
 }
 
-/// The operands that are codes, as a parameter of a kernel.
-fn words(scaled: Scaled) -> String {
-    let words = [("x", scaled.x), ("weight", scaled.weight), ("zero", scaled.zero)];
+/// The quantized operands, as a parameter of a kernel.
+fn words(quantized: Quantized) -> String {
+    let words = [("x", quantized.x), ("weight", quantized.weight), ("zero_point", quantized.zero_point)];
     words.iter().filter(|word| word.1).map(|word| word.0).collect::<Vec<_>>().join(", ")
 }
 
 fn quantize(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     match graph.operands(op).len() {
         2 => rows_of::<Quantize>(graph, op),
-        _ => {
-            Err(attr::<Quantize>(graph, op)
-                .map_or_else(|other| other, |_| Refusal::because("makes no codes with a zero")))
-        }
+        _ => Err(attr::<Quantize>(graph, op)
+            .map_or_else(|other| other, |_| Refusal::because("does not support zero points"))),
     }
 }
 
 fn quantize_blocks(graph: &Graph, op: OpId) -> Result<Call, Refusal> {
     let quantize = attr::<QuantizeBlocks>(graph, op)?;
     if quantize.block().0 != 1 {
-        return Err(Refusal::because("takes rows one by one"));
+        return Err(Refusal::because("supports only scales per row"));
     }
     let call = rows(graph, op)?;
     Ok(quantize.cols.map_or(call.clone(), |cols| call.int("cols", cols)))

@@ -1,4 +1,4 @@
-//! What code generation knows of each target's kernels.
+//! Kernel descriptions of each target.
 
 mod about;
 pub(crate) mod cpu;
@@ -6,7 +6,7 @@ pub(crate) mod cuda;
 
 use crate::{Call, Refusal};
 
-/// What a kernel offers for an op, each configuration once: its own choice, and those of others that it takes.
+/// All distinct configurations of a kernel for an op: its own choice, and other candidates.
 fn distinct(
     own: Result<Call, Refusal>,
     others: impl Iterator<Item = Result<Call, Refusal>>,

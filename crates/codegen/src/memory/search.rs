@@ -1,20 +1,20 @@
-//! A search for places below a limit: buffers in the order in which they begin to live, with steps back.
+//! A backtracking search for a placement below a limit: buffers in the order in which their lifetimes begin.
 //!
-//! What does not fit is the fault of buffers that it meets, and of those that were at fault before: the search goes back to
-//! the last of them, not to the last that was placed. Few buffers live at a time, so that it rarely goes back far.
+//! A conflict is caused by overlapping buffers, and by the causes of their own conflicts: the search backjumps to the
+//! last of them, not to the last placed buffer. Few buffers are live at a time, so that it rarely goes back far.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::Request;
 
-/// Tries for each buffer before the search is given up. Layers of all sizes that were tried took 3.
+/// Attempts per buffer before the search is given up. Layers of all sizes that were tried took 3.
 const TRIES: usize = 32;
 
-/// Offsets at which all buffers end below `limit`, where they are found.
+/// Offsets at which all buffers end below `limit`, if found.
 pub(super) fn search(requests: &[Request], limit: u64) -> Option<Vec<u64>> {
     let mut order: Vec<usize> = (0..requests.len()).collect();
-    // of those that begin together the longest first: what is soon gone is easier to fit in
+    // of those that begin together the longest first: short-lived ones are easier to fit
     order.sort_by_key(|index| {
         let Request { bytes, live } = requests[*index];
         (live.0, Reverse(live.1), Reverse(bytes), *index)
@@ -30,7 +30,7 @@ fn search_in_order(requests: &[Request], limit: u64) -> Option<Vec<u64>> {
     let meets = meets(requests);
     let mut offsets = vec![0; requests.len()];
     let mut untried: Vec<Vec<u64>> = vec![Vec::new(); requests.len()];
-    // for each buffer, those before it that keep it from other places
+    // for each buffer, the earlier ones in conflict with it
     let mut blamed: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); requests.len()];
     let mut tries = TRIES * requests.len();
     let (mut at, mut arrived) = (0, true);
@@ -60,7 +60,7 @@ fn search_in_order(requests: &[Request], limit: u64) -> Option<Vec<u64>> {
     Some(offsets)
 }
 
-/// For each buffer, those before it that live when it begins.
+/// For each buffer, the earlier ones that are live when it begins.
 fn meets(requests: &[Request]) -> Vec<Vec<usize>> {
     let mut alive: Vec<usize> = Vec::new();
     let mut meets = Vec::with_capacity(requests.len());
@@ -72,7 +72,7 @@ fn meets(requests: &[Request]) -> Vec<Vec<usize>> {
     meets
 }
 
-/// Both ends of every gap that holds `size`, those of the smallest gap last.
+/// Both ends of every gap that fits `size`, those of the smallest gap last.
 fn places(taken: &[(u64, u64)], size: u64, limit: u64) -> Vec<u64> {
     let mut gaps: Vec<(u64, u64, u64)> = Vec::new();
     let mut end = 0;

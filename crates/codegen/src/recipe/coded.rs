@@ -1,4 +1,4 @@
-//! Weights as codes times scales, of any size: scales are computed first, whole, and the codes a range at a time.
+//! Quantized weights of any size: scales are computed first, as a whole, then values a range at a time.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -10,10 +10,10 @@ use rayon::prelude::*;
 
 use crate::Recipe;
 
-/// A matrix whose elements are computed from those of another and the scales that belong to them.
+/// A matrix that is computed from another one and its scales.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coded {
-    /// Numbers where codes are wanted, codes where numbers are.
+    /// The unquantized input of quantization, or the quantized one of dequantization.
     pub matrix: Recipe,
     /// Rows and columns.
     pub shape: [u64; 2],
@@ -21,7 +21,7 @@ pub struct Coded {
     pub scales: Recipe,
     /// Their rows and columns.
     pub scale_shape: [u64; 2],
-    /// A zero for each scale, where codes have one.
+    /// A zero point per scale, if there are any.
     pub zero: Option<Recipe>,
     /// Type of an element.
     pub to: DType,
@@ -33,7 +33,7 @@ impl Coded {
         let values = self.matrix.floats(weights, range.clone())?;
         let [rows, cols] = self.blocks()?;
         let (cols_of_matrix, width) = (self.shape[1], self.scale_shape[1]);
-        // all scales of the rows that the range touches
+        // all scales of the rows in the range
         let first = range.start / cols_of_matrix / rows;
         let last = (range.end - 1) / cols_of_matrix / rows + 1;
         let scales = self.scales.floats(weights, first * width..last * width)?;
@@ -59,14 +59,14 @@ impl Coded {
         Ok(())
     }
 
-    /// Random parts that are like the codes of a random matrix by its own scales: those use all codes.
+    /// Random parts with the distribution of a quantized random matrix: they use the full range.
     pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
         let Recipe::BlockScales(scales) = &self.scales else { return None };
         let codes = |part: RandomPart| {
             let scale = likely_scale(&part, scales.codes);
             RandomPart { mean: part.mean / scale, std: part.std / scale, ..part }
         };
-        // of numbers that codes mean there is no such thing
+        // dequantized values have none
         self.to.largest_code()?;
         Some(self.matrix.random(weights)?.into_iter().map(codes).collect())
     }
@@ -74,7 +74,7 @@ impl Coded {
     /// Rows and columns that share a scale.
     fn blocks(&self) -> Result<[u64; 2], String> {
         let of = |axis: usize| {
-            scale_block(self.shape[axis], self.scale_shape[axis]).ok_or("scales that do not fit a matrix")
+            scale_block(self.shape[axis], self.scale_shape[axis]).ok_or("scales that do not fit the matrix")
         };
         Ok([of(0)?, of(1)?])
     }
@@ -88,13 +88,13 @@ fn likely_scale(part: &RandomPart, codes: DType) -> f32 {
 /// The scales of a matrix's blocks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockScales {
-    /// The numbers.
+    /// The unquantized values.
     pub matrix: Recipe,
     /// Rows and columns.
     pub shape: [u64; 2],
     /// Rows and columns of a block.
     pub block: [u64; 2],
-    /// Type of the codes that they scale.
+    /// The quantized type.
     pub codes: DType,
     /// The scales, once they are computed.
     pub known: OnceLock<Vec<f32>>,
@@ -106,8 +106,8 @@ impl BlockScales {
         [0, 1].map(|axis| self.shape[axis].div_ceil(self.block[axis]))
     }
 
-    /// Scales that are like those of a random matrix: for each of its parts, if that is whole blocks, the one of a block
-    /// that has its extremes.
+    /// Random scales with the values of a random matrix: for each of its parts, if that is whole blocks, the scale of a
+    /// block with its extremes.
     pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
         let parts = self.matrix.random(weights)?;
         let lines = self.block[0] * self.shape[1];
@@ -126,7 +126,7 @@ impl BlockScales {
     pub fn prepare(&self, weights: &dyn WeightSource) -> Result<(), String> {
         if self.known.get().is_none() {
             let lines = (0..self.scale_shape()[0]).into_par_iter().map(|line| self.line(weights, line));
-            // another thread may have been faster, with the same scales
+            // another thread may have computed the same scales first
             let _ = self.known.set(lines.collect::<Result<Vec<_>, _>>()?.concat());
         }
         Ok(())
@@ -147,7 +147,7 @@ impl BlockScales {
         Ok(scales[start..start + (range.end - range.start) as usize].to_vec())
     }
 
-    /// The scales of the blocks beside each other.
+    /// The scales of a row of blocks.
     fn line(&self, weights: &dyn WeightSource, line: u64) -> Result<Vec<f32>, String> {
         let ([rows, cols], [block_rows, block_cols]) = (self.shape, self.block);
         let mut largest = vec![0.0f32; self.scale_shape()[1] as usize];
@@ -163,7 +163,9 @@ impl BlockScales {
             false => {
                 let name = self.matrix.tensor().map_or_else(String::new, |key| format!(" of `{key}`"));
                 let row = line * block_rows;
-                Err(format!("a number{name} in row {row} or soon behind is NaN or infinite, which no code means"))
+                Err(format!(
+                    "a value{name} in or shortly after row {row} is NaN or infinite, which cannot be quantized"
+                ))
             }
         }
     }
@@ -200,7 +202,7 @@ mod tests {
             let parts = scales.random(&source).unwrap();
             assert_eq!(parts.iter().map(|part| part.elements).sum::<u64>(), scale_shape.iter().product::<u64>());
             let real = scales.floats(&source, 0..1).unwrap()[0];
-            // the extremes of a block are somewhat within those of all numbers
+            // the extremes of a block are somewhat within those of all values
             let made = parts[0].value(0);
             assert!(made >= real && made < 1.6 * real, "{codes}: {made} for {real}");
             let coded = Coded {

@@ -1,4 +1,4 @@
-//! A matrix in tiles, written a range of units at a time.
+//! A tiled matrix, written a range of units at a time.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use plan::{DType, Tiles};
 
 use crate::Recipe;
 
-/// A row-major matrix that is cut into tiles.
+/// A row-major matrix to be tiled.
 pub(super) struct Matrix<'a> {
     pub inner: &'a Recipe,
     pub rows: u64,
@@ -17,8 +17,8 @@ pub(super) struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    /// Computes a range of whole units, which is given in elements, or in bytes where elements share those: both of its
-    /// ends are where a unit begins, as are those of the pieces of [`Recipe::write`].
+    /// Computes a range of whole units, in elements, or in bytes for packed types. Pieces of [`Recipe::write`] begin
+    /// and end at units.
     pub fn read(&self, weights: &dyn WeightSource, range: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         let unit = Tiles::UNIT_BYTES / self.inner.dtype().bytes();
         if !range.start.is_multiple_of(unit) || !range.end.is_multiple_of(unit) {
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// The code at a place of a matrix, read from its tiles.
+    /// The quantized value at a position of a matrix, read from its tiles.
     fn code_at(tiles: Tiles, bytes: &[u8], dtype: DType, row: u64, col: u64) -> i8 {
         let (strip, unit, chunk) = (row / 16, col / tiles.cols, col % tiles.cols / tiles.chunk_cols());
         let chunk = (strip * tiles.units + unit) * Tiles::UNIT_BYTES + Tiles::chunk_at(row % 16, chunk);
@@ -106,7 +106,7 @@ mod tests {
                     let found = code_at(tiles, &bytes, dtype, place, col);
                     assert_eq!(found, code(row, col), "{dtype} {rows}x{cols}, {halves}: {row}, {col}");
                 }
-                // and padding is codes of zero
+                // and padding is zero
                 for col in cols..tiles.units * tiles.cols {
                     assert_eq!(code_at(tiles, &bytes, dtype, 0, col), 0, "{dtype}: {col}");
                 }

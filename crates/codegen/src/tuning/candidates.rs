@@ -1,4 +1,4 @@
-//! The candidates for an op, and the texts by which timings know them again.
+//! The candidates for an op, and their keys in timings.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use crate::cuda::Header;
 use crate::select::configured;
 use crate::{Call, Catalog, Choice, Site};
 
-/// All that could do an op, the heuristic's choice first.
+/// All candidates for an op, the heuristic's choice first.
 pub(crate) struct Candidates {
-    /// What makes two ops alike for a device.
+    /// The key of the op: equal keys perform alike on a device.
     pub op: String,
-    /// At least two, or none: an op without a choice has no candidates. One where only the choice counts.
+    /// At least two, or none: an op without a choice has no candidates. One if only the selected kernel is timed.
     pub list: Vec<Candidate>,
 }
 
@@ -26,14 +26,14 @@ pub(crate) struct Candidate {
     pub code: String,
 }
 
-/// Hashes of code by units and their own headers, which many ops share.
+/// Hashes of code by units and their own headers, shared by many ops.
 #[derive(Debug, Default)]
 pub(crate) struct Codes {
     of_units: HashMap<(String, Vec<Header>), String>,
 }
 
 impl Codes {
-    /// Of the unit with all its includes; kernels that are part of the program go by its version.
+    /// Of the flattened unit; for kernels of the program itself, of its version.
     fn of(&mut self, call: &Call) -> String {
         let Some(device) = &call.device else { return env!("CARGO_PKG_VERSION").to_owned() };
         let hash = || blake3::hash(device.source().as_bytes()).to_hex()[..16].to_owned();
@@ -42,8 +42,8 @@ impl Codes {
 }
 
 impl Candidates {
-    /// The candidates for an op whose heuristic's choice is `first`. All want weights in the same layouts as that one,
-    /// so that no weight is stored twice because two programs want it in different ones.
+    /// The candidates for an op whose heuristic's choice is `first`. All require the same weight layouts, so that no
+    /// weight is stored twice for two programs.
     pub fn of(site: &Site<'_>, catalog: &Catalog, first: &Call, codes: &mut Codes) -> Candidates {
         let mut list: Vec<Candidate> = Vec::new();
         for kernel in catalog.iter() {
@@ -62,7 +62,7 @@ impl Candidates {
         Candidates { op: op_text(site), list }
     }
 
-    /// What was chosen, without the others.
+    /// Only the selected kernel.
     pub fn only(site: &Site<'_>, choice: &Choice, codes: &mut Codes) -> Candidates {
         let (kernel, call) = (choice.kernel, choice.call.clone());
         let (text, code) = (configured(kernel, &call), codes.of(&call));
@@ -71,8 +71,7 @@ impl Candidates {
 }
 
 /// `linear {to = f32} bf16[8, 4096], weight bf16[6144, 4096] : f32[8, 6144]`: mnemonic, attributes and types, with the
-/// sizes that the program gives the symbols, or their bounds. Where in the cache a layer is makes no difference, what the
-/// cache is made of does.
+/// program's sizes for the symbols, or their bounds. The layer of the cache does not matter, its type and shape do.
 fn op_text(site: &Site<'_>) -> String {
     let (graph, id) = (site.graph, site.op);
     let op = graph.op(id);

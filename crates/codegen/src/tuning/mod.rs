@@ -1,5 +1,5 @@
-//! Selection by measurement: the candidates for an op, their timings, and the plans that time them. An executor is
-//! handed in; nothing here knows a device.
+//! Autotuning: the candidates for an op, their timings, and the plans that time them. The executor is passed in;
+//! nothing here knows a device.
 
 mod candidates;
 mod ceiling;

@@ -1,4 +1,4 @@
-//! What was measured on one device, and how it decides.
+//! Measurements on one device, and the choice by them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,19 +8,19 @@ use plan::Param;
 use super::candidates::{Candidate, Candidates};
 use crate::select::param_text;
 
-/// What was measured on one device: for each op, the outcome of each candidate by its kernel and configuration.
+/// Measurements on one device: for each op, the outcome of each candidate by its kernel and configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// By the text of the op, then by that of the candidate.
+    /// By the key of the op, then by that of the candidate.
     pub ops: BTreeMap<String, BTreeMap<String, Outcome>>,
 }
 
-/// How a candidate did.
+/// The outcome of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// A hash of the code that was measured: with other code the outcome says nothing.
+    /// A hash of the measured code: for other code the outcome is invalid.
     pub code: String,
-    /// Nanoseconds of a launch, or why the compiler's output was not worth measuring.
+    /// Nanoseconds per launch, or why the compiled code was not measured.
     pub nanoseconds: Result<u64, String>,
 }
 
@@ -36,11 +36,11 @@ pub struct Timed {
 }
 
 /// By how many percent another candidate must be faster than the heuristic's choice: less is noise, and would make
-/// plans of two measurements differ for nothing.
+/// plans of two measurements differ needlessly.
 const MARGIN_PERCENT: u64 = 2;
 
 impl Timings {
-    /// The outcomes of these candidates, in their order, where all are known.
+    /// The outcomes of these candidates, in order, if all are known.
     pub(super) fn of(&self, candidates: &Candidates) -> Option<Vec<&Outcome>> {
         let outcomes = self.ops.get(&candidates.op)?;
         let known =
@@ -48,8 +48,8 @@ impl Timings {
         candidates.list.iter().map(known).collect()
     }
 
-    /// The fastest of these candidates by its index, with the outcomes of all, the fastest first. Nothing where some
-    /// are not known, or none has a time.
+    /// The index of the fastest of these candidates, with the outcomes of all, the fastest first. `None` if some are
+    /// not known, or none has a time.
     pub(crate) fn decide(&self, candidates: &Candidates) -> Option<(usize, Vec<Timed>)> {
         let outcomes = self.of(candidates)?;
         let time = |index: usize| outcomes[index].nanoseconds.as_ref().ok().copied();
@@ -72,14 +72,14 @@ impl Timings {
         Some((if keeps_first { 0 } else { fastest }, timed))
     }
 
-    /// Adds outcomes for an op; those of the same candidates are replaced.
+    /// Adds outcomes for an op, replacing those of the same candidates.
     pub fn record(&mut self, op: &str, outcomes: BTreeMap<String, Outcome>) {
         self.ops.entry(op.to_owned()).or_default().extend(outcomes);
     }
 }
 
-/// `linear_skinny {warps = 8, strips = 1} 14.8 µs; {warps = 16, strips = 2} 15.6 µs`: a kernel is named where it changes,
-/// and parameters that all its candidates share are left out.
+/// `linear_skinny {warps = 8, strips = 1} 14.8 µs; {warps = 16, strips = 2} 15.6 µs`: a kernel is named where it
+/// changes, and parameters that all its candidates share are omitted.
 pub(crate) fn print_timed(timed: &[Timed]) -> String {
     let mut out = String::new();
     let mut last = "";

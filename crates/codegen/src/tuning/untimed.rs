@@ -1,4 +1,4 @@
-//! Ops whose candidates nobody has measured yet, and measuring them.
+//! Ops without timings, and measuring them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ use crate::{Catalog, CodegenError, ProgramShape, Selection, Site};
 
 /// Launches of the longer program, besides the first.
 const LAUNCHES: u32 = 64;
-/// Repetitions of which the median counts, and of which there are fewer where they take longer than this.
+/// Number of repetitions, of which the median is used; fewer if they take longer than this.
 const REPETITIONS: usize = 9;
 const FEWEST_REPETITIONS: usize = 3;
 const TIME_PER_CANDIDATE: Duration = Duration::from_millis(300);
-/// Where a single launch takes as long, what a step costs besides does not count.
+/// If a single launch takes as long, the overhead of a step is negligible.
 const LONG: Duration = Duration::from_millis(5);
 
-/// An op of a program with candidates that have no timings.
+/// An op of a program whose candidates have no timings.
 pub struct Untimed<'a> {
     pub(super) graph: &'a Graph,
     pub(super) program: &'a ProgramShape,
@@ -30,8 +30,8 @@ pub struct Untimed<'a> {
     pub(super) candidates: Candidates,
 }
 
-/// The ops of the programs for which `timings` do not decide, although there is a choice. Each is there once, however
-/// many layers have it. Programs are asked for as they are selected without timings.
+/// The ops of the programs without sufficient timings that have a choice. Each is listed once, however many layers have
+/// it. Programs are those selected without timings.
 pub fn untimed<'a>(
     selection: &'a Selection,
     catalog: &Catalog,
@@ -58,8 +58,7 @@ pub fn untimed<'a>(
     found
 }
 
-/// The ops that a step of a program runs, each with the kernel that was chosen for it as its only candidate: to see what
-/// they take.
+/// The ops that a step of a program runs, each with only its selected kernel as a candidate: to measure the step.
 pub fn chosen<'a>(selection: &'a Selection, programs: &'a [ProgramShape], index: usize) -> Vec<Untimed<'a>> {
     let mut codes = Codes::default();
     let (chosen, program) = (selection.program(index), &programs[index]);
@@ -72,12 +71,12 @@ pub fn chosen<'a>(selection: &'a Selection, programs: &'a [ProgramShape], index:
 }
 
 impl Untimed<'_> {
-    /// Nanoseconds of a launch of the first candidate, where timings know it with the same code.
+    /// Nanoseconds per launch of the first candidate, if timings have it with the same code.
     pub fn time(&self, timings: &Timings) -> Option<u64> {
         timings.of(&self.candidates)?.first()?.nanoseconds.as_ref().ok().copied()
     }
 
-    /// The op, as timings know it.
+    /// The key of the op.
     pub fn op(&self) -> &str {
         &self.candidates.op
     }
@@ -87,7 +86,7 @@ impl Untimed<'_> {
         self.candidates.list.first().map_or("", |candidate| candidate.kernel)
     }
 
-    /// Measures all candidates. A compiler is needed where kernels bring code; what it calls slow is not run.
+    /// Measures all candidates. A compiler is needed for kernels with code; slow code is not run.
     pub fn measure(
         &self,
         catalog: &Catalog,
@@ -129,7 +128,7 @@ impl Untimed<'_> {
     }
 }
 
-/// Nanoseconds of a launch of each candidate. Candidates take turns, so that a clock that changes meets all of them.
+/// Nanoseconds per launch of each candidate. Candidates are interleaved, so that a changing clock affects all of them.
 fn run(trial: &Trial, executor: &dyn Executor) -> Result<Vec<u64>, ExecError> {
     let mut clock = Clock::start(&trial.plan, &trial.inputs, executor)?;
     let mut time = |program: usize| clock.time(program);
@@ -150,7 +149,7 @@ fn run(trial: &Trial, executor: &dyn Executor) -> Result<Vec<u64>, ExecError> {
         }
         for (candidate, samples) in samples.iter_mut().enumerate() {
             let once = time(Trial::once(candidate))?;
-            // the difference leaves out what a step and the first launch cost
+            // the difference excludes the overhead of a step and the first launch
             samples.push(match long[candidate] {
                 true => once,
                 false => time(Trial::often(candidate))?.saturating_sub(once) / LAUNCHES,

@@ -1,6 +1,6 @@
-//! Linears over the codes of a quantized checkpoint.
+//! Linear layers over the quantized weights of a checkpoint.
 
-use ir::ops::{Epilogue, Epilogues, FusedLinear, Quantize, QuantizeBlocks, Scaled};
+use ir::ops::{Epilogue, Epilogues, FusedLinear, Quantize, QuantizeBlocks, Quantized};
 use ir::{GraphError, Op, Value};
 use plan::DType;
 
@@ -8,7 +8,7 @@ use super::Builder;
 use crate::quantized::{Activations, CodedLinear};
 
 impl Builder<'_> {
-    /// The projection of a module that has codes: its name and the dtype of its result, as for `linear`.
+    /// The projection of a quantized module: its name and the dtype of its result, as for `linear`.
     pub(super) fn coded_linear(
         &mut self,
         (name, to): (&str, Option<DType>),
@@ -23,9 +23,9 @@ impl Builder<'_> {
         let (x, x_scale) = self.activations(name, x, &coded.x)?;
         let bias = if self.constants.contains_key(bias) { Some(self.weight(bias)?) } else { None };
         let fused = FusedLinear {
-            before: None,
-            scaled: Scaled { x: x_scale.is_some(), weight: true, zero: zero.is_some() },
-            behind: Epilogues(bias.iter().map(|_| Epilogue::Bias).collect()),
+            prologue: None,
+            quantized: Quantized { x: x_scale.is_some(), weight: true, zero_point: zero.is_some() },
+            epilogue: Epilogues(bias.iter().map(|_| Epilogue::Bias).collect()),
             to: if x_scale.is_some() { result } else { to },
             codes: None,
         };
@@ -34,7 +34,7 @@ impl Builder<'_> {
         self.op(name, fused, &operands)
     }
 
-    /// Activations as the product reads them, and their scales where they are codes.
+    /// Activations as the product reads them, and their scales if they are quantized.
     fn activations(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! AWQ, as AutoAWQ writes it: 4-bit codes with zeros, columns as rows, outputs packed out of their order.
+//! AWQ in the layout of AutoAWQ: 4-bit quantized values with zero points, transposed, outputs packed out of order.
 //! (arXiv 2306.00978; the layout is that of `WQLinear_GEMM`.)
 
 use plan::DType;
@@ -10,7 +10,7 @@ use crate::json::Object;
 use crate::report::Report;
 use crate::tensors::FLOATS;
 
-/// Where the outputs 0 to 7 are in a word, which holds them as 0, 2, 4, 6, 1, 3, 5, 7.
+/// Positions of the outputs 0 to 7 in a word, which holds them as 0, 2, 4, 6, 1, 3, 5, 7.
 const LANES: [u8; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 struct Awq {
@@ -27,7 +27,7 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
         report.unsupported(config.found(key, &bits.into(), "expected 4"));
     }
     if let Some(backend) = config.present("backend").filter(|backend| *backend == "llm-awq") {
-        report.unsupported(config.found("backend", backend, "which packs weights otherwise: expected \"autoawq\""));
+        report.unsupported(config.found("backend", backend, "which packs weights differently: expected \"autoawq\""));
     }
     if let Some(version) = config.text("version", report).filter(|version| !version.eq_ignore_ascii_case("gemm")) {
         report.unsupported(config.found("version", &version.into(), "expected \"gemm\""));

@@ -1,4 +1,4 @@
-//! compressed-tensors, as llm-compressor writes it: groups of modules, each with a scheme of weights and activations.
+//! compressed-tensors, as llm-compressor writes it: groups of modules, each with a scheme for weights and activations.
 
 use plan::DType;
 use safetensors::tensor::Dtype;
@@ -21,7 +21,7 @@ struct Group {
     targets: Targets,
     weights: Weights,
     inputs: Activations<()>,
-    /// Whether codes lie in words of 32 bits.
+    /// Whether quantized values are packed into words of 32 bits.
     packed: bool,
 }
 
@@ -48,7 +48,7 @@ const MIXED: &str = "mixed-precision";
 
 pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
     let problems = report.problems();
-    // online rotations, and weights that are left out
+    // online rotations, and sparse weights
     for (key, neutral) in [("transform_config", "{}"), ("sparsity_config", "dense")] {
         let changes = config
             .nested(key, report)
@@ -65,14 +65,12 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
     let named = config.nested("config_groups", report);
     if named.is_none() && cache.is_none() {
         report.bad_input(match config.present("config_groups") {
-            Some(empty) => {
-                config.found("config_groups", empty, "expected the schemes of modules, or `kv_cache_scheme`")
-            }
-            None => config.missing("config_groups", "expected the schemes of modules"),
+            Some(empty) => config.found("config_groups", empty, "expected quantization schemes, or `kv_cache_scheme`"),
+            None => config.missing("config_groups", "expected quantization schemes"),
         });
     }
     let format = config.present("format").and_then(|_| config.text("format", report)).unwrap_or(MIXED);
-    // without groups all weights are numbers, whatever that is called
+    // without groups all weights are unquantized, whatever the format's name
     if named.is_some() && format != MIXED {
         check_format(config, format, report);
     }
@@ -115,7 +113,7 @@ impl Group {
     }
 }
 
-/// The codes that a scheme has, where they are known ones.
+/// The quantized format of a scheme, if it is a known one.
 fn scheme_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
     let kind = config.text("type", report).unwrap_or("int");
     match (kind, config.size("num_bits", 1..=64, report).unwrap_or(8)) {
@@ -126,12 +124,12 @@ fn scheme_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
     }
 }
 
-/// The same; others are reported.
+/// The same; unknown ones are reported.
 fn read_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
     let codes = scheme_codes(config, report);
     if codes.is_none() {
         let (kind, bits) = (config.get("type").and_then(Value::as_str).unwrap_or("int"), config.get("num_bits"));
-        let rest = format_args!("with `type` {kind}: expected 4 or 8 bits of int, or 8 of float");
+        let rest = format_args!("with `type` {kind}: expected 4-bit or 8-bit int, or 8-bit float");
         report.unsupported(config.found("num_bits", bits.unwrap_or(&Value::Null), rest));
     }
     codes
@@ -140,7 +138,7 @@ fn read_codes(config: Object<'_>, report: &mut Report) -> Option<DType> {
 fn read_inputs(config: Object<'_>, report: &mut Report) -> Option<Activations<()>> {
     let to = read_codes(config, report)?;
     if config.flag("symmetric", report) == Some(false) {
-        report.unsupported(config.found("symmetric", &false.into(), "expected activations without zeros"));
+        report.unsupported(config.found("symmetric", &false.into(), "expected activations without zero points"));
         return None;
     }
     // `dynamic` may also be the word "local"
@@ -189,7 +187,7 @@ impl Weights {
     }
 }
 
-/// Rows and columns of a block: `[128, 128]`, or `"128x128"` of old.
+/// Rows and columns of a block: `[128, 128]`, or `"128x128"` in old files.
 fn read_block(config: Object<'_>, report: &mut Report) -> Option<[u64; 2]> {
     let sizes = |value: &Value| {
         let sizes: Option<Vec<u64>> = match value {
@@ -206,7 +204,7 @@ fn read_block(config: Object<'_>, report: &mut Report) -> Option<[u64; 2]> {
 }
 
 impl CompressedTensors {
-    /// The group of a module: one that names it, or one for all linears.
+    /// The group of a module: one that names it, or one for all linear layers.
     fn group(&self, module: &str, report: &mut Report) -> Option<&Group> {
         let named = self.groups.iter().find(|group| group.targets.name(module, report));
         named.or_else(|| self.groups.iter().find(|group| group.targets.linears()))
@@ -253,7 +251,7 @@ impl Method for CompressedTensors {
             return None;
         };
         let scale_shape = match weights.scales {
-            // spread over rows: as one of their own, they join those of other linears
+            // repeated for each row: per-row scales can be concatenated with those of other linear layers
             Scales::Tensor | Scales::Row => [rows, 1],
             Scales::Group(size) => [rows, linear.groups("`group_size`", size, report)?],
             Scales::Block([block_rows, block_cols]) => [rows.div_ceil(block_rows), cols.div_ceil(block_cols)],

@@ -1,5 +1,5 @@
-//! Codes whose columns lie in groups by activation (`desc_act`) instead of by place. No product takes such codes: they are
-//! read as the numbers that they mean, and rounded once, to the dtype that the graph wants.
+//! Weights whose columns are assigned to groups by activation order (`desc_act`), not by position. No product takes
+//! such quantized weights: they are dequantized, and rounded once, to the graph's weight dtype.
 
 use std::ops::Range;
 
@@ -10,10 +10,10 @@ use crate::report::{Report, listed};
 use crate::tensors::{Tensors, check_range};
 use ir::TensorType;
 
-/// A tensor of the checkpoint and how it is seen.
+/// A tensor of the checkpoint and its view.
 type Seen = (String, View);
 
-/// A weight that is read as numbers.
+/// A weight that is dequantized.
 #[derive(Debug)]
 pub(crate) struct Dequantized {
     codes: Seen,
@@ -52,22 +52,22 @@ impl Dequantized {
 }
 
 impl Quantized {
-    /// Looks at which group each column is in, where tensors say that. Linears with groups that are not of neighbours
-    /// become linears over numbers.
+    /// Reads the group of each column, if tensors say that. Linear layers whose groups are not contiguous become
+    /// unquantized ones.
     pub(super) fn judge_groups(&mut self, tensors: &Tensors, report: &mut Report) {
         let path = tensors.path().display();
         let mut widened = Vec::new();
         for (module, (name, group)) in &self.groups {
             let found = tensors.integers(name);
             let by_place = |(column, found): (u64, &i64)| (column / group) as i64 == *found;
-            // -1 is what llm-compressor leaves where there is no order
+            // llm-compressor writes -1 without activation order
             if (0..).zip(&found).all(by_place) || found.iter().all(|found| *found == -1) {
                 continue;
             }
             let Some(linear) = self.linears.get(module) else { continue };
             if linear.x != Activations::Numbers {
-                let rest = "expected groups of neighbours where activations are codes";
-                report.unsupported(format!("{path}: `{name}` puts columns into groups by activation, {rest}"));
+                let rest = "expected contiguous groups with quantized activations";
+                report.unsupported(format!("{path}: `{name}` assigns columns to groups by activation order, {rest}"));
                 continue;
             }
             let seen = |name: &String| self.views.get(name).map(|view| (name.clone(), view.clone()));
@@ -75,7 +75,7 @@ impl Quantized {
             let groups = scale.1.shape[1];
             let in_range = |found: i64| usize::try_from(found).ok().filter(|found| (*found as u64) < groups);
             let Some(group_of) = found.iter().map(|found| in_range(*found)).collect::<Option<Vec<usize>>>() else {
-                report.bad_input(format!("{path}: `{name}` has groups outside of the {groups} that have scales"));
+                report.bad_input(format!("{path}: `{name}` names groups outside of the {groups} that have scales"));
                 continue;
             };
             let weight = Dequantized { codes, scale, zero: linear.zero.as_ref().and_then(seen), group_of };
@@ -84,8 +84,8 @@ impl Quantized {
         if !widened.is_empty() {
             let names: Vec<&str> = widened.iter().map(|(module, _)| module.as_str()).collect();
             report.warning(format!(
-                "{path}: `g_idx` puts columns of {} linears into groups by activation (`desc_act`): they are read as numbers \
-                 of the model's dtype and take as much memory as those: {}",
+                "{path}: `g_idx` assigns columns of {} linear layers to groups by activation order (`desc_act`): they are dequantized \
+                 to the model's dtype and take as much memory as unquantized ones: {}",
                 names.len(),
                 listed(&names)
             ));

@@ -1,5 +1,5 @@
-//! E4M3 weights: with a scale for each block, as DeepSeek and Qwen publish them, or one for all, as modelopt, AutoFP8 and
-//! transformers write them. Scales are multiplied by, those called `weight_scale_inv` and `activation_scale`, too.
+//! E4M3 weights: with a scale per block, as DeepSeek and Qwen publish them, or per tensor, as modelopt, AutoFP8 and
+//! transformers write them. All scales are multipliers, also `weight_scale_inv` and `activation_scale`.
 
 use plan::DType;
 use safetensors::tensor::Dtype;
@@ -9,10 +9,10 @@ use super::{Activations, CacheScheme, LinearShape, Method, Parts};
 use crate::json::Object;
 use crate::report::Report;
 
-/// The key under which the file of modelopt describes the weights.
+/// The key under which modelopt's file describes the weights.
 pub(super) const MODELOPT_KEY: &str = "quantization";
 
-/// What the activations of all linears are.
+/// How the activations of all linear layers are quantized.
 #[derive(Clone, Copy)]
 enum Inputs {
     Static,
@@ -21,15 +21,15 @@ enum Inputs {
 
 struct Fp8 {
     name: &'static str,
-    /// What has a scale; nothing where the KV cache alone is quantized.
+    /// How weights are quantized; `None` if only the KV cache is.
     weights: Option<Weights>,
     cache: Option<CacheScheme>,
 }
 
 enum Weights {
-    /// Blocks of so many rows and columns.
+    /// Blocks of this many rows and columns.
     Blocks([u64; 2]),
-    /// All of a weight.
+    /// One scale per tensor.
     Whole(Inputs),
 }
 
@@ -59,7 +59,7 @@ pub(super) fn read_blocks(config: Object<'_>, report: &mut Report) -> Option<Box
         None => Weights::Whole(if scheme == "static" { Inputs::Static } else { Inputs::ByToken }),
     };
     if config.present("scale_fmt").is_some_and(|format| format.as_str() == Some("ue8m0")) {
-        let rest = "activations are scaled by powers of two there, and by plain numbers here";
+        let rest = "it scales activations by powers of two, smelt by any f32";
         report.warning(config.found("scale_fmt", &"ue8m0".into(), rest));
     }
     let cache = config.present("kv_cache_scheme");
@@ -69,7 +69,7 @@ pub(super) fn read_blocks(config: Object<'_>, report: &mut Report) -> Option<Box
     (report.problems() == problems).then(|| Box::new(method) as Box<dyn Method>)
 }
 
-/// `quant_method` modelopt, or the file that it leaves beside the weights.
+/// `quant_method` modelopt, or modelopt's file next to the weights.
 pub(super) fn read_modelopt(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
     let nested = config.nested(MODELOPT_KEY, report).unwrap_or(config);
     let cache = nested.present("kv_cache_quant_algo").map(|value| CacheScheme {

@@ -1,4 +1,5 @@
-//! GPTQ, as AutoGPTQ and GPTQModel write it: codes of 4 or 8 bits with zeros, columns as rows, inputs packed in order.
+//! GPTQ in the layout of AutoGPTQ and GPTQModel: 4-bit or 8-bit values with zero points, transposed, inputs packed in
+//! order.
 //! (arXiv 2210.17323; the layout is that of `QuantLinear`.)
 
 use plan::DType;
@@ -17,13 +18,13 @@ struct Gptq {
     group: GroupSize,
     /// The version of the format.
     format: &'static str,
-    /// Whether zeros are the middle of the range, where the configuration says.
+    /// Whether zero points are the middle of the range, if the configuration says.
     symmetric: Option<bool>,
 }
 
-/// The format whose zeros are stored less one.
+/// The format that stores zero points minus one.
 const V1: &str = "gptq";
-/// The format whose zeros are stored as they are.
+/// The format that stores zero points unchanged.
 const V2: &str = "gptq_v2";
 
 pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Method>> {
@@ -52,7 +53,7 @@ pub(super) fn read(config: Object<'_>, report: &mut Report) -> Option<Box<dyn Me
     if let Some(value) = config.present("is_marlin_format").filter(|value| **value == Value::Bool(true)) {
         report.unsupported(config.found("is_marlin_format", value, "expected false"));
     }
-    // keys with `-:` leave modules out, all others give some of them settings of their own
+    // keys with `-:` exclude modules, all others override settings of some modules
     let same =
         |own: &Value| own.as_object().is_some_and(|own| own.iter().all(|(key, own)| config.get(key) == Some(own)));
     let overrides = config.nested("dynamic", report);
@@ -97,7 +98,7 @@ impl Method for Gptq {
             shape: [rows, count],
             form: Form::Transposed,
         };
-        // one in each place of a word: carries undo the borrows of a zero that was 0
+        // one in each field of a word: carries undo the borrows of a zero point that was 0
         let one = if self.bits == 4 { 0x1111_1111 } else { 0x0101_0101 };
         let [zero, other] = if self.format == V1 { [one, 0] } else { [0, one] }.map(|add| packed(1, add));
         let zero = Part {

@@ -1,4 +1,4 @@
-//! How many columns share a scale and a zero, in formats that call it `group_size`.
+//! The number of columns that share a scale and a zero point, in formats that call it `group_size`.
 
 use serde_json::Value;
 
@@ -6,25 +6,25 @@ use super::LinearShape;
 use crate::json::Object;
 use crate::report::Report;
 
-/// What transformers takes where the key is missing.
+/// The default of transformers.
 const DEFAULT: u64 = 128;
 
 /// Columns of a group.
 pub(super) struct GroupSize {
-    /// `None` for all of a row, which is spelled -1.
+    /// `None` for a whole row, which is spelled -1.
     cols: Option<u64>,
-    /// What to say where the tensors do not have as many, for nobody said how many they have.
+    /// Hint for the case that the tensors disagree, if the size is only a default.
     missing: Option<String>,
 }
 
-/// The groups of a linear.
+/// The groups of a linear layer.
 pub(super) struct Groups {
     pub count: u64,
     pub cols: u64,
 }
 
 impl GroupSize {
-    /// The size under the first of these keys that is there.
+    /// The size under the first of these keys that exists.
     pub fn read(config: Object<'_>, keys: &[&str], report: &mut Report) -> GroupSize {
         let Some(key) = keys.iter().find(|key| config.present(key).is_some()) else {
             let expected =
@@ -36,7 +36,7 @@ impl GroupSize {
         GroupSize { cols: size.and_then(|size| u64::try_from(size).ok()), missing: None }
     }
 
-    /// The groups of a linear, whose scales are stored as `[groups, rows]`. What cannot be is reported.
+    /// The groups of a linear layer, whose scales are stored as `[groups, rows]`. Impossible sizes are reported.
     pub fn of(&self, linear: LinearShape<'_>, report: &mut Report) -> Option<Groups> {
         let cols = self.cols.unwrap_or(linear.cols).min(linear.cols);
         let stored = linear.tensors.shape(&linear.name("scales")).and_then(|shape| shape.first());

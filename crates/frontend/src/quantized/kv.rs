@@ -1,5 +1,5 @@
-//! What a checkpoint says of codes of keys and values: the scheme of its KV cache, and scales under all names in use.
-//! They are used where the KV cache is one of codes, and what becomes of them is said.
+//! The checkpoint's quantization of the KV cache: its scheme, and scales under all names in use. They are used if the
+//! KV cache is quantized; if not, warnings say so.
 
 use std::collections::BTreeMap;
 
@@ -10,36 +10,36 @@ use crate::model_tensors::layer_prefix;
 use crate::report::{Report, listed};
 use crate::tensors::Tensors;
 
-/// What a plan keeps of keys and values, and what it knows of them.
+/// How the plan stores keys and values, and the source of scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvCache {
-    /// Numbers: scales are of no use.
+    /// Unquantized: scales are not used.
     Numbers,
-    /// Codes by the scales of the checkpoint.
+    /// Quantized with the scales of the checkpoint.
     Codes,
-    /// Codes by the scales of a calibration.
+    /// Quantized with the scales of a calibration.
     Calibrated,
 }
 
-/// The largest magnitudes that the keys and values of a layer reach by the scales of a checkpoint, for each head.
+/// The largest magnitudes of a layer's keys and values by the checkpoint's scales, per head.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KvReach {
-    /// Of keys; nothing where the checkpoint has no scale.
+    /// Of keys; `None` if the checkpoint has no scale.
     pub keys: Option<Vec<f32>>,
     /// Of values, likewise.
     pub values: Option<Vec<f32>>,
 }
 
-/// How a KV cache was quantized.
+/// The quantization of a KV cache.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheScheme {
     /// Where that is said, and the words: ``config.json: `kv_cache_scheme` is {}``.
     pub said: String,
-    /// The codes; nothing where they are none that are known here.
+    /// The quantized format; `None` if it is not supported.
     pub codes: Option<DType>,
 }
 
-/// Names of scales after that of an attention, and whether they are of keys and of values.
+/// Suffixes of scales after the name of an attention module, and whether they are of keys and of values.
 const NAMES: [(&str, [bool; 2]); 14] = [
     ("k_scale", [true, false]),
     ("v_scale", [false, true]),
@@ -50,7 +50,7 @@ const NAMES: [(&str, [bool; 2]); 14] = [
     ("v_proj.output_scale", [false, true]),
     ("attn.k_scale", [true, false]),
     ("attn.v_scale", [false, true]),
-    // of queries and probabilities, which are no codes here
+    // of queries and probabilities, which are not quantized here
     ("q_scale", [false, false]),
     ("q_proj.q_scale", [false, false]),
     ("q_proj.output_scale", [false, false]),
@@ -68,12 +68,12 @@ pub(crate) struct KvScales {
     known: BTreeMap<&'static str, usize>,
     others: BTreeMap<&'static str, usize>,
     layers: BTreeMap<u32, KvReach>,
-    /// Keys, or values, of a layer that have no scale.
+    /// Layers whose keys, or values, have no scale.
     absent: usize,
 }
 
 impl KvScales {
-    /// Takes the scales out of the tensors.
+    /// Removes the scales from the tensors.
     pub fn take(
         tensors: &mut Tensors,
         scheme: Option<CacheScheme>,
@@ -91,7 +91,7 @@ impl KvScales {
                     continue;
                 }
                 let counts = if of == [false, false] { &mut scales.others } else { &mut scales.known };
-                // `output_scale` says nothing without the linear before it
+                // `output_scale` is ambiguous without the linear layer before it
                 let last = end.rsplit('.').next().filter(|last| *last != "output_scale");
                 *counts.entry(last.unwrap_or(end)).or_default() += 1;
                 if let Some(largest) = codes.filter(|_| of != [false, false]).and_then(DType::largest_code) {
@@ -116,14 +116,14 @@ impl KvScales {
         &self.layers
     }
 
-    /// What becomes of the scheme and the scales, where that is not what they are for.
+    /// Warnings about the scheme and the scales, if they are not used as intended.
     pub fn warnings(&self, cache: KvCache) -> Vec<String> {
-        const UNLESS: &str = "the KV cache keeps numbers, unless --kv-precision fp8 or int8 asks for codes";
+        const UNLESS: &str = "the KV cache is unquantized without --kv-precision fp8 or int8";
         let mut warnings = Vec::new();
         let (path, found) = (&self.path, counted(&self.known));
         let ignored = match cache {
             KvCache::Numbers => Some(UNLESS),
-            KvCache::Calibrated => Some("the KV cache has those of the calibration"),
+            KvCache::Calibrated => Some("the KV cache uses those of the calibration"),
             KvCache::Codes => None,
         };
         match (ignored, &self.scheme, self.known.is_empty()) {
@@ -137,17 +137,17 @@ impl KvScales {
         if cache == KvCache::Codes {
             let unknown = self.scheme.as_ref().filter(|scheme| scheme.codes.is_none());
             if let Some(scheme) = unknown {
-                let rest = "which is ignored: expected codes of 8 bits";
+                let rest = "which is ignored: expected an 8-bit format";
                 warnings.push(format!("{}, {rest}", scheme.said));
             }
             if self.absent > 0 {
                 let absent = match self.layers.is_empty() {
                     true => "has no scales".to_owned(),
-                    false => format!("lacks {} of the scales", self.absent),
+                    false => format!("has no scales for {}", self.absent),
                 };
                 warnings.push(format!(
-                    "{path}: {absent} of keys and values: E4M3 cuts them off at 448; `smelt calibrate` finds scales, \
-                     --calibration passes them on"
+                    "{path}: {absent} of keys and values: E4M3 saturates at 448; `smelt calibrate` finds scales, \
+                     --calibration FILE uses them"
                 ));
             }
         }
@@ -166,7 +166,7 @@ fn counted(names: &BTreeMap<&'static str, usize>) -> String {
     format!("{} ({})", listed(&shown), names.values().sum::<usize>())
 }
 
-/// What a tensor says of each head: it has one scale, or one for each head or channel.
+/// The values of a tensor per head: it has one scale, or one per head or channel.
 fn read(tensors: &Tensors, name: &str, largest: f32, config: &ModelConfig, report: &mut Report) -> Option<Vec<f32>> {
     let (heads, head_dim) = (config.kv_heads as usize, config.head_dim as usize);
     let path = tensors.path().display();

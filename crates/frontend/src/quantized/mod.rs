@@ -1,5 +1,5 @@
-//! Checkpoints whose linears are stored as codes: which tensors stand for a linear, and what they mean. A file each
-//! method; whatever that packs and transposes, the graph sees codes `[rows, columns]` with their scales and zeros.
+//! Checkpoints with quantized linear layers: which tensors belong to a layer, and what they mean. One file per method;
+//! whatever that packs and transposes, the graph sees quantized values `[rows, columns]` with scales and zero points.
 
 mod awq;
 mod compressed;
@@ -32,7 +32,7 @@ pub use kv::{KvCache, KvReach};
 use view::E8M0_NAN;
 pub(crate) use view::{Form, Packed, View};
 
-/// What stands for a linear in the graph. Strings are keys of constants.
+/// The constants of a linear layer in the graph. Strings are their keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CodedLinear {
     pub codes: String,
@@ -41,18 +41,18 @@ pub(crate) struct CodedLinear {
     pub x: Activations<String>,
 }
 
-/// How the activations of a linear are read.
+/// How the activations of a linear layer are quantized.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Activations<T> {
-    /// As the numbers that they are.
+    /// Unquantized.
     Numbers,
-    /// As codes with a scale for each row, or for so many columns of it.
+    /// Quantized with a scale per row, or per group of this many columns of a row.
     Dynamic { to: DType, cols: Option<u32> },
-    /// As codes with one scale that the checkpoint knows.
+    /// Quantized with one static scale of the checkpoint.
     Static { to: DType, scale: T },
 }
 
-/// A linear of the model.
+/// A linear layer of the model.
 #[derive(Clone, Copy)]
 pub(crate) struct LinearShape<'a> {
     pub module: &'a str,
@@ -61,88 +61,87 @@ pub(crate) struct LinearShape<'a> {
     pub tensors: &'a Tensors,
 }
 
-/// A tensor of a linear, as it is stored and as it is seen.
+/// A tensor of a linear layer, as stored and as viewed.
 pub(crate) struct Part {
-    /// Behind the module's name.
+    /// Suffix after the module's name.
     pub suffix: &'static str,
-    /// What it may be stored as.
+    /// Dtypes that it may be stored as.
     pub stored: (&'static [Dtype], Vec<u64>),
-    /// Type of what is seen; that of the stored elements where there is none.
+    /// Dtype of the view; that of the stored elements if `None`.
     pub dtype: Option<DType>,
-    /// Sizes of what is seen.
+    /// Sizes of the view.
     pub shape: [u64; 2],
     pub form: Form,
 }
 
-/// The tensors of a linear.
+/// The tensors of a linear layer.
 pub(crate) struct Parts {
     pub codes: Part,
     pub scale: Part,
     pub zero: Option<Part>,
-    /// What the configuration says of the zeros.
+    /// What the configuration says about zero points.
     pub symmetric: Option<Symmetric>,
     pub x: Activations<Part>,
-    /// Which group each column is in, `[columns]`, and how many columns a group has.
+    /// The group of each column, `[columns]`, and the number of columns in a group.
     pub groups: Option<(&'static str, u64)>,
-    /// A tensor that says rows and columns.
+    /// A tensor that holds the sizes of rows and columns.
     pub sizes: Option<&'static str>,
 }
 
-/// A way in which checkpoints are quantized.
+/// A quantization method of checkpoints.
 pub(crate) trait Method {
     /// Its name in `quant_method`.
     fn name(&self) -> &'static str;
 
-    /// Tensors that a linear has only where it is quantized.
+    /// Tensors that a linear layer has only if it is quantized.
     fn marks(&self) -> &'static [&'static str];
 
-    /// The tensors of a quantized linear. What cannot be read is reported.
+    /// The tensors of a quantized linear layer. Unsupported layouts are reported.
     fn parts(&self, linear: LinearShape<'_>, report: &mut Report) -> Option<Parts>;
 
-    /// Whether the configuration wants this linear quantized, where it says so by name.
+    /// Whether the configuration quantizes this linear layer, if it does so by name.
     fn wants(&self, _: &str, _: &mut Report) -> bool {
         false
     }
 
-    /// Whether linears are quantized at all: the KV cache alone may be.
+    /// Whether linear layers are quantized at all: perhaps only the KV cache is.
     fn has_linears(&self) -> bool {
         true
     }
 
-    /// The name of the format of this compiler that comes nearest, in which dummies are made; nothing where that takes more than
-    /// random weights.
+    /// The closest format of this compiler, for dummy weights; `None` if that needs more than random weights.
     fn dummies(&self) -> Option<&'static str>;
 
-    /// How the KV cache was quantized, where the configuration says so.
+    /// The quantization of the KV cache, if the configuration has one.
     fn cache(&self) -> Option<&CacheScheme> {
         None
     }
 }
 
-/// A file beside `config.json` that says how weights are quantized, where that does not.
+/// A file next to `config.json` that describes the quantization, if `config.json` does not.
 #[derive(Debug)]
 pub(crate) struct SideFile {
     pub name: &'static str,
-    /// The key under which it says so; the whole file does where there is none.
+    /// The key of the description; `None` if it is the whole file.
     pub key: Option<&'static str>,
-    /// The method, where it names none.
+    /// The default method.
     method: &'static str,
 }
 
-/// Those that are known, as modelopt, AutoAWQ and AutoGPTQ write them.
+/// Known files, as modelopt, AutoAWQ and AutoGPTQ write them.
 pub(crate) const SIDE_FILES: [SideFile; 3] = [
     SideFile { name: "hf_quant_config.json", key: Some(fp8::MODELOPT_KEY), method: "modelopt" },
     SideFile { name: "quant_config.json", key: None, method: "awq" },
     SideFile { name: "quantize_config.json", key: None, method: "gptq" },
 ];
 
-/// What a configuration asks for, which is that of a file of its own or `quantization_config`.
+/// The method of a configuration, which is a file of its own or `quantization_config`.
 pub(crate) fn method(config: Object<'_>, file: Option<&SideFile>, report: &mut Report) -> Option<Box<dyn Method>> {
     const KNOWN: &str = "expected compressed-tensors, fp8, modelopt, awq or gptq";
     let name = match (config.present("quant_method"), file) {
         (Some(_), _) => config.text("quant_method", report)?,
         (None, Some(file)) => file.method,
-        // nobody else has this key
+        // no other method has this key
         (None, None) if config.present("w_bit").is_some() => "awq",
         (None, None) => {
             report.unsupported(config.missing("quant_method", KNOWN));
@@ -162,7 +161,7 @@ pub(crate) fn method(config: Object<'_>, file: Option<&SideFile>, report: &mut R
     }
 }
 
-/// The dtypes of scales: numbers, or powers of two.
+/// Dtypes of scales: floating-point, or powers of two.
 const SCALES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F8_E8M0];
 
 impl LinearShape<'_> {
@@ -170,26 +169,26 @@ impl LinearShape<'_> {
         format!("{}.{suffix}", self.module)
     }
 
-    /// Codes as they are stored, `[rows, columns]`.
+    /// Quantized values as stored, `[rows, columns]`.
     fn plain_codes(&self, stored: &'static [Dtype], dtype: DType) -> Part {
         let shape = [self.rows, self.cols];
         Part { suffix: "weight", stored: (stored, shape.to_vec()), dtype: Some(dtype), shape, form: Form::Stored }
     }
 
-    /// Numbers `[rows, columns]` that may be stored in another shape of as many elements, or as one that stands for all.
+    /// Floating-point values `[rows, columns]`, perhaps stored in another shape of the same size, or as a single one.
     fn scales(&self, suffix: &'static str, shape: [u64; 2]) -> Part {
         let found = self.tensors.shape(&self.name(suffix)).unwrap_or(&shape);
         let elements: u64 = found.iter().product();
         let (stored, form) = match elements {
             1 if shape != [1, 1] => (found.to_vec(), Form::Spread),
             _ if elements == shape[0] * shape[1] => (found.to_vec(), Form::Stored),
-            // what is wrong with it is said where shapes are compared
+            // errors are reported when shapes are compared
             _ => (shape.to_vec(), Form::Stored),
         };
         Part { suffix, stored: (SCALES, stored), dtype: None, shape, form }
     }
 
-    /// Which of these names a tensor of the linear has; the first where it has none of them.
+    /// The first of these names that the linear layer has a tensor of, or the first of all.
     fn spelled<const N: usize>(&self, names: [&'static str; N]) -> &'static str {
         names.into_iter().find(|name| self.tensors.shape(&self.name(name)).is_some()).unwrap_or(names[0])
     }
@@ -199,7 +198,7 @@ impl LinearShape<'_> {
         self.scales(self.spelled(["input_scale", "activation_scale"]), [1, 1])
     }
 
-    /// Whether so many neighbours can share a scale; reported where not.
+    /// Whether this many columns can share a scale; reported if not.
     fn groups(&self, config: &str, group: u64, report: &mut Report) -> Option<u64> {
         let groups = self.cols.div_ceil(group.max(1));
         if ir::scale_block(self.cols, groups) == Some(group.min(self.cols)) {
@@ -215,31 +214,31 @@ impl LinearShape<'_> {
     }
 }
 
-/// The linears of a checkpoint that are stored as codes.
+/// The quantized linear layers of a checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Quantized {
-    /// The method, where there is one.
+    /// The method, if any.
     pub method: Option<&'static str>,
-    /// By the names of their modules.
+    /// By module name.
     pub linears: BTreeMap<String, CodedLinear>,
     /// Types of their tensors as the graph sees them.
     pub types: BTreeMap<String, TensorType>,
-    /// How those are read that are stored otherwise.
+    /// Views of those that are stored differently.
     views: BTreeMap<String, View>,
-    /// Weights of linears whose codes are read as numbers.
+    /// Weights of linear layers that are dequantized.
     dequantized: BTreeMap<String, Dequantized>,
-    /// What must be in the files.
+    /// Tensors that must be in the files.
     stored: Vec<Expected>,
-    /// Tensors that say which group each column is in, and the size of a group, by module.
+    /// Tensors that hold the group of each column, and the size of a group, by module.
     groups: BTreeMap<String, (String, u64)>,
-    /// Zeros of which the configuration says more.
+    /// Zero points about which the configuration says more.
     symmetric: BTreeMap<String, Symmetric>,
-    /// Tensors that say sizes, and what these are.
+    /// Tensors that hold sizes, and the sizes.
     sizes: Vec<(String, [u64; 2])>,
 }
 
 impl Quantized {
-    /// Looks at each linear of the model.
+    /// Looks at each linear layer of the model.
     pub fn of(method: &dyn Method, model: &[ModelTensor], tensors: &mut Tensors, report: &mut Report) -> Quantized {
         if !method.has_linears() {
             return Quantized::default();
@@ -260,7 +259,7 @@ impl Quantized {
         }
         if quantized.linears.is_empty() && report.problems() == 0 {
             let (path, name, marks) = (tensors.path().display(), method.name(), listed(method.marks()));
-            report.bad_input(format!("{path}: config.json says {name}, but no linear has {marks}"));
+            report.bad_input(format!("{path}: config.json says {name}, but no linear layer has {marks}"));
         }
         quantized.drop_zero_points(tensors, report);
         quantized
@@ -289,7 +288,7 @@ impl Quantized {
         self.linears.insert(linear.module.to_owned(), CodedLinear { codes, scale, zero, x });
     }
 
-    /// Notes a tensor; its name is its key.
+    /// Adds a tensor; its name is its key.
     fn part(&mut self, linear: LinearShape<'_>, part: Part) -> String {
         let name = linear.name(part.suffix);
         let (dtypes, shape) = part.stored;
@@ -312,7 +311,7 @@ impl Quantized {
         plain.chain(self.stored.iter().cloned()).collect()
     }
 
-    /// Looks into tensors whose shapes are right.
+    /// Checks the contents of tensors whose shapes are valid.
     pub fn look(&mut self, tensors: &Tensors, report: &mut Report) {
         let path = tensors.path().display();
         for (name, [rows, cols]) in &self.sizes {
@@ -332,7 +331,7 @@ impl Quantized {
         self.share_input_scales(tensors);
     }
 
-    /// Copies elements of a constant, which codes may stand for.
+    /// Copies elements of a constant, which may be quantized.
     pub fn read(&self, key: &str, tensors: &Tensors, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         match (self.dequantized.get(key), self.views.get(key)) {
             (Some(weight), _) => weight.read(key, tensors, elements, out),
@@ -341,7 +340,7 @@ impl Quantized {
         }
     }
 
-    /// Linears whose activations have equal scales read one of them, so that they can share the codes.
+    /// Gives linear layers with equal activation scales the same scale, so that they can share the quantized input.
     fn share_input_scales(&mut self, tensors: &Tensors) {
         let mut known: BTreeMap<Vec<u8>, String> = BTreeMap::new();
         for linear in self.linears.values_mut() {

@@ -1,26 +1,26 @@
-//! Which modules a group of compressed-tensors means: names, `re:` patterns, and the class of all linears.
+//! The modules of a compressed-tensors group: names, `re:` patterns, and the class of all linear layers.
 
 use fancy_regex::{Regex, RegexBuilder};
 
 use crate::json::Object;
 use crate::report::Report;
 
-/// Steps back that the search for a match may take: names are short, and a pattern that needs more is hostile.
+/// Maximum number of backtracking steps of a match: names are short, and a pattern that needs more is hostile.
 const MOST_STEPS: usize = 100_000;
 
-/// What a list of targets names.
+/// The modules that a list of targets names.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     names: Vec<String>,
     patterns: Vec<Pattern>,
-    /// Whether the class of all linears is among them.
+    /// Whether the class of all linear layers is among them.
     linears: bool,
 }
 
 #[derive(Debug)]
 struct Pattern {
     regex: Regex,
-    /// Where it stands, and the list.
+    /// Where it is in the file, and the list.
     said: String,
 }
 
@@ -33,16 +33,16 @@ impl Targets {
             let items = value.as_array()?.iter();
             items.map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
         };
-        for target in config.expect(key, "a list of names of modules", strings, report).unwrap_or_default() {
+        for target in config.expect(key, "a list of module names", strings, report).unwrap_or_default() {
             match target.strip_prefix("re:") {
-                // they match from the start of a name, and need not reach its end
+                // they match at the start of a name, and need not reach its end
                 Some(pattern) => {
                     let regex = RegexBuilder::new(&format!("^(?:{pattern})")).backtrack_limit(MOST_STEPS).build();
                     match regex {
                         Ok(regex) => targets.patterns.push(Pattern { regex, said: config.said(key, value) }),
                         Err(_) => {
                             let rest =
-                                format_args!("whose pattern `{}` is no regular expression", pattern.escape_debug());
+                                format_args!("whose pattern `{}` is not a regular expression", pattern.escape_debug());
                             report.bad_input(config.found(key, value, rest));
                         }
                     }

@@ -1,4 +1,4 @@
-//! Stored tensors as the graph sees them: unpacked, transposed, row-major, a range at a time.
+//! Views of stored tensors: unpacked, transposed, row-major, one range at a time.
 
 use std::ops::Range;
 
@@ -6,51 +6,51 @@ use plan::DType;
 
 use crate::tensors::{Tensors, check_range};
 
-/// How elements that are seen come from those that are stored.
+/// How viewed elements are computed from stored ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Form {
-    /// They are the same, in the same order.
+    /// Same elements, same order.
     Stored,
-    /// One stands for all.
+    /// One element, repeated.
     Spread,
-    /// Columns are stored as rows.
+    /// Transposed.
     Transposed,
-    /// Several lie in a word.
+    /// Several packed into a word.
     Packed(Packed),
 }
 
-/// Codes of few bits in words of 32, with the lowest bits first.
+/// Quantized values packed into words of 32 bits, lowest bits first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Packed {
-    /// Bits of a code, 4 or 8.
+    /// Bits per value, 4 or 8.
     pub bits: u32,
-    /// Whether columns are stored as rows.
+    /// Whether the matrix is stored transposed.
     pub transposed: bool,
-    /// The axis of the stored matrix along which a word has neighbours.
+    /// The axis of the stored matrix along which values are packed.
     pub axis: usize,
-    /// Where in a word the first, second … of the neighbours is.
+    /// Position in a word of the first, second … of them.
     pub lanes: [u8; 8],
-    /// What is added to a word before it is read: versions of a format differ by it.
+    /// What is added to a word before it is unpacked: versions of a format differ by it.
     pub add: u32,
 }
 
-/// Neighbours in their order.
+/// Packed in order.
 pub(crate) const IN_ORDER: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
-/// A matrix that is seen.
+/// A viewed matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct View {
     pub dtype: DType,
     pub shape: [u64; 2],
     pub form: Form,
-    /// Whether bytes of E8M0 are stored, which mean powers of two in f32.
+    /// Whether E8M0 bytes are stored, which mean powers of two in f32.
     pub exponents: bool,
 }
 
 /// The E8M0 code of NaN.
 pub(crate) const E8M0_NAN: u8 = 255;
 
-/// What a byte of E8M0 means: 2 to the power of what it is above 127.
+/// The value of an E8M0 byte: 2 to the power of the byte minus 127.
 fn power_of_two(code: u8) -> f32 {
     match code {
         // below the least exponent that f32 has
@@ -61,7 +61,7 @@ fn power_of_two(code: u8) -> f32 {
 }
 
 impl Packed {
-    /// Codes in a word.
+    /// Values per word.
     pub fn per_word(self) -> u64 {
         u64::from(32 / self.bits)
     }
@@ -83,7 +83,7 @@ impl View {
         Ok(())
     }
 
-    /// Puts stored elements of this size, of a range that the tensor has, where they are seen.
+    /// Writes stored elements of this size, of a range in bounds, to their place in the view.
     fn place(&self, bytes: &[u8], size: u64, elements: Range<u64>, out: &mut [u8]) {
         match self.form {
             Form::Stored => {
@@ -101,7 +101,7 @@ impl View {
         }
     }
 
-    /// Unpacks the codes of a range, less half of their number: from 0 to 15 become those from -8 to 7.
+    /// Unpacks a range and subtracts half of the number of values: 0 to 15 become -8 to 7.
     fn unpack(&self, packed: Packed, words: &[[u8; 4]], elements: Range<u64>, out: &mut [u8]) {
         let per_word = packed.per_word();
         let (mask, half) = ((1 << packed.bits) - 1, 1 << (packed.bits - 1));
@@ -120,7 +120,7 @@ impl View {
             let mut put = |row: u64, col: u64| {
                 part[(row - rows.start) as usize * width + (col - cols.start) as usize] = code(row, col);
             };
-            // in the order of the words
+            // in storage order
             match packed.transposed {
                 true => cols.clone().for_each(|col| rows.clone().for_each(|row| put(row, col))),
                 false => rows.clone().for_each(|row| cols.clone().for_each(|col| put(row, col))),
@@ -129,13 +129,13 @@ impl View {
         }
     }
 
-    /// Words of a stored row.
+    /// Words per stored row.
     fn stored_cols(&self, packed: Packed) -> u64 {
         let cols = if packed.transposed { self.shape[0] } else { self.shape[1] };
         if packed.axis == 1 { cols.div_ceil(packed.per_word()) } else { cols }
     }
 
-    /// Whether all elements of a matrix of codes are zero.
+    /// Whether all elements of a matrix of quantized values are zero.
     pub fn is_zero(&self, name: &str, tensors: &Tensors) -> bool {
         let elements: u64 = self.shape.iter().product();
         let mut codes = vec![0; elements as usize];

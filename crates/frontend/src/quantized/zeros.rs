@@ -1,5 +1,4 @@
-//! Zero points: those that are the middle of their range are left out, and those that contradict what the configuration
-//! says of them are found.
+//! Zero points: those at the middle of the range are dropped, and those that contradict the configuration are reported.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +8,20 @@ use super::{Form, Packed, Quantized, View};
 use crate::report::{Report, listed};
 use crate::tensors::Tensors;
 
-/// Zero points that must be the middle of their range, for the configuration calls them symmetric.
+/// Zero points that must be at the middle of the range, since the configuration calls them symmetric.
 #[derive(Clone, Debug)]
 pub(crate) struct Symmetric {
-    /// Whether the configuration says so itself; otherwise that is what a missing key means.
+    /// Whether the configuration says so explicitly; otherwise it is the default.
     pub stated: bool,
-    /// The format that the configuration names, by which they are stored.
+    /// The format in the configuration, which defines how they are stored.
     pub format: &'static str,
     /// As another version of the format stores them.
     pub other: Packed,
 }
 
 impl Quantized {
-    /// Leaves out zero points that are the middle of their range. Where `sym` says that all are, some programs store them
-    /// as another version of the format than the one that they name.
+    /// Drops zero points at the middle of the range. If `sym` says that all are, some programs store them as another
+    /// version of the format than the one that they name.
     pub(super) fn judge_zeros(&mut self, tensors: &Tensors, report: &mut Report) {
         let path = tensors.path().display();
         let (mut otherwise, mut contradicting) = (Vec::new(), Vec::new());
@@ -32,7 +31,7 @@ impl Quantized {
                 continue;
             };
             if view.is_zero(zero, tensors) {
-                // codes around the middle of their range are signed ones, without zeros
+                // values around the middle of the range are signed, without zero points
                 linear.zero = None;
                 continue;
             }
@@ -50,20 +49,21 @@ impl Quantized {
         if !otherwise.is_empty() {
             let (offset, names) = (if other.add == 0 { "without" } else { "with" }, listed(&otherwise));
             report.warning(format!(
-                "{path}: zero points are stored {offset} an offset of one, which `checkpoint_format` {format} does not mean; \
+                "{path}: zero points are stored {offset} an offset of one, unlike `checkpoint_format` {format}; \
+                     \
                  `sym` is true, so they are read as the middle of the range, {middle}: {names}"
             ));
         }
         if !contradicting.is_empty() {
             report.bad_input(format!(
                 "{path}: zero points contradict `sym`, which is true, and `checkpoint_format` {format}: expected {middle} \
-                 for all, or `sym` false, found others in {}",
+                     for all, or `sym` false, found other values in {}",
                 listed(&contradicting)
             ));
         }
     }
 
-    /// Leaves out zero points that nothing reads, for their codes are symmetric. They must be zeros.
+    /// Drops zero points that nothing reads, since the format is symmetric. They must be 0.
     pub(super) fn drop_zero_points(&self, tensors: &mut Tensors, report: &mut Report) {
         let expected: BTreeSet<&str> = self.stored.iter().map(|tensor| tensor.name.as_str()).collect();
         let surplus = tensors.names().filter(|name| name.ends_with("_zero_point") && !expected.contains(name));
@@ -73,19 +73,19 @@ impl Quantized {
         let path = tensors.path().display().to_string();
         if !others.is_empty() {
             report.bad_input(format!(
-                "{path}: config.json calls codes symmetric, which have zero points other than 0: {}",
+                "{path}: config.json declares a symmetric format, but some zero points are not 0: {}",
                 listed(&others)
             ));
         }
         if !zeros.is_empty() {
             let count = zeros.len();
-            report.warning(format!("{path}: zero points of symmetric codes ({count}) are ignored: all are 0"));
+            report.warning(format!("{path}: zero points of a symmetric format ({count}) are ignored: all are 0"));
         }
-        // those with an error, too: it says enough of them
+        // also those with an error, which is already reported
         tensors.forget(|name| surplus.iter().any(|surplus| surplus == name));
     }
 
-    /// Whether a tensor of zero points holds nothing but 0, as numbers or as the middle of packed codes.
+    /// Whether a tensor of zero points is all 0, as integers or as the middle of packed values.
     fn is_neutral(&self, name: &str, tensors: &Tensors) -> bool {
         let packed = || {
             let linear = self.linears.get(name.rsplit_once('.')?.0)?;

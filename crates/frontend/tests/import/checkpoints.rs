@@ -117,7 +117,7 @@ impl Files {
     }
 }
 
-/// What a clean checkpoint warns of.
+/// The warnings of a clean checkpoint.
 pub const NO_WARNINGS: [&str; 0] = [];
 
 pub const FIRST: &str = "model-00001-of-00002.safetensors";
@@ -164,7 +164,7 @@ pub fn unsupported(dir: &Path) -> Vec<String> {
     }
 }
 
-/// Asserts that there is one message, that it names a file of the directory, and that it has all these parts.
+/// Asserts that there is one message, which names a file of the directory, and contains all these parts.
 #[track_caller]
 pub fn assert_one(messages: &[String], dir: &Path, parts: &[&str]) {
     let [message] = messages else { panic!("expected one message, found {messages:#?}") };

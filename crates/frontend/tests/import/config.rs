@@ -1,4 +1,4 @@
-//! What `config.json` means, and what it must not say.
+//! `config.json`: what it means, and what is refused.
 
 use std::fs;
 
@@ -97,7 +97,7 @@ fn a_window_bounds_the_length_of_sequences() {
         (mistral, json!({ "sliding_window": 8192 }), None),
         (mistral, json!({ "sliding_window": 8191 }), Some(8191)),
         (mistral, json!({}), Some(4096)),
-        // the class does not look at these
+        // the class ignores these
         (
             mistral,
             json!({ "sliding_window": 16, "use_sliding_window": false, "layer_types": ["full_attention"] }),
@@ -266,7 +266,7 @@ fn rope_takes_the_innermost_value() {
     let rope = Rope { theta: 7.0, scaling: RopeScaling::Linear { factor: 2.0 }, dim: 4 };
     assert_eq!(read(&files.config).rope, rope);
 
-    // Without a length of its own, llama3 takes that beside it, else that of the model.
+    // Without its own length, llama3 takes the one next to it, else that of the model.
     let llama3 = json!({ "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4 });
     let length = |files: Files| match read(&files.config).rope.scaling {
         RopeScaling::Llama3 { original_max_position, .. } => original_max_position,
@@ -393,7 +393,7 @@ fn all_problems_are_named_at_once() {
     let dir = files.write();
     fs::write(dir.path().join("model.safetensors"), "short").unwrap();
     let messages = unsupported(dir.path()).join("\n");
-    for part in ["`clip_qkv`", "`vocab_size`", "`hidden_act`", "model.safetensors: the file is cut off"] {
+    for part in ["`clip_qkv`", "`vocab_size`", "`hidden_act`", "model.safetensors: the file is truncated"] {
         assert!(messages.contains(part), "expected {part} in {messages}");
     }
     assert_eq!(messages.lines().count(), 4);

@@ -22,7 +22,7 @@ fn missing_extra_and_misshapen_tensors_are_listed() {
     let missing = "missing tensors, 2 of 12: `model.layers.0.mlp.up_proj.weight`, `model.norm.weight`";
     assert!(messages[0].ends_with(missing), "{}", messages[0]);
     assert!(
-        messages[1].contains("tensors that the model does not have, 1: `model.layers.1.extra`; --ignore-tensors NAME"),
+        messages[1].contains("tensors that the model does not use, 1: `model.layers.1.extra`; --ignore-tensors NAME"),
         "{}",
         messages[1]
     );
@@ -50,7 +50,7 @@ fn biases_must_be_there_exactly_where_the_configuration_says_so() {
     let mut files = tiny();
     files.tensors.insert("model.layers.0.mlp.up_proj.bias".to_owned(), Tensor::bf16("x", &[12]));
     let dir = files.write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["does not have, 1: `model.layers.0.mlp.up_proj.bias`"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["does not use, 1: `model.layers.0.mlp.up_proj.bias`"]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_model_without_its_head_is_named() {
     let bare = |name: String| name.strip_prefix("model.").map(str::to_owned).unwrap_or(name);
     files.tensors = files.tensors.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
     let dir = files.write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["lack the prefix `model.`"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["without the prefix `model.`"]);
 }
 
 #[test]
@@ -79,10 +79,10 @@ fn files_cut_at_any_length_are_refused() {
     let whole = fs::read(&path).unwrap();
     for length in (0..whole.len()).step_by(7).chain([7, 8, 9, whole.len() - 1]) {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_one(&bad_input(dir.path()), dir.path(), &["model.safetensors: the file is cut off"]);
+        assert_one(&bad_input(dir.path()), dir.path(), &["model.safetensors: the file is truncated"]);
     }
     fs::write(&path, [&whole[..], &[0]].concat()).unwrap();
-    assert_one(&bad_input(dir.path()), dir.path(), &["expected no more"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["but the file has"]);
 }
 
 /// The file with up to three bits of its first `length` bytes flipped: the same bits in every run.
@@ -96,7 +96,7 @@ fn flipped(whole: &[u8], length: usize, round: u64) -> Vec<u8> {
     bytes
 }
 
-/// Whether the checkpoint was refused. One that was not must become a graph.
+/// Whether the checkpoint was refused. If not, it must become a graph.
 fn refused(opened: Result<Checkpoint, ImportError>) -> bool {
     match opened {
         Ok(checkpoint) => {
@@ -118,7 +118,7 @@ fn flipped_bits_in_a_header_never_panic() {
         fs::write(&path, flipped(&whole, header, *round)).unwrap();
         refused(Checkpoint::open(dir.path()))
     });
-    // A flip in a blank changes nothing.
+    // A flip in whitespace has no effect.
     assert!(count.count() > 1900);
 }
 
@@ -144,7 +144,7 @@ fn hostile_headers_are_refused() {
     let tensor =
         |start: u64, end: u64, shape: u64| json!({ "dtype": "F32", "shape": [shape], "data_offsets": [start, end] });
     let cases = [
-        // Overlapping, with a hole, backwards, beyond the end.
+        // Overlapping, with a gap, reversed, beyond the end.
         json!({ "a": tensor(0, 8, 2), "b": tensor(4, 12, 2) }),
         json!({ "a": tensor(0, 8, 2), "b": tensor(12, 16, 1) }),
         json!({ "a": tensor(8, 0, 2) }),
@@ -153,7 +153,7 @@ fn hostile_headers_are_refused() {
         json!({ "a": { "dtype": "F32", "shape": [huge, huge], "data_offsets": [0, 16] } }),
         json!({ "a": { "dtype": "F31", "shape": [4], "data_offsets": [0, 16] } }),
         json!([]),
-        // Sizes whose sum leaves 64 bits.
+        // Sizes whose sum overflows 64 bits.
         json!({
             "a": tensor(0, huge & !3, huge / 4),
             "b": tensor(huge & !3, 2 * (huge & !3), huge / 4),
@@ -176,7 +176,7 @@ fn other_formats_are_refused_with_a_way_out() {
         ("pytorch_model-00001-of-00002.bin", "pickle"),
         ("model.pt", "pickle"),
         ("consolidated.00.pth", "pickle"),
-        ("llama.Q4_K_M.gguf", "GGUF is not read"),
+        ("llama.Q4_K_M.gguf", "GGUF is not supported"),
         ("consolidated.safetensors", "the vendor's own format"),
         ("adapter_model.safetensors", "merge it into its base"),
     ];
@@ -211,7 +211,7 @@ fn directories_without_a_checkpoint_say_what_is_missing() {
     assert_one(&bad_input(dir.path()), dir.path(), &[expected]);
 }
 
-/// Python writes them; JSON has no such words.
+/// Python writes them; JSON does not have them.
 #[test]
 fn numbers_that_are_not_finite_matter_where_their_key_does() {
     let dir = tiny().with("rope_scaling", json!({ "type": "linear", "factor": 2.5 })).write();

@@ -1,4 +1,4 @@
-//! The graph that a checkpoint becomes.
+//! The graph of an imported checkpoint.
 
 use frontend::{Checkpoint, ImportError, ImportOptions};
 use ir::{Stage, verify};

@@ -1,4 +1,4 @@
-//! Checkpoints in, graphs and weights out; and everything that must not come in.
+//! The importer: graphs and weights of valid checkpoints, and errors of invalid ones.
 
 mod checkpoints;
 mod config;

@@ -1,4 +1,4 @@
-//! Logits of the imported graphs against those of transformers.
+//! Logits of the imported graphs compared with those of transformers.
 
 use std::collections::HashMap;
 use std::fs;

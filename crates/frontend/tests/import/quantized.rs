@@ -1,4 +1,4 @@
-//! Quantized checkpoints that must not come in, and what is ignored in those that do.
+//! Quantized checkpoints that are refused, and what is ignored in accepted ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ fn what_is_not_read_is_refused_by_name() {
 fn contradictions_are_bad_input() {
     let gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 8 });
     let dir = tiny().with("quantization_config", gptq).write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["config.json says gptq, but no linear has `qweight`"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["config.json says gptq, but no linear layer has `qweight`"]);
 
     let dir = with("ct-int4-group", json!({}));
     patch(dir.path(), "model.layers.0.mlp.down_proj.weight_shape", &65i64.to_le_bytes());

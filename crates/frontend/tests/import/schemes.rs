@@ -1,5 +1,5 @@
-//! Quantized checkpoints as different programs write them: the same under other names and in other files, what contradicts
-//! itself, and codes that no product takes.
+//! Quantized checkpoints as different programs write them: the same under other names and in other files,
+//! contradictions, and layouts that no product supports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::checkpoints::{Files, NO_WARNINGS, Tensor, assert_one, bad_input, options, tiny, unsupported};
 
-/// The linears of `tiny` but the head: module, rows, columns.
+/// The linear layers of `tiny` except lm_head: module, rows, columns.
 const LINEARS: [(&str, usize, usize); 7] = [
     ("self_attn.q_proj", 8, 8),
     ("self_attn.k_proj", 4, 8),
@@ -33,7 +33,7 @@ fn words(count: usize, word: impl Fn(usize) -> u32) -> Vec<u8> {
     (0..count).flat_map(|at| word(at).to_le_bytes()).collect()
 }
 
-/// Words of no pattern.
+/// Words without a pattern.
 fn any(at: usize) -> u32 {
     (at as u32 + 1).wrapping_mul(0x9e37_79b9).rotate_left(7)
 }
@@ -46,7 +46,7 @@ fn f16s(count: usize) -> Vec<u8> {
     (0..count).flat_map(|at| half::f16::from_f32(0.25 + at as f32 / 64.0).to_le_bytes()).collect()
 }
 
-/// `tiny` with groups of four columns, their zeros of this word, and a group for each column.
+/// `tiny` with groups of four columns, zero points from this word, and a group per column.
 fn gptq(bits: usize, zero: u32, group_of: impl Fn(usize) -> usize) -> Files {
     let mut files = tiny();
     let per_word = 32 / bits;
@@ -86,7 +86,7 @@ fn numbers(checkpoint: &Checkpoint, key: &str, count: u64, dtype: DType) -> Vec<
 #[test]
 fn symmetric_zeros_are_the_middle_however_they_are_stored() {
     let by_place = |column| column / 4;
-    // bits, the middle less one, the middle
+    // bits, the middle minus one, the middle
     let cases = [(4, 0x7777_7777, 0x8888_8888), (8, 0x7f7f_7f7f, 0x8080_8080)];
     for (bits, less_one, middle) in cases {
         let files = |zero, keys| with(gptq(bits, zero, by_place), keys).write();
@@ -107,7 +107,7 @@ fn symmetric_zeros_are_the_middle_however_they_are_stored() {
         let contradicting = [
             (files(middle, json!({ "sym": true, "checkpoint_format": "gptq" })), "without an offset"),
             (files(middle, json!({ "sym": true })), "without an offset"),
-            // transformers and AutoGPTQ take true where nothing is said
+            // transformers and AutoGPTQ default to true
             (files(middle, json!({})), "without an offset"),
             (files(less_one, json!({ "sym": true, "checkpoint_format": "gptq_v2" })), "with an offset"),
         ];
@@ -117,7 +117,7 @@ fn symmetric_zeros_are_the_middle_however_they_are_stored() {
             let said = [*offset, "`checkpoint_format` gptq", "`sym` is true", "q_proj.qzeros"];
             assert_one(checkpoint.warnings(), dir.path(), &said);
         }
-        // as the format says
+        // as in the format
         for (format, zero, meant) in [("gptq", middle, 1.0), ("gptq_v2", less_one, -1.0), ("gptq", 0, 1.0 - 8.0)] {
             let dir = files(zero, json!({ "sym": false, "checkpoint_format": format }));
             let checkpoint = Checkpoint::open(dir.path()).unwrap();
@@ -129,7 +129,7 @@ fn symmetric_zeros_are_the_middle_however_they_are_stored() {
         let dir = files(0, json!({ "sym": true, "checkpoint_format": "gptq" }));
         let said = ["zero points contradict `sym`", "`checkpoint_format` gptq", "q_proj.qzeros"];
         assert_one(&bad_input(dir.path()), dir.path(), &said);
-        // zeros of their own are sound where nobody says that they are symmetric
+        // arbitrary zero points are valid if `sym` is not set
         assert!(graph(&Checkpoint::open(files(0, json!({})).path()).unwrap()).contains("qzeros"));
     }
 }
@@ -138,13 +138,13 @@ fn symmetric_zeros_are_the_middle_however_they_are_stored() {
 fn groups_by_activation_are_read_as_numbers() {
     let group_of = |column: usize| (column * 5 + 1) % 8 % 2;
     let mut files = with(gptq(4, 0x4321_8765, group_of), json!({ "desc_act": true, "sym": false }));
-    // three groups, of which the second has one column alone
+    // three groups, the second with a single column
     let of_down = [2, 0, 2, 0, 1, 0, 0, 2, 2, 0, 2, 2];
     let name = format!("{}.g_idx", module("mlp.down_proj"));
     files.tensors.insert(name.clone(), tensor(Dtype::I32, &[12], words(12, |column| of_down[column])));
     let dir = files.write();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_one(checkpoint.warnings(), dir.path(), &["`g_idx`", "7 linears", "read as numbers", "q_proj`"]);
+    assert_one(checkpoint.warnings(), dir.path(), &["`g_idx`", "7 linear layers", "dequantized", "q_proj`"]);
     let text = graph(&checkpoint);
     assert!(!text.contains("fused_linear") && text.contains("linear"), "{text}");
     let word = |name: &str, at: usize| {
@@ -171,10 +171,14 @@ fn groups_by_activation_are_read_as_numbers() {
 
     files.tensors.insert(name, tensor(Dtype::I32, &[12], words(12, |column| column as u32 % 4)));
     let dir = files.write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["down_proj.g_idx` has groups outside of the 3 that have scales"]);
+    assert_one(
+        &bad_input(dir.path()),
+        dir.path(),
+        &["down_proj.g_idx` names groups outside of the 3 that have scales"],
+    );
 }
 
-/// A checkpoint of one group of linears in E4M3, with a scale for each of them.
+/// A checkpoint of one group of linear layers in E4M3, with a scale each.
 fn fp8(weight_scale: &str, input_scale: Option<&str>, scheme: Value) -> Files {
     let mut files = tiny().with("quantization_config", scheme);
     for (name, rows, cols) in LINEARS {
@@ -188,7 +192,7 @@ fn fp8(weight_scale: &str, input_scale: Option<&str>, scheme: Value) -> Files {
     files
 }
 
-/// What a graph is, without the names of its constants.
+/// A graph without the names of its constants.
 fn shape_of(checkpoint: &Checkpoint) -> String {
     let names = [("weight_scale_inv", "weight_scale"), ("activation_scale", "input_scale")];
     names.iter().fold(graph(checkpoint), |text, (from, to)| text.replace(from, to))
@@ -274,7 +278,7 @@ fn scales_of_a_cache_have_many_names() {
         let dir = cached(scales).write();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(*checkpoint.kv_reach(), expected, "{scales:?}");
-        // whether they are used depends on what the cache keeps, and so does what is said
+        // whether they are used, and the warnings, depend on the cache's format
         let (name, queries) = (scales[0].0, expected.is_empty());
         let said = match name.rsplit_once('.') {
             Some((_, last)) if last != "output_scale" => format!("`*.{last}`"),
@@ -318,7 +322,7 @@ fn the_cache_alone_may_be_quantized() {
         assert!(checkpoint.with_cache(KvCache::Codes).warnings().is_empty());
         Checkpoint::open_dummy(dir.path()).unwrap();
     }
-    // scales of other codes reach elsewhere, those of unknown ones nowhere
+    // scales of other formats mean other ranges, those of unknown ones none
     let reach_of = |scheme| {
         let dir = cached(scales).with("quantization_config", scheme).write();
         let checkpoint = Checkpoint::open(dir.path()).unwrap().with_cache(KvCache::Codes);
@@ -335,7 +339,7 @@ fn the_cache_alone_may_be_quantized() {
     assert_one(&bad_input(dir.path()), dir.path(), &["`quantization_config.config_groups` is {}, expected"]);
 }
 
-/// A copy of the AWQ checkpoint, in groups of 32 columns, with another `quantization_config`, and this file beside it.
+/// A copy of the AWQ checkpoint, in groups of 32 columns, with another `quantization_config`, and this file next to it.
 fn awq(config: Value, beside: Option<(&str, Value)>) -> TempDir {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/quantized/awq");
     let dir = TempDir::new().unwrap();
@@ -361,7 +365,7 @@ fn awq_has_keys_and_a_file_of_its_own() {
         awq(own.clone(), None),
         awq(Value::Null, Some(("quant_config.json", own.clone()))),
         awq(Value::Null, Some(("quantize_config.json", named.clone()))),
-        // that of config.json counts
+        // that of config.json is used
         awq(named.clone(), Some(("quant_config.json", json!({ "w_bit": 3 })))),
     ];
     for dir in &same {
@@ -381,7 +385,7 @@ fn a_missing_group_size_is_128() {
     files.config["quantization_config"].as_object_mut().unwrap().remove("group_size");
     let dir = files.write();
     assert_one(&bad_input(dir.path()), dir.path(), &["`quantization_config.group_size` is missing"]);
-    // rows are narrower than that: one group
+    // rows are narrower than the group: one group
     for (name, rows, _) in LINEARS {
         let name = |suffix: &str| format!("{}.{suffix}", module(name));
         let words_of = rows.div_ceil(8);
@@ -431,13 +435,17 @@ fn zero_points_of_symmetric_codes_are_surplus() {
         files.tensors.insert(name, zeros);
         let dir = files.write();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        assert_one(checkpoint.warnings(), dir.path(), &["zero points of symmetric codes (1) are ignored: all are 0"]);
+        assert_one(
+            checkpoint.warnings(),
+            dir.path(),
+            &["zero points of a symmetric format (1) are ignored: all are 0"],
+        );
         assert_eq!(graph(&checkpoint), expected);
     }
     let mut files = plain;
     files.tensors.insert(name("weight"), tensor(Dtype::I8, &scales, vec![1; rows * groups]));
     let dir = files.write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["zero points other than 0", "down_proj.weight_zero_point"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["some zero points are not 0", "down_proj.weight_zero_point"]);
 }
 
 #[test]
@@ -451,11 +459,11 @@ fn patterns_may_look_around() {
     for ignore in ["lm_head", "re:^(?!model).*$", "re:.*(?<=lm_)head", "re:(lm)_head"] {
         assert_eq!(graph(&Checkpoint::open(scheme(ignore).write().path()).unwrap()), expected, "{ignore}");
     }
-    // all but the head is ignored, which is not quantized
+    // everything except lm_head is ignored, and lm_head is not quantized
     let dir = scheme("re:^(?!.*lm_head).*$").write();
     assert!(bad_input(dir.path())[0].contains("`lm_head.weight_packed`"));
     let dir = scheme("re:(").write();
-    assert_one(&bad_input(dir.path()), dir.path(), &["`quantization_config.ignore` is", "no regular expression"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &["`quantization_config.ignore` is", "not a regular expression"]);
     let dir = scheme(r"re:(?:(?=.)(?:.|.)*)*\1x(y)?").write();
     let started = std::time::Instant::now();
     let refused = Checkpoint::open(dir.path()).is_err();

@@ -42,7 +42,7 @@ fn missing_and_damaged_shards_are_named() {
     let messages = bad_input(dir.path());
     assert_eq!(messages.len(), 2, "{messages:#?}");
     assert!(messages[0].contains(FIRST) && messages[0].contains("No such file"), "{}", messages[0]);
-    assert!(messages[1].contains(SECOND) && messages[1].contains("cut off"), "{}", messages[1]);
+    assert!(messages[1].contains(SECOND) && messages[1].contains("truncated"), "{}", messages[1]);
 }
 
 #[test]
@@ -67,23 +67,23 @@ fn the_index_and_the_shards_must_agree() {
     let mut moved = whole.clone();
     moved["weight_map"]["lm_head.weight"] = json!(FIRST);
     write_index(dir.path(), &moved);
-    assert_one(&bad_input(dir.path()), dir.path(), &[&format!("{FIRST}: lacks `lm_head.weight`")]);
+    assert_one(&bad_input(dir.path()), dir.path(), &[&format!("{FIRST}: does not contain `lm_head.weight`")]);
 
     let mut invented = whole.clone();
     invented["weight_map"]["model.more"] = json!(FIRST);
     write_index(dir.path(), &invented);
-    assert_one(&bad_input(dir.path()), dir.path(), &[FIRST, "lacks `model.more`"]);
+    assert_one(&bad_input(dir.path()), dir.path(), &[FIRST, "does not contain `model.more`"]);
 
     let mut forgotten = whole;
     forgotten["weight_map"].as_object_mut().unwrap().remove("lm_head.weight");
     write_index(dir.path(), &forgotten);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let said = [SECOND, "holds `lm_head.weight`", "does not list: read all the same"];
+    let said = [SECOND, "holds `lm_head.weight`", "does not list: read anyway"];
     assert_one(checkpoint.warnings(), dir.path(), &said);
     assert_eq!(bytes(&checkpoint, "lm_head.weight"), tiny().tensors["lm_head.weight"].bytes);
 }
 
-/// The norms' shard, and the rest with a copy of one of the norms that is all zeros.
+/// The norms' shard, and the rest with a zero copy of one of the norms.
 fn with_stale_copy(name: &str) -> tempfile::TempDir {
     let dir = tiny().write_sharded();
     let mut rest = tiny().tensors;
@@ -107,7 +107,7 @@ fn the_index_says_which_copy_counts() {
     let mut forgotten = index(&dir);
     forgotten["weight_map"].as_object_mut().unwrap().remove(name);
     write_index(dir.path(), &forgotten);
-    let said = format!("`{name}` are in several shards: expected an index that says which copy counts");
+    let said = format!("`{name}` are in several shards: expected an index that selects one");
     assert_one(&bad_input(dir.path()), dir.path(), &[&said]);
 }
 

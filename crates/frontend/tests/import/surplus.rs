@@ -1,4 +1,4 @@
-//! Tensors that the model does not have: harmless ones are ignored with a warning, others only where they are named.
+//! Tensors that the model does not use: harmless ones are ignored with a warning, others only if they are named.
 
 use frontend::{Checkpoint, ImportError};
 use safetensors::tensor::Dtype;
@@ -27,9 +27,9 @@ fn what_changes_nothing_is_ignored_with_a_warning() {
         ("value_head.0.bias", Tensor::bf16("x", &[1]), "training"),
         ("score.weight", Tensor::bf16("x", &[1, 8]), "training"),
         ("model.layers.0.adapter.weight", zeros(Dtype::F32, &[0, 8], 0), "empty"),
-        ("model.layers.0.self_attn.q_proj.bias", zeros(Dtype::BF16, &[8], 16), "biases of zeros"),
-        ("model.layers.0.mlp.up_proj.bias", zeros(Dtype::F32, &[12], 48), "biases of zeros"),
-        ("model.norm.bias", negative_zeros, "biases of zeros"),
+        ("model.layers.0.self_attn.q_proj.bias", zeros(Dtype::BF16, &[8], 16), "zero biases"),
+        ("model.layers.0.mlp.up_proj.bias", zeros(Dtype::F32, &[12], 48), "zero biases"),
+        ("model.norm.bias", negative_zeros, "zero biases"),
     ];
     let mut all = tiny();
     for (name, tensor, reason) in cases {
@@ -55,7 +55,7 @@ fn what_may_mean_something_is_refused_with_a_way_out() {
     ];
     for (name, tensor) in cases {
         let dir = with(tiny(), name, tensor).write();
-        let said = format!("tensors that the model does not have, 1: `{name}`");
+        let said = format!("tensors that the model does not use, 1: `{name}`");
         assert_one(&bad_input(dir.path()), dir.path(), &[&said, "--ignore-tensors NAME"]);
         for glob in [name, "*.extra", "*.bias", "model.layers.?.sc*.weight", "*.scale"] {
             let opened = Checkpoint::open_without(dir.path(), &[glob.to_owned()]);
@@ -91,7 +91,7 @@ fn the_head_of_a_tied_model_can_be_ignored() {
     let ignored = ["lm_head.weight".to_owned()];
     let checkpoint = Checkpoint::open_without(files.write().path(), &ignored).unwrap();
     assert!(checkpoint.config().tie_word_embeddings && checkpoint.warnings() == NO_WARNINGS);
-    // where it is all there is, the model needs it
+    // if it is the only one, the model needs it
     let alone = files.without("model.embed_tokens.weight").write();
     assert!(Checkpoint::open_without(alone.path(), &ignored).is_err());
 }

@@ -1,4 +1,4 @@
-//! Reading weights, and what else a checkpoint knows of its files.
+//! Reading weights, and other facts about a checkpoint's files.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ fn dummies_are_made_from_names_alone() {
         let read = f32::from_bits(u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16);
         assert_eq!(read, DType::BF16.round(part("lm_head.weight").value(index)));
     }
-    // A file may stand for the directory, under any name.
+    // A file may be given instead of the directory, under any name.
     let path = dir.path().join("llama-1b.json");
     fs::rename(dir.path().join("config.json"), &path).unwrap();
     let other = Checkpoint::open_dummy(&path).unwrap();
@@ -94,7 +94,7 @@ fn a_tied_model_uses_its_embedding_table() {
 #[test]
 fn a_head_that_differs_from_the_table_is_used() {
     let mut files = tiny().with("tie_word_embeddings", json!(true));
-    // apart in the last byte alone
+    // different only in the last byte
     let mut head = files.tensors["model.embed_tokens.weight"].clone();
     *head.bytes.last_mut().unwrap() ^= 1;
     files.tensors.insert("lm_head.weight".to_owned(), head.clone());

@@ -5,9 +5,9 @@ use plan::DType;
 use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_rank, op, type_error};
 
 op! {
-    /// The index of the largest of the first `classes` elements of each row, the smallest such index on a tie:
-    /// `[R, V]` to i32 `[R]`. -1 where they hold NaN or positive infinity, or nothing finite. `classes` leaves out the
-    /// rows that pad an embedding table past its tokenizer.
+    /// The index of the largest of the first `classes` elements of each row, the smallest such index on a tie: `[R, V]`
+    /// to i32 `[R]`. -1 if they contain NaN or positive infinity, or nothing finite. `classes` excludes the rows that
+    /// pad an embedding table past its tokenizer.
     pub struct Argmax = "argmax" (x) { classes: u32 }
 }
 

@@ -1,4 +1,4 @@
-//! The KV cache as state: appending to it and attending over it. An effect orders both within a layer.
+//! The KV cache as state: appending to it and attending to it. An effect orders both within a layer.
 
 use plan::DType;
 
@@ -11,15 +11,15 @@ use crate::{
 
 op! {
     /// Stores the keys and values of the packed tokens, `[T, kv_heads * head_dim]` each, in the blocks that
-    /// `block_table` `[B, P]` names for their sequences. Token `t` belongs to sequence `b` where
-    /// `query_starts[b] <= t < query_starts[b + 1]`; tokens behind the last sequence are padding.
+    /// `block_table` `[B, P]` lists for their sequences. Token `t` belongs to sequence `b` if `query_starts[b] <= t <
+    /// query_starts[b + 1]`; tokens after the last sequence are padding.
     pub struct AppendKv = "append_kv" (k, v, positions, query_starts, block_table) { group: u32, layer: u32 }
 }
 
 op! {
-    /// Causal attention of the packed tokens over their sequences' cached keys and values:
-    /// `softmax(scale * q k^T) v` over positions up to the token's own, computed in f32. Query heads share key and
-    /// value heads in equal groups. `[T, heads * head_dim]` to the same; rows of padding are zero.
+    /// Causal attention of the packed tokens to their sequences' cached keys and values: `softmax(scale * q k^T) v`
+    /// over positions up to the token's own, computed in f32. Query heads share key and value heads in equal groups
+    /// (GQA). `[T, heads * head_dim]` to the same; padding rows are zero.
     pub struct PagedAttention = "paged_attention" (q, cache, positions, query_starts, block_table) {
         group: u32, layer: u32, head_dim: u32, kv_heads: u32, scale: f32
     }
@@ -28,22 +28,22 @@ op! {
 op! {
     /// `rope` of the queries and keys in a packed row `[q, k, v]` and `append_kv` of the rotated keys and the values:
     /// `[T, (heads + 2 * kv_heads) * head_dim]` to the rotated queries `[T, heads * head_dim]` and the effect. The
-    /// queries have the dtype of the row, or `to`. With `norm_eps`, each head of the queries and keys is first normed, as
-    /// by `rms_norm` with `head_dim`; the gains `[head_dim]` of both follow.
+    /// queries have the dtype of the row, or `to`. With `norm_eps`, each head of the queries and keys is first
+    /// normalized, as by `rms_norm` with `head_dim`; the norm weights `[head_dim]` of both follow.
     pub struct RopeAppendKv = "rope_append_kv"
-        (qkv, positions, query_starts, block_table, frequencies; q_gain, k_gain)
+        (qkv, positions, query_starts, block_table, frequencies; q_norm_weight, k_norm_weight)
     {
         group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, norm_eps: Option<f32>, to: Option<DType>
     }
 }
 
 op! {
-    /// `rope_append_kv` of a packed row `[q, k, v]` and `paged_attention` of its queries over the cache that it leaves:
-    /// `[T, (heads + 2 * kv_heads) * head_dim]` to `[T, heads * head_dim]` and the effect. The queries are rounded to
-    /// `to`, which is then the result's dtype; without it the result has that of the row, and kernels may round the
-    /// queries to it. `norm_eps` and the gains are those of `rope_append_kv`.
+    /// `rope_append_kv` of a packed row `[q, k, v]`, then `paged_attention` of its queries to the updated cache: `[T,
+    /// (heads + 2 * kv_heads) * head_dim]` to `[T, heads * head_dim]` and the effect. The queries are rounded to `to`,
+    /// which is then the result's dtype; without it the result has that of the row, and kernels may round the queries
+    /// to it. `norm_eps` and the norm weights are those of `rope_append_kv`.
     pub struct RopeAttention = "rope_attention"
-        (qkv, positions, query_starts, block_table, frequencies; q_gain, k_gain)
+        (qkv, positions, query_starts, block_table, frequencies; q_norm_weight, k_norm_weight)
     {
         group: u32, layer: u32, head_dim: u32, heads: u32, kv_heads: u32, scale: f32, norm_eps: Option<f32>,
         to: Option<DType>
@@ -59,35 +59,39 @@ impl RopeAttention {
 }
 
 impl RopeAppendKv {
-    /// Checks that there are two gains of heads where there is a norm, and none where there is not.
-    fn check_gains(&self, qkv: &TensorType, gains: &[&Type]) -> Result<(), TypeError> {
-        match (self.norm_eps, gains) {
+    /// Checks that there are norm weights for queries and keys if and only if there is a norm.
+    fn check_norm_weights(&self, qkv: &TensorType, weights: &[&Type]) -> Result<(), TypeError> {
+        match (self.norm_eps, weights) {
             (None, []) => Ok(()),
-            (Some(_), [q_gain, k_gain]) => {
-                expect_same("the types of q_gain and k_gain", q_gain.tensor()?, k_gain.tensor()?)?;
-                check_heads(qkv, q_gain.tensor()?, self.head_dim)
+            (Some(_), [q_norm_weight, k_norm_weight]) => {
+                expect_same(
+                    "the types of q_norm_weight and k_norm_weight",
+                    q_norm_weight.tensor()?,
+                    k_norm_weight.tensor()?,
+                )?;
+                check_heads(qkv, q_norm_weight.tensor()?, self.head_dim)
             }
-            (None, _) => type_error("expected `norm_eps`, for there are gains"),
-            (Some(_), _) => type_error("expected the gains of queries and keys, for there is `norm_eps`"),
+            (None, _) => type_error("expected `norm_eps`, since there are norm weights"),
+            (Some(_), _) => type_error("expected the norm weights of queries and keys, since there is `norm_eps`"),
         }
     }
 }
 
-/// The part of the KV cache that an op touches, for the verifier.
+/// The part of the KV cache that an op accesses, for the verifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvAccess {
     /// KV group.
     pub group: u32,
     /// Layer within the group.
     pub layer: u32,
-    /// Elements of a row of keys, `kv_heads * head_dim`.
+    /// Width of a row of keys, `kv_heads * head_dim`.
     pub width: u64,
-    /// Number and size of the heads of a row; `append_kv` leaves them to the cache.
+    /// Number and size of the heads of a row; `None` for `append_kv`, which leaves them to the cache.
     pub heads: Option<(u32, u32)>,
 }
 
 impl KvAccess {
-    /// What an op touches, given the types of its operands; `None` for ops without state.
+    /// The access of an op, given the types of its operands; `None` for ops without state.
     pub fn of(op: &Op, operands: &[&Type]) -> Option<KvAccess> {
         if let Some(op) = op.cast::<AppendKv>() {
             let width = operands[0].tensor().ok()?.width()?;
@@ -147,7 +151,7 @@ fn append(state: &mut KvState, slot: Slot, k: &[f32], v: &[f32]) -> Result<(), S
     Ok(())
 }
 
-/// Where the cache keeps the token, unless it is padding.
+/// The cache slot of a token, unless it is padding.
 fn slot_of(tokens: &Tokens<'_>, token: usize, state: &KvState, group: u32, layer: u32) -> Result<Option<Slot>, String> {
     let Some(sequence) = tokens.sequence(token) else { return Ok(None) };
     let block_tokens = state.group(group)?.block_tokens;
@@ -191,7 +195,7 @@ impl Semantics for RopeAppendKv {
         if qkv.width() != Some(heads * u64::from(self.head_dim)) {
             return type_error(format!("expected {heads} heads of {}, found {qkv}", self.head_dim));
         }
-        self.check_gains(qkv, &operands[5..])?;
+        self.check_norm_weights(qkv, &operands[5..])?;
         let q = qkv.with_width(u64::from(self.heads) * u64::from(self.head_dim)).rounded(self.to)?;
         Ok(vec![q.into(), Type::Effect])
     }
@@ -206,9 +210,9 @@ impl Semantics for RopeAppendKv {
             let mut row = row.to_vec();
             let (rotated, v) = row.split_at_mut(q_width + k_width);
             for (index, head) in rotated.chunks_exact_mut(head_dim).enumerate() {
-                let gain = operands.get(if index < self.heads as usize { 5 } else { 6 });
-                if let Some((eps, gain)) = self.norm_eps.zip(gain) {
-                    normalize(head, gain.floats(), eps);
+                let weight = operands.get(if index < self.heads as usize { 5 } else { 6 });
+                if let Some((eps, weight)) = self.norm_eps.zip(weight) {
+                    normalize(head, weight.floats(), eps);
                 }
                 rotate(head, positions[token], frequencies);
             }

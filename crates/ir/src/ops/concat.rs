@@ -1,16 +1,16 @@
-//! Joining tensors along the first axis and splitting them along the last.
+//! Concatenation along the first axis, and splitting along the last.
 
 use plan::Dim;
 
 use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_same, op, type_error};
 
 op! {
-    /// The parts one behind the other along the first axis. What `merge-linears` does to weights.
+    /// The parts concatenated along the first axis. `merge-linears` uses it for weights.
     pub struct Concat = "concat" (parts..) {}
 }
 
 op! {
-    /// Each row cut into parts of these widths: `[T, sum(sizes)]` to `[T, sizes[i]]` for each `i`.
+    /// Splits each row into parts of these widths: `[T, sum(sizes)]` to `[T, sizes[i]]` for each `i`.
     pub struct Split = "split" (x) { sizes: Vec<u32> }
 }
 
@@ -24,7 +24,7 @@ impl Semantics for Concat {
             return type_error("expected at least one dimension, found a scalar");
         }
         if !first.dtype.is_float() && !first.dtype.is_code() {
-            return type_error(format!("expected tensors of floating-point numbers or codes, found {first}"));
+            return type_error(format!("expected floating-point or quantized tensors, found {first}"));
         }
         let mut rows = Dim::from(0);
         for part in operands {
@@ -32,7 +32,7 @@ impl Semantics for Concat {
             let like_first = TensorType { dtype: part.dtype, shape: part.shape.clone() };
             let same = part.dtype == first.dtype && part.shape.get(1..) == first.shape.get(1..);
             if !same {
-                expect_same("the types of the parts, but for the first axis,", first, &like_first)?;
+                expect_same("the types of the parts, except the first axis,", first, &like_first)?;
             }
             rows = rows + part.shape[0].clone();
         }

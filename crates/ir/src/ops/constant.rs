@@ -1,4 +1,4 @@
-//! Values that come from outside the graph: weights and inputs. Both carry their type.
+//! Values from outside the graph: weights and inputs. Both carry their type.
 
 use crate::{AttrValue, HostTensor, KvState, OpClass, OpDef, Operands, TensorType, Type, TypeError};
 
@@ -7,7 +7,7 @@ const NO_OPERANDS: Operands = Operands { required: &[], optional: &[], rest: Non
 /// A tensor of the checkpoint: `constant @"model.norm.weight" : bf16[4096]`. The bytes are never in the graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constant {
-    /// The key by which a [`crate::WeightSource`] knows it.
+    /// Its key in a [`crate::WeightSource`].
     pub key: String,
     /// Its type.
     pub ty: TensorType,
@@ -39,7 +39,7 @@ impl OpDef for Constant {
     }
 }
 
-/// A value that each step brings with it.
+/// An input of each step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     /// Its type.
@@ -59,7 +59,7 @@ impl OpDef for Input {
         Vec::new()
     }
 
-    /// Not a [`OpClass::Source`]: its value differs from step to step.
+    /// Not a [`OpClass::Source`]: its value differs between steps.
     fn class(&self) -> OpClass {
         OpClass::State
     }

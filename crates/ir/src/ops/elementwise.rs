@@ -1,4 +1,4 @@
-//! Ops on elements of equal index. Each is a formula: reference semantics, CPU and GPU code come from that.
+//! Elementwise ops. Each is a formula, from which reference semantics, CPU and GPU code are derived.
 
 use plan::{Apply, DType, Formula, ScalarFn, Store, Term};
 
@@ -6,22 +6,22 @@ use super::map::{evaluate, full_type};
 use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_same, op, type_error};
 
 op! {
-    /// `a + b`, of equal types; one of them may be a row `[N]` that is added to each row of the other.
+    /// `a + b`, of equal types; one of them may be a row `[N]` that is broadcast.
     pub struct Add = "add" (a, b) {}
 }
 
 op! {
-    /// `a * b`, of equal types; one of them may be a row `[N]` that each row of the other is multiplied by.
+    /// `a * b`, of equal types; one of them may be a row `[N]` that is broadcast.
     pub struct Mul = "mul" (a, b) {}
 }
 
 op! {
-    /// `x * by`, one number for all elements.
+    /// `x * by`, with a constant `by`.
     pub struct Scale = "scale" (x) { by: f32 }
 }
 
 op! {
-    /// `x + by`, one number for all elements.
+    /// `x + by`, with a constant `by`.
     pub struct Offset = "offset" (x) { by: f32 }
 }
 
@@ -36,7 +36,7 @@ op! {
 }
 
 op! {
-    /// The hyperbolic tangent of `x`.
+    /// `tanh(x)`.
     pub struct Tanh = "tanh" (x) {}
 }
 
@@ -46,17 +46,17 @@ op! {
 }
 
 op! {
-    /// `x` times the probability that a normal variable is below it. (GELU, arXiv 1606.08415.)
+    /// `x * P(X <= x)` of a standard normal variable `X`. (GELU, arXiv 1606.08415.)
     pub struct Gelu = "gelu" (x) {}
 }
 
 op! {
-    /// `gelu` approximated by a hyperbolic tangent, as `gelu_pytorch_tanh` and `gelu_new` of Hugging Face files mean it.
+    /// The tanh approximation of `gelu`: `gelu_pytorch_tanh` and `gelu_new` in Hugging Face files.
     pub struct GeluTanh = "gelu_tanh" (x) {}
 }
 
 op! {
-    /// `cap * tanh(x / cap)`: logits that never pass `cap`. (Gemma 2, arXiv 2408.00118.)
+    /// `cap * tanh(x / cap)`: bounds logits by `cap`. (Gemma 2, arXiv 2408.00118.)
     pub struct Softcap = "softcap" (x) { cap: f32 }
 }
 
@@ -74,14 +74,14 @@ op! {
 const X: Term = Term::Input(0);
 const Y: Term = Term::Input(1);
 
-/// A formula whose last step is its one result.
+/// A formula whose last step is its only result.
 pub(super) fn chain(steps: Vec<Apply>, results: &[DType]) -> Option<Formula> {
     let value = steps.len().checked_sub(1).map_or(X, |last| Term::Step(last as u32));
     let [dtype] = *results else { return None };
     Formula::new(steps, vec![Store { dtype, value }]).ok()
 }
 
-/// The type of a result that keeps the dtype of its operands; numbers must be finite.
+/// The type of a result with the dtype of its operands; constants must be finite.
 fn same_dtype(operands: &[&Type], numbers: &[f32]) -> Result<TensorType, TypeError> {
     let types = operands.iter().map(|ty| ty.tensor()).collect::<Result<Vec<_>, _>>()?;
     let full = full_type(&types)?;
@@ -95,7 +95,7 @@ fn same_dtype(operands: &[&Type], numbers: &[f32]) -> Result<TensorType, TypeErr
     }
 }
 
-/// Semantics of ops that are one scalar function of operands and numbers, in the order of its arguments.
+/// Semantics of ops that are one scalar function of operands and constants, in the order of its arguments.
 macro_rules! functions {
     ($($op:ident: $function:ident($op_self:ident: $($operand:ident),+ $(; $($number:ident),+)?);)+) => {$(
         impl Semantics for $op {

@@ -1,5 +1,5 @@
-//! A linear with what stands before and behind it: the op that linear fusions make, and that falls apart again where a
-//! target has no kernel for all of it.
+//! A linear layer with prologue and epilogue: the result of linear fusions. It is expanded again if a target has no
+//! kernel for all of it.
 
 use std::fmt;
 
@@ -17,19 +17,20 @@ use crate::{
 };
 
 op! {
-    /// `x`, normed where `before` says so, times `weight^T`, and then what `behind` lists, in f32 without rounding in
-    /// between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` behind `swiglu`. Beside `bias`, `swiglu` and `add`, functions
-    /// of elements may stand behind, such as `gelu_tanh` or `scale(0.5)`. What `scaled` lists are codes, which mean
-    /// `(code - zero) * scale`, as in `dequantize`. The further operands are those of `before`, `scaled` and `behind`, in
-    /// order: the gain of `rms_norm`, or gain and bias of `layer_norm`; the scales of `x` and `weight`, the zeros of the
-    /// weight; the bias, the residual. The result has the dtype of `x`, or `to`; with `codes` it is what `quantize` makes of
-    /// it, codes of that dtype, by a scale `[1, 1]` that stands last among the operands.
+    /// The product `x * weight^T`, with a norm of `x` before it if `prologue` has one, then the `epilogue`, in f32
+    /// without rounding in between: `[T, K]` and `[N, K]` to `[T, N]`, or `[T, N / 2]` after `swiglu`. Besides `bias`,
+    /// `swiglu` and `add`, the epilogue may have elementwise functions such as `gelu_tanh` or `scale(0.5)`. Operands
+    /// listed in `quantized` mean `(q - zero_point) * scale`, as in `dequantize`. The further operands are
+    /// those of `prologue`, `quantized` and `epilogue`, in order: the weight of `rms_norm`, or weight and bias of
+    /// `layer_norm`; the scales of `x` and `weight`, the zero points of the weight; the bias, the residual. The result
+    /// has the dtype of `x`, or `to`; with `codes` it is quantized to that dtype as by `quantize`, with a scale `[1,
+    /// 1]` that is the last operand.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
-        before: Option<Prologue>, scaled: Scaled, behind: Epilogues, to: Option<DType>, codes: Option<DType>
+        prologue: Option<Prologue>, quantized: Quantized, epilogue: Epilogues, to: Option<DType>, codes: Option<DType>
     }
 }
 
-/// What happens to `x` before the product: `rms_norm(eps, to)` or `layer_norm(eps, to)`.
+/// The prologue: `rms_norm(eps, to)` or `layer_norm(eps, to)` of `x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prologue {
     /// Which norm.
@@ -43,9 +44,9 @@ pub struct Prologue {
 /// A norm before a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
-    /// `rms_norm`: takes a gain.
+    /// `rms_norm`: has a weight.
     Rms,
-    /// `layer_norm`: takes a gain and a bias.
+    /// `layer_norm`: has a weight and a bias.
     Layer,
 }
 
@@ -66,27 +67,27 @@ impl Norm {
     }
 }
 
-/// Which operands of the product are codes: `x`, `weight`, and whether the latter's have a `zero`.
+/// Which operands of the product are quantized: `x`, `weight`, and whether the weight has a `zero_point`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scaled {
+pub struct Quantized {
     /// The activations.
     pub x: bool,
     /// The weight.
     pub weight: bool,
-    /// The weight's codes have a zero each scale.
-    pub zero: bool,
+    /// The weight has a zero point per scale.
+    pub zero_point: bool,
 }
 
-/// What happens to the product.
+/// A part of the epilogue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Epilogue {
-    /// Takes a bias `[N]`, and adds it to each row.
+    /// Adds a bias `[N]` to each row.
     Bias,
     /// `silu(left half) * right half` of each row.
     Swiglu,
-    /// Takes a residual of the result's type, and adds it.
+    /// Adds a residual of the result's type.
     Add,
-    /// A function of each element.
+    /// An elementwise function.
     Apply(Pointwise),
 }
 
@@ -118,7 +119,7 @@ impl fmt::Display for Epilogue {
     }
 }
 
-/// What happens to the product, in order.
+/// The epilogue, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Epilogues(pub Vec<Epilogue>);
 
@@ -139,7 +140,7 @@ impl Attribute for Prologue {
 
 impl Attribute for Epilogues {
     const EXPECTED: &'static str =
-        "a list of `bias`, `swiglu`, `add`, and functions of elements such as `gelu_tanh` or `scale(0.5)`";
+        "a list of `bias`, `swiglu`, `add`, and elementwise functions such as `gelu_tanh` or `scale(0.5)`";
 
     fn to_value(&self) -> AttrValue {
         AttrValue::List(self.0.iter().map(|epilogue| epilogue.to_value()).collect())
@@ -159,45 +160,45 @@ impl Attribute for Epilogues {
     }
 }
 
-impl Attribute for Scaled {
-    const EXPECTED: &'static str = "a list of `x`, `weight` and `zero`";
+impl Attribute for Quantized {
+    const EXPECTED: &'static str = "a list of `x`, `weight` and `zero_point`";
 
     fn to_value(&self) -> AttrValue {
-        let words = [("x", self.x), ("weight", self.weight), ("zero", self.zero)];
+        let words = [("x", self.x), ("weight", self.weight), ("zero_point", self.zero_point)];
         AttrValue::List(words.iter().filter(|word| word.1).map(|word| AttrValue::Word(word.0.to_owned())).collect())
     }
 
-    fn from_value(value: &AttrValue) -> Option<Scaled> {
+    fn from_value(value: &AttrValue) -> Option<Quantized> {
         let AttrValue::List(items) = value else { return None };
-        let mut scaled = Scaled::default();
+        let mut quantized = Quantized::default();
         for item in items {
             match item {
-                AttrValue::Word(word) if word == "x" => scaled.x = true,
-                AttrValue::Word(word) if word == "weight" => scaled.weight = true,
-                AttrValue::Word(word) if word == "zero" => scaled.zero = true,
+                AttrValue::Word(word) if word == "x" => quantized.x = true,
+                AttrValue::Word(word) if word == "weight" => quantized.weight = true,
+                AttrValue::Word(word) if word == "zero_point" => quantized.zero_point = true,
                 _ => return None,
             }
         }
-        Some(scaled)
+        Some(quantized)
     }
 
-    fn absent() -> Option<Scaled> {
-        Some(Scaled::default())
+    fn absent() -> Option<Quantized> {
+        Some(Quantized::default())
     }
 
     fn is_absent(&self) -> bool {
-        *self == Scaled::default()
+        *self == Quantized::default()
     }
 }
 
-/// What codes of a product mean.
+/// The scales and zero points of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scales<T> {
-    /// The scales of the activations, where those are codes.
+    /// The scales of the activations, if those are quantized.
     pub x: Option<T>,
-    /// The scales of the weight, where that is one of codes.
+    /// The scales of the weight, if it is quantized.
     pub weight: Option<T>,
-    /// Zeros of the weight's codes.
+    /// Zero points of the weight.
     pub zero: Option<T>,
 }
 
@@ -208,46 +209,48 @@ impl<T> Default for Scales<T> {
 }
 
 impl<T: Copy> Scales<T> {
-    /// Which of them there are.
-    pub fn scaled(&self) -> Scaled {
-        Scaled { x: self.x.is_some(), weight: self.weight.is_some(), zero: self.zero.is_some() }
+    /// Which of them exist.
+    pub fn quantized(&self) -> Quantized {
+        Quantized { x: self.x.is_some(), weight: self.weight.is_some(), zero_point: self.zero.is_some() }
     }
 
-    /// Those that there are, in the order of operands.
+    /// The existing ones, in operand order.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
         [self.x, self.weight, self.zero].into_iter().flatten()
     }
 }
 
-/// The operands behind the weight.
+/// The operands after the weight.
 struct More<T> {
     /// Those of the prologue.
     before: Vec<T>,
     scales: Scales<T>,
-    /// The epilogues, with theirs.
-    behind: Vec<(Epilogue, Option<T>)>,
-    /// The scale of the codes that the result is of.
+    /// The epilogue, with its operands.
+    epilogues: Vec<(Epilogue, Option<T>)>,
+    /// The scale of a quantized result.
     scale: Option<T>,
 }
 
 impl FusedLinear {
-    /// The operands behind the weight; `None` where their number is another.
+    /// The operands after the weight; `None` if their number is wrong.
     fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
-        let wanted = self.before.map_or(0, |before| before.norm.operands());
+        let wanted = self.prologue.map_or(0, |before| before.norm.operands());
         let before: Vec<T> = more.by_ref().take(wanted).collect();
         (before.len() == wanted).then_some(())?;
         let mut scales = Scales::default();
         let places = [&mut scales.x, &mut scales.weight, &mut scales.zero];
-        for (place, taken) in places.into_iter().zip([self.scaled.x, self.scaled.weight, self.scaled.zero]) {
+        for (place, taken) in
+            places.into_iter().zip([self.quantized.x, self.quantized.weight, self.quantized.zero_point])
+        {
             *place = if taken { Some(more.next()?) } else { None };
         }
-        let mut behind = Vec::new();
-        for epilogue in &self.behind.0 {
-            behind.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
+        let mut epilogues = Vec::new();
+        for epilogue in &self.epilogue.0 {
+            epilogues.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
         let scale = if self.codes.is_some() { Some(more.next()?) } else { None };
-        more.next().is_none().then_some(More { before, scales, behind, scale })
+        more.next().is_none().then_some(More { before, scales, epilogues, scale })
     }
 }
 
@@ -255,21 +258,26 @@ impl Semantics for FusedLinear {
     const CLASS: OpClass = OpClass::Matmul;
 
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-        let plain = self.before.is_none() && self.scaled == Scaled::default() && self.codes.is_none();
-        if plain && matches!(self.behind.0.as_slice(), [] | [Epilogue::Bias]) {
-            return type_error("expected something that `linear` does not do, before or behind");
+        let plain = self.prologue.is_none() && self.quantized == Quantized::default() && self.codes.is_none();
+        if plain && matches!(self.epilogue.0.as_slice(), [] | [Epilogue::Bias]) {
+            return type_error(
+                "expected a prologue, an epilogue or quantized operands, without which it is a `linear`",
+            );
         }
         let expected = 2
-            + self.before.map_or(0, |before| before.norm.operands())
-            + [self.scaled.x, self.scaled.weight, self.scaled.zero].into_iter().filter(|taken| *taken).count()
-            + self.behind.0.iter().filter(|epilogue| epilogue.takes_operand()).count()
+            + self.prologue.map_or(0, |before| before.norm.operands())
+            + [self.quantized.x, self.quantized.weight, self.quantized.zero_point]
+                .into_iter()
+                .filter(|taken| *taken)
+                .count()
+            + self.epilogue.0.iter().filter(|epilogue| epilogue.takes_operand()).count()
             + usize::from(self.codes.is_some());
         let found = operands.len();
-        let Some(More { before, scales, behind, scale }) = self.more(operands) else {
+        let Some(More { before, scales, epilogues, scale }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
-        if let Some(Prologue { norm, eps, to }) = self.before {
+        if let Some(Prologue { norm, eps, to }) = self.prologue {
             let to = (to != x.dtype).then_some(to);
             let operands = [&operands[..1], &before].concat();
             match norm {
@@ -278,7 +286,7 @@ impl Semantics for FusedLinear {
             };
         }
         let mut ty = self.product(operands[0].tensor()?, operands[1].tensor()?, scales)?;
-        for (epilogue, operand) in behind {
+        for (epilogue, operand) in epilogues {
             ty = epilogue.infer(ty, operand)?;
         }
         if let Some((to, scale)) = self.codes.zip(scale) {
@@ -289,9 +297,11 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { before, scales, behind, scale } = self.more(operands).ok_or("operands of another number")?;
-        let normed = match (self.before, before.as_slice()) {
-            (Some(Prologue { norm: Norm::Rms, eps, to }), [gain]) => Some(rms_norm(operands[0], gain, eps).rounded(to)),
+        let More { before, scales, epilogues, scale } = self.more(operands).ok_or("wrong number of operands")?;
+        let normed = match (self.prologue, before.as_slice()) {
+            (Some(Prologue { norm: Norm::Rms, eps, to }), [weight]) => {
+                Some(rms_norm(operands[0], weight, eps).rounded(to))
+            }
             (Some(Prologue { norm: Norm::Layer, eps, to }), more) => {
                 Some(layer_norm(operands[0], more, eps).rounded(to))
             }
@@ -304,7 +314,7 @@ impl Semantics for FusedLinear {
         });
         let x = x.as_ref().or(normed.as_ref()).unwrap_or(operands[0]);
         let product = product(x, weight.as_ref().unwrap_or(operands[1]));
-        let value = behind.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand));
+        let value = epilogues.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand));
         Ok(vec![match self.codes.zip(scale) {
             Some((to, scale)) => quantize(&[&value, scale], to),
             None => value,
@@ -343,12 +353,12 @@ impl Semantics for FusedLinear {
             patch.replace(graph.result(id), region);
             return Some(patch);
         }
-        let (epilogue, operand) = parts.behind.pop()?;
+        let (epilogue, operand) = parts.epilogue.pop()?;
         let linear = parts.add(graph, &mut patch, parts.x.into())?;
         let last = match (epilogue, operand) {
             (Epilogue::Add, Some(residual)) => patch.add(graph, Add {}, &[residual.into(), linear]),
             (Epilogue::Swiglu, _) => patch.add(graph, Swiglu {}, &[linear]),
-            // a bias that is the last of all is `linear`'s; behind anything else it has no op of its own
+            // a bias directly after the product is `linear`'s; elsewhere it has no op of its own
             _ => return None,
         };
         patch.replace(graph.result(id), last);
@@ -357,14 +367,14 @@ impl Semantics for FusedLinear {
 }
 
 impl FusedLinear {
-    /// The type of the product, of operands that may be codes.
+    /// The type of the product, whose operands may be quantized.
     fn product(&self, x: &TensorType, weight: &TensorType, scales: Scales<&Type>) -> Result<TensorType, TypeError> {
         let zero = scales.zero.map(|zero| zero.tensor()).transpose()?;
         let mut types = Vec::new();
-        for (ty, scale, zero) in [(x, scales.x, None), (weight, scales.weight, zero)] {
+        for (name, ty, scale, zero) in [("x", x, scales.x, None), ("weight", weight, scales.weight, zero)] {
             types.push(match scale {
                 Some(scale) => {
-                    expect_codes("what is scaled", ty.dtype)?;
+                    expect_codes(name, ty.dtype)?;
                     check_scales(ty, scale.tensor()?, zero)?;
                     Type::from(TensorType { dtype: DType::F32, ..ty.clone() })
                 }
@@ -372,10 +382,10 @@ impl FusedLinear {
             });
         }
         if scales.zero.is_some() && scales.weight.is_none() {
-            return type_error("expected scales with the zeros of the weight");
+            return type_error("expected scales with the zero points of the weight");
         }
-        if scales.x.is_some() && (self.before.is_some() || self.to.is_none()) {
-            return type_error("expected `to`, and nothing before the product, where x is codes");
+        if scales.x.is_some() && (self.prologue.is_some() || self.to.is_none()) {
+            return type_error("expected `to`, and no prologue, since x is quantized");
         }
         let product = Linear { to: None }.infer(&[&types[0], &types[1]])?;
         TensorType { dtype: x.dtype, ..product[0].tensor()?.clone() }.rounded(self.to)
@@ -418,92 +428,92 @@ impl Epilogue {
     }
 }
 
-/// What stands behind a product: a bias, functions of elements, a residual, in this order.
+/// An epilogue in normal form: a bias, elementwise functions, a residual, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Behind {
+pub struct OrderedEpilogue {
     /// The bias.
     pub bias: Option<Value>,
-    /// The functions: a formula of one element, in f32.
+    /// The functions: an elementwise formula, in f32.
     pub formula: Option<Formula>,
     /// The residual.
     pub residual: Option<Value>,
 }
 
-/// A `linear` or `fused_linear` taken apart: what rules change and kernels look at.
+/// The parts of a `linear` or `fused_linear`, for rules and kernels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearParts {
-    /// What happens to `x` before, with its operands.
+    /// The prologue, with its operands.
     pub before: Option<(Prologue, Vec<Value>)>,
     /// The activations.
     pub x: Value,
     /// The weight.
     pub weight: Value,
-    /// What codes among them mean.
+    /// Scales and zero points of quantized operands.
     pub scales: Scales<Value>,
-    /// What happens behind, with its operands.
-    pub behind: Vec<(Epilogue, Option<Value>)>,
-    /// The dtype of the result, where that is of numbers, or else of the numbers that its codes are of.
+    /// The epilogue, with its operands.
+    pub epilogue: Vec<(Epilogue, Option<Value>)>,
+    /// The dtype of the result, before quantization if it is quantized.
     pub result: DType,
-    /// The dtype of the codes that the result is of, with their scale.
+    /// The dtype of a quantized result, with its scale.
     pub codes: Option<(DType, Value)>,
 }
 
 impl LinearParts {
-    /// The parts of an op; `None` where it is neither.
+    /// The parts of an op; `None` if it is neither.
     pub fn of(graph: &Graph, id: OpId) -> Option<LinearParts> {
         let operands = graph.operands(id);
         let (x, weight) = (*operands.first()?, *operands.get(1)?);
         let result = graph.tensor(graph.result(id))?.dtype;
         if graph.cast::<Linear>(id).is_some() {
-            let behind = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
+            let epilogue = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
             let scales = Scales::default();
-            return Some(LinearParts { before: None, x, weight, scales, behind, result, codes: None });
+            return Some(LinearParts { before: None, x, weight, scales, epilogue, result, codes: None });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { before, scales, behind, scale } = fused.more(&operands)?;
-        let before = fused.before.map(|prologue| (prologue, before));
+        let More { before, scales, epilogues: epilogue, scale } = fused.more(&operands)?;
+        let before = fused.prologue.map(|prologue| (prologue, before));
         let codes = fused.codes.zip(scale);
         let result = if codes.is_some() { fused.to.unwrap_or(graph.tensor(x)?.dtype) } else { result };
-        Some(LinearParts { before, x, weight, scales, behind, result, codes })
+        Some(LinearParts { before, x, weight, scales, epilogue, result, codes })
     }
 
-    /// The epilogues, in order.
+    /// The epilogue, in order.
     pub fn epilogues(&self) -> Vec<Epilogue> {
-        self.behind.iter().map(|(epilogue, _)| *epilogue).collect()
+        self.epilogue.iter().map(|(epilogue, _)| *epilogue).collect()
     }
 
-    /// The operand of an epilogue, where it is there.
+    /// The operand of an epilogue part, if it exists.
     pub fn operand(&self, wanted: Epilogue) -> Option<Value> {
-        self.behind.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
+        self.epilogue.iter().find(|(epilogue, _)| *epilogue == wanted)?.1
     }
 
-    /// Takes away the functions that stand last: together they are one region.
+    /// Removes the elementwise functions at the end: together they are one region.
     fn pop_functions(&mut self) -> Vec<Pointwise> {
         let mut functions = Vec::new();
-        while let Some((Epilogue::Apply(function), _)) = self.behind.last() {
+        while let Some((Epilogue::Apply(function), _)) = self.epilogue.last() {
             if functions.len() == Formula::MAX_STEPS {
                 break;
             }
             functions.insert(0, *function);
-            self.behind.pop();
+            self.epilogue.pop();
         }
         functions
     }
 
-    /// What stands behind as kernels do it in one go; `None` where it is something else, or in another order.
-    pub fn in_order(&self) -> Option<Behind> {
-        let mut behind = self.behind.iter().peekable();
-        let bias = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
+    /// The epilogue in the normal form of kernels; `None` if it has another form or order.
+    pub fn in_order(&self) -> Option<OrderedEpilogue> {
+        let mut parts = self.epilogue.iter().peekable();
+        let bias = parts.next_if(|(epilogue, _)| *epilogue == Epilogue::Bias).and_then(|(_, bias)| *bias);
         let mut functions = Vec::new();
-        while let Some((Epilogue::Apply(function), _)) = behind.peek() {
+        while let Some((Epilogue::Apply(function), _)) = parts.peek() {
             functions.push(*function);
-            behind.next();
+            parts.next();
         }
-        let residual = behind.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
+        let residual = parts.next_if(|(epilogue, _)| *epilogue == Epilogue::Add).and_then(|(_, residual)| *residual);
         let formula = Pointwise::formula(&functions, DType::F32);
-        // a formula of more functions than one may have is none
-        let whole = behind.next().is_none() && formula.is_some() != functions.is_empty();
-        whole.then_some(Behind { bias, formula, residual })
+        // too many functions for one formula
+        let whole = parts.next().is_none() && formula.is_some() != functions.is_empty();
+        whole.then_some(OrderedEpilogue { bias, formula, residual })
     }
 
     /// The dtype in which the product reads `x`.
@@ -514,7 +524,7 @@ impl LinearParts {
         }
     }
 
-    /// Adds the linear over what its codes mean, in f32, to a patch.
+    /// Adds the linear layer over dequantized operands, in f32, to a patch.
     fn widened(&self, graph: &Graph, patch: &mut Patch) -> Option<PatchValue> {
         let mut meaning = |codes: Value, scales: &[Option<Value>]| match scales {
             [None, ..] => PatchValue::from(codes),
@@ -530,22 +540,22 @@ impl LinearParts {
         Some(patch.add(graph, Linear { to }, &[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>()))
     }
 
-    /// Adds the op that does all parts to a patch, over an `x` that may be new: a `linear` where that is enough.
+    /// Adds the op of all parts to a patch, over an `x` that may be new: a `linear` if that is enough.
     pub fn add(&self, graph: &Graph, patch: &mut Patch, x: PatchValue) -> Option<PatchValue> {
         let x_dtype = patch.tensor(graph, x)?.dtype;
         let to = (x_dtype != self.result).then_some(self.result);
         let mut operands = vec![x, self.weight.into()];
         operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
         operands.extend(self.scales.iter().map(PatchValue::from));
-        operands.extend(self.behind.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
+        operands.extend(self.epilogue.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
         operands.extend(self.codes.map(|(_, scale)| PatchValue::from(scale)));
-        let (behind, scaled) = (self.epilogues(), self.scales.scaled());
-        let plain = self.before.is_none() && scaled == Scaled::default() && self.codes.is_none();
-        if plain && matches!(behind.as_slice(), [] | [Epilogue::Bias]) {
+        let (epilogue, quantized) = (self.epilogues(), self.scales.quantized());
+        let plain = self.before.is_none() && quantized == Quantized::default() && self.codes.is_none();
+        if plain && matches!(epilogue.as_slice(), [] | [Epilogue::Bias]) {
             return Some(patch.add(graph, Linear { to }, &operands));
         }
-        let before = self.before.as_ref().map(|(prologue, _)| *prologue);
+        let prologue = self.before.as_ref().map(|(prologue, _)| *prologue);
         let codes = self.codes.map(|(dtype, _)| dtype);
-        Some(patch.add(graph, FusedLinear { before, scaled, behind: Epilogues(behind), to, codes }, &operands))
+        Some(patch.add(graph, FusedLinear { prologue, quantized, epilogue: Epilogues(epilogue), to, codes }, &operands))
     }
 }

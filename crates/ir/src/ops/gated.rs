@@ -12,8 +12,7 @@ op! {
 }
 
 op! {
-    /// `silu(gate) * up` where `gate` and `up` are the left and the right half of each row:
-    /// `[T, 2 * I]` to `[T, I]`.
+    /// `silu(gate) * up`, where `gate` and `up` are the left and the right half of each row: `[T, 2 * I]` to `[T, I]`.
     pub struct Swiglu = "swiglu" (gate_up) {}
 }
 

@@ -1,4 +1,4 @@
-//! Layer normalization: the norm of models that subtract the mean.
+//! Layer normalization, for models that subtract the mean.
 
 use plan::DType;
 
@@ -8,15 +8,14 @@ use crate::{
 };
 
 op! {
-    /// Layer normalization over the last axis, times a gain, plus a bias:
-    /// `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias`, of `[.., H]`, `[H]` and `[H]`, computed in f32.
-    /// The result has the dtype of `x`, or `to`. (arXiv 1607.06450.)
+    /// Layer normalization over the last axis: `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias`, of
+    /// `[.., H]`, `[H]` and `[H]`, computed in f32. The result has the dtype of `x`, or `to`. (arXiv 1607.06450.)
     pub struct LayerNorm = "layer_norm" (x, weight; bias) { eps: f32, to: Option<DType> }
 }
 
 op! {
-    /// `sum = a + b` and `layer_norm(sum, weight, bias)` in one op. The sum has the dtype of `a` and `b`, the norm that, or
-    /// `to`.
+    /// `sum = a + b` and `layer_norm(sum, weight, bias)` in one op. The sum has the dtype of `a` and `b`, the norm the
+    /// same, or `to`.
     pub struct AddLayerNorm = "add_layer_norm" (a, b, weight; bias) { eps: f32, to: Option<DType> }
 }
 
@@ -33,7 +32,7 @@ fn check_operands(x: &TensorType, weight: &Type, bias: Option<&&Type>) -> Result
     }
 }
 
-/// `operands` are the gain, and perhaps the bias.
+/// `operands` are the weight, and perhaps the bias.
 pub(super) fn layer_norm(x: &HostTensor, operands: &[&HostTensor], eps: f32) -> HostTensor {
     let mut values = Vec::with_capacity(x.floats().len());
     for row in x.rows() {
@@ -41,8 +40,8 @@ pub(super) fn layer_norm(x: &HostTensor, operands: &[&HostTensor], eps: f32) -> 
         let mean = row.iter().sum::<f32>() / count;
         let variance = row.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / count;
         let scale = 1.0 / (variance + eps).sqrt();
-        let gains = operands.first().map_or(&[][..], |gain| gain.floats());
-        let normed = row.iter().zip(gains).map(|(value, gain)| (value - mean) * scale * gain);
+        let weights = operands.first().map_or(&[][..], |weight| weight.floats());
+        let normed = row.iter().zip(weights).map(|(value, weight)| (value - mean) * scale * weight);
         match operands.get(1) {
             Some(bias) => values.extend(normed.zip(bias.floats()).map(|(value, bias)| value + bias)),
             None => values.extend(normed),

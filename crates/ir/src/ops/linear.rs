@@ -1,4 +1,4 @@
-//! The matrix product of activations with a weight.
+//! The product of activations and a weight.
 
 use plan::DType;
 
@@ -7,8 +7,8 @@ use crate::{
 };
 
 op! {
-    /// `x @ weight^T + bias`: `[T, K]`, `[N, K]` and `[N]` to `[T, N]`, accumulated in f32. The result has the dtype
-    /// of `x`, or `to`; weight and bias may have others.
+    /// `x @ weight^T + bias`: `[T, K]`, `[N, K]` and `[N]` to `[T, N]`, accumulated in f32. The result has the dtype of
+    /// `x`, or `to`; weight and bias may have other dtypes.
     pub struct Linear = "linear" (x, weight; bias) { to: Option<DType> }
 }
 
@@ -50,7 +50,7 @@ pub(super) fn product(x: &HostTensor, weight: &HostTensor) -> HostTensor {
     HostTensor::f32([x.shape[0], weight.shape[0]], values)
 }
 
-/// Every row plus the bias.
+/// Adds the bias to every row.
 pub(super) fn add_bias(x: &HostTensor, bias: &HostTensor) -> HostTensor {
     let values = x.rows().flat_map(|row| row.iter().zip(bias.floats()).map(|(a, b)| a + b)).collect();
     HostTensor::f32(x.shape.clone(), values)

@@ -1,4 +1,4 @@
-//! A region: what several ops on elements compute, in one op. Also what all those ops share.
+//! An elementwise region: several elementwise ops as one formula. Also what all those ops share.
 
 use plan::{BLOCK, DType, Dim, Formula, Registers, Term};
 
@@ -8,9 +8,9 @@ use crate::{
 };
 
 op! {
-    /// A formula of the elements of equal index, computed in f32: `[silu(x0), mul(v0, x1), bf16(v1)]` is
-    /// `silu(x0) * x1`, rounded to bf16. `x0` is the first operand, `v0` the value of the first step; each dtype stores
-    /// a result. Operands have one shape, or are a row of it that stands for all.
+    /// An elementwise formula, computed in f32: `[silu(x0), mul(v0, x1), bf16(v1)]` is `silu(x0) * x1`, rounded to
+    /// bf16. `x0` is the first operand, `v0` the value of the first step; each dtype stores a result. Operands have one
+    /// shape, or are broadcast rows of it.
     pub struct Map = "map" (x..) { f: Formula }
 }
 
@@ -37,7 +37,8 @@ impl Attribute for Formula {
     }
 }
 
-/// The operand whose shape the results have: the one of highest rank. The others have that shape, or are a row of it.
+/// The operand with the shape of the results: the one of highest rank. The others have that shape, or are a broadcast
+/// row.
 pub(super) fn full_type<'a>(operands: &[&'a TensorType]) -> Result<&'a TensorType, TypeError> {
     let mut full: Option<&TensorType> = None;
     for ty in operands {

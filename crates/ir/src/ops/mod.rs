@@ -1,4 +1,4 @@
-//! The ops, one thing a file, and the list of them.
+//! The ops, one per file, and their list.
 
 mod argmax;
 mod attention;
@@ -24,7 +24,9 @@ pub use concat::{Concat, Split};
 pub use constant::{Constant, Input};
 pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
 pub use embedding::Embedding;
-pub use fused_linear::{Behind, Epilogue, Epilogues, FusedLinear, LinearParts, Norm, Prologue, Scaled, Scales};
+pub use fused_linear::{
+    Epilogue, Epilogues, FusedLinear, LinearParts, Norm, OrderedEpilogue, Prologue, Quantized, Scales,
+};
 pub use gated::{SiluMul, Swiglu};
 pub use gather::GatherRows;
 pub use layer_norm::{AddLayerNorm, LayerNorm};
@@ -38,7 +40,7 @@ pub use rope::{Rope, RopeFrequencies, RopeScaling};
 
 use crate::{DeclaredOp, OpInfo};
 
-/// The ops that text may name. `constant` and the graph's inputs have a syntax of their own.
+/// The ops that text may name. `constant` and graph inputs have their own syntax.
 #[derive(Clone, Debug)]
 pub struct OpSet {
     ops: Vec<OpInfo>,
@@ -94,9 +96,9 @@ impl OpSet {
     /// The same set with one more op.
     ///
     /// # Panics
-    /// If an op of this name is there: its text could mean either.
+    /// If an op of this name exists: its text would be ambiguous.
     pub fn with<T: DeclaredOp>(mut self) -> OpSet {
-        assert!(self.find(T::MNEMONIC).is_none(), "there is an op `{}` already", T::MNEMONIC);
+        assert!(self.find(T::MNEMONIC).is_none(), "an op `{}` already exists", T::MNEMONIC);
         self.ops.push(OpInfo::of::<T>());
         self
     }

@@ -1,4 +1,4 @@
-//! Root-mean-square normalization over the last axis.
+//! RMSNorm over the last axis.
 
 use plan::DType;
 
@@ -7,15 +7,15 @@ use crate::{
 };
 
 op! {
-    /// Root-mean-square normalization over the last axis, times a gain:
-    /// `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32. With `head_dim`, each head of a
-    /// row is normed by itself, with one weight `[head_dim]` for all. The result has the dtype of `x`, or `to`.
+    /// RMSNorm over the last axis: `x / sqrt(mean(x^2) + eps) * weight`, of `[.., H]` and `[H]`, computed in f32. With
+    /// `head_dim`, each head of a row is normalized separately, with one weight `[head_dim]` for all. The result has
+    /// the dtype of `x`, or `to`.
     pub struct RmsNorm = "rms_norm" (x, weight) { eps: f32, head_dim: Option<u32>, to: Option<DType> }
 }
 
 op! {
     /// `sum = a + b` and `rms_norm(sum, weight)`, the residual step of a decoder layer in one op. The sum has the dtype
-    /// of `a` and `b`, the norm that, or `to`.
+    /// of `a` and `b`, the norm the same, or `to`.
     pub struct AddRmsNorm = "add_rms_norm" (a, b, weight) { eps: f32, to: Option<DType> }
 }
 
@@ -31,7 +31,7 @@ pub(super) fn check(x: &TensorType, weight: &TensorType) -> Result<(), TypeError
     }
 }
 
-/// Checks the norm of each head of `x` by itself.
+/// Checks the norm of each head of `x`.
 pub(super) fn check_heads(x: &TensorType, weight: &TensorType, head_dim: u32) -> Result<(), TypeError> {
     match x.width() {
         Some(width) if head_dim > 0 && width % u64::from(head_dim) == 0 => {
@@ -41,18 +41,18 @@ pub(super) fn check_heads(x: &TensorType, weight: &TensorType, head_dim: u32) ->
     }
 }
 
-/// Norms runs of as many elements as there are gains: rows, or their heads.
+/// Normalizes runs of the length of the weight: rows, or their heads.
 pub(super) fn rms_norm(x: &HostTensor, weight: &HostTensor, eps: f32) -> HostTensor {
     let mut values = x.floats().to_vec();
     values.chunks_exact_mut(weight.floats().len().max(1)).for_each(|run| normalize(run, weight.floats(), eps));
     HostTensor::f32(x.shape.clone(), values)
 }
 
-/// Norms a row or a head in place.
-pub(super) fn normalize(row: &mut [f32], gains: &[f32], eps: f32) {
+/// Normalizes a row or a head in place.
+pub(super) fn normalize(row: &mut [f32], weights: &[f32], eps: f32) {
     let mean_square = row.iter().map(|value| value * value).sum::<f32>() / row.len() as f32;
     let scale = 1.0 / (mean_square + eps).sqrt();
-    row.iter_mut().zip(gains).for_each(|(value, gain)| *value = *value * scale * gain);
+    row.iter_mut().zip(weights).for_each(|(value, weight)| *value = *value * scale * weight);
 }
 
 impl Semantics for RmsNorm {

@@ -1,4 +1,4 @@
-//! A norm whose values nobody wants but as codes.
+//! A norm whose result is only used quantized.
 
 use plan::DType;
 
@@ -7,16 +7,16 @@ use super::{Quantize, QuantizeBlocks, RmsNorm};
 use crate::{Graph, HostTensor, KvState, OpClass, OpId, Patch, Semantics, Type, TypeError, Value, op, type_error};
 
 op! {
-    /// Codes, of dtype `to`, of `rms_norm(x, weight)`, which is rounded to `norm` before: `quantize_blocks` of each row, and
-    /// `cols` columns, all where they are not given; the second result are the scales in f32. With a `scale` `[1, 1]` it is
-    /// `quantize` by that one, and there are no scales to return.
+    /// `rms_norm(x, weight)`, rounded to `norm`, then quantized to dtype `to`: as by `quantize_blocks` with one row and
+    /// `cols` columns per block, or whole rows; the second result are the scales in f32. With a `scale` `[1, 1]` it is
+    /// quantized as by `quantize`, and there is no second result.
     pub struct RmsNormQuantize = "rms_norm_quantize" (x, weight; scale) {
         eps: f32, norm: DType, to: DType, cols: Option<u32>
     }
 }
 
 impl RmsNormQuantize {
-    /// The norm that it is, of an `x` of this dtype.
+    /// Its norm, for an `x` of this dtype.
     fn norm(&self, x: DType) -> RmsNorm {
         RmsNorm { eps: self.eps, head_dim: None, to: (self.norm != x).then_some(self.norm) }
     }
@@ -40,7 +40,7 @@ impl Semantics for RmsNormQuantize {
     }
 
     fn eval(&self, operands: &[&HostTensor], kv: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        // what x was stored in does not matter: values are rounded here
+        // the dtype of x does not matter: values are rounded here
         let normed = self.norm(self.norm).eval(&operands[..2], kv)?;
         let normed = normed.into_iter().map(|normed| normed.rounded(self.norm)).collect::<Vec<_>>();
         match operands.get(2) {

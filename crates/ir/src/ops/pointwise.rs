@@ -1,23 +1,23 @@
-//! A function of single elements behind a product, such as `gelu_tanh` or `scale(0.5)`: any of the scalar functions,
-//! whose arguments beside the element are numbers.
+//! Elementwise functions of an epilogue, such as `gelu_tanh` or `scale(0.5)`: any scalar function of one element and
+//! constants.
 
 use plan::{Apply, DType, Formula, ScalarFn, Store, Term};
 
 use crate::{AttrValue, Attribute};
 
-/// Most numbers beside the element: `clamp` has two.
+/// Maximum number of constants: `clamp` has two.
 const NUMBERS: usize = 2;
 
 /// A scalar function of each element.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pointwise {
     function: ScalarFn,
-    /// As many as the function takes beside the element; zero behind those.
+    /// The constants of the function; zeros after those.
     numbers: [f32; NUMBERS],
 }
 
 impl Pointwise {
-    /// What an op of this formula does, where it is one function of one operand and numbers.
+    /// The function of a formula, if it is a single one of one operand and constants.
     pub fn of(formula: &Formula) -> Option<Pointwise> {
         let ([Apply { function, args }], [Store { value: Term::Step(0), .. }]) = (formula.steps(), formula.stores())
         else {
@@ -31,7 +31,7 @@ impl Pointwise {
         Pointwise::with(*function, args.iter().map(number))
     }
 
-    /// The formula of several, one behind the other, with a result of this dtype; `None` for none of them.
+    /// The formula of several in sequence, with a result of this dtype; `None` for an empty list.
     pub fn formula(functions: &[Pointwise], dtype: DType) -> Option<Formula> {
         let last = Term::Step(functions.len().checked_sub(1)? as u32);
         let step = |(index, pointwise): (usize, &Pointwise)| {
@@ -42,7 +42,7 @@ impl Pointwise {
         Formula::new(functions.iter().enumerate().map(step).collect(), vec![Store { dtype, value: last }]).ok()
     }
 
-    /// As an attribute spells it, by the name of the op that does it.
+    /// The spelling in attributes, by the name of the op.
     pub(super) fn to_value(self) -> AttrValue {
         let name = match self.function {
             ScalarFn::Mul => "scale",

@@ -1,4 +1,4 @@
-//! Numbers as codes times scales: how tensors of 8 and 4 bits come to be, and what they mean.
+//! Quantization and dequantization to 8 and 4 bits.
 
 use plan::{DType, largest_magnitude, scale_block, scale_of};
 
@@ -8,26 +8,26 @@ use crate::{
 };
 
 op! {
-    /// `round(x / scale) + zero` for each element of a matrix, as codes of dtype `to`: to the nearest, ties to even, and
-    /// no further than the largest code. The shape of `scale` says what shares one: each of its sizes is 1, for all of
-    /// the axis, that of the matrix, for each index its own, or as many as blocks of a power of two cover it. `zero`, of
+    /// `round(x / scale) + zero_point` for each element of a matrix, in dtype `to`: to nearest, ties to even,
+    /// saturating. The shape of `scale` defines its granularity: along each axis, its size is 1 (shared by the whole
+    /// axis), that of the matrix (one per index), or the number of power-of-two blocks that cover it. `zero_point`, of
     /// dtype `i8`, has the shape of `scale`. Kernels multiply by the reciprocal of the scale, rounded to f32.
-    pub struct Quantize = "quantize" (x, scale; zero) { to: DType }
+    pub struct Quantize = "quantize" (x, scale; zero_point) { to: DType }
 }
 
 op! {
-    /// `quantize` of a matrix by scales of its own: of each block of `rows` rows, one where it is not given, and `cols`
-    /// columns, all where they are not. The scale is the largest magnitude over the largest code, and at least 2^-100.
-    /// Results are the codes, and the scales in f32.
+    /// `quantize` of a matrix with computed scales: one per block of `rows` rows (default 1) and `cols` columns
+    /// (default all). The scale is the largest magnitude divided by the largest quantized value, and at least 2^-100.
+    /// Results are the quantized values, and the scales in f32.
     pub struct QuantizeBlocks = "quantize_blocks" (x) { to: DType, rows: Option<u32>, cols: Option<u32> }
 }
 
 op! {
-    /// `(codes - zero) * scale` for each element of a matrix, in dtype `to`. Scales are as in `quantize`.
-    pub struct Dequantize = "dequantize" (codes, scale; zero) { to: DType }
+    /// `(q - zero_point) * scale` for each element `q` of a matrix, in dtype `to`. Scales are as in `quantize`.
+    pub struct Dequantize = "dequantize" (codes, scale; zero_point) { to: DType }
 }
 
-/// The dtype must be one of codes.
+/// The dtype must be a quantized one.
 pub(super) fn expect_codes(name: &str, dtype: DType) -> Result<(), TypeError> {
     match dtype.is_code() {
         true => Ok(()),
@@ -35,7 +35,7 @@ pub(super) fn expect_codes(name: &str, dtype: DType) -> Result<(), TypeError> {
     }
 }
 
-/// Checks scales, and zeros where there are some, against the matrix that they are for.
+/// Checks scales, and zero points if any, against their matrix.
 pub(super) fn check_scales(
     matrix: &TensorType,
     scale: &TensorType,
@@ -54,23 +54,23 @@ pub(super) fn check_scales(
         };
         if !fits {
             return type_error(format!(
-                "expected a scale for all, each, or blocks of a power of two of {matrix}, found {scale}"
+                "expected scales per tensor, per index, or per power-of-two block of {matrix}, found {scale}"
             ));
         }
     }
     let Some(zero) = zero else { return Ok(()) };
-    expect_dtype("zero", zero, DType::I8)?;
+    expect_dtype("zero_point", zero, DType::I8)?;
     match zero.shape == scale.shape {
         true => Ok(()),
-        false => type_error(format!("expected a zero for each scale, found {zero} and {scale}")),
+        false => type_error(format!("expected a zero point per scale, found {zero} and {scale}")),
     }
 }
 
-/// One scale for all of a matrix, where an op does not say whose others would be.
+/// One scale per tensor, for ops that support no other granularity.
 pub(super) fn expect_scale_of_all(scale: &TensorType) -> Result<(), TypeError> {
     match scale.const_shape().as_deref() {
         Some([1, 1]) => Ok(()),
-        _ => type_error(format!("expected one scale for all, found {scale}")),
+        _ => type_error(format!("expected one scale per tensor, found {scale}")),
     }
 }
 
@@ -89,7 +89,7 @@ fn with_scales(operands: &[&HostTensor], apply: impl Fn(f32, f32, f32) -> f32) -
     HostTensor::f32(matrix.shape.clone(), values)
 }
 
-/// The codes of a matrix by given scales.
+/// Quantizes a matrix with given scales.
 pub(super) fn quantize(operands: &[&HostTensor], to: DType) -> HostTensor {
     match operands.len() {
         2 => with_scales(operands, |x, scale, _| to.round(x * (1.0 / scale))),
@@ -97,7 +97,7 @@ pub(super) fn quantize(operands: &[&HostTensor], to: DType) -> HostTensor {
     }
 }
 
-/// What codes with scales mean, in f32.
+/// Dequantizes a matrix, to f32.
 pub(super) fn dequantize(operands: &[&HostTensor]) -> HostTensor {
     with_scales(operands, |code, scale, zero| (code - zero) * scale)
 }
@@ -112,7 +112,7 @@ impl Semantics for Quantize {
         expect_codes("to", self.to)?;
         match x.dtype.is_float() {
             true => Ok(vec![TensorType { dtype: self.to, shape: x.shape.clone() }.into()]),
-            false => type_error(format!("expected floating-point numbers, found {x}")),
+            false => type_error(format!("expected a floating-point tensor, found {x}")),
         }
     }
 
@@ -136,7 +136,7 @@ impl Semantics for QuantizeBlocks {
         expect_rank("x", x, 2)?;
         expect_codes("to", self.to)?;
         if !x.dtype.is_float() {
-            return type_error(format!("expected floating-point numbers, found {x}"));
+            return type_error(format!("expected a floating-point tensor, found {x}"));
         }
         let (rows, cols) = self.block();
         let width = x.width().filter(|width| *width > 0);
@@ -190,7 +190,8 @@ impl Semantics for Dequantize {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        expect_same("the ranks of codes and scales", &operands[0].shape.len(), &2).map_err(|error| error.0)?;
+        expect_same("the ranks of quantized values and scales", &operands[0].shape.len(), &2)
+            .map_err(|error| error.0)?;
         Ok(vec![dequantize(operands)])
     }
 }

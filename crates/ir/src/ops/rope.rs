@@ -8,9 +8,9 @@ use crate::{
 };
 
 op! {
-    /// Rotates each head of `[T, heads * head_dim]` by its token's position: with `D = 2 * len(frequencies)` and
-    /// `a = position * frequencies[i]`, elements `i` and `i + D/2` become `x[i] cos a - x[i + D/2] sin a` and
-    /// `x[i + D/2] cos a + x[i] sin a`. Elements from `D` on stay. The result has the dtype of `x`, or `to`. (RoFormer,
+    /// Rotates each head of `[T, heads * head_dim]` by its token's position: with `D = 2 * len(frequencies)` and `a =
+    /// position * frequencies[i]`, elements `i` and `i + D/2` become `x[i] cos a - x[i + D/2] sin a` and `x[i + D/2]
+    /// cos a + x[i] sin a`. Elements from `D` on are unchanged. The result has the dtype of `x`, or `to`. (RoFormer,
     /// arXiv 2104.09864.)
     pub struct Rope = "rope" (x, positions, frequencies) { head_dim: u32, to: Option<DType> }
 }
@@ -21,10 +21,10 @@ op! {
     pub struct RopeFrequencies = "rope_frequencies" () { dim: u32, theta: f64, scaling: RopeScaling }
 }
 
-/// How a rotary embedding is stretched past the length it was trained on.
+/// How RoPE is scaled beyond the training length.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     Default,
     /// All frequencies divided by the factor. (Position interpolation, arXiv 2306.15595.)
     Linear {
@@ -40,7 +40,7 @@ pub enum RopeScaling {
         low_freq_factor: f64,
         /// Wavelengths below `original_max_position / high_freq_factor` count as high frequencies.
         high_freq_factor: f64,
-        /// The length the model was first trained on.
+        /// The original training length.
         original_max_position: u32,
     },
 }
@@ -125,7 +125,7 @@ impl Semantics for RopeFrequencies {
     }
 }
 
-/// Checks what `rope` and `rope_append_kv` share.
+/// Checks that `rope` and `rope_append_kv` share.
 pub(super) fn check_rope(
     x: &TensorType,
     positions: &TensorType,

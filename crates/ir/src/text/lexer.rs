@@ -1,8 +1,8 @@
-//! Words of IR text, and of rules made from it, each with its place.
+//! Tokens of IR text and of rewrite rules, each with its position.
 
 use plan::terminal::is_obeyed;
 
-/// A word.
+/// A token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
     /// `%layers.0.q`, without the `%`.
@@ -13,7 +13,7 @@ pub enum Token {
     Key(String),
     /// `graph`, `add`, `T`, `bf16`.
     Word(String),
-    /// `$eps`, without the `$`: only rewriting rules have them.
+    /// `$eps`, without the `$`: only in rewrite rules.
     Capture(String),
     /// `64`
     Int(i64),
@@ -26,7 +26,7 @@ pub enum Token {
 }
 
 impl Token {
-    /// How a message shows it.
+    /// Its form in messages.
     pub fn describe(&self) -> String {
         match self {
             Token::Value(name) => format!("`%{name}`"),
@@ -42,18 +42,18 @@ impl Token {
     }
 }
 
-/// A word and the byte at which it starts.
+/// A token and its byte offset.
 #[derive(Clone, Debug)]
 pub(super) struct Spanned {
     pub token: Token,
     pub at: usize,
 }
 
-/// A longer one before those that it starts with.
+/// Longer ones before their prefixes.
 const PUNCTUATION: [&str; 21] =
     ["..", "=>", "==", "!=", "<=", ">=", "(", ")", "{", "}", "[", "]", "<", ">", ",", ":", "=", "+", "*", "-", "|"];
 
-/// Cuts text into words. The error is a message and the byte where it applies.
+/// Splits text into tokens. The error is a message and its byte offset.
 pub(super) fn lex(text: &str) -> Result<Vec<Spanned>, (String, usize)> {
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -73,7 +73,7 @@ pub(super) fn lex(text: &str) -> Result<Vec<Spanned>, (String, usize)> {
     Ok(tokens)
 }
 
-/// The first word of `rest` and its length.
+/// The first token of `rest` and its length.
 fn word(rest: &str) -> Result<(Token, usize), String> {
     let run = |text: &str, accept: fn(char) -> bool| text.find(|c| !accept(c)).unwrap_or(text.len());
     let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -81,7 +81,7 @@ fn word(rest: &str) -> Result<(Token, usize), String> {
     if let Some(key) = rest.strip_prefix("@\"") {
         let length = key.find(['"', '\n']).filter(|end| key[*end..].starts_with('"'));
         let length = length.ok_or("expected a closing `\"`")?;
-        // texts of graphs are shown on terminals, and parse back to themselves
+        // graph texts are shown on terminals, and must round-trip
         if let Some(c) = key[..length].chars().find(|c| is_obeyed(*c)) {
             return Err(format!("unexpected character `{}` in a name", c.escape_unicode()));
         }
@@ -91,14 +91,14 @@ fn word(rest: &str) -> Result<(Token, usize), String> {
         if let Some(name) = rest.strip_prefix(prefix) {
             let length = run(name, in_name);
             return match length {
-                0 => Err(format!("expected a name behind `{prefix}`")),
+                0 => Err(format!("expected a name after `{prefix}`")),
                 _ => Ok((make(name[..length].to_owned()), length + 1)),
             };
         }
     }
     if let Some(name) = rest.strip_prefix('$') {
         return match run(name, in_word) {
-            0 => Err("expected a name behind `$`".to_owned()),
+            0 => Err("expected a name after `$`".to_owned()),
             length => Ok((Token::Capture(name[..length].to_owned()), length + 1)),
         };
     }
@@ -115,7 +115,7 @@ fn word(rest: &str) -> Result<(Token, usize), String> {
     Ok((Token::Punct(punct), punct.len()))
 }
 
-/// An integer, or a number with a point or an exponent. The `..` of a range is no point.
+/// An integer, or a number with a point or an exponent. The `..` of a range is not a point.
 fn number(rest: &str) -> Result<(Token, usize), String> {
     let bytes = rest.as_bytes();
     let digits = |mut at: usize| {

@@ -1,6 +1,6 @@
-//! The known name that somebody may have meant.
+//! Suggestions for misspelled names.
 
-/// The name that takes fewest letters to change, drop, add or swap; nothing where most of the word would change.
+/// The name with the smallest edit distance; `None` if most of the word would change.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = 1 + word.len() / 4;
     let near = known.into_iter().filter(|name| name.len().abs_diff(word.len()) <= most);
@@ -8,7 +8,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     (distance <= most).then_some(name)
 }
 
-/// Letters to change, drop or add; two neighbours that are swapped count once.
+/// Edit distance; two swapped neighbours count once.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

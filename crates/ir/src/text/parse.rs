@@ -9,7 +9,7 @@ use plan::{Symbol, SymbolDecl};
 use super::lexer::{Spanned, Token, lex};
 use crate::{AttrReader, Graph, KvDecl, OpId, OpSet, TensorType, Type, Value};
 
-/// Where text is not IR.
+/// A syntax or type error in IR text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}\n{}", marked(.source_line, *.column))]
 pub struct ParseError {
@@ -23,7 +23,7 @@ pub struct ParseError {
     pub source_line: String,
 }
 
-/// A parsed graph, and where its ops were.
+/// A parsed graph, and the lines of its ops.
 #[derive(Clone, Debug)]
 pub struct Parsed {
     /// The graph.
@@ -37,7 +37,7 @@ pub fn parse(text: &str, ops: &OpSet) -> Result<Parsed, ParseError> {
     Parser::new(text, ops)?.graph()
 }
 
-/// A line and a mark below its column; of a long line, what is around that.
+/// A line and a mark below its column; a long line is shortened around it.
 fn marked(line: &str, column: usize) -> String {
     const WHOLE: usize = 200;
     const BEFORE: usize = 100;
@@ -47,7 +47,7 @@ fn marked(line: &str, column: usize) -> String {
 }
 
 impl ParseError {
-    /// What is wrong at a byte of a text.
+    /// An error at a byte of a text.
     pub fn new(text: &str, at: usize, message: impl Into<String>) -> ParseError {
         let at = at.min(text.len());
         let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
@@ -61,7 +61,7 @@ impl ParseError {
     }
 }
 
-/// Reads a text word by word: a graph, or another text that has pieces of one.
+/// A recursive-descent parser of graphs, and of other texts with graph syntax.
 pub struct Parser<'a> {
     text: &'a str,
     tokens: Vec<Spanned>,
@@ -71,7 +71,7 @@ pub struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// At the first word of a text.
+    /// At the start of a text.
     pub fn new(text: &'a str, ops: &'a OpSet) -> Result<Parser<'a>, ParseError> {
         let tokens = lex(text).map_err(|(message, at)| ParseError::new(text, at, message))?;
         Ok(Parser { text, tokens, next: 0, ops, depth: 0 })
@@ -79,17 +79,17 @@ impl<'a> Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// The next word.
+    /// The next token.
     pub fn peek(&self) -> &Token {
         &self.tokens[self.next].token
     }
 
-    /// The byte where it starts.
+    /// Its byte offset.
     pub fn at(&self) -> usize {
         self.tokens[self.next].at
     }
 
-    /// Goes behind it; stays at the end of the text.
+    /// Advances; stays at the end of the text.
     pub fn skip(&mut self) {
         self.next = (self.next + 1).min(self.tokens.len() - 1);
     }
@@ -99,12 +99,12 @@ impl Parser<'_> {
         Err(ParseError::new(self.text, at, message))
     }
 
-    /// An error at the next word.
+    /// An error at the next token.
     pub fn expected<T>(&self, what: &str) -> Result<T, ParseError> {
         self.fail(self.at(), format!("expected {what}, found {}", self.peek().describe()))
     }
 
-    /// Takes the next word, if it is this one.
+    /// Consumes the next token, if it is this one.
     pub fn eat(&mut self, punct: &'static str) -> bool {
         let found = *self.peek() == Token::Punct(punct);
         if found {
@@ -113,12 +113,12 @@ impl Parser<'_> {
         found
     }
 
-    /// Takes the next word, which must be this one.
+    /// Consumes the next token, which must be this one.
     pub fn punct(&mut self, punct: &'static str) -> Result<(), ParseError> {
         if self.eat(punct) { Ok(()) } else { self.expected(&format!("`{punct}`")) }
     }
 
-    /// A word of letters.
+    /// An identifier.
     pub fn word(&mut self, what: &str) -> Result<String, ParseError> {
         match self.peek().clone() {
             Token::Word(word) => {
@@ -129,7 +129,7 @@ impl Parser<'_> {
         }
     }
 
-    /// This word of letters.
+    /// This identifier.
     pub fn keyword(&mut self, word: &str) -> Result<(), ParseError> {
         match self.peek() {
             Token::Word(found) if found == word => {
@@ -219,12 +219,12 @@ impl Parser<'_> {
                 return self.fail(at, format!("symbol `{symbol}` is already declared"));
             }
             self.keyword("in")?;
-            let min = self.count("a smallest value")?;
+            let min = self.count("a lower bound")?;
             self.punct("..")?;
             let at = self.at();
-            let max = self.count("a largest value")?;
+            let max = self.count("an upper bound")?;
             if max < min {
-                return self.fail(at, format!("expected a largest value of at least {min}, found {max}"));
+                return self.fail(at, format!("expected an upper bound of at least {min}, found {max}"));
             }
             symbols.push(SymbolDecl { symbol, min, max });
             if self.eat(">") {
@@ -374,7 +374,7 @@ impl Parser<'_> {
     }
 }
 
-/// Makes lines of the bytes where ops start. They come in order: the text is gone through once.
+/// Converts the byte offsets of ops to lines. They are sorted: one pass over the text.
 fn number_lines(text: &str, parsed: &mut Parsed) {
     let (mut counted, mut line) = (0, 1);
     for id in parsed.graph.ops() {

@@ -1,11 +1,11 @@
-//! A graph as text. Names, order and attributes decide every character, so equal graphs print equal.
+//! A graph as text. Names, order and attributes determine every character, so equal graphs print equal.
 
 use std::fmt::Write;
 
 use crate::ops::Constant;
 use crate::{Graph, OpId, Value};
 
-/// The text of a graph, with a line for each op.
+/// The text of a graph, one line per op.
 pub fn print(graph: &Graph) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.

@@ -1,20 +1,20 @@
-//! Where to clip: from a histogram of magnitudes to the one that the largest code stands for.
+//! Clipping: from a histogram of magnitudes to the one that maps to the largest quantized value.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Histogram;
 
-/// How the clip of a tensor is chosen.
+/// The clipping method of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ClipMethod {
     /// At the largest magnitude: nothing is clipped.
     MinMax,
-    /// Where this share of the magnitudes, in percent, is not above.
+    /// At this percentile of the magnitudes.
     Percentile(f64),
-    /// Where the distribution of what the codes say is nearest to that of the values, by Kullback and Leibler.
+    /// At the minimum KL divergence of the quantized distribution from the original one.
     Entropy,
-    /// Where the mean square of what rounding and clipping change is least.
+    /// At the minimum mean square error of rounding and clipping.
     Mse,
 }
 
@@ -63,7 +63,7 @@ impl FromStr for ClipMethod {
     }
 }
 
-/// Codes of 8 bits with a scale for the whole tensor.
+/// 8-bit formats with one scale per tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codes {
     /// Integers up to 127.
@@ -73,7 +73,7 @@ pub enum Codes {
 }
 
 impl Codes {
-    /// The largest code as a number.
+    /// The largest quantized value.
     pub fn largest(self) -> f64 {
         match self {
             Codes::Int8 => 127.0,
@@ -81,30 +81,31 @@ impl Codes {
         }
     }
 
-    /// The code nearest to a magnitude, ties to even; the largest one for what is above.
+    /// The nearest quantized value of a magnitude, ties to even; saturates.
     fn nearest(self, magnitude: f64) -> f64 {
         let magnitude = magnitude.min(self.largest());
         let step = match self {
             Codes::Int8 => 1.0,
-            // 3 bits behind the leading one; below 2^-6 steps stay as they are
+            // 3 bits after the leading one; below 2^-6 the step is constant
             Codes::Fp8E4m3 => (magnitude.max(2_f64.powi(-6)).log2().floor() - 3.0).exp2(),
         };
         (magnitude / step).round_ties_even() * step
     }
 
-    /// What is left of a magnitude that was written and read back.
+    /// A magnitude after quantization and dequantization.
     fn rounded(self, magnitude: f64, clip: f64) -> f64 {
         let scale = clip / self.largest();
         self.nearest(magnitude / scale) * scale
     }
 }
 
-/// Every how many bins the searches try a clip: of a range that is at least half used, 8 of 2048 are under 1 %.
+/// The searches try a clip every this many bins: of a range that is at least half used, 8 of 2048 are under 1 %.
 const STRIDE: usize = 8;
-/// The least clip that they try, in bins: with fewer than there are codes of a sign, a histogram cannot tell rounding.
+/// The smallest clip that they try, in bins: with fewer than there are quantized magnitudes, a histogram does not
+/// resolve rounding.
 const LEAST: usize = 128;
 
-/// The clip for magnitudes of this histogram, the largest of which is `absmax`.
+/// The clip of magnitudes with this histogram, the largest of which is `absmax`.
 pub(super) fn clip(histogram: &Histogram, absmax: f32, method: ClipMethod, codes: Codes) -> f32 {
     match method {
         ClipMethod::MinMax => absmax,
@@ -114,9 +115,9 @@ pub(super) fn clip(histogram: &Histogram, absmax: f32, method: ClipMethod, codes
     }
 }
 
-/// The upper edge of the first bin up to which this share of the magnitudes lies.
+/// The upper edge of the first bin at which this share of the magnitudes is reached.
 fn percentile(histogram: &Histogram, percent: f64) -> f64 {
-    // every value is above the edge below its bin, so that 100 % is the last bin's
+    // every value is above the lower edge of its bin, so 100 % is the last bin's
     let wanted = (percent / 100.0 * histogram.total() as f64).ceil();
     let mut seen = 0_u64;
     let reached = |count: &u64| {
@@ -127,7 +128,7 @@ fn percentile(histogram: &Histogram, percent: f64) -> f64 {
     (bin + 1) as f64 * histogram.width()
 }
 
-/// The clip of least cost, the largest of equals; the largest magnitude is one of those tried.
+/// The clip of minimum cost, the largest of equals; the largest magnitude is a candidate.
 fn least(histogram: &Histogram, absmax: f32, cost: impl Fn(usize, f64) -> f64) -> f32 {
     let used = histogram.used();
     let mut best = (cost(used, f64::from(absmax)), f64::from(absmax));
@@ -143,12 +144,12 @@ fn least(histogram: &Histogram, absmax: f32, cost: impl Fn(usize, f64) -> f64) -
     best.1 as f32
 }
 
-/// The magnitude that stands for a bin.
+/// The center of a bin.
 fn centre(histogram: &Histogram, bin: usize) -> f64 {
     (bin as f64 + 0.5) * histogram.width()
 }
 
-/// The mean square of what codes change, each magnitude taken to be the centre of its bin.
+/// The mean square error of quantization, with each magnitude at the center of its bin.
 pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, codes: Codes) -> f64 {
     if clip <= 0.0 {
         return 0.0;
@@ -163,9 +164,9 @@ pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, codes: Codes) 
     sum / histogram.total().max(1) as f64
 }
 
-/// The divergence of what codes can say from the values, as TensorRT's calibrator measures it: the reference is the
-/// first `bins` bins with everything above in the last; against it stand the same bins without what is above, each
-/// code's count spread evenly over those of its bins that have any.
+/// The KL divergence of the quantized distribution from the original one, as in TensorRT's calibrator: the reference is
+/// the first `bins` bins with everything above added to the last; it is compared with the same bins without the values
+/// above, each quantized count spread evenly over its non-empty bins.
 fn divergence(histogram: &Histogram, bins: usize, clip: f64, codes: Codes) -> f64 {
     if bins == 0 || clip <= 0.0 {
         return 0.0;
@@ -185,7 +186,7 @@ fn divergence(histogram: &Histogram, bins: usize, clip: f64, codes: Codes) -> f6
         let spread = inside[group.clone()].iter().sum::<u64>() as f64 / nonzero;
         for bin in group.filter(|bin| reference(*bin) > 0.0) {
             let (p, q) = (reference(bin) / total, spread / kept);
-            // q is 0 where only what is above falls into the last code: then no number of codes says it
+            // q is 0 if only clipped values are in the last bin: then no quantized value covers it
             divergence += if q > 0.0 { p * (p / q).ln() } else { f64::INFINITY };
         }
         start = end;

@@ -1,14 +1,14 @@
-//! Histograms of magnitudes whose range is a power of two: what one says depends on the values alone, not on the order
-//! in which they came, and two merge without loss.
+//! Histograms of magnitudes whose range is a power of two: the result depends only on the values, not on their order,
+//! and two histograms merge without loss.
 
 /// Bins of a histogram.
 pub const BINS: usize = 2048;
-/// Below this power of two all magnitudes are one: 2^-64 is far below what any format of 8 bits resolves.
+/// All magnitudes below this power of two are one: 2^-64 is far below the resolution of any 8-bit format.
 const MIN_EXPONENT: i32 = -64;
 /// Every finite value of f32 is below 2^128.
 const MAX_EXPONENT: i32 = 128;
 
-/// Values that a text may count: sums of many such stay in range.
+/// Maximum number of values in a text: sums of many such stay in range.
 const MOST: u64 = 1 << 53;
 
 /// Counts of magnitudes in [`BINS`] bins of equal width that cover `0..2^exponent`, the smallest such range that
@@ -26,7 +26,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// A histogram from its parts; `bins` may leave out zeros at the end.
+    /// A histogram from its parts; `bins` may omit zeros at the end.
     pub(super) fn from_parts(exponent: i32, mut bins: Vec<u64>) -> Result<Histogram, String> {
         if !(MIN_EXPONENT..=MAX_EXPONENT).contains(&exponent) {
             return Err(format!("expected an exponent in {MIN_EXPONENT}..{MAX_EXPONENT}, found {exponent}"));
@@ -60,7 +60,7 @@ impl Histogram {
         f64::from(self.exponent).exp2() / BINS as f64
     }
 
-    /// How many values were counted.
+    /// The number of counted values.
     pub fn total(&self) -> u64 {
         self.bins.iter().sum()
     }
@@ -75,10 +75,10 @@ impl Histogram {
         self.add_all(&[value], value);
     }
 
-    /// Counts many finite values of which none is larger in magnitude than `largest`.
+    /// Counts many finite values, none of which is larger in magnitude than `largest`.
     pub fn add_all(&mut self, values: &[f32], largest: f32) {
         self.widen(exponent_above(f64::from(largest.abs())));
-        // a power of two that f32 can say, so that the product is exact, and rounded down is its bin
+        // a power of two that f32 has, so that the product is exact; rounded down, it is the bin
         let per_width = (1.0 / self.width()) as f32;
         for value in values {
             self.bins[(value.abs() * per_width) as usize] += 1;
@@ -111,11 +111,11 @@ impl Histogram {
     }
 }
 
-/// The least exponent whose power of two is above a magnitude.
+/// The smallest exponent whose power of two is above a magnitude.
 fn exponent_above(magnitude: f64) -> i32 {
     if magnitude < f64::from(MIN_EXPONENT).exp2() {
         return MIN_EXPONENT;
     }
-    // the exponent field, one up: exact for powers of two, too
+    // the exponent field plus one: exact for powers of two, too
     ((magnitude.to_bits() >> 52) & 0x7ff) as i32 - 1023 + 1
 }

@@ -1,5 +1,5 @@
-//! What a model's activations look like on a text: statistics of each observed tensor, from which the scales of
-//! quantized formats come. Values alone: who runs the model and who reads files is above.
+//! Activation statistics of a model on a text, by observed tensor, from which quantization scales are computed. Only
+//! values: running the model and reading files is done by callers.
 
 mod clip;
 mod histogram;
@@ -17,33 +17,33 @@ pub use histogram::{BINS, Histogram};
 pub use observers::{InsertObservers, Observed, observed};
 pub use stats::TensorStats;
 
-/// Version of the text's fields.
+/// Version of the text format.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Statistics of a model's activations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Version of the text's fields: [`SCHEMA_VERSION`].
+    /// Version of the text format: [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// Fingerprint of the model, in hexadecimal: of its configuration and the headers of its weights.
     pub model: String,
-    /// Pieces of text that were run.
+    /// Number of samples.
     pub samples: u64,
-    /// Tokens in them.
+    /// Number of their tokens.
     pub tokens: u64,
-    /// Tokens of the longest piece that was allowed.
+    /// Maximum sample length in tokens.
     pub max_len: u64,
-    /// How clips are chosen where nobody says otherwise.
+    /// The default clipping method.
     pub method: ClipMethod,
     /// By the name of the value in the imported graph: the input of every `linear`, and the keys and values of every
     /// `append_kv`.
     pub tensors: BTreeMap<String, TensorStats>,
 }
 
-/// Why a calibration cannot be read, merged or used.
+/// Errors of reading, merging or using a calibration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CalibrationError {
-    /// The text is something else, or damaged.
+    /// The text is not a calibration, or damaged.
     #[error("not a calibration: {0}")]
     Text(String),
     /// It is of another model.
@@ -51,7 +51,7 @@ pub enum CalibrationError {
     Model {
         /// Fingerprint of the model that it is for.
         found: String,
-        /// Fingerprint of the model at hand.
+        /// Fingerprint of the current model.
         expected: String,
     },
     /// Two calibrations do not describe the same tensors.
@@ -60,7 +60,7 @@ pub enum CalibrationError {
 }
 
 impl Calibration {
-    /// A calibration that has seen nothing.
+    /// An empty calibration.
     pub fn new(model: &str, max_len: u64, method: ClipMethod) -> Calibration {
         Calibration {
             schema_version: SCHEMA_VERSION,
@@ -78,7 +78,7 @@ impl Calibration {
         text::parse(text).map_err(CalibrationError::Text)
     }
 
-    /// The text, with a line for each array: equal calibrations have equal texts, and changes show as lines.
+    /// The text, with one line per array: equal calibrations have equal texts, and diffs are readable.
     pub fn print(&self) -> String {
         text::print(self)
     }
@@ -91,7 +91,7 @@ impl Calibration {
         Err(CalibrationError::Model { found: self.model.clone(), expected: fingerprint.to_owned() })
     }
 
-    /// Adds what another run over the same model saw.
+    /// Adds the statistics of another run of the same model.
     pub fn merge(&mut self, other: &Calibration) -> Result<(), CalibrationError> {
         other.check_model(&self.model)?;
         if let Some(name) = different_key(&self.tensors, &other.tensors) {
@@ -112,7 +112,7 @@ impl Calibration {
     }
 }
 
-/// A key that one map has and the other lacks.
+/// A key that only one of the maps has.
 fn different_key<'a, V>(a: &'a BTreeMap<String, V>, b: &'a BTreeMap<String, V>) -> Option<&'a String> {
     let lacking = a.keys().find(|key| !b.contains_key(*key));
     lacking.or_else(|| b.keys().find(|key| !a.contains_key(*key)))
@@ -121,19 +121,19 @@ fn different_key<'a, V>(a: &'a BTreeMap<String, V>, b: &'a BTreeMap<String, V>) 
 /// Rows of an activation.
 #[derive(Clone, PartialEq)]
 pub struct Rows {
-    /// How many values a row has.
+    /// Values per row.
     pub channels: usize,
     /// The values, row by row.
     pub values: Vec<f32>,
 }
 
 impl Rows {
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.channels.max(1)
     }
 
-    /// Whether there is none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -150,9 +150,9 @@ impl fmt::Debug for Rows {
     }
 }
 
-/// What is too large for text: activations themselves, by the names of [`Calibration::tensors`].
+/// Data too large for text: sampled activations, by the names of [`Calibration::tensors`].
 pub trait Activations: Sync {
-    /// A sample of the rows that a tensor had: the same tokens for every tensor.
+    /// A sample of a tensor's rows: the same tokens for every tensor.
     fn rows(&self, tensor: &str) -> Option<Rows>;
 
     /// The mean of `x x^T` over all rows `x` of a tensor, row by row.

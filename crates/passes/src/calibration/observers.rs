@@ -1,16 +1,16 @@
-//! Shows what calibration looks at as outputs of the graph.
+//! Makes the tensors that calibration observes outputs of the graph.
 
 use ir::ops::{AppendKv, Linear};
 use ir::{Graph, Value};
 
 use crate::{Changed, Pass, PassContext, PassError};
 
-/// A value that calibration looks at.
+/// A value that calibration observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observed {
     /// The value.
     pub value: Value,
-    /// Whether a `linear` reads it; otherwise the KV cache keeps it.
+    /// Whether a `linear` reads it; otherwise it is stored in the KV cache.
     pub by_linear: bool,
 }
 
@@ -34,13 +34,13 @@ pub fn observed(graph: &Graph) -> Vec<Observed> {
     found
 }
 
-/// What linears read and the cache keeps becomes outputs, under the values' names.
+/// Inputs of linear layers and values stored in the KV cache become outputs, under their own names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InsertObservers;
 
 impl Pass for InsertObservers {
     fn summary(&self) -> &'static str {
-        "what linears read and the KV cache keeps becomes outputs, for calibration"
+        "makes inputs of linear layers and keys and values outputs, for calibration"
     }
 
     fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<Changed, PassError> {

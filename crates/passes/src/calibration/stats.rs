@@ -1,13 +1,13 @@
-//! Statistics of one tensor: of all its values, of each channel, of each token.
+//! Statistics of one tensor: of all values, per channel, per token.
 
 use super::{CalibrationError, ClipMethod, Codes, Histogram, clip};
 
-/// What the values of a tensor were over all tokens that were run. A row is a token's; a channel is a place in it.
+/// Statistics of a tensor over all tokens of a run. A row is a token; a channel is an index in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorStats {
-    /// Rows seen.
+    /// Number of rows.
     pub tokens: u64,
-    /// The smallest value; infinite where none was seen.
+    /// The smallest value; infinite if there were none.
     pub min: f32,
     /// The largest.
     pub max: f32,
@@ -19,12 +19,12 @@ pub struct TensorStats {
     pub histogram: Histogram,
     /// The largest magnitude of each row.
     pub token_absmax: Histogram,
-    /// Values that are no finite numbers: everywhere else they count as 0.
+    /// Number of values that are not finite: everywhere else they count as 0.
     pub nan: u64,
 }
 
 impl TensorStats {
-    /// Statistics of a tensor that had no row yet.
+    /// Statistics of a tensor without rows.
     pub fn new(channels: usize) -> TensorStats {
         TensorStats {
             tokens: 0,
@@ -73,7 +73,7 @@ impl TensorStats {
         stats
     }
 
-    /// Values in a row.
+    /// Values per row.
     pub fn channels(&self) -> usize {
         self.channel_absmax.len()
     }
@@ -83,12 +83,12 @@ impl TensorStats {
         self.channel_absmax.iter().fold(0.0, |largest, value| largest.max(*value))
     }
 
-    /// The magnitude at which a method clips the tensor when it is written in these codes, one scale for all of it.
+    /// The clip of a method for this 8-bit format, with one scale for the whole tensor.
     pub fn clip(&self, method: ClipMethod, format: Codes) -> f32 {
         clip::clip(&self.histogram, self.absmax(), method, format)
     }
 
-    /// Adds what was seen elsewhere of the same tensor.
+    /// Adds statistics of the same tensor from elsewhere.
     pub fn merge(&mut self, other: &TensorStats) -> Result<(), CalibrationError> {
         let (ours, theirs) = (self.channels(), other.channels());
         if ours != theirs {

@@ -1,4 +1,4 @@
-//! Cases computed by hand, and properties: what merging, clipping and the text keep.
+//! Cases computed by hand, and properties of merging, clipping and the text.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::clip::mean_square_error;
 use super::*;
 
-/// `0, 1, ..., 1023` and a magnitude that lies alone.
+/// `0, 1, ..., 1023` and one outlier.
 fn ramp_and_outlier() -> TensorStats {
     let mut values: Vec<f32> = (0..1023).map(|value| value as f32).collect();
     values.push(8000.0);
@@ -19,7 +19,7 @@ fn a_histogram_doubles_its_range_as_values_ask() {
     histogram.add(0.75);
     assert_eq!((histogram.exponent(), histogram.bins()[1536]), (0, 1));
     histogram.add(-1.0);
-    // 1 is no longer below 2^0: the range is 0..2 now, in bins of 2/2048
+    // 1 is not below 2^0: the range is 0..2 now, in bins of 2/2048
     assert_eq!((histogram.exponent(), histogram.bins()[768], histogram.bins()[1024]), (1, 1, 1));
     histogram.add(0.0);
     assert_eq!((histogram.total(), histogram.used()), (3, 1025));
@@ -49,11 +49,11 @@ fn clips_by_hand() {
     // 512 of 1024 values are in 0..512: bins are 4 wide
     assert_eq!(stats.clip(ClipMethod::Percentile(50.0), Codes::Int8), 512.0);
     assert_eq!(stats.clip(ClipMethod::Percentile(100.0), Codes::Int8), 8000.0);
-    // what is dense near 0 is told apart no more where one value in 1001 takes most codes
+    // dense values near 0 are not resolved if one value in 1001 takes most of the range
     let mut dense: Vec<f32> = (0..1000).map(|value| 1000.0 * (value as f32 / 1000.0).powi(4)).collect();
     dense.push(8000.0);
     assert!(TensorStats::of(1, &dense).clip(ClipMethod::Entropy, Codes::Int8) < 2000.0);
-    // a float's codes lie as close below an outlier as without it
+    // floating-point values are as dense below an outlier as without it
     assert!(stats.clip(ClipMethod::Mse, Codes::Fp8E4m3) > 4000.0);
 }
 
@@ -62,7 +62,7 @@ fn a_mean_square_error_by_hand() {
     // two values in bins around 0.5 and 1.0, in bins of 2/2048, at centres of 0.50048828125 and 1.00048828125
     let stats = TensorStats::of(1, &[0.5, 1.0]);
     let centre = 0.5 + 1.0 / 2048.0;
-    // codes of 1/127: 0.5 is nearest to 64 of them; 1 is clipped
+    // steps of 1/127: 0.5 is nearest to 64 of them; 1 is clipped
     let errors: [f64; 2] = [centre - 64.0 / 127.0, 1.0 / 2048.0];
     let expected = errors.iter().map(|error| error * error).sum::<f64>() / 2.0;
     let found = mean_square_error(&stats.histogram, 1.0, Codes::Int8);

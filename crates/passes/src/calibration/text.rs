@@ -1,5 +1,5 @@
-//! The text of a calibration: JSON with a line for each array, tensors in the order of their names, each float as short
-//! as it reads back the same.
+//! The text of a calibration: JSON with one line per array, tensors sorted by name, each float with the fewest digits
+//! that round-trip.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -55,11 +55,11 @@ fn list(out: &mut String, items: impl Iterator<Item = String>) {
     }
 }
 
-/// Reads a calibration, or says what is wrong with the text.
+/// Reads a calibration, or returns the first error in the text.
 pub(super) fn parse(text: &str) -> Result<Calibration, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut fields = Fields::of(value, "the file")?;
-    // looked at first: another version may have other fields
+    // checked first: another version may have other fields
     let schema_version = fields.count("schema_version")?;
     if schema_version != u64::from(SCHEMA_VERSION) {
         return Err(format!("it has schema_version {schema_version}, this program reads {SCHEMA_VERSION}"));
@@ -105,10 +105,10 @@ fn parse_stats(mut fields: Fields) -> Result<TensorStats, String> {
     Ok(stats)
 }
 
-/// The fields of an object that were not read yet.
+/// The unread fields of an object.
 struct Fields {
     map: Map<String, Value>,
-    /// What the object is, for messages.
+    /// Description of the object, for messages.
     what: String,
 }
 
@@ -135,7 +135,7 @@ impl Fields {
     fn text(&mut self, name: &str) -> Result<String, String> {
         match self.take(name)? {
             Value::String(text) => Ok(text),
-            _ => Err(self.wrong(&format!("a text as `{name}`"))),
+            _ => Err(self.wrong(&format!("a string as `{name}`"))),
         }
     }
 
@@ -167,16 +167,16 @@ impl Fields {
         Ok(histogram)
     }
 
-    /// Refuses a field that nobody read.
+    /// Refuses unread fields.
     fn end(&self) -> Result<(), String> {
         match self.map.keys().next() {
-            Some(name) => Err(format!("{} has a field `{name}` that this program does not know", self.what)),
+            Some(name) => Err(format!("{} has an unknown field `{name}`", self.what)),
             None => Ok(()),
         }
     }
 }
 
-/// A number as f32, where it is in its range.
+/// A number as f32, if it is in range.
 fn float(value: &Value) -> Option<f32> {
     let value = value.as_f64()? as f32;
     value.is_finite().then_some(value)

@@ -1,4 +1,4 @@
-//! One spelling per meaning, so that later rules need to know only that one.
+//! Normal forms, so that later rules need to match only one spelling.
 
 use ir::ops::{Cast, Concat, Split};
 use ir::{DType, Graph, OpId, Patch, PatchValue};
@@ -6,7 +6,7 @@ use ir::{DType, Graph, OpId, Patch, PatchValue};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// Drops casts, joins and splits that do nothing, and flattens what is nested.
+    /// Removes redundant casts, joins and splits, and flattens nested ones.
     pub struct Canonicalize(Numerics::Exact, required) { cast_to_same, cast_of_widened, concat_of_one, split_into_one, nested_concat }
 }
 

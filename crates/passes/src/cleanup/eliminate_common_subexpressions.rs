@@ -1,4 +1,4 @@
-//! What is computed twice is computed once.
+//! Common subexpression elimination.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use ir::{Graph, OpClass, OpId, Patch, Value};
 
 use crate::{Changed, Pass, PassContext, PassError};
 
-/// Equal ops over equal operands become the first of them, constants of one key included. What has state stays: an
-/// append writes, attention reads what was written before it, and inputs are no two alike.
+/// Equal ops with equal operands are merged into the first of them, including constants of one key. Stateful ops are
+/// kept: an append writes, attention reads earlier writes, and no two inputs are equal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EliminateCommonSubexpressions;
 
@@ -36,7 +36,7 @@ impl Pass for EliminateCommonSubexpressions {
     }
 }
 
-/// What an op computes: two that agree in it have equal results.
+/// The computation of an op: equal keys mean equal results.
 fn meaning(graph: &Graph, id: OpId) -> (String, Vec<Value>) {
     let op = graph.op(id);
     let mut operands = graph.operands(id);

@@ -1,4 +1,4 @@
-//! Casts of what an op has just computed in f32: the op rounds to the wanted dtype itself.
+//! Casts of f32 results are folded into the op that computes them.
 
 use ir::ops::{Cast, LayerNorm, Linear, RmsNorm, Rope};
 use ir::{DType, Graph, OpDef, OpId, Patch, PatchValue};
@@ -6,8 +6,8 @@ use ir::{DType, Graph, OpDef, OpId, Patch, PatchValue};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `cast(linear(..)) {to = t} → linear(..) {to = t}`, and the same of `rms_norm`, `layer_norm` and `rope`; not where
-    /// the uncast value has other users. Exact where that was f32; else one rounding less.
+    /// `cast(linear(..)) {to = t} → linear(..) {to = t}`, and the same for `rms_norm`, `layer_norm` and `rope`; not if
+    /// the uncast value has other users. Exact if that was f32; otherwise there is one rounding less.
     pub struct FoldCasts(Numerics::Rounding) {
         cast_of_linear, cast_of_rms_norm, cast_of_layer_norm, cast_of_rope
     }
@@ -29,7 +29,7 @@ fn cast_of_rope(graph: &Graph, id: OpId) -> Option<Patch> {
     folded(graph, id, |rope: &Rope, to| Rope { to, ..*rope })
 }
 
-/// The producer of a cast value, rounding to what the cast does. Its own dtype is that of its first operand.
+/// The producer of a cast value, with the cast's dtype as its result. Its own dtype is that of its first operand.
 fn folded<T: OpDef>(graph: &Graph, id: OpId, rounding: fn(&T, Option<DType>) -> T) -> Option<Patch> {
     let cast = graph.cast::<Cast>(id)?;
     let [value] = graph.operands_of(id)?;

@@ -1,4 +1,4 @@
-//! Only the rows that are sampled are computed: a gather moves up through what works row by row.
+//! Only sampled rows are computed: gather_rows moves up through row-wise ops.
 
 use ir::ops::{GatherRows, LayerNorm, Linear, RmsNorm, Swiglu};
 use ir::{Graph, OpClass, OpId, Patch, PatchValue, Value};
@@ -6,17 +6,17 @@ use ir::{Graph, OpClass, OpId, Patch, PatchValue, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `gather_rows(f(x, ..), rows) → f(gather_rows(x, rows), ..)` where `f` works row by row and only these rows of
-    /// its result are read: the last norm, and of the last layer all behind attention.
+    /// `gather_rows(f(x, ..), rows) → f(gather_rows(x, rows), ..)` if `f` works row by row and only these rows of its
+    /// result are read: the final norm, and everything after attention in the last layer.
     pub struct GatherRowsEarly(Numerics::Exact) { gather_rows_early }
 }
 
-// tried on `f`, so that what takes its place keeps its place among the others
+// matched at `f`, so that the replacement keeps its position
 fn gather_rows_early(graph: &Graph, id: OpId) -> Option<Patch> {
     let by_row = operands_by_row(graph, id)?;
     let x = graph.result(id);
     let (gathers, rows) = gathers(graph, x)?;
-    // what is constant has been computed when the plan is written
+    // constants are computed when the plan is written
     (!graph.is_constant(x)).then_some(())?;
     let mut patch = Patch::new();
     let mut moved: Vec<(Value, PatchValue)> = Vec::new();
@@ -35,12 +35,12 @@ fn gather_rows_early(graph: &Graph, id: OpId) -> Option<Patch> {
         });
     }
     let fewer = patch.add_op(graph, graph.op(id).clone(), &operands);
-    // the first one's name is taken last, and stays
+    // the first one's name is assigned last, so it is kept
     gathers.into_iter().rev().for_each(|gather| patch.replace(graph.result(gather), fewer));
     Some(patch)
 }
 
-/// All users of `x`, where they gather the same rows of it, and what says which.
+/// All users of `x`, if they gather the same rows of it, and the row indices.
 fn gathers(graph: &Graph, x: Value) -> Option<(Vec<OpId>, Value)> {
     let shown = graph.outputs().iter().any(|output| output.value == x);
     let mut users: Vec<OpId> = graph.uses(x).into_iter().map(|user| user.op).collect();
@@ -51,7 +51,7 @@ fn gathers(graph: &Graph, x: Value) -> Option<(Vec<OpId>, Value)> {
     Some((users, rows))
 }
 
-/// Which operands of an op that works row by row are rows themselves; the others are the same for all.
+/// Which operands of a row-wise op are rows themselves; the others are the same for all rows.
 fn operands_by_row(graph: &Graph, id: OpId) -> Option<Vec<bool>> {
     let operands = graph.operands(id);
     if graph.op(id).class() == OpClass::Elementwise && graph.results(id).count() == 1 {

@@ -1,4 +1,4 @@
-//! Passes that make a graph smaller or plainer without fusing anything.
+//! Passes that make a graph smaller or simpler without fusing ops.
 
 mod canonicalize;
 mod eliminate_common_subexpressions;

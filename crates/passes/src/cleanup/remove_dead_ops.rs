@@ -1,10 +1,10 @@
-//! Dead code.
+//! Dead code elimination.
 
 use ir::Graph;
 
 use crate::{Changed, Pass, PassContext, PassError};
 
-/// Removes ops whose results nothing uses. What touches the KV cache is kept alive by its effect.
+/// Removes ops with unused results. Ops on the KV cache are kept alive by their effect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RemoveDeadOps;
 

@@ -1,4 +1,4 @@
-//! Identities that hold in floating point.
+//! Algebraic identities that hold in floating point.
 
 use ir::ops::{Mul, Offset, Scale, Sigmoid, Silu};
 use ir::{Graph, OpId, Patch, Value};
@@ -6,7 +6,7 @@ use ir::{Graph, OpId, Patch, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// Drops what changes nothing, and says in one op what was said in two.
+    /// Removes scales and offsets without effect, and merges pairs of ops.
     pub struct Simplify(Numerics::Rounding) { scale_by_one, offset_by_zero, scale_of_scaled, sigmoid_times_its_operand }
 }
 
@@ -17,14 +17,14 @@ fn scale_by_one(graph: &Graph, id: OpId) -> Option<Patch> {
     (scale.by == 1.0).then(|| Patch::forward(graph.result(id), x))
 }
 
-/// `offset(x) {by = 0} → x`: of all values only -0 differs, and equals.
+/// `offset(x) {by = 0} → x`: only -0 differs, and compares equal.
 fn offset_by_zero(graph: &Graph, id: OpId) -> Option<Patch> {
     let offset = graph.cast::<Offset>(id)?;
     let [x] = graph.operands_of(id)?;
     (offset.by == 0.0).then(|| Patch::forward(graph.result(id), x))
 }
 
-/// `scale(scale(x) {by = a}) {by = b} → scale(x) {by = a * b}`, where the product is neither lost nor infinite.
+/// `scale(scale(x) {by = a}) {by = b} → scale(x) {by = a * b}`, unless the product underflows or overflows.
 fn scale_of_scaled(graph: &Graph, id: OpId) -> Option<Patch> {
     let scale = graph.cast::<Scale>(id)?;
     let [scaled] = graph.operands_of(id)?;
@@ -37,7 +37,7 @@ fn scale_of_scaled(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// `sigmoid(x) * x → silu(x)`, either way round; not where the sigmoid has other users.
+/// `sigmoid(x) * x → silu(x)`, in either order; not if the sigmoid has other users.
 fn sigmoid_times_its_operand(graph: &Graph, id: OpId) -> Option<Patch> {
     graph.cast::<Mul>(id)?;
     let [a, b] = graph.operands_of(id)?;

@@ -1,4 +1,4 @@
-//! A sum and the layer norm that follows it.
+//! A sum and the layer norm after it.
 
 use ir::ops::{AddLayerNorm, LayerNorm};
 use ir::{Graph, OpId, Patch, PatchValue};
@@ -14,11 +14,11 @@ rewrite_pass! {
 fn add_layer_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     let norm = graph.cast::<LayerNorm>(id)?;
     let operands = graph.operands(id);
-    let (sum, gain_and_bias) = operands.split_first()?;
+    let (sum, weight_and_bias) = operands.split_first()?;
     let summands = summands(graph, *sum)?;
-    // made from the sum, they would come before themselves
-    gain_and_bias.iter().all(|value| graph.is_constant(*value)).then_some(())?;
-    let operands = summands.iter().chain(gain_and_bias).copied().map(PatchValue::from);
+    // computed from the sum, they would depend on themselves
+    weight_and_bias.iter().all(|value| graph.is_constant(*value)).then_some(())?;
+    let operands = summands.iter().chain(weight_and_bias).copied().map(PatchValue::from);
     let mut patch = Patch::new();
     let fused = patch.add(graph, AddLayerNorm { eps: norm.eps, to: norm.to }, &operands.collect::<Vec<_>>());
     patch.replace(*sum, fused);

@@ -1,4 +1,4 @@
-//! The residual sum and the norm that follows it.
+//! The residual add and the norm after it.
 
 use ir::ops::{Add, AddRmsNorm, RmsNorm};
 use ir::{Graph, OpId, Patch, Value};
@@ -14,7 +14,7 @@ fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     let norm = graph.cast::<RmsNorm>(id).filter(|norm| norm.head_dim.is_none())?;
     let [sum, weight] = graph.operands_of(id)?;
     let [a, b] = summands(graph, sum)?;
-    // a weight made from the sum would come before itself
+    // a weight computed from the sum would depend on itself
     graph.is_constant(weight).then_some(())?;
     let mut patch = Patch::new();
     let fused = patch.add(graph, AddRmsNorm { eps: norm.eps, to: norm.to }, &[a.into(), b.into(), weight.into()]);
@@ -23,7 +23,7 @@ fn add_rms_norm(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// What a value is the sum of, where neither is a row that is added to all others.
+/// The operands of a sum, if neither is a row that is broadcast.
 pub(super) fn summands(graph: &Graph, sum: Value) -> Option<[Value; 2]> {
     let (add, _) = graph.producer::<Add>(sum)?;
     let [a, b] = graph.operands_of(add)?;

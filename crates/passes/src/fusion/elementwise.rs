@@ -1,4 +1,4 @@
-//! Regions: ops on elements that read each other's values become one op.
+//! Elementwise regions: elementwise ops that read each other's results are fused into one op.
 
 use ir::ops::Map;
 use ir::{Apply, Formula, Graph, OpId, Patch, PatchValue, Store, Term, Value};
@@ -6,13 +6,13 @@ use ir::{Apply, Formula, Graph, OpId, Patch, PatchValue, Store, Term, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `f(g(x, ..), ..) → map(x, ..) {f = [g.., f..]}` for ops on elements of one shape. A value that others read too
-    /// becomes a result of its own; inside the region no value is rounded.
+    /// `f(g(x, ..), ..) → map(x, ..) {f = [g.., f..]}` for elementwise ops of one shape. A value with other users
+    /// becomes an additional result; inside the region no value is rounded.
     pub struct FuseElementwise(Numerics::Rounding) { into_the_user, into_the_producer }
 }
 
-/// `user` and the producer of an operand become one op in the place of the user: nothing between them may read the
-/// producer, for that would have to come behind it.
+/// `user` and the producer of an operand become one op at the position of the user: no op between them may read the
+/// producer, since it would precede it.
 fn into_the_user(graph: &Graph, user: OpId) -> Option<Patch> {
     graph.formula(user)?;
     let producers = graph.operands(user).into_iter().map(|operand| operand.op);
@@ -21,7 +21,7 @@ fn into_the_user(graph: &Graph, user: OpId) -> Option<Patch> {
     producers.find_map(|producer| users(graph, producer).all(stands_behind).then(|| joined(graph, producer, user))?)
 }
 
-/// `producer` and a user become one op in the place of the producer: all else that the user reads must be there.
+/// `producer` and a user become one op at the position of the producer: all other operands of the user must precede it.
 fn into_the_producer(graph: &Graph, producer: OpId) -> Option<Patch> {
     graph.formula(producer)?;
     let is_there = |value: &Value| {
@@ -31,16 +31,16 @@ fn into_the_producer(graph: &Graph, producer: OpId) -> Option<Patch> {
     users(graph, producer).find_map(|user| reads_what_is_there(user).then(|| joined(graph, producer, user))?)
 }
 
-/// The ops that read a result of an op.
+/// The users of any result of an op.
 fn users(graph: &Graph, id: OpId) -> impl Iterator<Item = OpId> + '_ {
     graph.results(id).flat_map(|value| graph.uses(value)).map(|user| user.op)
 }
 
-/// The op that computes what both do.
+/// The op that computes both.
 fn joined(graph: &Graph, producer: OpId, user: OpId) -> Option<Patch> {
     let formulas = [graph.formula(producer)?, graph.formula(user)?];
     let shape = |id| graph.tensor(graph.result(id)).map(|ty| &ty.shape);
-    // what is constant is computed when the plan is written
+    // constants are computed when the plan is written
     (shape(producer) == shape(user) && !graph.is_constant(graph.result(producer))).then_some(())?;
     let mut region = Region::default();
     for (id, formula) in [producer, user].into_iter().zip(&formulas) {
@@ -62,17 +62,17 @@ fn joined(graph: &Graph, producer: OpId, user: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// A formula that grows.
+/// A formula under construction.
 #[derive(Default)]
 struct Region {
     operands: Vec<Value>,
     steps: Vec<Apply>,
-    /// What the ops so far compute.
+    /// The steps of the ops so far.
     values: Vec<(Value, Store)>,
 }
 
 impl Region {
-    /// Adds the steps of an op; those that are there already are not repeated.
+    /// Adds the steps of an op; existing ones are not repeated.
     fn append(&mut self, graph: &Graph, id: OpId, formula: &Formula) {
         let inputs: Vec<Term> = graph.operands(id).into_iter().map(|operand| self.operand(operand)).collect();
         let mut steps: Vec<Term> = Vec::new();
@@ -90,7 +90,7 @@ impl Region {
         }
     }
 
-    /// What stands for an operand: a value of the region, or an operand of it.
+    /// The term of an operand: a value of the region, or an operand of it.
     fn operand(&mut self, operand: Value) -> Term {
         if let Some((_, store)) = self.values.iter().find(|(value, _)| *value == operand) {
             return store.value;

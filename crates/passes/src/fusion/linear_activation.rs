@@ -1,4 +1,4 @@
-//! The activation behind a linear that gates nothing.
+//! The ungated activation after a linear layer.
 
 use ir::ops::{Epilogue, LinearParts, Pointwise};
 use ir::{Graph, OpId, Patch};
@@ -6,19 +6,20 @@ use ir::{Graph, OpId, Patch};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `f(linear(x, w)) → fused_linear(x, w) {behind = [.., f]}`, where `f` is a scalar function of one element and numbers,
-    /// such as `gelu_tanh`, `scale` or `softcap`; not where the product has other users, or a gate or residual behind it.
+    /// `f(linear(x, w)) → fused_linear(x, w) {epilogue = [.., f]}`, where `f` is a scalar function of one element and
+    /// constants, such as `gelu_tanh`, `scale` or `softcap`; not if the product has other users, or a gate or residual
+    /// in its epilogue.
     pub struct FuseLinearActivation(Numerics::Rounding) { linear_activation }
 }
 
 fn linear_activation(graph: &Graph, id: OpId) -> Option<Patch> {
     let function = Pointwise::of(&graph.formula(id)?)?;
     let [product] = graph.operands_of(id)?;
-    // a cast is no function, but a region may store another dtype
+    // a cast is not a function, but a region may store another dtype
     (graph.ty(product) == graph.ty(graph.result(id))).then_some(())?;
     let mut parts = LinearParts::of(graph, product.op).filter(|_| graph.used_once(product))?;
-    parts.behind.push((Epilogue::Apply(function), None));
-    // behind a gate or a residual it would only fall off again
+    parts.epilogue.push((Epilogue::Apply(function), None));
+    // after a gate or a residual it would only be unfused again
     parts.in_order()?;
     let mut patch = Patch::new();
     let fused = parts.add(graph, &mut patch, parts.x.into())?;

@@ -1,4 +1,4 @@
-//! Codes of what a linear computes.
+//! Quantization of a linear layer's output.
 
 use ir::ops::{Epilogue, LinearParts, Quantize};
 use ir::{Graph, OpId, Patch};
@@ -6,8 +6,8 @@ use ir::{Graph, OpId, Patch};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `quantize(linear(x, w), scale) → fused_linear(x, w, scale) {codes = ..}` by one scale for all, without rounding in between;
-    /// not where the linear has other users, or a residual behind it, nor for codes with zeros.
+    /// `quantize(linear(x, w), scale) → fused_linear(x, w, scale) {codes = ..}` with one scale per tensor, without
+    /// rounding in between; not if the linear layer has other users or a residual, nor for formats with zero points.
     pub struct FuseLinearQuantize(Numerics::Rounding) { linear_quantize }
 }
 

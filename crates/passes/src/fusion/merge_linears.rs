@@ -7,8 +7,9 @@ use ir::{Graph, OpId, Patch, PatchValue, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `linear(x, a), linear(x, b), … → split(linear(x, concat(a, b, …)))`, where the weights are constants of one
-    /// dtype, with scales where they are codes, the results have one, and all or none have a bias. In program order, so that q, k, v come out packed in that order.
+    /// `linear(x, a), linear(x, b), … → split(linear(x, concat(a, b, …)))`, if the weights are constants of one dtype
+    /// (with scales if quantized), the results have one dtype, and all or none have a bias. Program order is kept, so
+    /// q, k, v are packed in that order.
     pub struct MergeLinears(Numerics::Exact) { merge_linears }
 }
 
@@ -45,7 +46,7 @@ fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// The linears over the same `x` that can be merged with this one, which is the first of them.
+/// The linear layers with the same `x` that can be merged with this one, which is the first of them.
 fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
     let first = alone(graph, id)?;
     let same_type = |a: &Value, b: &Value| {
@@ -70,7 +71,7 @@ fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
     (siblings.len() > 1 && siblings[0].0 == id).then_some(siblings)
 }
 
-/// The parts of a linear that nothing but a bias is fused with, and whose scales can be joined by rows.
+/// The parts of a linear layer with nothing but a bias fused, and scales that can be concatenated by rows.
 fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
     let parts = LinearParts::of(graph, id)?;
     let alone = parts.before.is_none()
@@ -80,8 +81,8 @@ fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
     (alone && by_rows).then_some(parts)
 }
 
-/// How many rows of a weight of codes share scales, where those of several weights can be joined: one scale for all rows
-/// is another in the sum, and blocks of rows must end where the weight does.
+/// The number of rows of a quantized weight that share scales, if scales of several weights can be concatenated: a
+/// single scale for all rows cannot, and blocks of rows must end where the weight does.
 fn block_rows(graph: &Graph, parts: &LinearParts) -> Option<u64> {
     let rows = |value: Value| graph.tensor(value)?.shape.first()?.as_const();
     let (rows, scales) = (rows(parts.weight)?, rows(parts.scales.weight?)?);
@@ -89,13 +90,13 @@ fn block_rows(graph: &Graph, parts: &LinearParts) -> Option<u64> {
     rows.is_multiple_of(block).then_some(block)
 }
 
-/// What is joined: all but the activations and their scales.
+/// The operands to concatenate: all except the activations and their scales.
 fn constants(linear: &LinearParts) -> Vec<Value> {
     let Scales { weight, zero, .. } = linear.scales;
     [Some(linear.weight), weight, zero, linear.operand(Epilogue::Bias)].into_iter().flatten().collect()
 }
 
-/// What a weight is joined from, itself where it is not: joins of joins are not canonical.
+/// The operands of a concatenated weight, or the weight itself: nested joins are not canonical.
 fn parts(graph: &Graph, weight: Value) -> Vec<Value> {
     match graph.producer::<Concat>(weight) {
         Some((concat, _)) => graph.operands(concat),
@@ -103,7 +104,7 @@ fn parts(graph: &Graph, weight: Value) -> Vec<Value> {
     }
 }
 
-/// `layers.0.attn.q`, `layers.0.attn.k` to `layers.0.attn.q_k`: joined in the first part in which they differ.
+/// `layers.0.attn.q`, `layers.0.attn.k` to `layers.0.attn.q_k`: merged at the first component in which they differ.
 fn joined_name<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<Vec<&str>> = names.map(|name| name.split('.').collect()).collect();
     let part = |name: &[&'a str], at: usize| name.get(at).or(name.last()).copied().unwrap_or_default();

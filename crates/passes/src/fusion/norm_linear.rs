@@ -1,4 +1,4 @@
-//! The norm before a linear.
+//! The norm before a linear layer.
 
 use ir::ops::{LayerNorm, LinearParts, Norm, Prologue, RmsNorm};
 use ir::{Graph, OpId, Patch, Value};
@@ -6,9 +6,9 @@ use ir::{Graph, OpId, Patch, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `linear(rms_norm(x, gain), w) → fused_linear(x, w, gain) {before = rms_norm(eps, dtype)}`; not where the norm has
-    /// other users. The same of `layer_norm(x, gain, bias)`; one without a bias stays apart. A target whose kernels gain
-    /// nothing by it, as for many rows, takes it apart again.
+    /// `linear(rms_norm(x, g), w) → fused_linear(x, w, g) {prologue = rms_norm(eps, dtype)}`; not if the norm has other
+    /// users. The same for `layer_norm(x, g, bias)`; one without a bias is not fused. A target without suitable
+    /// kernels, as for many rows, unfuses it again.
     pub struct FuseNormLinear(Numerics::Exact) { norm_linear }
 }
 
@@ -17,19 +17,19 @@ fn norm_linear(graph: &Graph, id: OpId) -> Option<Patch> {
     graph.used_once(parts.x).then_some(())?;
     let (norm, eps) = norm(graph, parts.x)?;
     let operands = graph.operands(parts.x.op);
-    let (x, gain_and_bias) = operands.split_first()?;
+    let (x, weight_and_bias) = operands.split_first()?;
     let to = graph.tensor(parts.x)?.dtype;
-    parts.before = Some((Prologue { norm, eps, to }, gain_and_bias.to_vec()));
+    parts.before = Some((Prologue { norm, eps, to }, weight_and_bias.to_vec()));
     let mut patch = Patch::new();
     let fused = parts.add(graph, &mut patch, (*x).into())?;
     patch.replace(graph.result(id), fused);
     Some(patch)
 }
 
-/// The norm that makes a value, where a product may have it before itself.
+/// The norm that computes a value, if it can be the prologue of a product.
 fn norm(graph: &Graph, normed: Value) -> Option<(Norm, f32)> {
     if let Some((_, norm)) = graph.producer::<RmsNorm>(normed) {
-        // heads are normed by themselves
+        // heads are normalized separately
         return norm.head_dim.is_none().then_some((Norm::Rms, norm.eps));
     }
     let (id, norm) = graph.producer::<LayerNorm>(normed)?;

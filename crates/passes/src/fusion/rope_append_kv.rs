@@ -1,4 +1,4 @@
-//! Everything between the packed q/k/v linear and attention.
+//! Everything between the packed q/k/v projection and attention.
 
 use ir::ops::{AppendKv, RmsNorm, Rope, RopeAppendKv, Split};
 use ir::{Graph, OpId, Patch, PatchValue, Value};
@@ -6,9 +6,9 @@ use ir::{Graph, OpId, Patch, PatchValue, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `q, k, v = split(x); append_kv(rope(k), v); rope(q) → rope_append_kv(x)`, where nothing else reads the parts
-    /// and both rotations are the same, of heads as the cache has them. Norms of the heads of `q` and `k` before their
-    /// rotations come along, where both are normed alike.
+    /// `q, k, v = split(x); append_kv(rope(k), v); rope(q) → rope_append_kv(x)`, if the parts have no other users and
+    /// both rotations are the same, of heads as in the cache. Norms of the heads of `q` and `k` before RoPE are
+    /// included, if they are equal for both.
     pub struct FuseRopeAppendKv(Numerics::Rounding) { rope_append_kv }
 }
 
@@ -24,15 +24,15 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     let q_rope = rotation_of(graph, Value { op: split, result: 0 })?;
     let q = Rotated::by(graph, q_rope)?;
     (q.same_rotation(&k) && k.positions == positions).then_some(())?;
-    // the cache rounds keys to its own dtype, and they must not be rounded before
+    // the cache rounds keys to its own dtype, and they must not be rounded before that
     k.rope.to.is_none().then_some(())?;
     let [qkv] = graph.operands_of(split)?;
     let head_dim = k.rope.head_dim;
     (graph.kv().get(append.group as usize)?.head_dim == head_dim).then_some(())?;
     let mut operands = [qkv, positions, query_starts, block_table, k.frequencies].map(PatchValue::from).to_vec();
     let norm_eps = match (&q.norm, &k.norm) {
-        (Some(q), Some(k)) if q.eps == k.eps && graph.ty(q.gain) == graph.ty(k.gain) => {
-            operands.extend([q.gain, k.gain].map(PatchValue::from));
+        (Some(q), Some(k)) if q.eps == k.eps && graph.ty(q.weight) == graph.ty(k.weight) => {
+            operands.extend([q.weight, k.weight].map(PatchValue::from));
             Some(q.eps)
         }
         (None, None) => None,
@@ -54,7 +54,7 @@ fn rope_append_kv(graph: &Graph, id: OpId) -> Option<Patch> {
     Some(patch)
 }
 
-/// The rotation of a value, or of its norm.
+/// The RoPE of a value, or of its norm.
 fn rotation_of(graph: &Graph, value: Value) -> Option<OpId> {
     let reader = graph.uses(value).first()?.op;
     match graph.cast::<RmsNorm>(reader) {
@@ -63,19 +63,19 @@ fn rotation_of(graph: &Graph, value: Value) -> Option<OpId> {
     }
 }
 
-/// A rotation, and the norm of each head before it.
+/// A RoPE op, and the norm of each head before it.
 struct Rotated<'a> {
     rope: &'a Rope,
     positions: Value,
     frequencies: Value,
     norm: Option<HeadNorm>,
-    /// What is normed and rotated.
+    /// The operand of the norm and RoPE.
     part: Value,
 }
 
 struct HeadNorm {
     eps: f32,
-    gain: Value,
+    weight: Value,
 }
 
 impl<'a> Rotated<'a> {
@@ -85,10 +85,10 @@ impl<'a> Rotated<'a> {
         let rotated = Rotated { rope, positions, frequencies, norm: None, part: x };
         let Some((norm, attrs)) = graph.producer::<RmsNorm>(x) else { return Some(rotated) };
         (graph.used_once(x) && attrs.head_dim == Some(rope.head_dim) && attrs.to.is_none()).then_some(())?;
-        let [part, gain] = graph.operands_of(norm)?;
-        // a gain made from what reads the cache would come before itself
-        graph.is_constant(gain).then_some(())?;
-        Some(Rotated { norm: Some(HeadNorm { eps: attrs.eps, gain }), part, ..rotated })
+        let [part, weight] = graph.operands_of(norm)?;
+        // a norm weight computed from a reader of the cache would depend on itself
+        graph.is_constant(weight).then_some(())?;
+        Some(Rotated { norm: Some(HeadNorm { eps: attrs.eps, weight }), part, ..rotated })
     }
 
     fn same_rotation(&self, other: &Rotated<'_>) -> bool {

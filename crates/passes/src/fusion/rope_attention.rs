@@ -1,4 +1,4 @@
-//! Everything between the packed q/k/v linear and the output linear.
+//! Everything between the packed q/k/v projection and the output projection.
 
 use ir::ops::{PagedAttention, RopeAppendKv, RopeAttention};
 use ir::{Graph, OpId, Patch, PatchValue, Value};
@@ -6,8 +6,8 @@ use ir::{Graph, OpId, Patch, PatchValue, Value};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `q, cache = rope_append_kv(x); paged_attention(q, cache) → rope_attention(x)`, where nothing else reads the
-    /// queries or waits for the cache, and both mean the same layer and step.
+    /// `q, cache = rope_append_kv(x); paged_attention(q, cache) → rope_attention(x)`, if the queries and the effect
+    /// have no other users, and both ops have the same layer and step.
     pub struct FuseRopeAttention(Numerics::Rounding) { rope_attention }
 }
 

@@ -1,4 +1,4 @@
-//! The gated activation over the packed result of the merged gate and up linears.
+//! The gated activation of the packed result of the merged gate and up projections.
 
 use ir::ops::{SiluMul, Split, Swiglu};
 use ir::{Graph, OpId, Patch};
@@ -6,7 +6,7 @@ use ir::{Graph, OpId, Patch};
 use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
-    /// `silu_mul(split(x).0, split(x).1) → swiglu(x)` where the split has two equal parts.
+    /// `silu_mul(split(x).0, split(x).1) → swiglu(x)` if the split has two equal parts.
     pub struct FuseSwiglu(Numerics::Exact) { swiglu }
 }
 

@@ -1,4 +1,4 @@
-//! Which linear has which format: the table that people edit, and the passes that follow from it.
+//! Which linear layer has which format: the table that people edit, and the passes that follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,24 +14,25 @@ use super::{
 };
 use crate::Pass;
 
-/// A linear of an imported graph.
+/// A linear layer of an imported graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinearInfo {
-    /// The name of its result, by which tables know it.
+    /// The name of its result, by which tables refer to it.
     pub name: String,
-    /// The name of its module in the checkpoint, by which tables know it, too; none where the weight was computed.
+    /// The name of its module in the checkpoint, by which tables may also refer to it; `None` if the weight was
+    /// computed.
     pub module: Option<String>,
-    /// The name of its activations: linears over the same are one matter for what changes those.
+    /// The name of its input: channel scaling applies to all linear layers with the same input.
     pub input: String,
     /// Rows of the weight.
     pub outputs: u64,
     /// Columns of the weight.
     pub inputs: u64,
-    /// Whether its result leaves the graph: of a language model, whether it is the head.
+    /// Whether its result is a graph output: of a language model, whether it is lm_head.
     pub head: bool,
 }
 
-/// The linears of a graph over constant weights, in order.
+/// The linear layers of a graph with constant weights, in order.
 pub fn linears(graph: &Graph) -> Vec<LinearInfo> {
     let ids = graph.ops().filter(|id| graph.cast::<Linear>(*id).is_some());
     let info = |id| {
@@ -41,7 +42,7 @@ pub fn linears(graph: &Graph) -> Vec<LinearInfo> {
         let head = graph.outputs().iter().any(|output| output.value == result);
         Some(LinearInfo {
             name: graph.value_name(result).to_owned(),
-            // the weight of a tied head is that of another module
+            // the weight of a tied lm_head is that of another module
             module: if head { Some(HEAD.to_owned()) } else { module(graph, weight) },
             input: graph.value_name(x).to_owned(),
             outputs: *shape.first()?,
@@ -52,12 +53,12 @@ pub fn linears(graph: &Graph) -> Vec<LinearInfo> {
     ids.filter_map(info).collect()
 }
 
-/// The module of the head.
+/// The module of lm_head.
 const HEAD: &str = "lm_head";
-/// What checkpoints call the weight of a module.
+/// Suffix of a weight after its module's name.
 const WEIGHT: &str = ".weight";
 
-/// Modules that other programs have in one: their last part, and those of what smelt has.
+/// Modules that other programs merge: their last component, and those of the parts.
 const MERGED: [(&str, &[&str]); 2] =
     [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
 
@@ -69,7 +70,7 @@ fn module(graph: &Graph, weight: Value) -> Option<String> {
 }
 
 impl LinearInfo {
-    /// Whether a pattern names the linear, its module, the weight of that, or a module that has it among others.
+    /// Whether a pattern names the linear layer, its module, the module's weight, or a merged module that contains it.
     fn is_named(&self, pattern: &str) -> bool {
         let module = pattern.strip_suffix(WEIGHT).unwrap_or(pattern);
         let merged = MERGED.iter().find_map(|(one, parts)| Some((module.strip_suffix(one)?, parts)));
@@ -85,31 +86,31 @@ impl LinearInfo {
     }
 }
 
-/// The format of each linear; those that are not named keep their numbers.
+/// The format of each linear layer; those that are not listed are unquantized.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
-    /// Formats by the name of the linear.
+    /// Formats by the name of the linear layer.
     pub formats: BTreeMap<String, Format>,
-    /// Why a linear has its format, where that is known.
+    /// The reason for a linear layer's format, if known.
     pub reasons: BTreeMap<String, String>,
-    /// What is said of the whole.
+    /// Comments on the whole table.
     pub notes: Vec<String>,
 }
 
-/// What a table says of a linear that keeps its numbers.
+/// The word for unquantized in a table.
 const UNCHANGED: &str = "none";
 
 impl Assignment {
-    /// One format for all linears but the head, and perhaps one for that.
+    /// One format for all linear layers except lm_head, and optionally one for lm_head.
     pub fn uniform(linears: &[LinearInfo], inner: Option<Format>, head: Option<Format>) -> Assignment {
         let format = |linear: &LinearInfo| if linear.head { head } else { inner };
         let formats = linears.iter().filter_map(|linear| Some((linear.name.clone(), format(linear)?)));
         Assignment { formats: formats.collect(), ..Assignment::default() }
     }
 
-    /// Changes what the lines of a table name: `layers.*.mlp.down fp8`, a star for any part of a name, `none` for a linear
-    /// that keeps its numbers, and behind `#` the reason. Names may be those of the checkpoint's modules. Later lines win.
-    /// The error says what is wrong with which line.
+    /// Applies the lines of a table: `layers.*.mlp.down fp8`, with `*` for any part of a name, `none` for unquantized,
+    /// and the reason after `#`. Names may be those of the checkpoint's modules. Later lines override earlier ones. The
+    /// error names the line.
     pub fn edit(&mut self, table: &str, linears: &[LinearInfo]) -> Result<(), String> {
         for (number, line) in (1..).zip(table.trim_start_matches('\u{feff}').lines()) {
             let (text, comment) = line.split_once('#').unwrap_or((line, ""));
@@ -144,7 +145,7 @@ impl Assignment {
         Ok(())
     }
 
-    /// The table that [`Assignment::edit`] reads, a line for each linear.
+    /// The table that [`Assignment::edit`] reads, one line per linear layer.
     pub fn table(&self, linears: &[LinearInfo]) -> String {
         let width = linears.iter().map(|linear| linear.name.len()).max().unwrap_or(0);
         let mut table: String = self.notes.iter().map(|note| format!("# {note}\n")).collect();
@@ -158,7 +159,7 @@ impl Assignment {
         table
     }
 
-    /// The passes that make it so, with the scales of activations from there where formats leave a choice.
+    /// The passes that apply the formats, with this source of activation scales for formats that allow a choice.
     pub fn passes(&self, activations: ActivationScales) -> Vec<Arc<dyn Pass>> {
         let mut by_format: BTreeMap<Format, BTreeSet<String>> = BTreeMap::new();
         for (name, format) in &self.formats {
@@ -166,14 +167,14 @@ impl Assignment {
         }
         let passes = by_format.into_iter().map(|(format, names)| format.pass_over(Layers::Named(names), activations));
         let mut passes: Vec<Arc<dyn Pass>> = passes.collect();
-        // first: they fold factors into linears that are not codes yet
+        // first: they fold factors into linear layers that are not quantized yet
         passes.sort_by_key(|pass| !pass.needs_calibration());
         passes
     }
 }
 
 impl Format {
-    /// The pass that brings linears into the format.
+    /// The pass that applies the format to linear layers.
     fn pass_over(self, layers: Layers, activations: ActivationScales) -> Arc<dyn Pass> {
         match self {
             Format::Int8Weight => Arc::new(QuantizeInt8Weight { layers }),
@@ -186,14 +187,14 @@ impl Format {
         }
     }
 
-    /// Whether linears must know their activations to come into the format.
+    /// Whether the format needs activation statistics.
     pub fn needs_calibration(self, activations: ActivationScales) -> bool {
         self.pass_over(Layers::Inner, activations).needs_calibration()
     }
 }
 
-/// A pass to codes as the format stores them, of whatever is nearest: what searches find changes which codes they are, not
-/// what a product of them takes.
+/// A pass to the same storage format with round-to-nearest: searches change the quantized values, not the speed of a
+/// product.
 pub fn unsearched(format: Format, layers: Layers) -> Arc<dyn Pass> {
     match format {
         Format::Int8Smoothquant => Arc::new(QuantizeInt8 { layers }),
@@ -202,7 +203,7 @@ pub fn unsearched(format: Format, layers: Layers) -> Arc<dyn Pass> {
     }
 }
 
-/// What is said of a pattern that names no linear.
+/// The error for a pattern that matches no linear layer.
 fn unknown(pattern: &str, linears: &[LinearInfo]) -> String {
     let both = |linear: &LinearInfo| match &linear.module {
         Some(module) => format!("`{}` (`{module}`)", linear.name),
@@ -214,20 +215,20 @@ fn unknown(pattern: &str, linears: &[LinearInfo]) -> String {
         Some(near) => format!("did you mean {}?", both(near)),
         None => {
             let some: Vec<String> = linears.iter().take(1).chain(linears.last()).map(both).collect();
-            format!("its linears have names such as {}", some.join(" and "))
+            format!("its linear layers have names such as {}", some.join(" and "))
         }
     };
-    format!("the model has no linear `{pattern}`, {hint}")
+    format!("the model has no linear layer `{pattern}`, {hint}")
 }
 
-/// Whether a name is what a pattern says, in which each star stands for any characters.
+/// Whether a name matches a pattern, in which each star matches any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else { return false };
     let Some(end) = parts.next_back() else { return rest.is_empty() };
     let Some(middle) = rest.strip_suffix(end) else { return false };
     rest = middle;
-    // the first place of each part leaves the most for those after it
+    // the first match of each part leaves the most for later parts
     parts.all(|part| match rest.find(part) {
         Some(at) => {
             rest = &rest[at + part.len()..];
@@ -298,7 +299,7 @@ mod tests {
         let error = |table: &str| Assignment::default().edit(table, &linears()).unwrap_err();
         assert_eq!(
             error("\nlayers.0.attn.qk fp8"),
-            "line 2: the model has no linear `layers.0.attn.qk`, did you mean `layers.0.attn.q` \
+            "line 2: the model has no linear layer `layers.0.attn.qk`, did you mean `layers.0.attn.q` \
              (`model.layers.0.self_attn.q_proj`)?"
         );
         assert!(

@@ -1,4 +1,4 @@
-//! 4-bit weights behind factors that keep those large which large activations meet. (AWQ, arXiv 2306.00978.)
+//! 4-bit weights with channel scaling that protects the channels of large activations. (AWQ, arXiv 2306.00978.)
 
 use ir::ops::{Constant, LinearParts, Quantize};
 use ir::scale_of;
@@ -14,21 +14,21 @@ use super::{Codes, Layers, SEARCH_ROWS, over_codes};
 use crate::calibration::Rows;
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
-/// Powers of the activations' magnitudes that are tried: tenths.
+/// Exponents of the activation magnitudes to try: tenths.
 const STEPS: usize = 10;
-/// Scales that are tried for a group, from that of the largest magnitude down to half of it.
+/// Scales to try per group, from that of the largest magnitude down to half of it.
 const CLIPS: usize = 10;
 
-/// `linear(x, w) → fused_linear(x / f, q, s) {scaled = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ.
+/// `linear(x, w) → fused_linear(x / f, q, s) {quantized = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeInt4Awq {
-    /// Which linears.
+    /// Which linear layers.
     pub layers: Layers,
 }
 
 impl Pass for QuantizeInt4Awq {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x / f, q, s) {scaled = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ."
+        "`linear(x, w) → fused_linear(x / f, q, s) {quantized = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ."
     }
 
     fn needs_calibration(&self) -> bool {
@@ -60,7 +60,7 @@ impl Pass for QuantizeInt4Awq {
     }
 }
 
-/// The factors of the channels with which rounding to the nearest is off least.
+/// The channel factors with the minimum error of round-to-nearest.
 fn factors(rows: &Rows, place: &Place, sample: &Sample<'_>) -> Result<Vec<f32>, PassError> {
     let mean = |total: f32, value: f32| total + value;
     let mut x = magnitudes(rows.iter(), rows.channels, mean);
@@ -68,7 +68,7 @@ fn factors(rows: &Rows, place: &Place, sample: &Sample<'_>) -> Result<Vec<f32>, 
     place.share(&mut x);
     place.share(&mut w);
     let steps = || (0..=STEPS).map(|step| step as f32 / STEPS as f32);
-    // the paper's, and those that move a channel whose weights are small as far as one whose activations are large
+    // the paper's, and those that also scale up channels with small weights
     let blends = steps().map(|power| (power, 0.0)).chain(steps().map(|power| (power, 1.0 - power)));
     let losses = |factors: &Vec<f32>| {
         Ok(sample.losses(&divided(rows, factors), |_, weight| {
@@ -79,8 +79,8 @@ fn factors(rows: &Rows, place: &Place, sample: &Sample<'_>) -> Result<Vec<f32>, 
     sample.best(candidates(&x, &w, blends), losses)
 }
 
-/// Scales of the groups, row by row: clipped where that serves the outputs, each of which is off by no more than with
-/// the largest magnitudes.
+/// Group scales, row by row: clipped if that reduces the output error, which is never larger than with the largest
+/// magnitudes.
 fn scales(rows: &Rows, sample: &Sample<'_>) -> Vec<f32> {
     let group = GROUP as usize;
     let plain: Vec<Vec<f32>> = sample
@@ -102,7 +102,7 @@ fn scales(rows: &Rows, sample: &Sample<'_>) -> Vec<f32> {
         .collect()
 }
 
-/// For each group of a row, the scale with which what the group adds to the output is off least.
+/// For each group of a row, the scale with the minimum error of the group's contribution to the output.
 fn clipped(rows: &Rows, weight: &[f32]) -> Vec<f32> {
     let group = GROUP as usize;
     let scale = |(index, numbers): (usize, &[f32])| {
@@ -120,10 +120,10 @@ fn clipped(rows: &Rows, weight: &[f32]) -> Vec<f32> {
     weight.chunks(group).enumerate().map(scale).collect()
 }
 
-/// The linear over codes by these scales, which are kept with the weights.
+/// The quantized linear layer with these scales, which are stored with the weights.
 fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, scales: &[f32]) -> Result<Patch, PassError> {
     let name = graph.value_name(graph.result(linear));
-    let no_linear = || PassError::Other(format!("`{name}`: expected a linear over a matrix"));
+    let no_linear = || PassError::Other(format!("`{name}`: expected a linear layer over a matrix"));
     let parts = LinearParts::of(graph, linear).ok_or_else(no_linear)?;
     let outputs = graph.tensor(parts.weight).and_then(|ty| ty.shape.first()?.as_const()).ok_or_else(no_linear)?;
     let groups = scales.len() as u64 / outputs.max(1);

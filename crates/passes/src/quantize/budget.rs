@@ -1,19 +1,19 @@
-//! Picks one of several offers for each of many things, so that all together cost little and lose little: the
-//! multiple-choice knapsack, solved by dynamic programming over rounded costs.
+//! Chooses one of several offers for each item to minimize the total loss at a given cost: the multiple-choice knapsack
+//! problem, solved by dynamic programming over rounded costs.
 
-/// One way to do one thing.
+/// One option for an item.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Offer {
-    /// What it takes, such as bits or seconds.
+    /// Its cost, such as bits or seconds.
     pub cost: f64,
-    /// What it spoils. Losses add up.
+    /// Its loss. Losses are additive.
     pub loss: f64,
 }
 
-/// An offer for each thing.
+/// An offer for each item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pick {
-    /// The index of the offer of each thing.
+    /// The index of the offer of each item.
     pub offers: Vec<usize>,
     /// Their cost.
     pub cost: f64,
@@ -21,15 +21,15 @@ pub struct Pick {
     pub loss: f64,
 }
 
-/// Costs are counted in this many steps up to that of the dearest offers together. Each is rounded up: no pick costs more
-/// than it says, and the best of all picks costs at most a step for each thing less than the one that is found.
+/// The number of cost steps up to the sum of the most expensive offers. Costs are rounded up: no pick costs more than
+/// it says, and the optimum is cheaper than the result by at most one step per item.
 const STEPS: usize = 1 << 14;
 
-/// The picks that no other beats in both cost and loss, the cheapest first.
+/// The Pareto front of picks in cost and loss, the cheapest first.
 pub fn frontier(things: &[Vec<Offer>]) -> Vec<Pick> {
     let dearest = |offers: &Vec<Offer>| offers.iter().map(|offer| offer.cost).fold(0.0, f64::max);
     let step = (things.iter().map(dearest).sum::<f64>() / STEPS as f64).max(f64::MIN_POSITIVE);
-    // `least[c]`: the least loss of the things so far at a cost of at most c steps
+    // `least[c]`: the least loss of the items so far at a cost of at most c steps
     let limit = STEPS + things.len();
     let mut least = vec![0.0; limit + 1];
     let mut picked: Vec<Vec<u8>> = Vec::with_capacity(things.len());
@@ -57,7 +57,7 @@ pub fn frontier(things: &[Vec<Offer>]) -> Vec<Pick> {
     found
 }
 
-/// The pick behind a cost of at most so many steps.
+/// The pick for a cost of at most this many steps.
 fn trace(things: &[Vec<Offer>], picked: &[Vec<u8>], step: f64, mut at: usize) -> Pick {
     let mut pick = Pick { offers: vec![0; things.len()], cost: 0.0, loss: 0.0 };
     for (index, (offers, picks)) in things.iter().zip(picked).enumerate().rev() {
@@ -69,7 +69,7 @@ fn trace(things: &[Vec<Offer>], picked: &[Vec<u8>], step: f64, mut at: usize) ->
     pick
 }
 
-/// The pick of the least loss that costs no more than `budget`.
+/// The pick with the least loss that costs at most `budget`.
 pub fn within_cost(frontier: &[Pick], budget: f64) -> Option<&Pick> {
     frontier.iter().rev().find(|pick| pick.cost <= budget)
 }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     proptest! {
-        /// No pick of all there are is cheaper by more than the rounding, and loses less.
+        /// No pick has less loss and is cheaper by more than the rounding.
         #[test]
         fn nothing_beats_the_frontier(things in prop::collection::vec(prop::collection::vec((0.1f64..9.0, 0.0f64..1.0), 1..4), 1..5), budget in 1.0f64..30.0) {
             let things: Vec<Vec<Offer>> = things.iter().map(|pairs| offers(pairs)).collect();

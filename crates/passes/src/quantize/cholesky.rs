@@ -1,11 +1,11 @@
-//! `A = L L^T`, in f64 and on all threads.
+//! Cholesky factorization `A = L L^T`, in f64 and multi-threaded.
 
 use rayon::prelude::*;
 
-/// Columns that are finished together: as many values of a row as a few lines of the cache hold.
+/// Columns that are finished together: a row's values fill a few cache lines.
 const PANEL: usize = 64;
 
-/// Replaces the lower triangle of a symmetric matrix, row by row in `a`, by `L`. `None` where it has no such factor.
+/// Replaces the lower triangle of a symmetric matrix, row by row in `a`, by `L`. `None` if it is not positive definite.
 pub(crate) fn cholesky(a: &mut [f64], size: usize) -> Option<()> {
     for start in (0..size).step_by(PANEL) {
         let end = (start + PANEL).min(size);
@@ -14,7 +14,7 @@ pub(crate) fn cholesky(a: &mut [f64], size: usize) -> Option<()> {
             let (done, rest) = above.split_at_mut(row * size);
             solve(&mut rest[..size], done, size, start..row);
             let pivot = rest[row] - square(&rest[start..row]);
-            // a NaN is not above 0 either
+            // NaN is not above 0 either
             if pivot.is_nan() || pivot <= 0.0 {
                 return None;
             }
@@ -32,7 +32,7 @@ pub(crate) fn cholesky(a: &mut [f64], size: usize) -> Option<()> {
     Some(())
 }
 
-/// The columns of a row of `L`, of which those before the range have been taken off already.
+/// The columns of a row of `L`, after the earlier columns have been subtracted.
 fn solve(row: &mut [f64], above: &[f64], size: usize, columns: std::ops::Range<usize>) {
     for column in columns.clone() {
         let other = &above[column * size..][..size];

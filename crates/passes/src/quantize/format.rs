@@ -1,24 +1,26 @@
-//! The number formats of linears.
+//! The formats of linear layers.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How a linear's operands are stored.
+/// How a linear layer's operands are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
-    /// 8-bit weights, a scale each output.
+    /// 8-bit integer weights, scales per output.
     Int8Weight,
-    /// 8-bit integers on both sides, scales by output and by token, channels smoothed. (SmoothQuant, arXiv 2211.10438.)
+    /// 8-bit integer weights and activations, scales per output and per token, with channel scaling. (SmoothQuant,
+    /// arXiv 2211.10438.)
     Int8Smoothquant,
-    /// E4M3 on both sides, scales by output and by token.
+    /// E4M3 weights and activations, scales per output and per token.
     Fp8,
-    /// E4M3 on both sides, scales by 128 x 128 weights and by 128 activations. (DeepSeek-V3, arXiv 2412.19437.)
+    /// E4M3 weights and activations, scales per 128 x 128 weights and per 128 activations. (DeepSeek-V3, arXiv
+    /// 2412.19437.)
     Fp8Block,
-    /// 4-bit weights in groups of 128, rounded to the nearest.
+    /// 4-bit weights in groups of 128, rounded to nearest.
     Int4,
-    /// The same behind factors that spare what large activations meet. (AWQ, arXiv 2306.00978.)
+    /// 4-bit weights in groups of 128 with channel scaling. (AWQ, arXiv 2306.00978.)
     Int4Awq,
-    /// The same with each column making good what those before did. (GPTQ, arXiv 2210.17323.)
+    /// 4-bit weights in groups of 128 with error compensation. (GPTQ, arXiv 2210.17323.)
     Int4Gptq,
 }
 
@@ -34,7 +36,7 @@ impl Format {
         Format::Int4Gptq,
     ];
 
-    /// The name on command lines and in maps.
+    /// The name on the command line and in tables.
     pub fn name(self) -> &'static str {
         match self {
             Format::Int8Weight => "int8-weight",
@@ -47,12 +49,12 @@ impl Format {
         }
     }
 
-    /// Whether activations are codes of 8 bits, too.
+    /// Whether activations are quantized to 8 bits, too.
     pub fn narrow_activations(self) -> bool {
         matches!(self, Format::Int8Smoothquant | Format::Fp8 | Format::Fp8Block)
     }
 
-    /// Bits of a weight, scales included, where rows are `width` wide.
+    /// Bits per weight, scales included, for rows of `width` columns.
     pub fn weight_bits(self, width: u64) -> f64 {
         let per_row = 32.0 / width.max(1) as f64;
         match self {

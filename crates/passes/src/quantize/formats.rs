@@ -1,4 +1,4 @@
-//! The formats that need to know nothing but the weights: each weight is rounded to the nearest code.
+//! The formats that depend only on the weights: round-to-nearest.
 
 use ir::DType;
 use ir::ops::QuantizeBlocks;
@@ -15,7 +15,7 @@ macro_rules! formats {
         $(#[doc = $doc])+
         #[derive(Clone, Debug, Default)]
         pub struct $pass {
-            /// Which linears.
+            /// Which linear layers.
             pub layers: Layers,
         }
 
@@ -36,15 +36,16 @@ macro_rules! formats {
 }
 
 formats! {
-    /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i8}`.
+    /// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with `q, s = quantize_blocks(w) {to = i8}`.
     QuantizeInt8Weight = int8_weight;
-    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides `quantize_blocks(..) {to = f8e4m3}` with
-    /// a scale for each 128 activations and each 128 x 128 weights.
+    /// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands `quantize_blocks(..) {to =
+    /// f8e4m3}` with a scale per 128 activations and per 128 x 128 weights.
     QuantizeFp8Block = fp8_block;
-    /// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with `q, s = quantize_blocks(w) {to = i4, cols = 128}`.
+    /// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with `q, s = quantize_blocks(w) {to = i4, cols =
+    /// 128}`.
     QuantizeInt4 = int4;
-    /// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides `quantize_blocks(..) {to = i8}` by token
-    /// and by output: SmoothQuant without its factors.
+    /// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands `quantize_blocks(..) {to =
+    /// i8}` per token and per output: SmoothQuant without channel scaling.
     QuantizeInt8 = int8;
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn by_row(to: DType) -> QuantizeBlocks {
     blocks(to, None, None)
 }
 
-/// The linear over codes of its weight, and of its activations as `x` makes them.
+/// The linear layer with quantized weight, and with activations as `x` quantizes them.
 pub(crate) fn quantized(
     graph: &Graph,
     id: OpId,
@@ -72,7 +73,7 @@ pub(crate) fn quantized(
     Some(patch)
 }
 
-/// The linear over codes of its weight alone.
+/// The linear layer with only its weight quantized.
 fn weight_only(graph: &Graph, id: OpId, weight: QuantizeBlocks) -> Option<Patch> {
     let mut patch = Patch::new();
     let weight = weight_codes(graph, id, &mut patch, weight)?;

@@ -1,4 +1,4 @@
-//! E4M3 on both sides: a scale for each output, and for each token or for all of a tensor.
+//! E4M3 weights and activations: a scale per output, and per token or per tensor.
 
 use ir::{DType, Graph};
 
@@ -8,18 +8,19 @@ use super::static_scales::{self, ActivationScales};
 use super::{Codes, Layers, SEARCH_ROWS, each_linear, group};
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
-/// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides in E4M3, by token and by output.
+/// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands in E4M3, scales per token and per
+/// output.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeFp8 {
-    /// Which linears.
+    /// Which linear layers.
     pub layers: Layers,
-    /// Where the scales of activations come from.
+    /// Source of activation scales.
     pub activations: ActivationScales,
 }
 
 impl Pass for QuantizeFp8 {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, both sides in E4M3, by token and by output."
+        "`linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, both operands in E4M3, scales per token and per output."
     }
 
     fn needs_calibration(&self) -> bool {
@@ -49,7 +50,7 @@ impl Pass for QuantizeFp8 {
                 let patch = quantized(graph, linear, weight(), &|patch, x| {
                     static_scales::codes(graph, ctx, patch, x, scale, DType::F8E4M3)
                 });
-                let patch = patch.ok_or_else(|| PassError::Other(format!("`{name}`: expected linears")))?;
+                let patch = patch.ok_or_else(|| PassError::Other(format!("`{name}`: expected linear layers")))?;
                 graph.apply("fp8", linear, patch)?;
             }
         }

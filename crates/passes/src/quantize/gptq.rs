@@ -1,11 +1,11 @@
-//! 4-bit weights, rounded one column after the other so that each makes good what those before it did to the outputs.
-//! (GPTQ, arXiv 2210.17323.)
+//! 4-bit weights, rounded column by column so that each compensates the output error of the previous ones. (GPTQ, arXiv
+//! 2210.17323.)
 //!
-//! With `H` the mean of `x x^T`, a row `w` that becomes `q` is off by `e^T H e` in the mean, `e = w - q`. That is the
-//! square of `L^T e` where `H = L L^T`. Columns are rounded from the last to the first: entry `i` of `L^T e` then
-//! depends on nothing but what is known and on `q_i`, which makes it smallest. It is what the paper does through the
-//! inverse of `H`, by one factor alone. The columns with the largest activations come last, thus first; groups are of
-//! columns as they stand, so that nothing is permuted when the model runs.
+//! With `H` the mean of `x x^T`, a row `w` that is quantized to `q` has the mean square error `e^T H e`, `e = w - q`.
+//! That is the square of `L^T e` for `H = L L^T`. Columns are rounded from the last to the first: entry `i` of `L^T e`
+//! then depends only on known values and on `q_i`, which minimizes it. This is equivalent to the paper's use of the
+//! inverse of `H`, with a single factorization. The columns with the largest activations are ordered last, and so
+//! rounded first; groups are of columns in their original order, so that nothing is permuted at run time.
 
 use ir::ops::Constant;
 use ir::scale_of;
@@ -19,24 +19,24 @@ use super::rounding::{absmax, dot, integer};
 use super::{Codes, Layers, over_codes};
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
-/// Of the mean of the diagonal, what is added to each of its entries: directions that the sample hardly has are
-/// otherwise free to be wrong.
+/// Damping: this share of the mean of the diagonal is added to each diagonal entry. Directions that the sample hardly
+/// has would otherwise be unconstrained.
 const DAMPING: f64 = 0.01;
 /// Rows that are rounded together: each row of the factor is read once for all of them.
 const ROWS: usize = 16;
-/// Scales that are tried for a group, from that of the largest magnitude down to half of it.
+/// Scales to try per group, from that of the largest magnitude down to half of it.
 const SCALES: usize = 10;
 
-/// `linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with 4-bit codes by GPTQ.
+/// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with 4-bit weights by GPTQ.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeInt4Gptq {
-    /// Which linears.
+    /// Which linear layers.
     pub layers: Layers,
 }
 
 impl Pass for QuantizeInt4Gptq {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x, q, s) {scaled = [weight]}` with 4-bit codes by GPTQ."
+        "`linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with 4-bit weights by GPTQ."
     }
 
     fn needs_calibration(&self) -> bool {
@@ -64,13 +64,13 @@ impl Pass for QuantizeInt4Gptq {
     }
 }
 
-/// Codes of a matrix, and the scales of their groups.
+/// The quantized matrix, and the scales of its groups.
 struct Rounded {
     codes: Vec<f32>,
     scales: Vec<f32>,
 }
 
-/// The linear over codes that are kept with the weights.
+/// The quantized linear layer, stored with the weights.
 fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, rounded: &Rounded) -> Result<Patch, PassError> {
     let name = graph.value_name(graph.result(linear));
     let shape = graph.tensor(graph.operands(linear)[1]).and_then(TensorType::const_shape);
@@ -86,19 +86,19 @@ fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, rounded: &Rounded) 
     let codes = constant("codes", DType::I4, inputs, &rounded.codes);
     let scale = constant("scale", DType::F32, inputs.div_ceil(GROUP.into()), &rounded.scales);
     over_codes(graph, linear, &mut patch, None, Codes { codes, scale, zero: None })
-        .ok_or_else(|| PassError::Other(format!("`{name}`: expected a linear")))?;
+        .ok_or_else(|| PassError::Other(format!("`{name}`: expected a linear layer")))?;
     Ok(patch)
 }
 
-/// `H` as a factor, columns in the order of its diagonal.
+/// The factor of `H`, with columns ordered by its diagonal.
 struct Planes {
-    /// The column at each place.
+    /// The column at each position.
     order: Vec<usize>,
-    /// Row `i` has `L[k][i] / L[i][i]` at each place `k` behind `i`.
+    /// Row `i` has `L[k][i] / L[i][i]` for each position `k` after `i`.
     unit: Vec<f32>,
     /// `L[i][i]`.
     pivots: Vec<f64>,
-    /// What was added to the diagonal.
+    /// The damping of the diagonal.
     damping: f64,
     /// The diagonal, by column.
     importance: Vec<f32>,
@@ -121,19 +121,19 @@ impl Planes {
         let pivots: Vec<f64> = (0..size).map(|at| factor[at * size + at]).collect();
         let mut unit = vec![0.0; size * size];
         unit.par_chunks_mut(size).enumerate().for_each(|(at, row)| {
-            for (behind, value) in row.iter_mut().enumerate().skip(at + 1) {
-                *value = (factor[behind * size + at] / pivots[at]) as f32;
+            for (later, value) in row.iter_mut().enumerate().skip(at + 1) {
+                *value = (factor[later * size + at] / pivots[at]) as f32;
             }
         });
         Some(Planes { order, unit, pivots, damping, importance })
     }
 
-    /// What errors before a place, those behind it, ask of it.
+    /// The correction for a position from the errors of the positions after it.
     fn owed(&self, at: usize, errors: &[f32]) -> f32 {
         dot(&self.unit[at * self.order.len()..][at + 1..errors.len()], &errors[at + 1..])
     }
 
-    /// The mean square that a row with these errors, by place, is off.
+    /// The mean square error of a row with these errors, by position.
     fn loss(&self, errors: &[f32]) -> f64 {
         let entry = |(at, error): (usize, &f32)| {
             let entry = self.pivots[at] * f64::from(error + self.owed(at, errors));
@@ -151,7 +151,7 @@ impl Planes {
         }
     }
 
-    /// Rows that are off by no more than where each weight is rounded to the nearest.
+    /// Quantized rows whose error is at most that of round-to-nearest.
     fn round_rows(&self, rows: &[&[f32]]) -> Vec<Rounded> {
         let size = self.order.len();
         let scales = rows.iter().map(|row| self.scales(row));
@@ -179,7 +179,7 @@ impl Planes {
         self.order.iter().map(error).collect()
     }
 
-    /// Scales of the groups of a row, so that the diagonal alone would be off least.
+    /// Group scales of a row with the minimum error by the diagonal alone.
     fn scales(&self, row: &[f32]) -> Vec<f32> {
         let groups = row.chunks(GROUP as usize).zip(self.importance.chunks(GROUP as usize));
         let scale = |(values, importance): (&[f32], &[f32])| {
@@ -196,7 +196,7 @@ impl Planes {
     }
 }
 
-/// The codes of a row without any search.
+/// A row rounded to nearest, without a search.
 fn to_nearest(row: &[f32]) -> Rounded {
     let scales: Vec<f32> = row.chunks(GROUP as usize).map(|group| scale_of(absmax(group), DType::I4)).collect();
     let codes = row.iter().enumerate().map(|(column, value)| code(value / scales[column / GROUP as usize])).collect();

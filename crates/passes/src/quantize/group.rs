@@ -1,4 +1,4 @@
-//! Linears over the same activations: which they are, what is known of the activations, and their weights.
+//! Linear layers by input: the groups, what is known of their activations, and their weights.
 
 use ir::ops::LinearParts;
 use ir::{Graph, HostTensor, OpId, Value, constant_value};
@@ -8,9 +8,8 @@ use super::Layers;
 use crate::calibration::Rows;
 use crate::{PassContext, PassError};
 
-/// The activations of the linears of `layers`, last first: what is folded into a linear then comes before that is
-/// quantized itself. By their names, which stay where what is done for one puts another op in the place of that which
-/// makes the next.
+/// The inputs of the linear layers of `layers`, last first: what is folded into a linear layer then comes before its
+/// own quantization. By name, which stays valid when handling one input replaces the op that computes the next.
 pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<String> {
     let mut inputs: Vec<Value> = Vec::new();
     for id in graph.ops().filter(|id| layers.contain(graph, *id)) {
@@ -24,10 +23,10 @@ pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<String> {
 
 /// The value of this name.
 pub(crate) fn find(graph: &Graph, name: &str) -> Result<Value, PassError> {
-    graph.find(name).ok_or_else(|| PassError::Other(format!("`{name}` is gone")))
+    graph.find(name).ok_or_else(|| PassError::Other(format!("`{name}` no longer exists")))
 }
 
-/// The linears of `layers` over `x`, in order.
+/// The linear layers of `layers` over `x`, in order.
 pub(crate) fn members(graph: &Graph, layers: &Layers, x: Value) -> Vec<OpId> {
     let mut members: Vec<OpId> = graph.uses(x).into_iter().map(|user| user.op).collect();
     members.sort_by_key(|id| graph.place(*id));
@@ -36,16 +35,17 @@ pub(crate) fn members(graph: &Graph, layers: &Layers, x: Value) -> Vec<OpId> {
     members
 }
 
-/// The weights of linears, as numbers.
+/// The floating-point weights of linear layers.
 pub(crate) fn weights(graph: &Graph, ctx: &PassContext<'_>, linears: &[OpId]) -> Result<Vec<HostTensor>, PassError> {
     let read = |id: &OpId| {
-        let parts = LinearParts::of(graph, *id).ok_or_else(|| PassError::Other("expected a linear".to_owned()))?;
+        let parts =
+            LinearParts::of(graph, *id).ok_or_else(|| PassError::Other("expected a linear layer".to_owned()))?;
         let weight = constant_value(graph, parts.weight, ctx.weights);
         let weight = weight.map_err(|error| PassError::Other(error.to_string()))?;
         match weight.floats().iter().all(|value| value.is_finite()) {
             true => Ok(weight),
             false => Err(PassError::Input(format!(
-                "`{}`: a weight is NaN or infinite, which no code means",
+                "`{}`: a weight is NaN or infinite, which cannot be quantized",
                 graph.value_name(parts.weight)
             ))),
         }
@@ -53,12 +53,12 @@ pub(crate) fn weights(graph: &Graph, ctx: &PassContext<'_>, linears: &[OpId]) ->
     linears.par_iter().map(read).collect()
 }
 
-/// The key under which it is kept what the channels of a value were multiplied by since the calibration.
+/// The key of the factors that a value's channels were multiplied by since the calibration.
 pub(crate) fn shrink_key(name: &str) -> String {
     format!("{name}.shrink")
 }
 
-/// A sample of the rows that `x` has, at most `most` of them, evenly taken.
+/// A sample of the rows of `x`, at most `most` of them, evenly spaced.
 pub(crate) fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value, most: usize) -> Result<Rows, PassError> {
     let name = graph.value_name(x);
     let width = width(graph, x)?;
@@ -76,7 +76,7 @@ pub(crate) fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value, most: usize) 
     Ok(Rows { channels: width, values })
 }
 
-/// The mean of `x x^T`, of all rows where the calibration has it, of the sampled ones otherwise.
+/// The mean of `x x^T`, of all rows if the calibration has it, of the sampled ones otherwise.
 pub(crate) fn hessian(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Result<Vec<f32>, PassError> {
     let name = graph.value_name(x);
     let width = width(graph, x)?;
@@ -105,7 +105,7 @@ fn mean_products(rows: &Rows) -> Vec<f32> {
     products
 }
 
-/// What a fold over the magnitudes of each channel gives, from 0.
+/// A fold over the magnitudes of each channel, from 0.
 pub(crate) fn magnitudes<'a>(
     rows: impl Iterator<Item = &'a [f32]>,
     channels: usize,
@@ -118,12 +118,12 @@ pub(crate) fn magnitudes<'a>(
     all
 }
 
-/// Each value times the one beside it.
+/// Elementwise product.
 pub(crate) fn multiply(row: &mut [f32], by: &[f32]) {
     row.iter_mut().zip(by).for_each(|(value, by)| *value *= by);
 }
 
-/// Values of a row.
+/// Values per row.
 pub(crate) fn width(graph: &Graph, x: Value) -> Result<usize, PassError> {
     let width = graph.tensor(x).and_then(|ty| ty.width());
     width.map(|width| width as usize).ok_or_else(|| PassError::Other("expected rows of a constant width".to_owned()))

@@ -1,6 +1,6 @@
-//! Scales of keys and values that are kept as codes. They are powers of two in the weights around attention: the cache
-//! has codes of `k / s`, and queries are made `s` times as large; of values alike, with the linears behind attention. What
-//! has no such weights, as linears over codes, is multiplied as it is.
+//! Scales of a quantized KV cache. They are powers of two in the weights around attention: the cache stores `k / s`,
+//! and queries are multiplied by `s`; likewise for values and the linear layers after attention. Where no weights can
+//! take a scale, as with quantized linear layers, a multiplication is inserted.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use ir::ops::{AppendKv, Linear, PagedAttention, RmsNorm, Rope};
 use ir::{DType, Graph, OpId, Value};
 
 use super::group::{shrink_key, width};
-use super::smooth::{Place, rows_of_values, shrunk_gain, shrunk_rows, shrunk_value};
+use super::smooth::{Place, rows_of_values, shrunk_norm, shrunk_rows, shrunk_value};
 use super::static_scales::stats;
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
-/// Scales are at most 2 to the power of this, and at least its reciprocal: f16 has room for what they multiply.
+/// Scales are at most 2 to the power of this, and at least its reciprocal: f16 has range for the products.
 const MOST: f32 = 12.0;
 
-/// Keys and values of a cache of codes are divided by a power of two for each head, queries and outputs multiplied.
+/// Keys and values of a quantized cache are divided by a power of two per head, queries and outputs multiplied.
 #[derive(Clone, Debug, Default)]
 pub struct ScaleKv {
     known: Option<BTreeMap<u32, KvMagnitudes>>,
 }
 
-/// The largest magnitudes of keys and values of a layer, for each head. What has none keeps the scale 1.
+/// The largest magnitudes of keys and values of a layer, per head. Without any, the scale is 1.
 #[derive(Clone, Debug, Default)]
 pub struct KvMagnitudes {
     /// Of keys.
@@ -31,7 +31,7 @@ pub struct KvMagnitudes {
 }
 
 impl ScaleKv {
-    /// By magnitudes that are known for layers, instead of those that a calibration has.
+    /// With given magnitudes by layer, instead of those of a calibration.
     pub fn known(layers: BTreeMap<u32, KvMagnitudes>) -> ScaleKv {
         ScaleKv { known: Some(layers) }
     }
@@ -52,7 +52,7 @@ impl ScaleKv {
 
 impl Pass for ScaleKv {
     fn summary(&self) -> &'static str {
-        "Keys and values of a cache of codes are divided by a power of two for each head, queries and outputs multiplied."
+        "Keys and values of a quantized cache are divided by a power of two per head, queries and outputs multiplied."
     }
 
     fn needs_calibration(&self) -> bool {
@@ -76,19 +76,19 @@ impl Pass for ScaleKv {
     }
 }
 
-/// An op whose results can be multiplied by what it has as weights.
+/// An op whose results can be scaled through its weights.
 #[derive(Clone, Copy, Debug)]
 enum Maker {
     /// By the rows of its weight.
     Linear(OpId),
-    /// By its gain, which is that of a head or of the row.
+    /// By its norm weight, which is per head or per row.
     Norm(OpId),
-    /// By a product behind it, such as codes with their scales, which columns of several heads share.
+    /// By a multiplication after it, for example of quantized values whose scales several heads share.
     Other(Value),
 }
 
 impl Maker {
-    /// What makes `x`, or what a rotation turns into it; nothing where somebody else reads that, too.
+    /// The producer of `x`, or of the operand of its RoPE; `None` if there are other users.
     fn of(graph: &Graph, x: Value) -> Option<Maker> {
         if !graph.used_once(x) || graph.inputs().contains(&x) {
             return None;
@@ -100,12 +100,12 @@ impl Maker {
         Some(linear.or_else(norm).unwrap_or(Maker::Other(made)))
     }
 
-    /// Whether all heads have one gain.
+    /// Whether all heads share one norm weight.
     fn is_shared(self, graph: &Graph) -> bool {
         matches!(self, Maker::Norm(norm) if graph.cast::<RmsNorm>(norm).is_some_and(|norm| norm.head_dim.is_some()))
     }
 
-    /// Multiplies the channels of the result, those of each head by one factor where heads share a gain.
+    /// Multiplies the channels of the result, those of each head by one factor if heads share a norm weight.
     fn multiply(self, graph: &mut Graph, ctx: &PassContext<'_>, by: &[f32]) -> Result<(), PassError> {
         let (op, patch) = match self {
             Maker::Linear(linear) => {
@@ -113,8 +113,8 @@ impl Maker {
                 (linear, shrunk_rows(graph, ctx, linear, &rows, by)?)
             }
             Maker::Norm(norm) => {
-                let gain = graph.operands(norm)[1];
-                (norm, shrunk_gain(graph, ctx, norm, &by[..width(graph, gain)?]))
+                let weight = graph.operands(norm)[1];
+                (norm, shrunk_norm(graph, ctx, norm, &by[..width(graph, weight)?]))
             }
             Maker::Other(value) => (value.op, shrunk_value(graph, ctx, value, by)),
         };
@@ -122,25 +122,25 @@ impl Maker {
     }
 }
 
-/// The keys and values of a layer, and who is concerned with their scales.
+/// The keys and values of a layer, and the ops that their scales affect.
 #[derive(Debug)]
 struct Layer {
     index: u32,
     dtype: DType,
     head_dim: usize,
-    /// Query heads of a key and value head.
+    /// Query heads per key and value head.
     sharers: usize,
     k: Value,
     v: Value,
     mixed: Value,
-    /// What makes queries and keys.
+    /// The producers of queries and keys.
     makers: Option<[Maker; 2]>,
-    /// The linears behind attention.
+    /// The linear layers after attention.
     outs: Vec<OpId>,
 }
 
 impl Layer {
-    /// The layer of an `append_kv` into a cache of codes, which one attention reads.
+    /// The layer of an `append_kv` into a quantized cache, which one attention reads.
     fn of(graph: &Graph, append: OpId) -> Option<Layer> {
         let AppendKv { group, layer: index } = *graph.cast::<AppendKv>(append)?;
         let kv = graph.kv().get(group as usize)?;
@@ -170,12 +170,12 @@ impl Layer {
         let k_name = graph.value_name(self.k).to_owned();
         let expected = |what: &str| {
             PassError::Unsupported(format!(
-                "scales of a KV cache go into what is around it: `{k_name}`: expected {what} (without a calibration, \
+                "KV cache scales are folded into the ops around it: `{k_name}`: expected {what} (without a calibration, \
                  --kv-precision fp8 needs no scales)"
             ))
         };
-        let [q, k] = self.makers.ok_or_else(|| expected("queries and keys that nothing else reads"))?;
-        let v = Maker::of(graph, self.v).ok_or_else(|| expected("values that nothing else reads"))?;
+        let [q, k] = self.makers.ok_or_else(|| expected("queries and keys without other users"))?;
+        let v = Maker::of(graph, self.v).ok_or_else(|| expected("values without other users"))?;
         let mut keys = self.scales(graph, self.k, magnitudes.keys.as_deref())?;
         if q.is_shared(graph) || k.is_shared(graph) {
             let largest = keys.iter().copied().fold(0.0, f32::max);
@@ -205,7 +205,7 @@ impl Layer {
         Ok(keys.iter().chain(&values).any(|scale| *scale != 1.0))
     }
 
-    /// A scale for each head of keys or values: the power of two with which none is too large.
+    /// A scale for each head of keys or values: the power of two with which none saturates.
     fn scales(&self, graph: &Graph, of: Value, absmax: Option<&[f32]>) -> Result<Vec<f32>, PassError> {
         let largest = self.dtype.largest_code().unwrap_or(1.0);
         let scale = |absmax: f32| (absmax / largest).log2().ceil().clamp(-MOST, MOST).exp2();
@@ -221,7 +221,7 @@ impl Layer {
         Ok(absmax.iter().map(scale).collect())
     }
 
-    /// What is of heads, for each channel of `each` times as many.
+    /// Values per head, repeated for each of `each` channels.
     fn channels(&self, heads: &[f32], each: usize) -> Vec<f32> {
         heads.iter().flat_map(|value| std::iter::repeat_n(*value, each * self.head_dim)).collect()
     }
@@ -231,7 +231,7 @@ impl Layer {
 mod tests {
     use std::collections::HashMap;
 
-    use ir::{Environment, HostTensor, KvState, MadeWeights, NoWeights, OpSet, evaluate, text};
+    use ir::{DerivedWeights, Environment, HostTensor, KvState, NoWeights, OpSet, evaluate, text};
 
     use super::*;
     use crate::calibration::{Activations, Calibration, ClipMethod, Rows, TensorStats};
@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// With something behind each linear, and in front of the last, that has no weights to multiply.
+    /// With an op after each linear layer, and before the last, that has no weights to multiply.
     fn without_weights() -> String {
         let cast = |text: String, name: &str, shape: &str| {
             let (made, ty) = (format!("%{name} = linear"), format!(" : f32[{shape}]\n"));
@@ -292,12 +292,12 @@ mod tests {
         text::parse(&text, &OpSet::standard()).map_or_else(|error| panic!("{error}"), |parsed| parsed.graph)
     }
 
-    /// Numbers of no pattern between -1 and 1.
+    /// Patternless numbers between -1 and 1.
     fn numbers(count: usize, seed: f32) -> Vec<f32> {
         (0..count).map(|index| (index as f32 * 12.9898 + seed).sin()).collect()
     }
 
-    fn output(graph: &Graph, weights: &MadeWeights<'_>) -> Vec<f32> {
+    fn output(graph: &Graph, weights: &DerivedWeights<'_>) -> Vec<f32> {
         let inputs = HashMap::from([
             ("x".to_owned(), HostTensor::f32([4, 8], numbers(32, 0.5))),
             ("positions".to_owned(), HostTensor::i32([4], vec![0, 1, 2, 3])),
@@ -308,12 +308,12 @@ mod tests {
         evaluate(graph, &env, &mut KvState::new(graph.kv())).unwrap()[0].floats().to_vec()
     }
 
-    /// Keys of the first head are small, its values large, and the other way round in the second head: neither has a
-    /// place in codes as they are.
+    /// Keys of the first head are small, its values large, and the other way round in the second head: without scales,
+    /// neither is representable.
     #[test]
     fn codes_of_small_and_large_heads_mean_what_floats_did() {
         let (none, exact) = (NoWeights, parse("f32"));
-        let source = MadeWeights::over(&none);
+        let source = DerivedWeights::over(&none);
         let by_head = |mut values: Vec<f32>, first: f32, second: f32| {
             let half = values.len() / 2;
             values.iter_mut().enumerate().for_each(|(at, value)| *value *= if at < half { first } else { second });
@@ -329,7 +329,7 @@ mod tests {
             let stats = TensorStats::of(8, &by_head(vec![1.0; 8], first, second));
             calibration.tensors.insert(name.to_owned(), stats);
         }
-        let expected = output(&exact, &MadeWeights::over(&source));
+        let expected = output(&exact, &DerivedWeights::over(&source));
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let off = |found: &[f32]| {
             let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
@@ -341,19 +341,19 @@ mod tests {
             [(&with, "f8e4m3", 0.125), (&with, "i8", 0.05), (&without, "f8e4m3", 0.125), (&without, "i8", 0.05)];
         for (text, kv, most) in cases {
             let mut graph = parse_text(text, kv);
-            let weights = MadeWeights::over(&source);
+            let weights = DerivedWeights::over(&source);
             let plain = off(&output(&graph, &weights));
             let ctx = PassContext::new(&weights).calibrated(&calibration, &Nothing);
             assert_eq!(ScaleKv::default().run(&mut graph, &ctx), Ok(Changed::Yes));
             let scaled = off(&output(&graph, &weights));
             assert!(scaled < most && plain > 4.0 * scaled, "{kv}: {plain} before, {scaled} after");
             assert_eq!(ScaleKv::default().run(&mut graph, &ctx), Ok(Changed::No));
-            // without a calibration, by magnitudes that somebody knows
+            // without a calibration, by given magnitudes
             let heads = |first, second| Some(vec![first, second]);
             let magnitudes = KvMagnitudes { keys: heads(0.004, 1500.0), values: heads(4000.0, 0.004) };
             let known = ScaleKv::known(BTreeMap::from([(0, magnitudes)]));
             assert!(!known.needs_calibration());
-            let (mut graph, again) = (parse_text(text, kv), MadeWeights::over(&source));
+            let (mut graph, again) = (parse_text(text, kv), DerivedWeights::over(&source));
             assert_eq!(known.run(&mut graph, &PassContext::new(&again)), Ok(Changed::Yes));
             assert_eq!(off(&output(&graph, &again)), scaled);
             // floats need no scales

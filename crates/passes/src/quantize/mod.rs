@@ -1,4 +1,4 @@
-//! Quantization: linears over codes of 8 and 4 bits, one format a file.
+//! Quantization: linear layers in 8-bit and 4-bit formats, one per file.
 
 mod assignment;
 mod awq;
@@ -18,7 +18,7 @@ mod static_scales;
 
 use std::collections::BTreeSet;
 
-use ir::ops::{Epilogue, Epilogues, FusedLinear, Linear, LinearParts, Scaled};
+use ir::ops::{Epilogue, Epilogues, FusedLinear, Linear, LinearParts, Quantized};
 use ir::{Graph, OpId, Patch, PatchValue, Rule, Value, rewrite};
 
 use crate::{Changed, PassError};
@@ -33,13 +33,13 @@ pub use kv::{KvMagnitudes, ScaleKv};
 pub use smoothquant::QuantizeInt8Smoothquant;
 pub use static_scales::ActivationScales;
 
-/// Rows of activations on which searches measure what codes do to outputs.
+/// Sampled rows of activations on which searches measure the output error.
 const SEARCH_ROWS: usize = 256;
 
-/// Which linears a pass quantizes.
+/// Which linear layers a pass quantizes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Layers {
-    /// All, but for those whose results leave the graph: of a language model, the head.
+    /// All, except those whose results are graph outputs: of a language model, lm_head.
     #[default]
     Inner,
     /// Those with these results.
@@ -47,7 +47,7 @@ pub enum Layers {
 }
 
 impl Layers {
-    /// Whether a linear is one of them. Its weight must be a constant matrix.
+    /// Whether a linear layer is one of them. Its weight must be a constant matrix.
     pub fn contain(&self, graph: &Graph, id: OpId) -> bool {
         let result = graph.result(id);
         let is_linear = graph.cast::<Linear>(id).is_some()
@@ -60,7 +60,7 @@ impl Layers {
     }
 }
 
-/// Codes and what they mean, while a patch is built.
+/// Quantized values with their scales, while a patch is built.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Codes {
     pub codes: PatchValue,
@@ -75,7 +75,7 @@ impl Codes {
     }
 }
 
-/// Applies a rule to each linear of `layers` once.
+/// Applies a rule to each linear layer of `layers` once.
 pub(crate) fn each_linear(
     graph: &mut Graph,
     layers: &Layers,
@@ -86,7 +86,7 @@ pub(crate) fn each_linear(
     Ok((rewrite(graph, &[Rule { name, apply: &apply }])? > 0).into())
 }
 
-/// Puts a linear over codes in the place of one over numbers. Without codes of `x`, that stays as it is.
+/// Replaces a linear layer by a quantized one. Without a quantized `x`, that is unchanged.
 pub(crate) fn over_codes(
     graph: &Graph,
     id: OpId,
@@ -95,9 +95,9 @@ pub(crate) fn over_codes(
     weight: Codes,
 ) -> Option<PatchValue> {
     let parts = LinearParts::of(graph, id)?;
-    let scaled = Scaled { x: x.is_some(), weight: true, zero: weight.zero.is_some() };
+    let quantized = Quantized { x: x.is_some(), weight: true, zero_point: weight.zero.is_some() };
     let bias = parts.operand(Epilogue::Bias);
-    let behind = Epilogues(bias.iter().map(|_| Epilogue::Bias).collect());
+    let epilogue = Epilogues(bias.iter().map(|_| Epilogue::Bias).collect());
     let to = match x {
         Some(_) => Some(parts.result),
         None => (graph.tensor(parts.x)?.dtype != parts.result).then_some(parts.result),
@@ -111,12 +111,12 @@ pub(crate) fn over_codes(
         bias.map(Into::into),
     ];
     let operands: Vec<PatchValue> = operands.into_iter().flatten().collect();
-    let fused = patch.add(graph, FusedLinear { before: None, scaled, behind, to, codes: None }, &operands);
+    let fused = patch.add(graph, FusedLinear { prologue: None, quantized, epilogue, to, codes: None }, &operands);
     patch.replace(graph.result(id), fused);
     Some(fused)
 }
 
-/// Activations and weight of a linear.
+/// Activations and weight of a linear layer.
 pub(crate) fn operands(graph: &Graph, id: OpId) -> Option<[Value; 2]> {
     let parts = LinearParts::of(graph, id)?;
     Some([parts.x, parts.weight])

@@ -1,9 +1,9 @@
-//! What rounding to codes leaves of numbers, in place.
+//! In-place quantization and dequantization.
 
 use ir::DType;
 use ir::scale_of;
 
-/// What is left of numbers that become codes by one scale and are read back, as `quantize` and `dequantize` define it.
+/// Quantizes values with one scale and dequantizes them, as `quantize` and `dequantize` define it.
 pub(crate) fn round_by(values: &mut [f32], scale: f32, to: DType) {
     let reciprocal = 1.0 / scale;
     match to {
@@ -12,20 +12,20 @@ pub(crate) fn round_by(values: &mut [f32], scale: f32, to: DType) {
     }
 }
 
-/// The same with a scale for each `group` neighbours, from their largest magnitude.
+/// The same with a scale per `group` neighbours, from their largest magnitude.
 pub(crate) fn round_groups(values: &mut [f32], group: usize, to: DType) {
     values.chunks_mut(group).for_each(|values| round_by(values, scale_of(absmax(values), to), to));
 }
 
-/// The integer code nearest to a number.
+/// The nearest quantized integer of a number.
 pub(crate) fn integer(value: f32, to: DType) -> f32 {
     let bounds = to.smallest_code().zip(to.largest_code());
     let (smallest, largest) = bounds.unwrap_or((f32::MIN, f32::MAX));
     nearest(value.clamp(smallest, largest))
 }
 
-/// The integer nearest to a number of a magnitude below 2^22, ties to even. Adding 1.5 * 2^23 leaves no bit for a
-/// fraction; a call of `round_ties_even` would cost ten times as much where the processor has no instruction for it.
+/// The nearest integer of a number below 2^22 in magnitude, ties to even. Adding 1.5 * 2^23 leaves no bit for a
+/// fraction; `round_ties_even` would be a call, ten times as slow, on processors without an instruction for it.
 fn nearest(value: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (value + SHIFT) - SHIFT
@@ -36,9 +36,9 @@ pub(crate) fn absmax(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest, value| value.abs().max(largest))
 }
 
-/// The sum of products, in one order whatever the machine.
+/// The dot product, in one order on every machine.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // as many sums as two vector registers of the widest kind hold
+    // as many sums as two of the widest vector registers hold
     let mut sums = [0.0f32; 32];
     let (a_chunks, a_rest) = a.as_chunks::<32>();
     let (b_chunks, b_rest) = b.as_chunks::<32>();

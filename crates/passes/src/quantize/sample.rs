@@ -1,4 +1,4 @@
-//! What linears compute on sampled rows, and how far codes are from that: the loss that searches make small.
+//! Outputs of linear layers on sampled rows, and the error of quantized ones: the loss that searches minimize.
 
 use ir::HostTensor;
 use rayon::prelude::*;
@@ -8,11 +8,11 @@ use super::rounding::dot;
 use crate::PassError;
 use crate::calibration::Rows;
 
-/// The outputs of linears over the same rows.
+/// The outputs of linear layers over the same rows.
 pub(crate) struct Sample<'a> {
-    /// Rows of all weights, one behind the other: each is an output.
+    /// Rows of all weights, concatenated: each is an output.
     weights: Vec<&'a [f32]>,
-    /// For each output, what it is on each row.
+    /// For each output, its value on each row.
     wanted: Vec<Vec<f32>>,
 }
 
@@ -23,8 +23,8 @@ impl<'a> Sample<'a> {
         Sample { weights, wanted }
     }
 
-    /// The sum of squares that each output is off, where it is computed from these rows and from what `weight` makes of
-    /// its weights, whose number it is told.
+    /// The sum of squared errors of the outputs, computed from these rows and from the weights that `weight` returns
+    /// for each index.
     pub fn losses(&self, rows: &Rows, weight: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f64> {
         let loss = |output: usize| {
             let mut weights = self.weights[output].to_vec();
@@ -35,7 +35,7 @@ impl<'a> Sample<'a> {
         (0..self.weights.len()).into_par_iter().map(loss).collect()
     }
 
-    /// The first of the candidates of least loss; there must be one.
+    /// The first candidate of minimum loss; there must be one.
     pub fn best<T>(
         &self,
         candidates: Vec<T>,
@@ -43,7 +43,7 @@ impl<'a> Sample<'a> {
     ) -> Result<T, PassError> {
         let mut best: Option<(f64, T)> = None;
         for candidate in candidates {
-            // each output's own sum first: the total is the same with any number of threads
+            // each output's own sum first: the total does not depend on the number of threads
             let loss = losses(&candidate)?.iter().sum::<f64>();
             if best.as_ref().is_none_or(|(least, _)| loss < *least) {
                 best = Some((loss, candidate));

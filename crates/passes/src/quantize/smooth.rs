@@ -1,7 +1,8 @@
-//! Factors on the channels of activations: they are divided by them, the columns of the linears over them multiplied, and
-//! what is hard to quantize moves from one side to the other. (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978.)
+//! Channel scaling: the channels of activations are divided by factors, the columns of the linear layers over them
+//! multiplied, which moves the difficulty of quantization from one to the other. (SmoothQuant, arXiv 2211.10438; AWQ,
+//! arXiv 2306.00978.)
 //!
-//! Factors are powers of two: no product changes by a bit, not even where weights and gains have 8 bits of precision.
+//! Factors are powers of two: all products are exact, even if weights have 8 bits of precision.
 
 use ir::ops::{AppendKv, Cast, Constant, LayerNorm, Linear, LinearParts, Mul, PagedAttention, RmsNorm};
 use ir::{DType, Graph, OpId, Patch, PatchValue, TensorType, Value};
@@ -9,30 +10,30 @@ use ir::{DType, Graph, OpId, Patch, PatchValue, TensorType, Value};
 use super::group::{shrink_key, width};
 use crate::{PassContext, PassError};
 
-/// Factors are at most 2 to the power of this, and at least its reciprocal: f16 has room for them.
+/// Factors are at most 2 to the power of this, and at least its reciprocal: f16 has range for them.
 const MOST: f32 = 12.0;
 
-/// Where the division of activations goes.
+/// Where the division of activations is folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Into the gain of the norm that makes them.
+    /// Into the weight of the norm that computes them.
     Gain(OpId),
-    /// Into the rows of a linear before them: channel `c` is made of row `rows[c]`.
+    /// Into the rows of a linear layer before them: channel `c` comes from row `rows[c]`.
     Rows { linear: OpId, rows: Vec<usize> },
     /// Into an op of its own.
     Here,
 }
 
 impl Place {
-    /// The place for the channels of `x`.
+    /// The fold for the channels of `x`.
     pub fn of(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Place {
         let taken = ctx.weights.made(&shrink_key(graph.value_name(x)));
         let found =
-            if taken || !only_linears(graph, x) { None } else { gain(graph, x).or_else(|| rows(graph, ctx, x)) };
+            if taken || !only_linears(graph, x) { None } else { norm(graph, x).or_else(|| rows(graph, ctx, x)) };
         found.unwrap_or(Place::Here)
     }
 
-    /// Makes statistics of channels that must have one factor equal: all become the largest of them.
+    /// Makes statistics of channels that must share a factor equal: all become their maximum.
     pub fn share(&self, channels: &mut [f32]) {
         let Place::Rows { rows, .. } = self else { return };
         let mut largest = vec![0.0f32; channels.len()];
@@ -41,23 +42,23 @@ impl Place {
     }
 }
 
-/// Whether nothing but linears over constant weights reads `x`.
+/// Whether only linear layers with constant weights read `x`.
 fn only_linears(graph: &Graph, x: Value) -> bool {
     let outside = graph.outputs().iter().any(|output| output.value == x);
     let linear = |id: OpId| graph.cast::<Linear>(id).is_some() && graph.is_constant(graph.operands(id)[1]);
     !outside && graph.uses(x).iter().all(|user| linear(user.op) && graph.operands(user.op)[0] == x)
 }
 
-fn gain(graph: &Graph, x: Value) -> Option<Place> {
+fn norm(graph: &Graph, x: Value) -> Option<Place> {
     let rms_norm = graph.producer::<RmsNorm>(x).map(|(norm, _)| norm);
     let norm = rms_norm.or_else(|| graph.producer::<LayerNorm>(x).map(|(norm, _)| norm))?;
     let constants = &graph.operands(norm)[1..];
     constants.iter().all(|constant| graph.is_constant(*constant)).then_some(Place::Gain(norm))
 }
 
-/// `x = a * linear(..)`, or the attention over values that a linear makes.
+/// `x = a * linear(..)`, or the attention over values that a linear layer computes.
 fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<Place> {
-    // its weight is a tensor of the checkpoint: then its rows can be scaled as they are read
+    // its weight is a tensor of the checkpoint, whose rows can be scaled as they are read
     let foldable = |value: Value| {
         let (linear, _) = graph.producer::<Linear>(value).filter(|_| graph.used_once(value))?;
         let (_, constant) = graph.producer::<Constant>(LinearParts::of(graph, linear)?.weight)?;
@@ -78,17 +79,17 @@ fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<Place> {
     Some(Place::Rows { linear, rows: rows_of_values(channels, head_dim, sharers) })
 }
 
-/// The channel of the values of which each channel behind attention is made, where so many query heads share a head.
+/// The value channel of each channel after attention, if this many query heads share a head.
 pub(crate) fn rows_of_values(channels: usize, head_dim: usize, sharers: usize) -> Vec<usize> {
     (0..channels).map(|channel| channel / head_dim / sharers * head_dim + channel % head_dim).collect()
 }
 
-/// Factors `x^a / w^b` of the magnitudes of channels for each of the blends, the first of all ones. Each is a power of
-/// two; blends that come to the same are there once.
+/// Factors `x^a / w^b` of channel magnitudes for each of the blends, the first of all ones. Each is a power of two;
+/// equal blends are listed once.
 pub(crate) fn candidates(x: &[f32], w: &[f32], blends: impl Iterator<Item = (f32, f32)>) -> Vec<Vec<f32>> {
     let mut all = vec![vec![1.0; x.len()]];
     for (a, b) in blends {
-        // channels without values may have any factor
+        // all-zero channels may have any factor
         let exponent = |(x, w): (&f32, &f32)| (*x > 0.0 && *w > 0.0).then(|| a * x.log2() - b * w.log2());
         let exponents: Vec<Option<f32>> = x.iter().zip(w).map(exponent).collect();
         let known = || exponents.iter().flatten().copied();
@@ -107,8 +108,8 @@ pub(crate) fn candidates(x: &[f32], w: &[f32], blends: impl Iterator<Item = (f32
 }
 
 impl Place {
-    /// Divides the channels of `x` by factors, and multiplies the columns of the linears over it: of all where the division
-    /// goes into what makes `x`, of `linears` otherwise. Returns what these then read.
+    /// Divides the channels of `x` by factors, and multiplies the columns of the linear layers over it: of all if the
+    /// division is folded into the producer of `x`, otherwise of `linears`. Returns their new input.
     pub fn smooth(
         &self,
         graph: &mut Graph,
@@ -124,7 +125,7 @@ impl Place {
         let shrink: Vec<f32> = factors.iter().map(|factor| 1.0 / factor).collect();
         match self {
             Place::Gain(norm) => {
-                let patch = shrunk_gain(graph, ctx, *norm, &shrink);
+                let patch = shrunk_norm(graph, ctx, *norm, &shrink);
                 graph.apply("smooth", *norm, patch)?;
             }
             Place::Rows { linear, rows } => {
@@ -135,7 +136,7 @@ impl Place {
         }
         let mut edit = Edit { graph, ctx, patch: Patch::new() };
         let (linears, read, result) = if *self == Place::Here {
-            // formats of their own may each have smoothed it for their linears
+            // each format may have scaled it for its own linear layers
             let names =
                 (0..).map(|index| if index == 0 { format!("{name}.smooth") } else { format!("{name}.smooth.{index}") });
             let smoothed = names.into_iter().find(|name| graph.find(name).is_none()).expect("some number is free");
@@ -144,7 +145,7 @@ impl Place {
             (linears.to_vec(), read, smoothed)
         } else {
             ctx.weights.add(&shrink_key(&name), DType::F32, &shrink);
-            let x = graph.find(&name).ok_or_else(|| PassError::Other(format!("`{name}` is gone")))?;
+            let x = graph.find(&name).ok_or_else(|| PassError::Other(format!("`{name}` no longer exists")))?;
             let mut all: Vec<OpId> = graph.uses(x).into_iter().map(|user| user.op).collect();
             all.sort_by_key(|id| graph.place(*id));
             (all, x.into(), name.clone())
@@ -160,11 +161,11 @@ impl Place {
         let patch = edit.patch;
         let first = linears.first().copied().ok_or_else(|| PassError::Other(format!("nothing reads `{name}`")))?;
         graph.apply("smooth", first, patch)?;
-        graph.find(&result).ok_or_else(|| PassError::Other(format!("`{name}` was not smoothed")))
+        graph.find(&result).ok_or_else(|| PassError::Other(format!("`{name}` was not scaled")))
     }
 }
 
-/// A patch in the making, whose constants are kept with the weights.
+/// A patch under construction, whose constants are stored with the weights.
 struct Edit<'a> {
     graph: &'a Graph,
     ctx: &'a PassContext<'a>,
@@ -172,7 +173,7 @@ struct Edit<'a> {
 }
 
 impl Edit<'_> {
-    /// A value times a row of numbers, in its dtype: for each dtype the row has a key of its own.
+    /// A value times a row of factors, in its dtype: for each dtype the row has its own key.
     fn times(&mut self, value: PatchValue, key: &str, by: &[f32]) -> PatchValue {
         let dtype = self.patch.tensor(self.graph, value).map_or(DType::F32, |ty| ty.dtype);
         let key = self.ctx.weights.keep(&format!("{key}.{dtype}"), dtype, by);
@@ -182,8 +183,8 @@ impl Edit<'_> {
     }
 }
 
-/// The norm with a gain, and a bias where it has one, that are shrunk.
-pub(crate) fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32]) -> Patch {
+/// The norm with scaled weight and, if it has one, bias.
+pub(crate) fn shrunk_norm(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shrink: &[f32]) -> Patch {
     let mut operands: Vec<PatchValue> = graph.operands(norm).into_iter().map(Into::into).collect();
     let key = shrink_key(graph.value_name(graph.result(norm)));
     let mut edit = Edit { graph, ctx, patch: Patch::new() };
@@ -195,7 +196,7 @@ pub(crate) fn shrunk_gain(graph: &Graph, ctx: &PassContext<'_>, norm: OpId, shri
     edit.patch
 }
 
-/// A value times numbers of its channels, where nothing that makes it can take them: it is made under another name.
+/// A value times factors per channel, if its producer cannot take them: the producer gets another name.
 pub(crate) fn shrunk_value(graph: &Graph, ctx: &PassContext<'_>, value: Value, shrink: &[f32]) -> Patch {
     let operands: Vec<PatchValue> = graph.operands(value.op).into_iter().map(Into::into).collect();
     let mut edit = Edit { graph, ctx, patch: Patch::new() };
@@ -205,7 +206,8 @@ pub(crate) fn shrunk_value(graph: &Graph, ctx: &PassContext<'_>, value: Value, s
     edit.patch
 }
 
-/// The linear with each row times what the channels made of it are. Its weight is a tensor of the checkpoint, or that cast.
+/// The linear layer with each row multiplied by the factor of its channel. Its weight is a tensor of the checkpoint, or
+/// a cast of one.
 pub(crate) fn shrunk_rows(
     graph: &Graph,
     ctx: &PassContext<'_>,
@@ -213,7 +215,7 @@ pub(crate) fn shrunk_rows(
     rows: &[usize],
     shrink: &[f32],
 ) -> Result<Patch, PassError> {
-    let gone = || PassError::Other("expected a linear over a tensor of the checkpoint".to_owned());
+    let gone = || PassError::Other("expected a linear layer over a tensor of the checkpoint".to_owned());
     let weight = LinearParts::of(graph, linear).ok_or_else(gone)?.weight;
     let cast = graph.producer::<Cast>(weight).map(|(cast, _)| cast);
     let stored = cast.map_or(weight, |cast| graph.operands(cast)[0]);
@@ -243,7 +245,7 @@ pub(crate) fn shrunk_rows(
 mod tests {
     use std::collections::HashMap;
 
-    use ir::{Environment, HostTensor, KvState, MadeWeights, NoWeights, OpSet, evaluate, text};
+    use ir::{DerivedWeights, Environment, HostTensor, KvState, NoWeights, OpSet, evaluate, text};
     use proptest::prelude::*;
 
     use super::super::Layers;
@@ -283,7 +285,7 @@ mod tests {
     #[test]
     fn each_input_has_its_place() {
         let (graph, none) = (block(), NoWeights);
-        let weights = MadeWeights::over(&none);
+        let weights = DerivedWeights::over(&none);
         let places = places(&graph, &PassContext::new(&weights));
         let names: Vec<&str> = places.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["gated", "out", "mixed", "normed"]);
@@ -305,7 +307,7 @@ mod tests {
         assert_eq!(found, [vec![1.0, 1.0, 1.0], vec![8.0, 0.125, 1.0]]);
     }
 
-    /// Two formats, each of which smooths the same activations for the linear that it takes.
+    /// Two formats, each of which scales the same activations for its own linear layer.
     #[test]
     fn formats_smooth_for_their_own_linears() {
         let text = r#"graph @two(%x: bf16[3, 4]) {
@@ -317,7 +319,7 @@ mod tests {
 }"#;
         let mut graph = text::parse(text, &OpSet::standard()).unwrap().graph;
         let none = NoWeights;
-        let weights = MadeWeights::over(&none);
+        let weights = DerivedWeights::over(&none);
         let numbers: Vec<f32> = (0..16).map(|index| index as f32 - 7.0).collect();
         ["a", "b"].into_iter().for_each(|key| weights.add(key, DType::BF16, &numbers));
         let ctx = PassContext::new(&weights);
@@ -343,13 +345,13 @@ mod tests {
             exponents in prop::collection::vec(-4i32..5, 8),
         ) {
             let (mut graph, none) = (block(), NoWeights);
-            let source = MadeWeights::over(&none);
+            let source = DerivedWeights::over(&none);
             let mut made = made.as_slice();
             for (key, size) in [("gain", 8), ("v", 64), ("out", 128), ("up", 64), ("up.bias", 8), ("down", 64)] {
                 source.add(key, DType::BF16, &made[..size]);
                 made = &made[size..];
             }
-            let weights = MadeWeights::over(&source);
+            let weights = DerivedWeights::over(&source);
             let ctx = PassContext::new(&weights);
             let input = |from: usize, width: usize| {
                 HostTensor::f32([3, width], values[from..from + 3 * width].to_vec()).rounded(DType::BF16)

@@ -1,4 +1,5 @@
-//! 8-bit integers on both sides, behind factors that share what is hard between them. (SmoothQuant, arXiv 2211.10438.)
+//! 8-bit integer weights and activations, with channel scaling that balances their difficulty. (SmoothQuant, arXiv
+//! 2211.10438.)
 
 use ir::scale_of;
 use ir::{DType, Graph, HostTensor, Value};
@@ -13,21 +14,22 @@ use super::{Codes, Layers, SEARCH_ROWS};
 use crate::calibration::Rows;
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
-/// Values of alpha that are tried: twentieths.
+/// Values of alpha to try: twentieths.
 const STEPS: usize = 20;
 
-/// `linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by SmoothQuant.
+/// `linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by
+/// SmoothQuant.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeInt8Smoothquant {
-    /// Which linears.
+    /// Which linear layers.
     pub layers: Layers,
-    /// Where the scales of activations come from.
+    /// Source of activation scales.
     pub activations: ActivationScales,
 }
 
 impl Pass for QuantizeInt8Smoothquant {
     fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x', q, s', s) {scaled = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by \
+        "`linear(x, w) → fused_linear(x', q, s', s) {quantized = [x, weight]}`, `x / f` and `w * f` as 8-bit integers, by \
          SmoothQuant."
     }
 
@@ -53,7 +55,8 @@ impl Pass for QuantizeInt8Smoothquant {
                     Some(scale) => static_scales::codes(graph, ctx, patch, x, scale, DType::I8),
                     None => Codes::of(patch.add(graph, by_row(DType::I8), &[x.into()])),
                 });
-                let patch = patch.ok_or_else(|| PassError::Other(format!("`{}`: expected linears", group.name)))?;
+                let patch =
+                    patch.ok_or_else(|| PassError::Other(format!("`{}`: expected linear layers", group.name)))?;
                 graph.apply("smoothquant", linear, patch)?;
             }
         }
@@ -61,13 +64,13 @@ impl Pass for QuantizeInt8Smoothquant {
     }
 }
 
-/// Activations that some linears share.
+/// Activations that some linear layers share.
 struct Group<'a> {
     ctx: &'a PassContext<'a>,
     name: String,
     rows: Rows,
     place: Place,
-    /// What the channels have been multiplied by since the calibration.
+    /// Factors that the channels have been multiplied by since the calibration.
     before: Vec<f32>,
     activations: ActivationScales,
 }
@@ -85,7 +88,7 @@ impl<'a> Group<'a> {
         Ok(Group { ctx, name, rows, place: Place::of(graph, ctx, x), before, activations })
     }
 
-    /// The factors with which the outputs are off least.
+    /// The factors with the minimum error.
     fn factors(&self, weights: &[HostTensor]) -> Result<Vec<f32>, PassError> {
         let sample = Sample::of(&self.rows, weights);
         let mut w = magnitudes(sample.weights().iter().copied(), self.rows.channels, f32::max);
@@ -111,7 +114,7 @@ impl<'a> Group<'a> {
         divided(&self.rows, factors)
     }
 
-    /// The scale of the divided activations, where there is one for all.
+    /// The scale of the divided activations, if it is static.
     fn scale(&self, factors: &[f32], rows: &Rows) -> Result<Option<f32>, PassError> {
         if self.activations == ActivationScales::Dynamic {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Scales of activations: of each token when the model runs, or one that calibration chose.
+//! Activation scales: dynamic per token, or static from the calibration.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use super::group::multiply;
 use crate::calibration::{self, ClipMethod, Rows, TensorStats};
 use crate::{PassContext, PassError};
 
-/// Where the scales of activations come from.
+/// Source of activation scales.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ActivationScales {
-    /// Of each token its own, when the model runs.
+    /// One per token, computed at run time.
     #[default]
     Dynamic,
-    /// One for all of a tensor, by the clip of its calibration.
+    /// One per tensor, by the clip of its calibration.
     Static,
 }
 
@@ -25,7 +25,7 @@ impl ActivationScales {
     /// Both.
     pub const ALL: [ActivationScales; 2] = [ActivationScales::Dynamic, ActivationScales::Static];
 
-    /// The name on command lines.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             ActivationScales::Dynamic => "dynamic",
@@ -49,9 +49,9 @@ impl FromStr for ActivationScales {
     }
 }
 
-/// The scale of codes of what the calibration knows as `name`, by its method; codes with an exponent, whose steps shrink
-/// with the numbers, gain nothing from the default's clipping and reach up to the largest. `by` is what channels have been multiplied
-/// by since: then most methods look at the sampled `rows`, which have been, too.
+/// The static scale of the calibrated tensor `name`, by the calibration's clipping method. Floating-point formats,
+/// whose steps shrink with the values, gain nothing from the default's clipping and cover the largest magnitude. `by`
+/// is what channels have been multiplied by since: then most methods use the sampled `rows`, which have been, too.
 pub(crate) fn scale(
     ctx: &PassContext<'_>,
     name: &str,
@@ -77,13 +77,13 @@ pub(crate) fn scale(
     Ok(ir::scale_of(clip, to))
 }
 
-/// What the calibration knows of a tensor.
+/// The statistics of a tensor.
 pub(crate) fn stats<'a>(ctx: &PassContext<'a>, name: &str) -> Result<&'a TensorStats, PassError> {
     let stats = ctx.calibration.and_then(|calibration| calibration.tensors.get(name));
     stats.ok_or_else(|| PassError::Input(format!("the calibration has no statistics of `{name}`")))
 }
 
-/// Codes of `x` by a scale that is kept with the weights.
+/// Quantizes `x` with a scale that is stored with the weights.
 pub(crate) fn codes(graph: &Graph, ctx: &PassContext<'_>, patch: &mut Patch, x: Value, scale: f32, to: DType) -> Codes {
     let key = format!("{}.scale.{to}", graph.value_name(x));
     ctx.weights.add(&key, DType::F32, &[scale]);

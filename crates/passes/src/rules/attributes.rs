@@ -1,15 +1,14 @@
-//! Attributes with captures: what a capture may stand for, as far as ops tell, and what an attribute is once captures
-//! are known.
+//! Attributes with captures: possible values of a capture, and the attribute once captures are bound.
 
 use std::collections::HashMap;
 
 use ir::{AttrValue, OpInfo};
 
-/// What a capture may be: those of the samples below that fit wherever the pattern has it, `None` for an attribute that
-/// is absent. Without any, nothing is known.
+/// Possible values of a capture: the samples below that fit at every use, `None` for an absent attribute. Empty if
+/// nothing is known.
 pub(super) type Kinds = Vec<Option<AttrValue>>;
 
-/// One value of each kind that attributes have.
+/// One value of each kind of attribute.
 pub(super) fn samples() -> [AttrValue; 4] {
     [integer(4), AttrValue::Float(0.5), AttrValue::Word("bf16".to_owned()), AttrValue::List(vec![integer(4); 2])]
 }
@@ -42,7 +41,7 @@ pub(super) fn captures(value: &AttrValue) -> Vec<&str> {
     }
 }
 
-/// The value with all captures replaced; nothing where one has no value.
+/// The value with all captures replaced; `None` if one is not bound.
 pub(super) fn substitute(value: &AttrValue, of: &dyn Fn(&str) -> Option<AttrValue>) -> Option<AttrValue> {
     let list = |items: &[AttrValue]| items.iter().map(|item| substitute(item, of)).collect::<Option<Vec<_>>>();
     Some(match value {
@@ -54,7 +53,7 @@ pub(super) fn substitute(value: &AttrValue, of: &dyn Fn(&str) -> Option<AttrValu
     })
 }
 
-/// What all captures of a value may be, where the value is the attribute `name` of an op.
+/// The possible values of all captures of a value that is the attribute `name` of an op.
 pub(super) fn kinds(info: &OpInfo, name: &str, value: &AttrValue) -> Kinds {
     let fits = |sample: &AttrValue| {
         let value = substitute(value, &|_| Some(sample.clone()));
@@ -67,7 +66,7 @@ pub(super) fn kinds(info: &OpInfo, name: &str, value: &AttrValue) -> Kinds {
     kinds
 }
 
-/// Why a value with captures of these kinds may not do as the attribute `name` of an op.
+/// Why a value with captures of these kinds is invalid as the attribute `name` of an op.
 pub(super) fn misfit(
     info: &OpInfo,
     name: &str,

@@ -1,4 +1,4 @@
-//! Names, ops and attributes of a rule: what a definition means, or everything that is wrong with it.
+//! Names, ops and attributes of a rule: the checked rule, or all errors.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
     Comparison, Condition, DTypePattern, MOST_ERRORS, NewOp, PatternOp, Replaced, Term, TextRule, TypePattern, ValueRef,
 };
 
-/// Makes a rule from its text. What is wrong goes to `errors`; the rule is of use only where nothing was.
+/// Makes a rule from its text. Problems go to `errors`; the rule is valid only if there are none.
 pub(super) fn check(text: &str, ops: &OpSet, rule: RuleText, errors: &mut Vec<ParseError>) -> TextRule {
     let before = errors.len();
     let mut check = Check {
@@ -60,7 +60,7 @@ struct Check<'a> {
     captures: Vec<String>,
     /// Names of the pattern.
     names: HashMap<String, ValueRef>,
-    /// Names of the replacement, which hide those.
+    /// Names of the replacement, which shadow those.
     new_names: HashMap<String, ValueRef>,
     kinds: HashMap<String, Kinds>,
 }
@@ -98,7 +98,7 @@ impl Check<'_> {
                     Some(ValueRef::Capture(_)) => {
                         self.report(
                             name.at,
-                            format!("`%{}` is read above: ops come before those that read them", name.text),
+                            format!("`%{}` is used above: expected definitions before uses", name.text),
                         );
                     }
                     Some(_) => self.report(name.at, format!("`%{}` is already defined", name.text)),
@@ -155,7 +155,7 @@ impl Check<'_> {
         attrs
     }
 
-    /// A capture stands where these kinds fit.
+    /// A capture is used where these kinds fit.
     fn bind(&mut self, capture: &str, kinds: Kinds) {
         let known = self.kinds.entry(capture.to_owned()).or_insert_with(|| kinds.clone());
         known.retain(|kind| kinds.contains(kind));
@@ -172,7 +172,7 @@ impl Check<'_> {
         }
     }
 
-    /// All ops of a pattern are found from its last one.
+    /// All ops of a pattern are reached from its last one.
     fn reached(&mut self, lines: &[Definition]) {
         let Some(last) = lines.len().checked_sub(1) else { return };
         let mut reached = vec![false; lines.len()];
@@ -182,7 +182,10 @@ impl Check<'_> {
             if !reached[index] {
                 let root = &lines[last].results[0].text;
                 let result = &lines[index].results[0];
-                let message = format!("`%{}` does not lead to `%{root}`, the last op of the pattern", result.text);
+                let message = format!(
+                    "`%{}` is not an operand of `%{root}`, the last op of the pattern, directly or indirectly",
+                    result.text
+                );
                 self.report(result.at, message);
                 continue;
             }
@@ -194,7 +197,7 @@ impl Check<'_> {
         }
     }
 
-    /// Conditions in the order in which they can be looked at: types first, which bind sizes.
+    /// Conditions in the order in which they are checked: types first, which bind sizes.
     fn conditions(&mut self, conditions: Vec<ConditionText>) -> Vec<Condition> {
         let (types, others): (Vec<_>, Vec<_>) =
             conditions.into_iter().partition(|condition| matches!(condition, ConditionText::Type(..)));
@@ -246,7 +249,7 @@ impl Check<'_> {
         value
     }
 
-    /// The new ops, and what they replace with the byte where it is defined again.
+    /// The new ops, and the values that they replace, with the byte of each redefinition.
     fn replacement(&mut self, lines: &[Definition]) -> (Vec<NewOp>, Vec<(usize, Replaced)>) {
         let (mut replacement, mut replaced) = (Vec::new(), Vec::new());
         let mut count = 0;
@@ -255,7 +258,7 @@ impl Check<'_> {
                 Meaning::Value(name) => {
                     let value = self.value(name);
                     if !matches!(self.names.get(&line.results[0].text), Some(ValueRef::Pattern { .. })) {
-                        let message = format!("`%{}` is no result of an op of the pattern", line.results[0].text);
+                        let message = format!("`%{}` is not a result of an op of the pattern", line.results[0].text);
                         self.report(line.results[0].at, message);
                     }
                     value.into_iter().collect()
@@ -332,7 +335,7 @@ impl Check<'_> {
         attrs
     }
 
-    /// New ops are there for what they replace.
+    /// New ops must contribute to a replaced value.
     fn used(&mut self, lines: &[Definition], replaced: &[(usize, Replaced)]) {
         let mut used: Vec<ValueRef> = replaced.iter().map(|(_, replaced)| replaced.new).collect();
         let ops = lines.iter().filter_map(|line| match &line.meaning {
@@ -346,13 +349,13 @@ impl Check<'_> {
             } else {
                 self.report(
                     line.results[0].at,
-                    format!("`%{}` leads to nothing that is replaced", line.results[0].text),
+                    format!("`%{}` is not used by any replaced value", line.results[0].text),
                 );
             }
         }
     }
 
-    /// What a new value is made from must not be made from what it replaces.
+    /// A new value must not depend on the value that it replaces.
     fn needs(&mut self, at: usize, replaced: &mut Replaced, pattern: &[PatternOp], replacement: &[NewOp]) {
         let mut needs = made_from(replaced.new, |value| match value {
             ValueRef::New { op, .. } => replacement.get(op).map_or(&[], |op| op.operands.as_slice()),
@@ -366,10 +369,10 @@ impl Check<'_> {
             }
         }
         if needs.iter().any(|need| made.contains(need)) {
-            self.report(at, "expected a value that is not made from the one that it replaces");
+            self.report(at, "expected a value that does not depend on the one that it replaces");
         }
         let before = made_from(replaced.old, |value| match value {
-            // an op with an error has no place in the pattern
+            // an op with an error is not part of the pattern
             ValueRef::Pattern { op, .. } => pattern.get(op).map_or(&[], |op| op.operands.as_slice()),
             _ => &[],
         });
@@ -381,7 +384,7 @@ impl Check<'_> {
     }
 }
 
-/// A value and all that it is made from.
+/// A value and everything that it depends on.
 fn made_from<'a>(value: ValueRef, operands: impl Fn(ValueRef) -> &'a [ValueRef]) -> Vec<ValueRef> {
     let mut values = vec![value];
     let mut next = 0;

@@ -1,5 +1,5 @@
-//! Types of a rule, tried on small graphs that its pattern matches: what is replaced must keep its type, and the rule
-//! must come to an end. Finds slips early; it proves nothing, for the graphs are few.
+//! Type checks of a rule on small graphs that its pattern matches: replaced values must keep their types, and the rule
+//! must terminate. Finds mistakes early; it proves nothing, since the graphs are few.
 
 use std::collections::BTreeSet;
 use std::slice::from_ref;
@@ -11,12 +11,12 @@ use super::{Condition, DTypePattern, PatternOp, ShapePattern, SizePattern, TextR
 
 /// Patterns with more ops and captures are not tried.
 const MOST_CHOICES: usize = 32;
-/// Types, attributes and ops that are tried on the way to graphs.
+/// Types, attributes and ops that are tried while building graphs.
 const MOST_TRIES: usize = 1 << 15;
 /// Graphs that the rule is run on.
 const MOST_GRAPHS: usize = 64;
 
-/// Why a rule is wrong, with an example; nothing where none was found.
+/// Why a rule is wrong, with an example; `None` if none was found.
 pub(super) fn refute(rule: &TextRule) -> Option<String> {
     let choices = choices(rule);
     if choices.len() > MOST_CHOICES {
@@ -34,7 +34,7 @@ pub(super) fn refute(rule: &TextRule) -> Option<String> {
     search.walk(&choices)
 }
 
-/// What is decided on the way to a graph, one thing after the other.
+/// Decisions while building a graph, in order.
 enum Choice {
     /// The type of a capture.
     Type(usize, Vec<Type>),
@@ -89,7 +89,7 @@ fn values_like(kind: Option<AttrValue>) -> Kinds {
     }
 }
 
-/// Types to try for a capture: what the rule says of it, otherwise those that ops commonly take.
+/// Types to try for a capture: those of the rule, otherwise common operand types of ops.
 fn types(rule: &TextRule, capture: ValueRef) -> Vec<Type> {
     let pattern = rule.conditions.iter().find_map(|condition| match condition {
         Condition::Type(value, pattern) if *value == capture => Some(pattern),
@@ -121,7 +121,7 @@ fn shapes_of(pattern: &ShapePattern) -> Vec<Vec<Dim>> {
             SizePattern::Is(size) => vec![size.clone()],
             SizePattern::Any | SizePattern::Capture(_) => vec![Dim::from(8), Dim::from(4)],
         };
-        // no more than some: what stands in front varies first
+        // only some: the first decisions vary first
         shapes.truncate(MOST_GRAPHS);
         shapes = sizes.iter().flat_map(|size| shapes.iter().map(|shape| [shape, from_ref(size)].concat())).collect();
     }
@@ -129,7 +129,7 @@ fn shapes_of(pattern: &ShapePattern) -> Vec<Vec<Dim>> {
 }
 
 impl Search<'_> {
-    /// Decides what is left. Returns why the rule is wrong.
+    /// Makes the remaining decisions. Returns why the rule is wrong.
     fn walk(&mut self, choices: &[Choice]) -> Option<String> {
         let Some((choice, rest)) = choices.split_first() else { return self.run() };
         self.tries = self.tries.checked_sub(1)?;
@@ -156,7 +156,7 @@ impl Search<'_> {
         }
     }
 
-    /// An op of the pattern under what is decided, and the types of its results, where the op takes its operands.
+    /// An op of the pattern under the decisions, and the types of its results, if the op accepts its operands.
     fn op(&self, pattern: &PatternOp) -> Option<(Op, Vec<Type>)> {
         let mut attrs = Vec::new();
         for (name, value) in &pattern.attrs {
@@ -184,7 +184,7 @@ impl Search<'_> {
         }
     }
 
-    /// Runs the rule on the graph of all that is decided.
+    /// Runs the rule on the graph of all decisions.
     fn run(&mut self) -> Option<String> {
         self.graphs = self.graphs.checked_sub(1)?;
         let mut graph = self.graph()?;

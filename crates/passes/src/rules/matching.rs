@@ -1,4 +1,4 @@
-//! Where a rule's pattern is in a graph, and the patch that puts the replacement there.
+//! Finds a rule's pattern in a graph, and builds the patch for the replacement.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,18 +9,18 @@ use super::{
     attributes,
 };
 
-/// What a `$name` stands for.
+/// The binding of a `$name`.
 #[derive(Clone, Debug, PartialEq)]
 enum Bound {
     /// An attribute, a dtype, or a size that is a constant.
     Attr(AttrValue),
-    /// An attribute that is not there.
+    /// An absent attribute.
     Absent,
     /// A size that depends on the step.
     Size(Dim),
 }
 
-/// The place of a pattern in a graph.
+/// A match of a pattern in a graph.
 struct Match {
     ops: Vec<Option<OpId>>,
     captures: Vec<Option<Value>>,
@@ -28,10 +28,10 @@ struct Match {
 }
 
 impl TextRule {
-    /// The patch for a root, where the pattern is found there.
+    /// The patch for a root, if the pattern matches there.
     pub(super) fn apply(&self, graph: &Graph, root: OpId) -> Option<Patch> {
         let found = self.find(graph, root)?;
-        // what nothing reads was replaced already, or never mattered
+        // unused ops were replaced already, or were dead
         let mut olds = self.replaced.iter().filter_map(|replaced| found.value(replaced.old));
         olds.any(|old| graph.is_used(old)).then_some(())?;
         (!self.circular(graph, &found)).then_some(())?;
@@ -43,14 +43,14 @@ impl TextRule {
         let mut found =
             Match { ops: vec![None; count], captures: vec![None; self.captures.len()], bound: HashMap::new() };
         *found.ops.last_mut()? = Some(root);
-        // Users come behind their operands, so each op is known before its turn.
+        // Users come after their operands, so each op is matched before its operands.
         for (index, pattern) in self.pattern.iter().enumerate().rev() {
             found.takes_op(graph, pattern, found.ops[index]?)?;
         }
         self.conditions.iter().all(|condition| found.meets(graph, condition)).then_some(found)
     }
 
-    /// Whether a new value that stands before the root would be made from one that is replaced.
+    /// Whether a new value before the root would depend on a replaced value.
     fn circular(&self, graph: &Graph, found: &Match) -> bool {
         let inner = self.replaced.iter().filter(|replaced| !replaced.needs.is_empty());
         let olds: Vec<Value> = inner.clone().filter_map(|replaced| found.value(replaced.old)).collect();
@@ -92,7 +92,7 @@ impl TextRule {
 }
 
 impl Match {
-    /// The value of the graph that a value of the pattern stands for.
+    /// The graph value of a pattern value.
     fn value(&self, value: ValueRef) -> Option<Value> {
         match value {
             ValueRef::Capture(index) => self.captures[index],
@@ -156,7 +156,7 @@ impl Match {
         }
     }
 
-    /// Whether a capture is this, from now on or already.
+    /// Binds a capture, or compares it with its binding.
     fn bind(&mut self, name: &str, bound: Bound) -> bool {
         match self.bound.get(name) {
             Some(known) => *known == bound,
@@ -209,7 +209,7 @@ impl Match {
         terms.iter().try_fold(1.0, |product, term| Some(product * self.number(term)?))
     }
 
-    /// A number to compare; a size that depends on the step is none.
+    /// A number to compare; `None` for a symbolic size.
     fn number(&self, term: &Term) -> Option<f64> {
         match term {
             Term::Number(value) => Some(*value),

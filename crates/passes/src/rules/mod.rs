@@ -1,4 +1,4 @@
-//! Rules from text: `pattern => replacement`, both in the language of graphs. Each rule is a pass of its own.
+//! Rewrite rules: `pattern => replacement`, both in the syntax of graphs. Each rule is a pass of its own.
 //!
 //! ```text
 //! // silu(g) * u, where nothing else reads the activation
@@ -11,23 +11,22 @@
 //! }
 //! ```
 //!
-//! **Pattern.** Ops in program order; the last one is the root, and all others lead to it. A `%name` that no op of the
-//! pattern defines is a capture: any value, the same one at each place. Operands match in order.
+//! **Pattern.** Ops in program order; the last one is the root, and it depends on all others. A `%name` that no op of
+//! the pattern defines is a capture: any value, the same one at each use. Operands match in order.
 //!
-//! **Attributes.** Each one is given: a value, `$name` (a capture: one value at all places), or `_` (anything). One that
-//! an op may do without must be absent where it is not given; `$name` and `_` match its absence, too.
+//! **Attributes.** All are given: a value, `$name` (a capture: one value at all uses), or `_` (anything). An optional
+//! attribute that is not given must be absent; `$name` and `_` match its absence, too.
 //!
 //! **Conditions.** `%x : TYPE` with alternatives of dtypes (`bf16|f16`, `$t`, `_`) and sizes (`4096`, `T`, `$n`, `_`;
-//! `..` in front: any number of them), also written behind an op as in a graph; `constant(%w)`; `used_once(%s)`;
+//! leading `..`: any number of them), also written after an op as in a graph; `constant(%w)`; `used_once(%s)`;
 //! comparisons of captures and numbers, or of products of them (`2 * $half == $width`).
 //!
-//! **Replacement.** Ops over captures and values of the pattern. A name that the pattern's ops define, and that is
-//! defined again here, is what is replaced; `%y = %x` replaces `%y` by a value that is there already. What is replaced
-//! keeps its type and its name.
+//! **Replacement.** Ops over captures and values of the pattern. A name of the pattern's ops that is redefined here is
+//! replaced; `%y = %x` replaces `%y` by an existing value. Replaced values keep their types and names.
 //!
-//! [`parse`] checks a file as it is loaded and returns all errors with their places: words (`syntax`), names and
-//! attributes (`check`), types (`examples`: small graphs that the pattern matches must keep their types, and come to an
-//! end). What no example shows is caught when the patch is applied.
+//! [`parse`] checks a file when it is loaded and returns all errors with their positions: syntax (`syntax`), names and
+//! attributes (`check`), types (`examples`: small graphs that the pattern matches must keep their types, and the rule
+//! must terminate). Errors that no example shows are caught when the patch is applied.
 
 mod attributes;
 mod check;
@@ -43,7 +42,7 @@ use ir::{AttrValue, DType, Dim, Graph, OpInfo, OpSet, rewrite};
 
 use crate::{Changed, Numerics, Pass, PassContext, PassError, Slot};
 
-/// A rule that was read from text.
+/// A parsed rewrite rule.
 #[derive(Clone, Debug)]
 pub struct TextRule {
     name: String,
@@ -51,7 +50,7 @@ pub struct TextRule {
     numerics: Numerics,
     /// In program order, the root last.
     pattern: Vec<PatternOp>,
-    /// Names of the operands that no op of the pattern defines.
+    /// Names of the captures.
     captures: Vec<String>,
     conditions: Vec<Condition>,
     replacement: Vec<NewOp>,
@@ -80,10 +79,10 @@ impl Pass for TextRule {
     }
 }
 
-/// Errors of one file that are worth reading, and finding.
+/// Maximum number of errors per file.
 const MOST_ERRORS: usize = 50;
 
-/// Reads a file of rules. Returns them in order, or all that is wrong with the file.
+/// Parses a file of rules. Returns them in order, or all errors of the file.
 pub fn parse(text: &str, ops: &OpSet) -> Result<Vec<TextRule>, Vec<ParseError>> {
     let (read, mut errors) = syntax::read(text, ops);
     let mut names = HashSet::new();
@@ -94,7 +93,7 @@ pub fn parse(text: &str, ops: &OpSet) -> Result<Vec<TextRule>, Vec<ParseError>> 
         }
         let before = errors.len();
         if !names.insert(rule.name.text.clone()) {
-            let message = format!("a rule of the name `{}` stands above", rule.name.text);
+            let message = format!("duplicate rule `{}`", rule.name.text);
             errors.push(ParseError::new(text, rule.name.at, message));
         }
         let end = rule.end;
@@ -110,10 +109,10 @@ pub fn parse(text: &str, ops: &OpSet) -> Result<Vec<TextRule>, Vec<ParseError>> 
     if errors.is_empty() { Ok(rules) } else { Err(errors) }
 }
 
-/// A value as a rule names it.
+/// A value of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ValueRef {
-    /// An operand that the pattern leaves open.
+    /// A captured operand.
     Capture(usize),
     /// A result of an op of the pattern.
     Pattern { op: usize, result: u32 },
@@ -127,7 +126,7 @@ struct PatternOp {
     /// Names of the results.
     results: Vec<String>,
     operands: Vec<ValueRef>,
-    /// All attributes of the op. `None` must be absent; the word `_` may be anything.
+    /// All attributes of the op. `None` must be absent; `_` matches anything.
     attrs: Vec<(&'static str, Option<AttrValue>)>,
 }
 
@@ -142,8 +141,8 @@ struct NewOp {
 struct Replaced {
     old: ValueRef,
     new: ValueRef,
-    /// Values of the graph from which the new one is made and the old one is not, as far as the pattern tells. Empty
-    /// for results of the root, which is made from all of them.
+    /// Values of the graph that the new value depends on and the old one does not, as far as the pattern tells. Empty
+    /// for results of the root, which depends on all of them.
     needs: Vec<ValueRef>,
 }
 
@@ -159,7 +158,7 @@ enum Condition {
 #[derive(Clone, Debug)]
 struct TypePattern {
     dtype: DTypePattern,
-    /// Any, where there is none.
+    /// Any, if there are none.
     shape: Option<ShapePattern>,
 }
 
@@ -172,7 +171,7 @@ enum DTypePattern {
 
 #[derive(Clone, Debug)]
 struct ShapePattern {
-    /// Whether other sizes may stand in front.
+    /// Whether other sizes may precede.
     open: bool,
     sizes: Vec<SizePattern>,
 }

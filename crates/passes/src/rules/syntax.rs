@@ -1,4 +1,4 @@
-//! The words of a rule: text to a tree whose names have their places. Knows no op and no meaning.
+//! The syntax of rules: text to a tree whose names have positions. Knows no op and no meaning.
 
 use ir::text::{ParseError, Parser, Token};
 use ir::{AttrValue, OpSet};
@@ -18,7 +18,7 @@ pub(super) struct RuleText {
     pub end: usize,
 }
 
-/// A name and the byte where it stands.
+/// A name and its byte offset.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
     pub text: String,
@@ -31,10 +31,10 @@ pub(super) struct Definition {
     pub meaning: Meaning,
 }
 
-/// What stands behind the `=`.
+/// The right-hand side of a line.
 pub(super) enum Meaning {
     Op(OpText),
-    /// In replacements: a value that is there already.
+    /// In replacements: an existing value.
     Value(Name),
 }
 
@@ -64,7 +64,7 @@ const COMPARISONS: [(&str, Comparison); 6] = [
     ("!=", Comparison::NotEqual),
 ];
 
-/// Reads all rules. Behind an error, reading goes on with the next rule.
+/// Reads all rules. After an error, parsing continues with the next rule.
 pub(super) fn read(text: &str, ops: &OpSet) -> (Vec<RuleText>, Vec<ParseError>) {
     let parser = match Parser::new(text, ops) {
         Ok(parser) => parser,
@@ -162,7 +162,7 @@ impl Reader<'_> {
         Ok(results)
     }
 
-    /// `%s = silu %gate`, with types behind it or without.
+    /// `%s = silu %gate`, with or without types.
     fn pattern_line(
         &mut self,
         pattern: &mut Vec<Definition>,
@@ -201,7 +201,7 @@ impl Reader<'_> {
         let at = self.parser.at();
         let mnemonic = Name { text: self.parser.word("an op such as `add`")?, at };
         if mnemonic.text == "constant" {
-            let message = "rules name no tensor: expected an operand that nothing defines, and `where constant(%w)`";
+            let message = "rules cannot name tensors: expected a captured operand, and `where constant(%w)`";
             return self.parser.fail(at, message);
         }
         let mut operands = Vec::new();

@@ -1,19 +1,19 @@
-//! Which buffers hold values at the same time, and whether they share bytes.
+//! Which buffers are live at the same time, and whether they overlap.
 
 use std::collections::BTreeMap;
 
 use crate::{Buffer, Program};
 
 impl Program {
-    /// Pairs of buffers that hold values at the same time and share bytes: at most one pair for each buffer, and one at
-    /// least where there is any.
+    /// Pairs of buffers that are live at the same time and overlap: at most one pair per buffer, and at least one if
+    /// there is any.
     pub fn clashes(&self) -> impl Iterator<Item = (&Buffer, &Buffer)> {
         let mut begins: Vec<&Buffer> = self.buffers.iter().filter(|buffer| buffer.bytes > 0).collect();
         begins.sort_by_key(|buffer| buffer.live.0);
         let mut ends = begins.clone();
         ends.sort_by_key(|buffer| buffer.live.1);
         let mut ends = ends.into_iter().peekable();
-        // those that live now, and have clashed with none, by where they begin
+        // live buffers without a clash, by start offset
         let mut alive: BTreeMap<u64, &Buffer> = BTreeMap::new();
         begins.into_iter().filter_map(move |buffer| {
             while let Some(ended) = ends.next_if(|other| other.live.1 < buffer.live.0) {
@@ -22,7 +22,7 @@ impl Program {
                 }
             }
             let end = buffer.offset.saturating_add(buffer.bytes);
-            // they are apart, so the last that begins before the end is the last that ends
+            // they are disjoint, so the last that begins before the end is the last that ends
             let before = alive.range(..end).next_back().map(|(_, other)| *other);
             match before.filter(|other| other.offset.saturating_add(other.bytes) > buffer.offset) {
                 Some(other) => Some((other, buffer)),
@@ -58,7 +58,8 @@ mod tests {
         Buffer { name: name.to_string(), dtype: DType::I8, shape, offset, bytes, live }
     }
 
-    /// Held against all pairs, over small rectangles of time and bytes: most of the lists have a clash, some have none.
+    /// Compared with all pairs, over small rectangles of time and bytes: most of the lists have a clash, some have
+    /// none.
     #[test]
     fn clashes_are_those_of_pairs() {
         let numbers = RandomPart::named("rectangles", 0, 0.0, 1.0);

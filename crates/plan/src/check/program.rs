@@ -1,4 +1,4 @@
-//! Whether a program makes sense: its buffers, its ports, and what its launches read and write.
+//! Validation of a program: its buffers, its ports, and what its launches read and write.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -7,20 +7,20 @@ use super::{MAX_BYTES, MAX_RANK, buffer_bytes};
 use crate::{Arg, DType, Dim, Launch, Layout, Plan, Port, Program, Step, SymbolValues, TensorMap, Tiles, WEIGHT_ALIGN};
 use crate::{full_step, upper_bounds};
 
-/// Arguments, tensor maps and sizes of a launch, each: more than the parameters of a kernel hold.
+/// Maximum number of arguments, tensor maps and sizes of a launch, each: more than kernel parameters can hold.
 const MAX_ARGS: usize = 256;
 /// Elements along an axis of a tensor map, and bytes from one row to the next. (CUDA driver API,
 /// `cuTensorMapEncodeTiled`.)
 const MAX_MAP_SIZE: u64 = 1 << 32;
 const MAX_MAP_STRIDE: u64 = 1 << 40;
 
-/// A program with what is computed of it once.
+/// A program with derived values.
 struct Checked<'a> {
     plan: &'a Plan,
     program: &'a Program,
     /// The symbols at their largest.
     values: SymbolValues,
-    /// Elements of each buffer at its largest; 0 of one that was refused.
+    /// Elements of each buffer at its largest; 0 if it was refused.
     elements: Vec<u64>,
     /// Buffers that the caller fills.
     filled: BTreeSet<u32>,
@@ -40,11 +40,11 @@ pub(super) fn check_program(plan: &Plan, program: &Program, report: &mut dyn FnM
     }
     let mut elements = Vec::with_capacity(program.buffers.len());
     for buffer in &program.buffers {
-        // one without elements could have any number of rows
+        // a buffer without elements could have any number of rows
         let bytes = buffer_bytes(buffer, &values).filter(|bytes| (1..=buffer.bytes).contains(bytes));
         let inside = buffer.offset.checked_add(buffer.bytes).is_some_and(|end| end <= program.arena_bytes);
         if bytes.is_none() || !inside || buffer.offset % WEIGHT_ALIGN != 0 || buffer.shape.len() > MAX_RANK {
-            report(&format_args!("buffer `{}` lies outside the arena", buffer.name));
+            report(&format_args!("buffer `{}` is outside the arena", buffer.name));
         }
         // outputs live until the last step has ended
         if buffer.live.0 > buffer.live.1 || buffer.live.1 as usize > program.steps.len() {
@@ -53,7 +53,7 @@ pub(super) fn check_program(plan: &Plan, program: &Program, report: &mut dyn FnM
         elements.push(bytes.unwrap_or(0) / buffer.dtype.bytes());
     }
     for (a, b) in program.clashes() {
-        report(&format_args!("buffers `{}` and `{}` share bytes", a.name, b.name));
+        report(&format_args!("buffers `{}` and `{}` overlap", a.name, b.name));
     }
     check_ports(program, report);
     check_writes(program, report);
@@ -62,7 +62,7 @@ pub(super) fn check_program(plan: &Plan, program: &Program, report: &mut dyn FnM
     let longest = full_step(program, u64::from(plan.limits.max_seq_len));
     for (step, Step::Launch(launch)) in program.steps.iter().enumerate() {
         if launch.ir.len() > Launch::MAX_IR_BYTES || launch.ir.contains(char::is_control) {
-            report(&format_args!("the op of `{}` is no line of text", launch.site));
+            report(&format_args!("the op of `{}` is not one line of text", launch.site));
         }
         if launch.work.eval(&longest).is_err() {
             report(&format_args!("the work of `{}` has no value", launch.site));
@@ -86,7 +86,7 @@ fn check_ports(program: &Program, report: &mut dyn FnMut(&dyn Display)) {
     let buffers: BTreeSet<u32> = program.inputs.iter().map(|port| port.buffer).collect();
     let (inputs, outputs) = (names(&program.inputs), names(&program.outputs));
     if inputs.min(buffers.len()) < program.inputs.len() || outputs < program.outputs.len() {
-        report(&"a port comes twice");
+        report(&"a port is listed twice");
     }
 }
 
@@ -107,9 +107,9 @@ impl Checked<'_> {
         if outputs.len() < launch.outputs.len() {
             report(&format_args!("`{site}` writes an output twice"));
         }
-        // kernels rely on their inputs and outputs being apart
+        // kernels rely on their inputs and outputs being disjoint
         if launch.inputs.iter().any(|arg| matches!(arg, Arg::Buffer(_)) && outputs.contains(arg)) {
-            report(&format_args!("`{site}` writes what it reads"));
+            report(&format_args!("`{site}` writes one of its inputs"));
         }
         if launch.outputs.iter().any(|arg| matches!(arg, Arg::Weight(_))) {
             report(&format_args!("`{site}` writes a weight"));
@@ -118,17 +118,17 @@ impl Checked<'_> {
         if !at_most(&launch.grid, i32::MAX as u64) {
             report(&format_args!("the grid of `{site}` has no value, or is too large"));
         }
-        // they count rows and columns of what the launch works on
+        // they are numbers of rows and columns of the operands
         let largest = args().filter_map(|arg| self.elements(arg)).max().unwrap_or(0).min(i32::MAX as u64);
         if !launch.scalars.iter().all(|scalar| at_most(scalar, largest)) {
-            report(&format_args!("a size of `{site}` has no value, or is larger than all that the launch works on"));
+            report(&format_args!("a size of `{site}` has no value, or is larger than its operands"));
         }
         if !launch.maps.iter().all(|map| self.map_fits(launch, *map)) {
             report(&format_args!("a tensor map of `{site}` has an impossible shape"));
         }
     }
 
-    /// Elements of an argument, where there is such a one.
+    /// Elements of an argument, if it exists.
     fn elements(&self, arg: &Arg) -> Option<u64> {
         match *arg {
             Arg::Buffer(index) => self.elements.get(index as usize).copied(),
@@ -148,8 +148,9 @@ impl Checked<'_> {
         }
     }
 
-    /// Tensor maps are in boxes of 128 bytes a row, over buffers of elements of 16 or 8 bits whose rows are whole 16-byte
-    /// chunks, or over tiled weights in boxes of whole strips. Where the caller fills a buffer, it is elsewhere in each step.
+    /// Tensor maps have boxes of 128 bytes per row, over buffers of 16-bit or 8-bit elements whose rows are whole
+    /// 16-byte chunks, or over tiled weights in boxes of whole strips. Buffers that the caller fills have a different
+    /// address in each step.
     fn map_fits(&self, launch: &Launch, map: TensorMap) -> bool {
         let fits = |dtype| Tiles::cols_of(dtype) == Some(map.box_cols.into());
         if !(1..=256).contains(&map.box_rows) {
@@ -163,7 +164,7 @@ impl Checked<'_> {
                 let row_bytes = cols.saturating_mul(buffer.dtype.bytes());
                 let chunks = row_bytes > 0 && row_bytes.is_multiple_of(Tiles::CHUNK_BYTES);
                 let encodable = rows <= MAX_MAP_SIZE && cols <= MAX_MAP_SIZE && row_bytes < MAX_MAP_STRIDE;
-                // 4-bit codes lie packed nowhere but in weights
+                // only weights have packed 4-bit values
                 let storable = buffer.dtype != DType::I4 && fits(buffer.dtype);
                 storable && chunks && encodable && !self.filled.contains(index)
             }
@@ -182,7 +183,7 @@ impl Checked<'_> {
     }
 }
 
-/// What is read was written before, by the caller or by a launch.
+/// Everything that is read was written before, by the caller or by a launch.
 fn check_writes(program: &Program, report: &mut dyn FnMut(&dyn Display)) {
     let mut written: BTreeSet<u32> = program.inputs.iter().map(|port| port.buffer).collect();
     let name = |index: u32| program.buffers.get(index as usize).map_or("?", |buffer| buffer.name.as_str());

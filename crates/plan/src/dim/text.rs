@@ -62,7 +62,7 @@ impl FromStr for Dim {
     }
 }
 
-/// Levels of `ceil` and `max` in one another: each is sorted again where it goes into the one around it.
+/// Maximum nesting of `ceil` and `max`: each is sorted again as part of the enclosing one.
 const DEEPEST: u32 = 16;
 
 /// `sum = product ('+' product)*`, `product = atom ('*' atom)*`.
@@ -99,7 +99,7 @@ impl<'a> Parser<'a> {
         word
     }
 
-    // lists are put into their normal form once, when they are complete: it takes as long as sorting them
+    // lists are normalized once, when they are complete: as fast as sorting them
 
     fn sum(&mut self) -> Result<Dim, String> {
         Ok(Dim::sum(self.list('+', Parser::product)?))
@@ -107,7 +107,7 @@ impl<'a> Parser<'a> {
 
     fn product(&mut self) -> Result<Dim, String> {
         let factors = self.list('*', Parser::atom)?;
-        Dim::product(factors).ok_or_else(|| "a product of a sum in a size: write out its terms".to_owned())
+        Dim::product(factors).ok_or_else(|| "a size has a product of a sum: expand it".to_owned())
     }
 
     fn list(&mut self, separator: char, item: fn(&mut Self) -> Result<Dim, String>) -> Result<Vec<Dim>, String> {

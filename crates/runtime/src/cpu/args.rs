@@ -1,31 +1,31 @@
-//! Arguments of a launch as kernels see them: tensors with checked dtypes, and parts of outputs to write.
+//! Arguments of a launch: tensors with checked dtypes, and parts of outputs to write.
 
 use std::sync::Arc;
 
 use plan::{DType, Kernel, Scalar};
 
-/// Everything a launch works on.
+/// The arguments of a launch.
 pub struct Args {
-    /// Tensors that it reads.
+    /// Input tensors.
     pub inputs: Vec<Tensor>,
-    /// Tensors that it writes.
+    /// Output tensors.
     pub outputs: Vec<Tensor>,
-    /// The layer of the KV cache that it touches.
+    /// The KV cache layer that it accesses.
     pub kv: Option<KvLayer>,
     /// The kernel with its parameters.
     pub kernel: Arc<Kernel>,
 }
 
-/// What a launch reads: all that a kernel sees of it that must not touch the outputs.
+/// The inputs of a launch: everything that a kernel sees except the outputs.
 #[derive(Clone, Copy)]
 pub struct RowArgs<'a> {
-    /// Tensors that it reads.
+    /// Input tensors.
     pub inputs: &'a [Tensor],
     kernel: &'a Kernel,
 }
 
-/// A row-major tensor in memory that the session owns. It is lent for a launch, and has no copies: memory that a launch
-/// reads is written by others.
+/// A row-major tensor in memory that the session owns. It is lent for a launch and cannot be cloned: memory that a
+/// launch reads is written by others.
 #[derive(Debug)]
 pub struct Tensor {
     dtype: DType,
@@ -42,8 +42,8 @@ unsafe impl Send for Tensor {}
 unsafe impl Sync for Tensor {}
 
 impl Tensor {
-    /// A tensor in these bytes. This is the one place where a size that kernels see is held against memory: the error says
-    /// that it does not fit.
+    /// A tensor in these bytes. The only place where a size that kernels see is checked against memory: an error if it
+    /// does not fit.
     ///
     /// # Safety
     /// `data` must be valid for `bytes` bytes for as long as the tensor is used.
@@ -55,23 +55,22 @@ impl Tensor {
         }
     }
 
-    /// The same tensor, of which each element is two codes of four bits.
+    /// The same tensor, with two 4-bit values per element.
     pub(super) fn packed(self) -> Tensor {
         Tensor { packed: true, ..self }
     }
 
-    /// Whether each element is two codes of four bits.
+    /// Whether each element is two 4-bit values.
     pub(super) fn is_packed(&self) -> bool {
         self.packed
     }
 
-    /// The same tensor, whose integers are promised to be below a number.
+    /// The same tensor, whose integers are guaranteed to be below a number.
     pub(super) fn promised_below(self, below: Option<u64>) -> Tensor {
         Tensor { below, ..self }
     }
 
-    /// Checks that no integer that is promised points outside of so many places. Those that are not are looked at when
-    /// they are used.
+    /// Checks that no guaranteed integer is out of bounds. Others are checked when they are used.
     pub fn expect_below(&self, places: usize) -> Result<(), String> {
         match self.below {
             Some(below) if below > places as u64 => Err(format!("an index up to {} of {places}", below - 1)),
@@ -104,7 +103,7 @@ impl Tensor {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Rows of the innermost size.
+    /// Number of rows of the innermost size.
     pub fn row_count(&self) -> usize {
         self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
@@ -129,7 +128,7 @@ impl Tensor {
         Ok(unsafe { self.elements() })
     }
 
-    /// The elements as a type of the tensor's dtype.
+    /// The elements as a Rust type of the tensor's dtype.
     ///
     /// # Safety
     /// `E` must have the size and meaning of the dtype.
@@ -138,7 +137,7 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts(self.data.cast::<E>(), self.len()) }
     }
 
-    /// Elements of a tensor of floating-point numbers or codes, widened to f32.
+    /// Elements of a floating-point or quantized tensor, widened to f32.
     pub fn widened(&self, range: std::ops::Range<usize>) -> Result<Vec<f32>, String> {
         let outside = || format!("elements {range:?} of a tensor of {}", self.len());
         // SAFETY: `new` promised validity, each arm has the right type.
@@ -166,7 +165,7 @@ impl Tensor {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn write<E>(&self, range: std::ops::Range<usize>) -> Result<&mut [E], String> {
         if size_of::<E>() as u64 != self.dtype.bytes() || range.start > range.end || range.end > self.len() {
-            return Err(format!("elements {range:?} of a tensor of {} were to be written", self.len()));
+            return Err(format!("elements {range:?} to write are outside a tensor of {}", self.len()));
         }
         // SAFETY: the range is inside the tensor; the caller promises that it is this task's alone.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.data.cast::<E>().add(range.start), range.len()) })
@@ -190,7 +189,7 @@ impl Tensor {
     }
 }
 
-/// The blocks of one layer, laid out as [`plan::KvGroup`] says.
+/// The blocks of one layer, in the layout of [`plan::KvGroup`].
 #[derive(Debug)]
 pub struct KvLayer {
     pub(super) dtype: DType,
@@ -207,7 +206,7 @@ unsafe impl Send for KvLayer {}
 unsafe impl Sync for KvLayer {}
 
 impl KvLayer {
-    /// The first key of a head in a block, as an element offset; the values follow `block_tokens * head_dim` later.
+    /// The element offset of the first key of a head in a block; the values follow `block_tokens * head_dim` later.
     pub(super) fn keys_at(&self, block: i32, head: usize) -> Result<usize, String> {
         let index = usize::try_from(block).ok().filter(|index| *index < self.blocks && head < self.kv_heads);
         let index = index.ok_or_else(|| format!("KV block {block} is outside a pool of {}", self.blocks))?;
@@ -228,12 +227,12 @@ impl Args {
         }
     }
 
-    /// The layer of the KV cache.
+    /// The KV cache layer.
     pub fn kv(&self) -> Result<&KvLayer, String> {
         self.kv.as_ref().ok_or_else(|| "expected a layer of the KV cache".to_owned())
     }
 
-    /// The part of them that is read.
+    /// The inputs.
     pub fn read(&self) -> RowArgs<'_> {
         RowArgs { inputs: &self.inputs, kernel: &self.kernel }
     }
@@ -243,12 +242,12 @@ impl Args {
         self.read().int(name)
     }
 
-    /// A parameter in words, where there is one of this name.
+    /// A string parameter, if there is one of this name.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.read().text(name)
     }
 
-    /// A real parameter.
+    /// A floating-point parameter.
     pub fn float(&self, name: &str) -> Result<f32, String> {
         self.read().float(name)
     }
@@ -263,7 +262,7 @@ impl<'a> RowArgs<'a> {
         }
     }
 
-    /// A parameter in words, where there is one of this name.
+    /// A string parameter, if there is one of this name.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         match self.kernel.param(name) {
             Some(Scalar::Text(value)) => Some(value),
@@ -271,11 +270,11 @@ impl<'a> RowArgs<'a> {
         }
     }
 
-    /// A real parameter.
+    /// A floating-point parameter.
     pub fn float(&self, name: &str) -> Result<f32, String> {
         match self.kernel.param(name) {
             Some(Scalar::Float(value)) => Ok(*value as f32),
-            _ => Err(format!("expected a real parameter `{name}`")),
+            _ => Err(format!("expected a floating-point parameter `{name}`")),
         }
     }
 }

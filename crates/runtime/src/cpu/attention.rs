@@ -1,11 +1,11 @@
-//! Causal attention over the paged KV cache: a task takes one token and one key-value head, with all query heads
-//! that share it, so that each cached row is read once for the group.
+//! Causal attention to the paged KV cache: a task has one token and one KV head, with all query heads that share it, so
+//! that each cached row is read once for the group.
 
 use super::simd::{Element, LANES, Lanes, dispatch, with_element};
 use super::{Args, CpuKernel, KvLayer, Tensor};
 use plan::DType;
 
-/// Inputs q and the step; parameter `scale`. Rows of padding become zero.
+/// Inputs q and the step; parameter `scale`. Padding rows become zero.
 pub(super) struct PagedAttention;
 
 /// The step inputs `positions`, `query_starts`, `block_table`.
@@ -49,7 +49,7 @@ impl<'a> StepInputs<'a> {
     }
 }
 
-/// The sequence of a token; `None` for padding, which stands behind the last sequence.
+/// The sequence of a token; `None` for padding, which follows the last sequence.
 pub(super) fn sequence_of(query_starts: &[i32], token: usize) -> Option<usize> {
     let token = i32::try_from(token).ok()?;
     // the number of starts at or before the token, in an ascending list
@@ -113,7 +113,7 @@ dispatch!(
 fn attend_body<L: Lanes, E: Element>(kv: &KvLayer, blocks: &[usize], q: &[f32], scores: &mut [f32], out: &mut [f32]) {
     let (head_dim, block_tokens) = (kv.head_dim, kv.block_tokens);
     let context = scores.len() / (q.len() / head_dim);
-    // SAFETY: `keys_at` made the offsets: a block's keys and values are `2 * block_tokens * head_dim` elements.
+    // SAFETY: the offsets are from `keys_at`: a block's keys and values are `2 * block_tokens * head_dim` elements.
     let rows = |at: usize| unsafe {
         std::slice::from_raw_parts(kv.data.cast::<E>().cast_const().add(at), block_tokens * head_dim)
     };

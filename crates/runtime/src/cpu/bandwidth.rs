@@ -1,4 +1,4 @@
-//! How fast this machine's threads can read memory together: the ceiling of decoding.
+//! Memory bandwidth of all threads together: the upper bound of decode speed.
 
 use std::time::Instant;
 
@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::memory::Memory;
 use super::simd::{Element, LANES, Lanes, dispatch};
 
-/// Bytes per second at which all threads of the current pool read this many bytes of memory: the best of five passes. The
-/// memory is of the kind that weights are in. A size that fits in caches measures those.
+/// Bandwidth in bytes per second of all threads of the current pool over this many bytes: the best of five passes. The
+/// memory is allocated like that of weights. A size that fits in caches measures those.
 pub fn read_bandwidth(bytes: u64) -> Result<f64, String> {
     const PIECE: usize = 1 << 16;
     let bytes = bytes.max(4) / 4 * 4;
@@ -27,7 +27,7 @@ pub fn read_bandwidth(bytes: u64) -> Result<f64, String> {
 }
 
 dispatch!(
-    /// The sum of all elements, with enough sums in flight to be limited by memory alone.
+    /// The sum of all elements, with enough independent sums to be limited only by memory.
     fn sum<E: Element>(values: &[E]) -> f32 = sum_body
 );
 

@@ -1,15 +1,15 @@
-//! Kernels that compute their output row by row: what they share, so that they are written without `unsafe`.
+//! Kernels that compute their output row by row: shared code, so that they need no `unsafe`.
 
 use plan::DType;
 
 use super::rows::{row_tasks, task_rows};
 use super::{Args, CpuKernel, RowArgs};
 
-/// A kernel with one f32 output, of which it computes a row at a time. [`ByRows`] runs it; code generation launches it
-/// as `Site::by_rows` says.
+/// A kernel with one f32 output that computes one row at a time. [`ByRows`] runs it; code generation launches it with
+/// `Site::by_rows`.
 ///
-/// While it computes a row it has the inputs, and of the output that row alone: the others belong to other tasks. So it is
-/// written without `unsafe`, and cannot name its output a second time:
+/// While it computes a row it has the inputs, and only that row of the output: the others belong to other tasks. So it
+/// is written without `unsafe`, and cannot access its output in another way:
 ///
 /// ```compile_fail,E0609
 /// use runtime::cpu::{Args, RowArgs, RowKernel};
@@ -32,7 +32,7 @@ use super::{Args, CpuKernel, RowArgs};
 /// }
 /// ```
 ///
-/// Nor can it keep a tensor that it saw, here or in `check`, for tensors have no copies:
+/// Nor can it keep a tensor from here or from `check`, since tensors cannot be cloned:
 ///
 /// ```compile_fail,E0599
 /// use runtime::cpu::{Args, Tensor};
@@ -42,7 +42,7 @@ use super::{Args, CpuKernel, RowArgs};
 /// }
 /// ```
 ///
-/// What it may do compiles:
+/// This compiles:
 ///
 /// ```
 /// use runtime::cpu::{Args, RowArgs, RowKernel};
@@ -66,17 +66,17 @@ use super::{Args, CpuKernel, RowArgs};
 /// }
 /// ```
 pub trait RowKernel: Send + Sync {
-    /// The name by which plans know it.
+    /// Its name in plans.
     fn name(&self) -> &'static str;
 
-    /// Whether it can run with these inputs and this output. What it accepts, `row` relies on.
+    /// Whether it supports these inputs and this output. `row` relies on it.
     fn check(&self, args: &Args) -> Result<(), String>;
 
     /// Computes row `row` of the output.
     fn row(&self, args: &RowArgs<'_>, row: usize, out: &mut [f32]) -> Result<(), String>;
 }
 
-/// Runs a [`RowKernel`], some rows a task.
+/// Runs a [`RowKernel`], some rows per task.
 #[derive(Clone, Copy, Debug)]
 pub struct ByRows<K>(pub K);
 
@@ -98,7 +98,7 @@ impl<K: RowKernel> CpuKernel for ByRows<K> {
     unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let out = &args.outputs[0];
         task_rows(task, out.row_count()).try_for_each(|row| {
-            // SAFETY: rows are divided between tasks, and the kernel is shown no output.
+            // SAFETY: rows are divided between tasks, and the kernel has no other access to the output.
             let values = unsafe { out.write::<f32>(row * out.width()..(row + 1) * out.width())? };
             self.0.row(&args.read(), row, values)
         })

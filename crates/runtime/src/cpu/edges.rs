@@ -1,5 +1,5 @@
-//! Kernels over tensors that end where their memory ends, at sizes that are no multiples of anything: for AddressSanitizer,
-//! which sees each element too many. What they compute is held against sums that are written out.
+//! Kernels over tensors that end where their memory ends, at odd sizes: for AddressSanitizer, which detects every
+//! out-of-bounds element. Results are compared with naive sums.
 
 use std::sync::Arc;
 
@@ -43,13 +43,13 @@ impl Owned {
 
     fn bytes(&mut self) -> &mut [u8] {
         let bytes = self.len() * self.dtype.bytes() as usize;
-        // SAFETY: as many were made, and any bits are bytes.
+        // SAFETY: as many were allocated, and any bits are bytes.
         unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), bytes) }
     }
 
     fn tensor(&mut self) -> Tensor {
         let bytes = self.bytes().len() as u64;
-        // SAFETY: the memory is as large, and outlives the launch.
+        // SAFETY: the memory has this size, and outlives the launch.
         let tensor = unsafe { Tensor::new(self.dtype, self.shape.clone(), self.words.as_mut_ptr().cast(), bytes) };
         let tensor = tensor.expect("as many bytes as it has");
         if self.packed { tensor.packed() } else { tensor }
@@ -66,7 +66,7 @@ impl Owned {
     }
 }
 
-/// Runs all tasks of a kernel, or says why it does not take the arguments.
+/// Runs all tasks of a kernel, or returns why it rejects the arguments.
 fn run(
     name: &str,
     params: &[(&str, Scalar)],
@@ -97,7 +97,8 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// A product of `[rows, width]` with `[columns, width]` of a dtype, whose groups have so many scales in a row, and perhaps zeros.
+/// A product of `[rows, width]` with `[columns, width]` of a dtype, with this many scales per row, and perhaps zero
+/// points.
 fn product(rows: usize, columns: usize, width: usize, dtype: DType, groups: usize, zeros: bool) -> Result<(), String> {
     let what = format!("{rows} x {columns} x {width} of {dtype}, {groups} scales in a row, zeros: {zeros}");
     let packed = dtype == DType::I4;
@@ -105,18 +106,18 @@ fn product(rows: usize, columns: usize, width: usize, dtype: DType, groups: usiz
     let mut weight = Owned::random(if packed { DType::I8 } else { dtype }, &[columns, lines], &what);
     (weight.dtype, weight.packed) = (dtype, packed);
     let mut inputs = vec![Owned::random(DType::F32, &[rows, width], "x"), weight];
-    let mut scaled = Vec::new();
+    let mut quantized = Vec::new();
     if groups > 0 {
         inputs.push(Owned::random(DType::F32, &[columns, groups], "scale"));
-        scaled.push("weight");
+        quantized.push("weight");
     }
     if zeros {
         inputs.push(Owned::random(DType::F32, &[columns, groups], "zero"));
-        scaled.push("zero");
+        quantized.push("zero_point");
     }
     inputs.push(Owned::random(DType::F32, &[columns], "bias"));
     let mut outputs = [Owned::new(DType::F32, &[rows, columns])];
-    let params = [("columns_per_task", Scalar::Int(8)), ("scaled", Scalar::Text(scaled.join(", ")))];
+    let params = [("columns_per_task", Scalar::Int(8)), ("quantized", Scalar::Text(quantized.join(", ")))];
     run("linear", &params, &mut inputs, &mut outputs, None)?;
     let values: Vec<Vec<f32>> = inputs.iter_mut().map(Owned::values).collect();
     let (x, weight, bias) = (&values[0], &values[1], &values[values.len() - 1]);
@@ -174,7 +175,7 @@ fn numbers_have_no_scales() {
             let refused = product(1, 3, 10, dtype, groups, false).expect_err("scales of numbers");
             assert_eq!(
                 refused,
-                format!("expected a weight of numbers, or of codes with scales, found {dtype} with scales")
+                format!("expected an unquantized weight, or a quantized one with scales, found {dtype} with scales")
             );
         }
     }
@@ -188,17 +189,17 @@ fn rows_stay_inside_their_tensors() {
     for width in [1, 7, 8, 19] {
         for rows in [1, 9] {
             let x = |name: &str| Owned::random(DType::F32, &[rows, width], name);
-            let gain = || Owned::random(DType::BF16, &[width], "gain");
+            let weight = || Owned::random(DType::BF16, &[width], "weight");
             let out = || Owned::new(DType::F32, &[rows, width]);
             for name in ["rms_norm", "layer_norm"] {
-                run(name, &eps, &mut [x("x"), gain()], &mut [out()], None).expect("a norm");
-                let (mut inputs, mut outputs) = ([x("a"), x("b"), gain()], [out(), out()]);
+                run(name, &eps, &mut [x("x"), weight()], &mut [out()], None).expect("a norm");
+                let (mut inputs, mut outputs) = ([x("a"), x("b"), weight()], [out(), out()]);
                 run(&format!("add_{name}"), &eps, &mut inputs, &mut outputs, None).expect("a norm of a sum");
                 let terms = inputs[0].values().into_iter().zip(inputs[1].values());
                 assert_near(&outputs[0].values(), &terms.map(|(a, b)| a + b).collect::<Vec<_>>(), name);
             }
             let formula = [("f", Scalar::Text("[mul(x0, x1), add(v0, 1.5), f32(v1)]".to_owned()))];
-            run("map", &formula, &mut [x("a"), gain()], &mut [out()], None).expect("a region");
+            run("map", &formula, &mut [x("a"), weight()], &mut [out()], None).expect("a region");
             let mut doubled = [Owned::random(DType::F32, &[rows, 2 * width], "x")];
             run("swiglu", &[], &mut doubled, &mut [out()], None).expect("gated halves");
             let mut parts = [Owned::new(DType::F32, &[rows, width + 1]), Owned::new(DType::F32, &[rows, width - 1])];
@@ -256,7 +257,7 @@ fn attention_stays_inside_its_blocks() {
         let values = out[0].values();
         let padding = 7 * 3 * kv_heads * head_dim;
         assert!(values[..padding].iter().all(|value| value.is_finite()) && values[padding..].iter().all(|v| *v == 0.0));
-        // the first token sees itself alone: its value, in the precision of the cache
+        // the first token sees only itself: its value, in the precision of the cache
         let qkv = inputs[0].values();
         let value = &qkv[width - kv_heads * head_dim..][..head_dim];
         let rounded: Vec<f32> = value.iter().map(|value| dtype.round(*value)).collect();

@@ -1,4 +1,4 @@
-//! Sessions on the CPU: where tensors lie, and running programs over a thread pool.
+//! Sessions on the CPU: addresses of tensors, and running programs on a thread pool.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -24,7 +24,7 @@ pub struct CpuExecutor {
 }
 
 impl CpuExecutor {
-    /// An executor with this many threads, or as many as the machine has.
+    /// An executor with this many threads; by default as many as the machine has.
     pub fn new(threads: Option<usize>) -> Result<CpuExecutor, ExecError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
@@ -50,11 +50,11 @@ impl CpuExecutor {
         self.pool.install(run)
     }
 
-    /// The kernel that does what the plan wants, in its configuration.
+    /// The kernel of a plan's entry, configured.
     fn kernel(&self, file: &PlanFile, wanted: &Kernel) -> Result<Arc<dyn CpuKernel>, ExecError> {
         let name = &wanted.name;
         let known = self.kernels.iter().find(|known| known.name() == name).ok_or_else(|| {
-            ExecError::Unsupported(format!("the plan wants a CPU kernel `{name}`, which this program lacks"))
+            ExecError::Unsupported(format!("the plan needs a CPU kernel `{name}`, which this program does not have"))
         })?;
         let configured = known
             .configured(wanted)
@@ -110,7 +110,7 @@ impl Executor for CpuExecutor {
 
 struct CpuSession {
     pool: Arc<rayon::ThreadPool>,
-    /// The kernels of the plan, in its order, and what the plan says of them.
+    /// The kernels of the plan, in its order, and their entries.
     kernels: Vec<(Arc<dyn CpuKernel>, Arc<Kernel>)>,
     file: Arc<PlanFile>,
     weights: Weights,
@@ -119,7 +119,7 @@ struct CpuSession {
     /// For each program, its launches for the sizes of the latest step.
     prepared: Vec<Option<Prepared>>,
     last: Option<(StepId, usize)>,
-    /// The integer outputs of the step before the latest, and of the latest.
+    /// The integer outputs of the last two steps.
     integers: [(StepId, BTreeMap<String, Vec<i32>>); 2],
     steps: u64,
 }
@@ -137,8 +137,7 @@ struct PreparedLaunch {
 }
 
 impl CpuSession {
-    /// Prepares every program for its largest step: what does not fit together is found here, and not in the middle
-    /// of a text.
+    /// Prepares every program for its largest step: mismatches are found here, not in the middle of a generation.
     fn check(&mut self) -> Result<(), ExecError> {
         let file = Arc::clone(&self.file);
         for (index, program) in file.plan().programs.iter().enumerate() {
@@ -195,7 +194,7 @@ impl CpuSession {
         let args = Args { inputs, outputs, kv, kernel: Arc::clone(configuration) };
         kernel.check(&args)?;
         let tasks = kernel.tasks(&args);
-        // A forged plan must neither leave parts of a result out nor keep the machine busy with empty tasks.
+        // A forged plan must neither omit parts of a result nor keep the machine busy with empty tasks.
         match launch.grid.eval(&sizes.symbols).map_err(|error| error.to_string())? {
             grid if grid == tasks as u64 => Ok(PreparedLaunch { kernel: index, args, tasks }),
             grid => Err(format!("expected a grid of {tasks} tasks, found {grid}")),
@@ -207,13 +206,13 @@ impl CpuSession {
     }
 
     fn tensor(&mut self, buffer: &Buffer, shape: Vec<usize>) -> Result<Tensor, String> {
-        // SAFETY: the plan was checked: the buffer's bytes lie inside the arena, which lives as long as the session.
+        // SAFETY: the plan was checked: the buffer's bytes are inside the arena, which lives as long as the session.
         unsafe { Tensor::new(buffer.dtype, shape, self.arena.as_mut_ptr().add(buffer.offset as usize), buffer.bytes) }
     }
 
     fn kv(&mut self, group: &KvGroup, index: u32, layer: u32) -> KvLayer {
         let layer_bytes = group.pool_bytes() / u64::from(group.layers);
-        // SAFETY: the plan was checked: `layer` is below the number of layers the pool was made for.
+        // SAFETY: the plan was checked: `layer` is below the pool's number of layers.
         let data = unsafe { self.pools[index as usize].as_mut_ptr().add((layer_bytes * u64::from(layer)) as usize) };
         KvLayer {
             dtype: group.dtype,
@@ -225,7 +224,7 @@ impl CpuSession {
         }
     }
 
-    /// Takes the integer outputs out of the arena, which the next step overwrites.
+    /// Copies the integer outputs out of the arena, which the next step overwrites.
     fn keep_integers(&mut self, step: StepId, index: usize) -> Result<(), ExecError> {
         let file = Arc::clone(&self.file);
         let program = &file.plan().programs[index];
@@ -242,7 +241,7 @@ impl CpuSession {
         Ok(())
     }
 
-    /// Runs the launches of a program, and looks at each after it ran. Ends early where the look breaks off.
+    /// Runs the launches of a program, and calls the observer after each. Ends early if that breaks.
     fn run<B: Send>(
         &mut self,
         index: usize,
@@ -325,7 +324,7 @@ impl CpuSession {
                     let kept = self.integers[1].1.get(*output);
                     fill(
                         &tensor,
-                        kept.ok_or_else(|| fail(format!("the step before has no integer output `{output}`")))?,
+                        kept.ok_or_else(|| fail(format!("the previous step has no integer output `{output}`")))?,
                     )
                 }
             }
@@ -335,7 +334,7 @@ impl CpuSession {
     }
 }
 
-/// Copies values into an input whose dtype is theirs. The error says how many there are.
+/// Copies values into an input of the same dtype. An error if their number is wrong.
 fn fill<E: Copy>(tensor: &Tensor, values: &[E]) -> Result<(), String> {
     if tensor.len() != values.len() {
         return Err(format!("{} values, expected {}", values.len(), tensor.len()));
@@ -373,7 +372,7 @@ impl Session for CpuSession {
             return Err(ExecError::Bindings { program: index.to_string(), reason });
         };
         self.run(index, program, bindings, |_, _| ControlFlow::<()>::Continue(()))?;
-        // the weights were read where they lie in the file
+        // the weights were read in place, from the mapped file
         file.check_contents()?;
         self.steps += 1;
         let id = StepId(self.steps);

@@ -1,5 +1,5 @@
-//! Looking for values that are NaN or infinite: in weights of E4M3 codes before a plan runs, since its kernels widen such
-//! codes as if none were NaN, and in what one launch reads and writes when logits came out wrong.
+//! Checks for NaN and infinity: of E4M3 weights before a plan runs, since kernels widen them without a NaN check, and
+//! of the operands and results of launches when logits are not finite.
 
 use std::ops::ControlFlow;
 
@@ -8,19 +8,19 @@ use rayon::prelude::*;
 
 use super::{Args, Tensor};
 
-/// Elements that a thread looks at in one go.
+/// Elements that a thread checks at a time.
 const PIECE: usize = 1 << 16;
 
-/// Refuses plans with a stored E4M3 weight that has the code of NaN.
+/// Refuses plans with a stored E4M3 weight that contains NaN.
 pub(super) fn check_codes(file: &PlanFile) -> Result<(), ExecError> {
     let is_nan = |code: &u8| code & 0x7f == 0x7f;
     for weight in &file.plan().weights {
         if let (DType::F8E4M3, WeightData::Stored { offset }) = (weight.dtype, &weight.data) {
             let codes = file.stored(*offset, weight.bytes().unwrap_or(0));
-            // no early end within a piece: the loop is one of vectors
+            // no early end within a piece, so that the loop is vectorized
             let found = |piece: &[u8]| piece.iter().filter(|code| is_nan(code)).count() > 0;
             if codes.par_chunks(PIECE).any(found) {
-                let reason = format!("weight `{}` has the E4M3 code of NaN, expected finite values", weight.name);
+                let reason = format!("E4M3 weight `{}` contains NaN, expected finite values", weight.name);
                 return Err(PlanError::Corrupt { path: file.path().to_owned(), reason }.into());
             }
         }
@@ -28,8 +28,8 @@ pub(super) fn check_codes(file: &PlanFile) -> Result<(), ExecError> {
     Ok(())
 }
 
-/// Breaks off with a sentence on the first weight that a launch read, or else result that it wrote, with a value that
-/// is NaN or infinite.
+/// Breaks with a message on the first weight that a launch read, or else result that it wrote, with a value that is NaN
+/// or infinite.
 pub(super) fn first(plan: &Plan, launch: &Launch, args: &Args) -> ControlFlow<String> {
     let weights = launch.inputs.iter().filter(|arg| !matches!(arg, Arg::Kv { .. })).zip(&args.inputs);
     for (arg, tensor) in weights {
@@ -44,7 +44,7 @@ pub(super) fn first(plan: &Plan, launch: &Launch, args: &Args) -> ControlFlow<St
         true => ControlFlow::Continue(()),
         false => ControlFlow::Break(format!(
             "the first such value is a result of `{}` (kernel `{}`), whose weights are finite; a dtype of larger range \
-             may hold it (--dtype bf16 or f32)",
+         may help (--dtype bf16 or f32)",
             launch.site, args.kernel.name
         )),
     }

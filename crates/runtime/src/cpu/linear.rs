@@ -1,9 +1,9 @@
 //! Matrix products with weights in rows: `[T, K] x [N, K] -> [T, N]`.
 //!
-//! Both operands are contiguous along K, so lanes run along K and every result has its own eight sums. A tile holds
-//! R rows of x against C rows of weights in registers; which tile computes a result changes nothing in how it is
-//! summed. One row streams eight rows of weights at once, four rows use each weight four times. Codes are
-//! multiplied by the scale of their group as they are widened; a scale of a whole row multiplies the complete sum.
+//! Both operands are contiguous along K, so lanes run along K and every result has its own eight sums. A tile holds R
+//! rows of x and C rows of weights in registers; the order of each sum does not depend on the tile. One row streams
+//! eight rows of weights at once, four rows use each weight four times. Quantized values are multiplied by the scale of
+//! their group as they are widened; a per-row scale multiplies the complete sum.
 
 use std::ops::Range;
 
@@ -13,19 +13,19 @@ use super::weights::{Pair, Weight, append_rows};
 use super::{Args, CpuKernel, Tensor};
 use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
-/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `scaled` lists, perhaps bias, and perhaps
-/// residual, where `behind` is `add`; `f` is a formula of one element, where there is one. A task takes
-/// `columns_per_task` columns of all rows.
+/// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `quantized` lists, optionally bias, and a
+/// residual if `epilogue` is `add`; `f` is an optional elementwise formula. A task has `columns_per_task` columns of all
+/// rows.
 #[derive(Default)]
 pub(super) struct Linear {
     formula: Option<Formula>,
-    /// The operands that have scales or zeros: x, the weight, and zeros of the weight.
-    scaled: [bool; 3],
+    /// The operands that have scales or zero points: x, the weight, and zero points of the weight.
+    quantized: [bool; 3],
     adds: bool,
     columns_per_task: usize,
 }
 
-/// The inputs of a product by what they are, and the formula behind it.
+/// The inputs of a product by role, and the formula of its epilogue.
 struct Operands<'a> {
     x: &'a Tensor,
     weight: &'a Tensor,
@@ -43,21 +43,21 @@ impl<'a> Operands<'a> {
             true => inputs.next().map(Some).ok_or("too few inputs"),
             false => Ok(None),
         };
-        let scaled = linear.scaled;
+        let quantized = linear.quantized;
         let [x, weight, x_scale, weight_scale, zero] =
-            [next(true)?, next(true)?, next(scaled[0])?, next(scaled[1])?, next(scaled[2])?];
+            [next(true)?, next(true)?, next(quantized[0])?, next(quantized[1])?, next(quantized[2])?];
         let (bias, residual) = match (linear.adds, inputs.as_slice()) {
             (false, []) => (None, None),
             (false, [bias]) => (Some(bias), None),
             (true, [residual]) => (None, Some(residual)),
             (true, [bias, residual]) => (Some(bias), Some(residual)),
-            (_, more) => return Err(format!("{} inputs behind the product", more.len())),
+            (_, more) => return Err(format!("{} inputs after those of the product", more.len())),
         };
         let (Some(x), Some(weight)) = (x, weight) else { return Err("too few inputs".to_owned()) };
         Ok(Operands { x, weight, x_scale, weight_scale, zero, bias, residual })
     }
 
-    /// Columns of the weight: those of packed codes lie two in a byte.
+    /// Columns of the weight: packed values are two per byte.
     fn width(&self) -> usize {
         if self.weight.is_packed() { 2 * self.weight.width() } else { self.weight.width() }
     }
@@ -71,7 +71,7 @@ impl<'a> Operands<'a> {
         ))
     }
 
-    /// These rows of x; codes are widened into `numbers`, times their scales where a row has several.
+    /// These rows of x; quantized ones are widened into `numbers`, times their scales if a row has several.
     fn rows<'b>(&'b self, rows: Range<usize>, scales: &Scales, numbers: &'b mut Vec<f32>) -> Result<&'b [f32], String> {
         let (width, first) = (self.width(), rows.start);
         let range = rows.start * width..rows.end * width;
@@ -88,7 +88,7 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// Appends rows of codes as f32, times their scales where a row has several.
+/// Appends rows of quantized values as f32, times their scales if a row has several.
 fn append<W: Weight>(codes: &[W], width: usize, scales: &Scales, first: usize, to: &mut Vec<f32>) {
     match scales.of_rows() {
         Some(_) => append_widened(codes, width, scales, first, to),
@@ -115,7 +115,7 @@ dispatch!(
     ) -> () = append_rows, true, false
 );
 
-/// Rows of x that stay in the second-level cache while the weights of a task run past them.
+/// Rows of x that stay in the L2 cache while the weights of a task stream past them.
 const ROW_TILE: usize = 32;
 
 impl CpuKernel for Linear {
@@ -132,19 +132,19 @@ impl CpuKernel for Linear {
         if let Some(formula) = &formula
             && (formula.inputs() != 1 || !matches!(formula.stores(), [store] if store.dtype == DType::F32))
         {
-            return Err(format!("expected a formula of one element that stores an f32, found {formula}"));
+            return Err(format!("expected an elementwise formula with an f32 result, found {formula}"));
         }
-        let adds = match text("behind") {
+        let adds = match text("epilogue") {
             None => false,
             Some("add") => true,
-            Some(other) => return Err(format!("expected `add` behind the product, found `{other}`")),
+            Some(other) => return Err(format!("expected `add` after the product, found `{other}`")),
         };
         let Some(Scalar::Int(columns_per_task @ 1..)) = kernel.param("columns_per_task") else {
             return Err("expected a positive integer parameter `columns_per_task`".to_owned());
         };
-        let words = text("scaled").unwrap_or_default();
-        let scaled = ["x", "weight", "zero"].map(|word| words.split(", ").any(|found| found == word));
-        Ok(Some(Box::new(Linear { formula, scaled, adds, columns_per_task: *columns_per_task as usize })))
+        let words = text("quantized").unwrap_or_default();
+        let quantized = ["x", "weight", "zero_point"].map(|word| words.split(", ").any(|found| found == word));
+        Ok(Some(Box::new(Linear { formula, quantized, adds, columns_per_task: *columns_per_task as usize })))
     }
 
     fn check(&self, args: &Args) -> Result<(), String> {
@@ -157,18 +157,20 @@ impl CpuKernel for Linear {
         }
         let (x, weight) = (operands.x.dtype(), operands.weight.dtype());
         let word = |scaled: bool| if scaled { "with scales" } else { "without scales" };
-        // loops rely on it: only codes are widened group by group, whatever the width of a group
+        // loops rely on it: only quantized values are widened group by group, whatever the width of a group
         let scaled = operands.x_scale.is_some();
         if !(x == DType::F32 && !scaled || matches!(x, DType::I8 | DType::F8E4M3) && scaled) {
-            return Err(format!("expected x of f32, or of codes with scales, found {x} {}", word(scaled)));
+            return Err(format!("expected x of f32, or quantized with scales, found {x} {}", word(scaled)));
         }
         let scaled = operands.weight_scale.is_some();
         if !(weight.is_float() && !scaled || weight.is_code() && scaled) {
             let found = word(scaled);
-            return Err(format!("expected a weight of numbers, or of codes with scales, found {weight} {found}"));
+            return Err(format!(
+                "expected an unquantized weight, or a quantized one with scales, found {weight} {found}"
+            ));
         }
         if (weight == DType::I4) != operands.weight.is_packed() {
-            return Err("expected codes of 4 bits to be packed".to_owned());
+            return Err("expected packed 4-bit values".to_owned());
         }
         if operands.bias.is_some_and(|bias| bias.shape() != [columns] || !bias.dtype().is_float()) {
             return Err(format!("expected a bias of {columns} elements"));
@@ -190,12 +192,12 @@ impl CpuKernel for Linear {
         let out = &args.outputs[0];
         let range = first * width..last * width;
         if operands.weight.is_packed() {
-            // SAFETY: an element of packed codes is a byte.
+            // SAFETY: an element of packed 4-bit values is a byte.
             let weight = unsafe { &operands.weight.elements::<Pair>()[range.start / 2..range.end / 2] };
             return slice(&operands, self.formula.as_ref(), weight, first..last, out);
         }
         with_element!(operands.weight.dtype(), E => {
-            // SAFETY: `with_element` chose the type of the dtype.
+            // SAFETY: `with_element` selects the type of the dtype.
             let weight = unsafe { &operands.weight.elements::<E>()[range] };
             slice(&operands, self.formula.as_ref(), weight, first..last, out)
         })
@@ -205,7 +207,7 @@ impl CpuKernel for Linear {
 const CACHE_LINE: usize = 64;
 const PAGE: usize = 4096;
 
-/// Replaces each value by what a formula makes of it, a block at a time.
+/// Applies a formula to each value, a block at a time.
 fn apply(formula: &Formula, values: &mut [f32], registers: &mut Registers) {
     for block in values.chunks_mut(BLOCK) {
         let x = &*block;
@@ -260,7 +262,7 @@ fn slice<W: Weight>(
         for (index, results) in results.chunks_exact(columns.len()).take(count).enumerate() {
             let at = (start + index) * total;
             let range = at + columns.start..at + columns.end;
-            // SAFETY: these columns are this task's.
+            // SAFETY: these columns belong to this task.
             let out = unsafe { out.write::<f32>(range.clone())? };
             match residual {
                 None => out.copy_from_slice(results),
@@ -278,11 +280,11 @@ fn slice<W: Weight>(
 struct Job<'a, W> {
     x: &'a [f32],
     weight: &'a [W],
-    /// The column that the weights begin with, of the task's.
+    /// The first column of the weights, relative to the task's.
     first: usize,
     width: usize,
     scales: &'a Scales,
-    /// What sums are multiplied by at the end, by row and by column of the task.
+    /// Factors of the sums, by row and by column of the task.
     row_scales: &'a [f32],
     column_scales: &'a [f32],
     bias: &'a [f32],
@@ -293,12 +295,12 @@ dispatch!(
     fn multiply<W: Weight>(job: &Job<'_, W>, count: usize, results: &mut [f32]) -> () = multiply_body, false, false
 );
 dispatch!(
-    /// The same of weights that have several scales in a row.
+    /// The same for weights with several scales per row.
     fn multiply_by_groups<W: Weight>(job: &Job<'_, W>, count: usize, results: &mut [f32]) -> () =
         multiply_body, true, false
 );
 dispatch!(
-    /// The same of weights that have zeros.
+    /// The same for weights with zero points.
     fn multiply_with_zeros<W: Weight>(job: &Job<'_, W>, count: usize, results: &mut [f32]) -> () =
         multiply_body, true, true
 );
@@ -310,7 +312,7 @@ fn multiply_body<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     results: &mut [f32],
 ) {
     let all = 0..job.bias.len();
-    // narrow groups have no vectors of their own; `check` has seen that weights with groups are codes
+    // narrow groups have no whole vectors; `check` guarantees that weights with groups are quantized
     if W::IS_CODE && (count > 3 || GROUPS && job.scales.group < LANES) {
         return widened_columns::<L, W, GROUPS, ZEROS>(job, count, results);
     }
@@ -324,7 +326,7 @@ fn multiply_body<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     }
 }
 
-/// All columns of many rows, whose codes are widened once for all of them.
+/// All columns of many rows, whose quantized values are widened once for all of them.
 #[inline(always)]
 fn widened_columns<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     job: &Job<'_, W>,
@@ -344,7 +346,7 @@ fn widened_columns<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     }
 }
 
-/// These columns, C at a time, of all rows, R at a time; rows that are left over one at a time.
+/// These columns, C at a time, of all rows, R at a time; remaining rows one at a time.
 #[inline(always)]
 fn columns<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usize, const C: usize>(
     job: &Job<'_, W>,
@@ -387,10 +389,10 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
     let group = if GROUPS { scales.group } else { whole.max(1) };
     // a power of two or all of a row: vectors end where groups do
     assert!(group >= LANES || whole == 0, "groups of {group}");
-    // hardware fetches ahead in a page: of short rows the next tile's are asked for, a cache line at a time
+    // hardware prefetches within a page: for short rows the next tile's are prefetched, a cache line at a time
     let is_short = R == 1 && line * size_of::<W>() < PAGE;
     let per_line = if is_short { CACHE_LINE / size_of::<W>() * W::WEIGHTS } else { group };
-    // `step_by` would divide by steps that are no constants, once for each run
+    // `step_by` would divide by variable steps, once per run
     let (mut first, mut index) = (0, 0);
     while first < whole {
         let (mut scale, mut zero) = ([L::splat(1.0); C], [L::splat(0.0); C]);
@@ -413,7 +415,8 @@ fn tile<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool, const R: usi
             for k in (first..end).step_by(LANES) {
                 let mut weights = [L::splat(0.0); C];
                 for c in 0..C {
-                    // SAFETY: `k + LANES <= whole`, as `first` and `end` are multiples of eight: of groups and of cache lines.
+                    // SAFETY: `k + LANES <= whole`, as `first` and `end` are multiples of eight: of groups and of cache
+                    // lines.
                     weights[c] = unsafe { W::load_finite(w[c].as_ptr().add(k / W::WEIGHTS)) };
                     if ZEROS {
                         weights[c] = weights[c].minus(zero[c]);

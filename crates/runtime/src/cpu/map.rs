@@ -1,4 +1,4 @@
-//! Regions of ops on elements: a formula, read once when the plan is loaded, a block of elements at a time.
+//! Elementwise regions: a formula, parsed once when the plan is loaded, evaluated a block of elements at a time.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 use super::rows::{row_tasks, task_rows};
 use super::{Args, CpuKernel, Tensor};
 
-/// A kernel that runs a formula; that of the catalog has none yet.
+/// A kernel that runs a formula; the one in the catalog has none yet.
 #[derive(Default)]
 pub(super) struct Map {
     formula: Option<Formula>,
@@ -20,7 +20,7 @@ impl Map {
     }
 }
 
-/// Whether an operand is one row that stands for all.
+/// Whether an operand is a broadcast row.
 fn is_row(operand: &Tensor, out: &Tensor) -> bool {
     operand.shape().len() < out.shape().len()
 }
@@ -71,7 +71,7 @@ impl CpuKernel for Map {
         let results = args.outputs.iter().map(|out| unsafe { out.write::<f32>(range.clone()) });
         let mut results = results.collect::<Result<Vec<_>, _>>()?;
 
-        // rows only matter where an operand is one
+        // rows matter only for a broadcast row
         let any_row = args.inputs.iter().any(|operand| is_row(operand, out));
         let line = if any_row { width } else { range.len() };
         let mut registers = Registers::of(formula);
@@ -94,7 +94,7 @@ impl CpuKernel for Map {
     }
 }
 
-/// Elements of an operand as f32, copied only where they are narrower.
+/// Elements of an operand as f32, copied only if they are narrower.
 fn floats(operand: &Tensor, range: Range<usize>) -> Result<Cow<'_, [f32]>, String> {
     match operand.dtype() {
         DType::F32 => Ok(Cow::Borrowed(&operand.floats()?[range])),
@@ -105,6 +105,6 @@ fn floats(operand: &Tensor, range: Range<usize>) -> Result<Cow<'_, [f32]>, Strin
 fn store_is_f32(dtype: DType) -> Result<(), String> {
     match dtype {
         DType::F32 => Ok(()),
-        other => Err(format!("expected a formula that stores f32, found one that stores {other}")),
+        other => Err(format!("expected a formula with an f32 result, found {other}")),
     }
 }

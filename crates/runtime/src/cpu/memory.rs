@@ -1,5 +1,5 @@
-//! Zeroed memory for arenas, KV pools and random weights. Pages are taken from the system when they are first
-//! touched, so a large KV pool costs what is used of it.
+//! Zeroed memory for arenas, KV pools and random weights. The system allocates pages when they are first touched, so a
+//! large KV pool costs only what is used.
 
 use memmap2::MmapMut;
 use plan::{DType, Layout, RandomPart};
@@ -16,7 +16,7 @@ impl Memory {
         let size = usize::try_from(bytes.max(1)).map_err(|_| format!("{bytes} bytes do not fit this machine"))?;
         let map = MmapMut::map_anon(size).map_err(|error| format!("{bytes} bytes of memory: {error}"))?;
         #[cfg(target_os = "linux")]
-        // Fewer page-table walks while weights stream; a system without huge pages says no, which is fine.
+        // Fewer page-table walks while weights stream; errors of systems without huge pages are ignored.
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Memory { map })
     }
@@ -28,7 +28,7 @@ impl Memory {
     /// Some of the bytes.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If there are fewer.
     pub fn part(&mut self, offset: u64, bytes: u64) -> &mut [u8] {
         &mut self.map[offset as usize..][..bytes as usize]
     }
@@ -39,7 +39,7 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len() / size_of::<f32>()) }
     }
 
-    /// Writes random weights from an offset on, one part after the other. Parts of packed codes have an even size.
+    /// Writes random weights from an offset on, part after part. Parts of packed values have an even size.
     pub fn fill_random(&mut self, offset: u64, dtype: DType, layout: Layout, parts: &[RandomPart]) {
         let mut rest: &mut [u8] = &mut self.map[offset as usize..];
         if layout == Layout::Packed {
@@ -70,17 +70,17 @@ fn fill_packed(mut rest: &mut [u8], parts: &[RandomPart]) {
     }
 }
 
-/// Bytes that this process may still take, swap included, where the system says so: of the machine, or of its control
-/// group where that has fewer.
+/// Bytes that this process may still allocate, swap included, if the system says so: the limit of the machine, or of
+/// its control group if that is lower.
 pub fn available() -> Option<u64> {
     let machine = of_machine(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
-    // limits in a group that has none are a word, or an absurd number
+    // a group without a limit has a word there, or an absurd number
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limits = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
     Some(limits.fold(machine, u64::min))
 }
 
-/// What `/proc/meminfo` says is available.
+/// Available memory by `/proc/meminfo`.
 fn of_machine(info: &str) -> Option<u64> {
     let kib = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -1,5 +1,5 @@
 //! Plans on a CPU: kernels in Rust that read narrow weights directly, and sum in an order that depends neither on the
-//! number of rows nor on the number of threads. So a token's logits are the same bits in any batch.
+//! number of rows nor on the number of threads. A token's logits are the same bits in any batch.
 
 mod args;
 mod attention;
@@ -31,26 +31,26 @@ use plan::Kernel;
 
 /// A kernel of the CPU. Tasks of one launch run in any order and at the same time: each writes its own elements.
 pub trait CpuKernel: Send + Sync {
-    /// The name by which plans know it.
+    /// Its name in plans.
     fn name(&self) -> &'static str;
 
-    /// The kernel in the configuration of a plan, where it has one to read: once, when the plan is loaded.
+    /// The kernel with the configuration of a plan, if it has any: parsed once, when the plan is loaded.
     fn configured(&self, kernel: &Kernel) -> Result<Option<Box<dyn CpuKernel>>, String> {
         let _ = kernel;
         Ok(None)
     }
 
-    /// Whether it can run with these arguments: their number, dtypes and shapes. What it accepts, `run` relies on.
+    /// Whether it supports these arguments: their number, dtypes and shapes. `run` relies on it.
     fn check(&self, args: &Args) -> Result<(), String>;
 
-    /// How many tasks there are for arguments that `check` accepts. A plan that says otherwise is refused.
+    /// The number of tasks for arguments that `check` accepts. A plan with another number is refused.
     fn tasks(&self, args: &Args) -> usize;
 
     /// Runs one of the tasks.
     ///
     /// # Safety
-    /// `check` has accepted the arguments, `task` is below `tasks`, and no other call for this launch is given the same task
-    /// at the same time. Nothing but tasks of this launch touches its outputs meanwhile.
+    /// `check` has accepted the arguments, `task` is below `tasks`, and no other call for this launch is given the same
+    /// task at the same time. Nothing but tasks of this launch touches its outputs meanwhile.
     unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String>;
 }
 

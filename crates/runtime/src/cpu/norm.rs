@@ -1,12 +1,12 @@
-//! Norms of rows or of their heads, a few rows a task.
+//! Norms of rows or of heads, a few rows per task.
 
 use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, LANES, Lanes, dispatch};
 use super::{Args, CpuKernel, Tensor};
 use plan::DType;
 
-/// A norm of each row, or of each head of it where the gain is that of a head. Inputs are x, or a and b of which it norms the sum; a gain; and where it subtracts the mean perhaps
-/// a bias; parameter `eps`. Outputs are the sum, where there is one, and the norm.
+/// A norm of each row, or of each head if the weight has that width. Inputs are x, or a and b whose sum is normalized;
+/// a weight; and for layer norm perhaps a bias; parameter `eps`. Outputs are the sum, if there is one, and the norm.
 pub(super) struct Norm {
     name: &'static str,
     adds: bool,
@@ -19,7 +19,7 @@ pub(super) const LAYER_NORM: Norm = Norm { name: "layer_norm", adds: false, cent
 pub(super) const ADD_LAYER_NORM: Norm = Norm { name: "add_layer_norm", adds: true, centred: true };
 
 impl Norm {
-    /// How many of the inputs, and of the outputs, have the shape of x.
+    /// Number of inputs, and of outputs, with the shape of x.
     fn rows(&self) -> usize {
         if self.adds { 2 } else { 1 }
     }
@@ -34,21 +34,21 @@ impl Norm {
         }
         let scale = 1.0 / (square_sum(centred) / count + factors.eps).sqrt();
         match self.centred {
-            true => out.iter_mut().zip(&factors.gain).for_each(|(out, gain)| *out = *out * scale * gain),
+            true => out.iter_mut().zip(&factors.weight).for_each(|(out, weight)| *out = *out * scale * weight),
             false => {
-                let terms = x.iter().zip(&factors.gain);
-                out.iter_mut().zip(terms).for_each(|(out, (x, gain))| *out = x * scale * gain);
+                let terms = x.iter().zip(&factors.weight);
+                out.iter_mut().zip(terms).for_each(|(out, (x, weight))| *out = x * scale * weight);
             }
         }
         out.iter_mut().zip(&factors.bias).for_each(|(out, bias)| *out += bias);
     }
 }
 
-/// What all rows share.
+/// Shared by all rows.
 struct Factors {
     eps: f32,
-    gain: Vec<f32>,
-    /// Empty where there is none.
+    weight: Vec<f32>,
+    /// Empty if there is none.
     bias: Vec<f32>,
 }
 
@@ -65,9 +65,9 @@ impl CpuKernel for Norm {
         let (shape, width) = (args.inputs[0].shape(), args.inputs[0].width());
         let size = args.inputs[rows].len();
         if size == 0 || !width.is_multiple_of(size) {
-            return Err(format!("expected a gain for rows of {width} elements or for heads of them, found {size}"));
+            return Err(format!("expected a weight for rows of {width} elements or for their heads, found {size}"));
         }
-        args.inputs[rows..].iter().try_for_each(|factor| check_gain(factor, size))?;
+        args.inputs[rows..].iter().try_for_each(|factor| check_weight(factor, size))?;
         let full = args.inputs[..rows].iter().chain(&args.outputs);
         full.into_iter().try_for_each(|tensor| tensor.expect_shape(DType::F32, shape))
     }
@@ -80,8 +80,8 @@ impl CpuKernel for Norm {
         let (full, factors) = args.inputs.split_at(self.rows());
         let width = full[0].width();
         let widened = |factor: &Tensor| factor.widened(0..factor.len());
-        let (gain, bias) = (widened(&factors[0])?, factors.get(1).map(widened).transpose()?);
-        let factors = Factors { eps: args.float("eps")?, gain, bias: bias.unwrap_or_default() };
+        let (weight, bias) = (widened(&factors[0])?, factors.get(1).map(widened).transpose()?);
+        let factors = Factors { eps: args.float("eps")?, weight, bias: bias.unwrap_or_default() };
         for row in task_rows(task, full[0].row_count()) {
             let range = row * width..(row + 1) * width;
             let mut x = &full[0].floats()?[range.clone()];
@@ -94,26 +94,26 @@ impl CpuKernel for Norm {
             }
             // SAFETY: rows are divided between tasks.
             let out = unsafe { args.outputs[self.rows() - 1].write::<f32>(range)? };
-            let heads = x.chunks_exact(factors.gain.len()).zip(out.chunks_exact_mut(factors.gain.len()));
+            let heads = x.chunks_exact(factors.weight.len()).zip(out.chunks_exact_mut(factors.weight.len()));
             heads.for_each(|(x, out)| self.normalize(x, &factors, out));
         }
         Ok(())
     }
 }
 
-/// Whether a tensor is a gain, or a bias, of `width` elements.
-pub(super) fn check_gain(gain: &Tensor, width: usize) -> Result<(), String> {
-    match gain.shape() == [width] && gain.dtype().is_float() {
+/// Whether a tensor is a norm weight, or a bias, of `width` elements.
+pub(super) fn check_weight(weight: &Tensor, width: usize) -> Result<(), String> {
+    match weight.shape() == [width] && weight.dtype().is_float() {
         true => Ok(()),
-        false => Err(format!("expected a gain or bias of {width} elements")),
+        false => Err(format!("expected a weight or bias of {width} elements")),
     }
 }
 
-/// Norms a row or a head by its root mean square.
-pub(super) fn normalize(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+/// RMSNorm of a row or a head.
+pub(super) fn normalize(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (square_sum(x) / x.len() as f32 + eps).sqrt();
-    for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
-        *out = x * scale * gain;
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
     }
 }
 

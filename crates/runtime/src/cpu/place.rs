@@ -1,5 +1,5 @@
-//! Where the tensors of a session lie, and how large they are: weights in the file or in memory of their own, buffers at the
-//! sizes of a step.
+//! Addresses and sizes of a session's tensors: weights in the file or in memory of their own, buffers at the sizes of a
+//! step.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use plan::{Buffer, Layout, Plan, PlanFile, Program, SymbolValues, WEIGHT_ALIGN, 
 use super::Tensor;
 use super::memory::{Memory, available};
 
-/// The weights of a plan. Those that it describes instead of holding them share one piece of memory.
+/// The weights of a plan. Random ones share one allocation.
 pub(super) struct Weights {
     random: Memory,
-    /// Where random weights begin in it.
+    /// Offset of random weights in it.
     offsets: Vec<u64>,
 }
 
 impl Weights {
-    /// Refuses layouts that no kernel of the CPU reads.
+    /// Refuses layouts that no CPU kernel reads.
     pub fn check(plan: &Plan) -> Result<(), String> {
         let read = |weight: &&Weight| matches!(weight.layout, Layout::RowMajor | Layout::Packed);
         match plan.weights.iter().find(|weight| !read(weight)) {
@@ -27,7 +27,7 @@ impl Weights {
         }
     }
 
-    /// Makes the random ones, where the machine has memory for them.
+    /// Generates the random ones, if there is enough memory.
     pub fn make(plan: &Plan) -> Result<Weights, String> {
         let mut bytes = 0u64;
         let mut place = |weight: &Weight| {
@@ -59,22 +59,22 @@ impl Weights {
         let bytes = weight.bytes().ok_or_else(|| format!("weight `{}` has no size", weight.name))?;
         let mut shape: Vec<usize> = weight.shape.iter().map(|size| *size as usize).collect();
         if let (Layout::Packed, Some(width)) = (weight.layout, shape.last_mut()) {
-            // an element is a byte, of two codes
+            // an element is a byte with two values
             *width /= 2;
         }
         let data = match &weight.data {
             WeightData::Stored { offset } => file.stored(*offset, bytes).as_ptr().cast_mut(),
             WeightData::Random(_) => self.random.part(self.offsets[index], bytes).as_mut_ptr(),
         };
-        // SAFETY: a part of the file or of the memory of this size, both of which live as long as the session. Nothing
-        // writes to weights.
+        // SAFETY: a part of the file or of the allocation, of this size, both of which live as long as the session.
+        // Nothing writes to weights.
         let tensor = unsafe { Tensor::new(weight.dtype, shape, data, bytes) };
         let tensor = tensor.map_err(|reason| format!("weight `{}`: {reason}", weight.name))?;
         Ok(if weight.layout == Layout::Packed { tensor.packed() } else { tensor })
     }
 }
 
-/// A program's buffers at the sizes of a step: evaluated once, for many launches name the same.
+/// A program's buffers at the sizes of a step: evaluated once, since many launches use the same.
 pub(super) struct Sizes {
     pub symbols: SymbolValues,
     shapes: Vec<Vec<usize>>,
@@ -97,7 +97,7 @@ impl Sizes {
         &self.shapes[buffer as usize]
     }
 
-    /// What the integers of a buffer are below, where its name promises that.
+    /// Upper bound (exclusive) of a buffer's integers, if its name implies one.
     pub fn bound(&self, buffer: u32) -> Option<u64> {
         self.bounds.get(&buffer).copied()
     }

@@ -1,7 +1,7 @@
-//! Rotary embedding and writing to the KV cache, a few tokens a task.
+//! RoPE and writing to the KV cache, a few tokens per task.
 
 use super::attention::{StepInputs, sequence_of};
-use super::norm::{check_gain, normalize};
+use super::norm::{check_weight, normalize};
 use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, with_element};
 use super::{Args, CpuKernel, KvLayer, Tensor};
@@ -11,7 +11,7 @@ use plan::DType;
 pub(super) struct Rope;
 /// Inputs k, v and the step; writes the KV cache.
 pub(super) struct AppendKv;
-/// Inputs packed q, k, v, the step, frequencies, and the gains of q and k where there is a parameter `norm_eps`;
+/// Inputs packed q, k, v, the step, frequencies, and the norm weights of q and k if there is a parameter `norm_eps`;
 /// parameter `heads`. Outputs the rotated q, writes the KV cache.
 pub(super) struct RopeAppendKv;
 
@@ -101,7 +101,7 @@ fn append(kv: &KvLayer, step: &StepInputs<'_>, token: usize, keys: &[f32], value
     Ok(())
 }
 
-/// Stores a row, each element at once: where a caller gives two tokens one place, one of them is in it.
+/// Stores a row with atomic element writes: if a caller gives two tokens one slot, each element is from one of them.
 ///
 /// # Safety
 /// `at` must be valid for the row, and nothing but this function may touch it meanwhile.
@@ -151,12 +151,12 @@ impl CpuKernel for RopeAppendKv {
         let (kv, qkv) = (args.kv()?, &args.inputs[0]);
         if norms {
             args.float("norm_eps")?;
-            args.inputs[5..].iter().try_for_each(|gain| check_gain(gain, kv.head_dim))?;
+            args.inputs[5..].iter().try_for_each(|weight| check_weight(weight, kv.head_dim))?;
         }
         StepInputs::check(&args.inputs[1..4], qkv.row_count(), kv)?;
         check_rotation(qkv, &args.inputs[1], &args.inputs[4], kv.head_dim)?;
         let heads = args.int("heads")?;
-        // whole heads, as `check_rotation` saw; `heads` may be any number
+        // whole heads, by `check_rotation`; `heads` may be any number
         if (qkv.width() / kv.head_dim).checked_sub(2 * kv.kv_heads) != Some(heads) {
             return Err(format!("expected {heads} heads and twice {} of {}", kv.kv_heads, kv.head_dim));
         }
@@ -173,9 +173,9 @@ impl CpuKernel for RopeAppendKv {
         let frequencies = args.inputs[4].floats()?;
         let (q_width, k_width) = (args.int("heads")? * kv.head_dim, kv.kv_heads * kv.head_dim);
         let norm = match &args.inputs[5..] {
-            [q_gain, k_gain] => {
-                let gains = (q_gain.widened(0..kv.head_dim)?, k_gain.widened(0..kv.head_dim)?);
-                Some((args.float("norm_eps")?, gains.0, gains.1))
+            [q_norm_weight, k_norm_weight] => {
+                let weights = (q_norm_weight.widened(0..kv.head_dim)?, k_norm_weight.widened(0..kv.head_dim)?);
+                Some((args.float("norm_eps")?, weights.0, weights.1))
             }
             _ => None,
         };
@@ -186,17 +186,17 @@ impl CpuKernel for RopeAppendKv {
             let rotation = Rotation::new(step.positions[token], frequencies);
             // SAFETY: rows are divided between tasks.
             let out = unsafe { args.outputs[0].write::<f32>(token * q_width..(token + 1) * q_width)? };
-            let turn = |heads: &[f32], gain: Option<(f32, &[f32])>, out: &mut [f32]| {
+            let turn = |heads: &[f32], weight: Option<(f32, &[f32])>, out: &mut [f32]| {
                 for (head, out) in heads.chunks_exact(kv.head_dim).zip(out.chunks_exact_mut(kv.head_dim)) {
-                    match gain {
-                        Some((eps, gain)) => normalize(head, gain, eps, out),
+                    match weight {
+                        Some((eps, weight)) => normalize(head, weight, eps, out),
                         None => out.copy_from_slice(head),
                     }
                     rotation.apply(out);
                 }
             };
-            turn(q, norm.as_ref().map(|(eps, gain, _)| (*eps, &**gain)), out);
-            turn(k, norm.as_ref().map(|(eps, _, gain)| (*eps, &**gain)), &mut keys);
+            turn(q, norm.as_ref().map(|(eps, weight, _)| (*eps, &**weight)), out);
+            turn(k, norm.as_ref().map(|(eps, _, weight)| (*eps, &**weight)), &mut keys);
             append(kv, &step, token, &keys, v)?;
         }
         Ok(())

@@ -1,10 +1,10 @@
-//! Kernels that take a few rows a task and do little with each: lookups, splits, gated halves, argmax.
+//! Simple kernels with a few rows per task: lookups, splits, gated halves, argmax.
 
 use super::simd::with_element;
 use super::{Args, CpuKernel, RowArgs, RowKernel, Tensor};
 use plan::DType;
 
-/// Rows of a task. Code generation sizes grids with the same number.
+/// Rows per task. Code generation sizes grids with the same number.
 const ROWS: usize = 8;
 
 /// The rows of a task.
@@ -13,7 +13,7 @@ pub(super) fn task_rows(task: usize, rows: usize) -> std::ops::Range<usize> {
     first..(first + ROWS).min(rows)
 }
 
-/// The tasks that take all rows of a tensor.
+/// The tasks for all rows of a tensor.
 pub(super) fn row_tasks(tensor: &Tensor) -> usize {
     tensor.row_count().div_ceil(ROWS)
 }
@@ -29,20 +29,20 @@ pub(super) struct Swiglu;
 /// The index of the largest of the first `classes` elements, [`plan::most_likely`]; one row per task.
 pub(super) struct Argmax;
 
-/// Row `index` of a table to row `row` of the output.
+/// Copies row `index` of a table to row `row` of the output.
 fn lookup(table: &Tensor, index: i32, out: &Tensor, row: usize) -> Result<(), String> {
     let width = table.width();
     let index = usize::try_from(index).ok().filter(|index| *index < table.row_count());
     let index = index.ok_or_else(|| format!("an index is outside {} rows", table.row_count()))?;
     let (from, to) = (index * width..(index + 1) * width, row * width..(row + 1) * width);
     with_element!(table.dtype(), E => {
-        // SAFETY: the type is that of both dtypes, as `check_lookup` has seen; rows are divided between tasks.
+        // SAFETY: the type is that of both dtypes, by `check_lookup`; rows are divided between tasks.
         unsafe { out.write::<E>(to)?.copy_from_slice(&table.elements::<E>()[from]) };
         Ok(())
     })
 }
 
-/// Whether rows of a table, by these indices, are what comes out.
+/// Checks a lookup: a table, indices, and an output of the selected rows.
 fn check_lookup(table: &Tensor, indices: &Tensor, out: &Tensor) -> Result<(), String> {
     indices.expect(DType::I32)?;
     indices.expect_below(table.row_count())?;
@@ -180,7 +180,7 @@ impl CpuKernel for Argmax {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
         let row = x.get(task * width..(task + 1) * width).ok_or("a task has no row")?;
         let best = plan::most_likely(&row[..args.int("classes")?]);
-        // SAFETY: one row a task.
+        // SAFETY: one row per task.
         let out = unsafe { args.outputs[0].write::<i32>(task..task + 1)? };
         out[0] = best;
         Ok(())

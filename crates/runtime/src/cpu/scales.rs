@@ -1,4 +1,4 @@
-//! Codes and their scales: which scale belongs to which code, and the kernels that make codes.
+//! Scales of quantized values: lookup of the scale of an element, and the quantization kernels.
 
 use std::ops::Range;
 
@@ -8,23 +8,23 @@ use super::rows::{row_tasks, task_rows};
 use super::simd::{Element, Lanes, dispatch, with_element};
 use super::{Args, CpuKernel, Tensor};
 
-/// Scales and zeros of some rows of a matrix, by row and group of neighbours.
+/// Scales and zero points of some rows of a matrix, by row and group of neighbours.
 pub(super) struct Scales {
     /// Neighbours in a row that share a scale: a power of two, or all of them.
     pub group: usize,
-    /// Groups of a row.
+    /// Groups per row.
     groups: usize,
     scales: Vec<f32>,
     zeros: Vec<f32>,
 }
 
 impl Scales {
-    /// Those of numbers, which stand for themselves.
+    /// For unquantized values: no scales.
     pub fn none(rows: usize, width: usize) -> Scales {
         Scales { group: width.max(1), groups: 1, scales: vec![1.0; rows], zeros: Vec::new() }
     }
 
-    /// Those of rows `range` of a matrix `[rows, width]`.
+    /// For rows `range` of a matrix `[rows, width]`.
     pub fn of(
         [rows, width]: [usize; 2],
         scale: Option<&Tensor>,
@@ -32,7 +32,7 @@ impl Scales {
         range: Range<usize>,
     ) -> Result<Scales, String> {
         if zero.map(Tensor::shape) != zero.and(scale).map(Tensor::shape) {
-            return Err("expected a zero for each scale".to_owned());
+            return Err("expected a zero point per scale".to_owned());
         }
         let Some(scale) = scale else { return Ok(Scales::none(range.len(), width)) };
         let blocks = Blocks::of(rows, width, scale)?;
@@ -56,7 +56,7 @@ impl Scales {
         !self.zeros.is_empty()
     }
 
-    /// The scale of each row, where a row has one and nothing else.
+    /// The scale of each row, if there is one per row and no zero point.
     pub fn of_rows(&self) -> Option<&[f32]> {
         (self.groups == 1 && !self.has_zeros()).then_some(&self.scales)
     }
@@ -72,7 +72,7 @@ impl Scales {
     }
 }
 
-/// Which scale belongs to an element of a matrix.
+/// The granularity of the scales of a matrix.
 struct Blocks {
     rows: usize,
     cols: usize,
@@ -80,7 +80,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// How a matrix is covered by scales.
+    /// The granularity of scales of this shape.
     fn of(rows: usize, cols: usize, scale: &Tensor) -> Result<Blocks, String> {
         let misfit = || format!("scales {:?} do not cover {rows} rows of {cols}", scale.shape());
         let &[scale_rows, width] = scale.shape() else { return Err(misfit()) };
@@ -99,13 +99,14 @@ impl Blocks {
     }
 }
 
-/// Codes of rows by scales of their own, one each `cols` columns, or one a row. Input x, outputs the codes and scales.
+/// Quantizes rows with computed scales, one per `cols` columns or per row. Input x, outputs the quantized values and
+/// scales.
 pub(super) struct QuantizeBlocks;
 
-/// Codes of a matrix by given scales. Inputs x and scales.
+/// Quantizes a matrix with given scales. Inputs x and scales.
 pub(super) struct Quantize;
 
-/// Writes the codes of some numbers, by the reciprocal of their scale.
+/// Writes quantized values, by the reciprocal of their scale.
 fn write_codes(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<(), String> {
     with_element!(out.dtype(), E => {
         // SAFETY: the type is that of the dtype; rows are divided between tasks.
@@ -115,7 +116,7 @@ fn write_codes(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<()
 }
 
 dispatch!(
-    /// The nearest codes of some numbers times a factor.
+    /// Some values times a factor, rounded to the nearest quantized value.
     fn narrow<E: Element>(values: &[f32], factor: f32, codes: &mut [E]) -> () = narrow_body
 );
 
@@ -128,7 +129,7 @@ fn check_codes(args: &Args) -> Result<(), String> {
     args.inputs[0].expect(DType::F32)?;
     match (args.outputs[0].dtype(), args.inputs[0].shape()) {
         (DType::I8 | DType::F8E4M3, shape @ [_, _]) => args.outputs[0].expect_shape(args.outputs[0].dtype(), shape),
-        (dtype, shape) => Err(format!("expected a matrix to codes of a byte, found {shape:?} to {dtype}")),
+        (dtype, shape) => Err(format!("expected a matrix and an 8-bit quantized type, found {shape:?} and {dtype}")),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Eight f32 lanes: on x86-64 with AVX2, FMA and F16C in one register, elsewhere as an array. A sum over a row is
-//! eight interleaved sums, added up in one fixed order, whatever the number of rows or threads.
+//! Eight f32 lanes: on x86-64 with AVX2, FMA and F16C in one register, elsewhere as an array. A sum over a row is eight
+//! interleaved sums, combined in one fixed order, whatever the number of rows or threads.
 
 use half::{bf16, f16};
 use plan::{DType, e4m3};
@@ -14,7 +14,7 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
     /// The nearest element, ties to even.
     fn narrow(value: f32) -> Self;
 
-    /// Writes the element where other threads may do the same.
+    /// Writes the element atomically, since other threads may write it at the same time.
     ///
     /// # Safety
     /// `at` must be valid, aligned, and touched by nothing but this meanwhile.
@@ -27,7 +27,7 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
     #[cfg(target_arch = "x86_64")]
     unsafe fn load_avx2(at: *const Self) -> std::arch::x86_64::__m256;
 
-    /// The same of elements that are known not to be NaN, which may take fewer instructions.
+    /// The same for elements that are known not to be NaN, which may take fewer instructions.
     ///
     /// # Safety
     /// As [`Element::load_avx2`].
@@ -59,7 +59,7 @@ pub(super) trait Lanes: Copy {
         unsafe { Self::load(at) }
     }
 
-    /// Eight codes of four bits, widened, of each byte first the lower half.
+    /// Eight 4-bit values, widened, the low half of each byte first.
     ///
     /// # Safety
     /// `at` must be valid for four bytes.
@@ -234,7 +234,7 @@ impl Element for i8 {
     }
 }
 
-/// A floating-point code of [`DType::F8E4M3`].
+/// A floating-point value of [`DType::F8E4M3`].
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub(super) struct E4m3(pub u8);
@@ -259,20 +259,20 @@ impl Element for E4m3 {
         // SAFETY: promised by the caller.
         unsafe {
             let values = E4m3::load_finite_avx2(at);
-            // 480, as the code of NaN comes out there, is infinite after the product, and 448 is not
+            // NaN becomes 480 there, which is infinite after the product, and 448 is not
             let far = _mm256_mul_ps(values, _mm256_set1_ps(f32::MAX / 460.0));
             _mm256_fmadd_ps(far, _mm256_setzero_ps(), values)
         }
     }
 
-    /// NaN would come out as 480.
+    /// NaN would become 480.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load_finite_avx2(at: *const E4m3) -> std::arch::x86_64::__m256 {
         use std::arch::x86_64::*;
         // SAFETY: promised by the caller.
         unsafe {
-            // the sign comes to the top with copies of it behind, which the mask removes
+            // the sign moves to the top followed by copies of it, which the mask removes
             let codes = _mm256_slli_epi32::<20>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())));
             let bits = _mm256_and_si256(codes, _mm256_set1_epi32(0x87f0_0000_u32 as i32));
             // the exponent's bias is larger by 120
@@ -317,7 +317,7 @@ mod avx2 {
         unsafe fn load_packed(at: *const u8) -> Avx2 {
             // SAFETY: promised by the caller; this type is used only where AVX2 was found.
             unsafe {
-                // each lane has all eight codes, and shifts its own to the top
+                // each lane has all eight values, and shifts its own to the top
                 let codes = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
                 let own = _mm256_sllv_epi32(codes, _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0));
                 Avx2(_mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(own)))
@@ -360,11 +360,11 @@ mod avx2 {
     }
 }
 
-/// Asks for the cache line at an address, which need not be valid.
+/// Prefetches the cache line at an address, which need not be valid.
 #[inline(always)]
 pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has it, and it reads nothing that a program could see.
+    // SAFETY: every x86-64 has it, and it has no visible effect.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     }
@@ -372,7 +372,7 @@ pub(super) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Whether the CPU has what [`Avx2`] needs. The answer is cached by the standard library.
+/// Whether the CPU has the features of [`Avx2`]. The answer is cached by the standard library.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(super) fn has_avx2() -> bool {
@@ -388,10 +388,10 @@ pub fn instruction_set() -> &'static str {
     "portable"
 }
 
-/// Runs a function generic over [`Lanes`] with the best that the CPU has.
+/// Runs a function generic over [`Lanes`] with the best instruction set of the CPU.
 ///
-/// `dispatch!(fn name<E: Element>(a: A, b: B) -> R = body)` defines `name`, where `body` is a function
-/// `body<L: Lanes, E: Element>(a, b)` marked `#[inline(always)]`. Constants of the body stand behind it: `= body, true`.
+/// `dispatch!(fn name<E: Element>(a: A, b: B) -> R = body)` defines `name`, where `body` is a function `body<L: Lanes,
+/// E: Element>(a, b)` marked `#[inline(always)]`. Constants of the body follow it: `= body, true`.
 macro_rules! dispatch {
     (
         $(#[$meta:meta])*
@@ -441,7 +441,7 @@ macro_rules! with_element {
                 type $element = $crate::cpu::simd::E4m3;
                 $body
             }
-            other => Err(format!("expected numbers or codes of a byte, found {other}")),
+            other => Err(format!("expected a floating-point or 8-bit quantized type, found {other}")),
         }
     };
 }
@@ -476,7 +476,7 @@ mod tests {
         assert_eq!(row_sum(&codes), row_sum_body::<Portable, i8>(&codes));
         let codes: Vec<E4m3> = (0..=u8::MAX).filter(|code| code & 0x7f != 0x7f).map(E4m3).collect();
         assert_eq!(row_sum(&codes[..248]), row_sum_body::<Portable, E4m3>(&codes[..248]));
-        // a code of NaN in any lane, alone and beside the largest numbers
+        // NaN in any lane, alone and next to the largest values
         for (nan, lane) in [0x7f, 0xff].into_iter().flat_map(|nan| (0..LANES).map(move |lane| (nan, lane))) {
             let mut codes = [E4m3(0x7e); 2 * LANES];
             assert_eq!(row_sum(&codes), 448.0 * 16.0);

@@ -1,14 +1,14 @@
-//! Rows of weights as a product reads them: numbers, codes of a byte, or codes packed by two.
+//! Rows of weights as a product reads them: unquantized, 8-bit, or packed 4-bit.
 
 use super::scales::Scales;
 use super::simd::{Element, LANES, Lanes};
 
-/// What a row of weights is made of.
+/// The storage type of a row of weights.
 pub(super) trait Weight: Copy + Send + Sync + 'static {
-    /// Weights that lie in one of them.
+    /// Weights per stored element.
     const WEIGHTS: usize;
 
-    /// Whether they are codes, which take longer to widen than numbers.
+    /// Whether they are quantized, which takes longer to widen.
     const IS_CODE: bool;
 
     /// Eight weights, widened.
@@ -17,7 +17,7 @@ pub(super) trait Weight: Copy + Send + Sync + 'static {
     /// `at` must be valid for eight weights.
     unsafe fn load<L: Lanes>(at: *const Self) -> L;
 
-    /// Eight weights of a plan, widened: loading it made sure that none is the code of NaN.
+    /// Eight weights of a plan, widened: none is NaN, which is checked when it is loaded.
     ///
     /// # Safety
     /// `at` must be valid for eight weights.
@@ -53,7 +53,7 @@ impl<E: Element> Weight for E {
     }
 }
 
-/// Two codes of four bits, first the lower half.
+/// Two 4-bit values, the low half first.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub(super) struct Pair(pub u8);
@@ -75,8 +75,8 @@ impl Weight for Pair {
     }
 }
 
-/// Appends rows of codes as f32, each times the scale of its group where there are GROUPS, and less its zero where there are
-/// ZEROS. `first` is the index of their first row among those that have scales.
+/// Appends rows of quantized values as f32, each times the scale of its group if there are GROUPS, after subtracting
+/// its zero point if there are ZEROS. `first` is the index of their first row among the rows of scales.
 #[inline(always)]
 pub(super) fn append_rows<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     rows: &[W],
@@ -95,7 +95,7 @@ pub(super) fn append_rows<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: 
             let whole = end - (end - start) % LANES;
             let len = to.len();
             for k in (start..whole).step_by(LANES) {
-                // SAFETY: eight weights from `k` on are there, and were reserved.
+                // SAFETY: eight weights from `k` on exist, and were reserved.
                 unsafe {
                     let weights = W::load::<L>(weights.as_ptr().add(k / W::WEIGHTS));
                     let weights = if ZEROS { weights.minus(L::splat(zero)) } else { weights };

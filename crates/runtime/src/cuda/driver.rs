@@ -1,5 +1,5 @@
-//! The driver API as owned things: a context, memory, functions, streams, events, graphs. Every call's result is
-//! looked at; errors are the driver's own words.
+//! RAII wrappers of the driver API: a context, memory, functions, streams, events, graphs. Every result is checked;
+//! errors are the driver's own messages.
 
 use std::ffi::{CString, c_void};
 use std::ops::Range;
@@ -32,7 +32,7 @@ fn failed(what: &str) -> impl Fn(result::DriverError) -> Failure + '_ {
 }
 
 impl Context {
-    /// Retains the primary context of a device and makes it current. The driver must be there.
+    /// Retains the primary context of a device and makes it current. The driver must be loaded.
     pub fn new(ordinal: i32) -> Result<Arc<Context>, Failure> {
         let found = super::device(ordinal)?;
         let device = result::device::get(ordinal).map_err(failed("the device"))?;
@@ -43,7 +43,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Makes the context that of this thread.
+    /// Makes the context current on this thread.
     pub fn make_current(&self) -> Result<(), Failure> {
         // SAFETY: the context is retained.
         unsafe { result::ctx::set_current(self.handle) }.map_err(failed("its context"))
@@ -58,7 +58,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: retained once by `new`; an error at the end has nobody to hear it.
+        // SAFETY: retained once by `new`; an error on drop is ignored.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
@@ -82,12 +82,12 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new`; work on it has ended, since sessions synchronize before they go.
+        // SAFETY: allocated by `new`; work on it has ended, since sessions synchronize before they are dropped.
         let _ = unsafe { result::free_sync(self.address) };
     }
 }
 
-/// Memory of the host that the device copies from and to at full speed.
+/// Pinned host memory, for fast copies.
 #[derive(Debug)]
 pub(super) struct Pinned {
     data: *mut u8,
@@ -103,7 +103,7 @@ impl Pinned {
         Ok(Pinned { data: data.cast(), bytes, _context: Arc::clone(context) })
     }
 
-    /// A part of the memory. The device must not be copying to it, nor from it where it is written.
+    /// A slice of the memory. The device must not be copying to it, nor from it while it is written.
     pub fn part(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {} bytes", self.bytes);
         // SAFETY: inside of what was allocated, borrowed as long as `self`.
@@ -126,21 +126,21 @@ pub(super) struct Function {
     pub name: String,
     pub threads: u32,
     pub shared_bytes: u32,
-    /// Bytes of each of its parameters.
+    /// Sizes of its parameters in bytes.
     pub param_bytes: Vec<usize>,
     _context: Arc<Context>,
 }
 
 impl Function {
-    /// Loads a cubin and takes the entry of this name.
+    /// Loads a cubin and its entry point of this name.
     pub fn load(context: &Arc<Context>, name: &str, code: &plan::Code) -> Result<Function, Failure> {
         let entry = CString::new(name).map_err(|_| "its name has a zero byte")?;
-        // SAFETY: that the image is whole, and its code what it says, is the trust that a plan for a GPU asks for:
-        // the driver is not told where the image ends.
+        // SAFETY: a GPU plan is trusted to have a complete image with the code that it declares: the driver is not told
+        // where the image ends.
         let module = unsafe { result::module::load_data(code.cubin.as_ptr().cast()) };
         let module = module.map_err(failed("its code"))?;
         // SAFETY: the module was just loaded.
-        let handle = unsafe { result::module::get_function(module, entry) }.map_err(failed("its entry"))?;
+        let handle = unsafe { result::module::get_function(module, entry) }.map_err(failed("its entry point"))?;
         let (threads, shared_bytes) = (code.threads, code.shared_bytes);
         let (name, context) = (name.to_owned(), Arc::clone(context));
         let param_bytes = param_bytes(handle);
@@ -152,7 +152,7 @@ impl Function {
         Ok(function)
     }
 
-    /// Launches `grid` blocks with these parameters. `overlap` lets the launch begin before those ahead of it in the
+    /// Launches `grid` blocks with these parameters. With `overlap`, the launch may begin before earlier ones in the
     /// stream have ended: its code waits where it must (programmatic dependent launch).
     ///
     /// # Safety
@@ -164,7 +164,7 @@ impl Function {
         params: &mut [*mut c_void],
         overlap: bool,
     ) -> Result<(), Failure> {
-        // SAFETY: plain data of C, for which zeros are a value.
+        // SAFETY: plain C data, for which zeros are valid.
         let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
         attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         attribute.value.programmaticStreamSerializationAllowed = 1;
@@ -187,7 +187,7 @@ impl Function {
     }
 }
 
-/// Bytes of each parameter of a function: the driver says no where there are no more.
+/// Sizes of a function's parameters: the driver returns an error after the last.
 fn param_bytes(function: sys::CUfunction) -> Vec<usize> {
     let size = |index: usize| {
         let (mut offset, mut bytes) = (0, 0);
@@ -205,7 +205,7 @@ impl Drop for Function {
     }
 }
 
-/// A queue of work on the device.
+/// A stream of work on the device.
 #[derive(Debug)]
 pub(super) struct Stream {
     handle: sys::CUstream,
@@ -266,23 +266,23 @@ impl Stream {
         unsafe { result::memset_d8_async(target, byte, bytes as usize, self.handle) }.map_err(failed("a fill"))
     }
 
-    /// Records what `enqueue` puts into the stream instead of running it.
+    /// Captures what `enqueue` submits to the stream into a graph, without running it.
     pub fn capture(&self, enqueue: impl FnOnce() -> Result<(), Failure>) -> Result<Graph, Failure> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive and not capturing.
         unsafe { result::stream::begin_capture(self.handle, mode) }.map_err(failed("a capture"))?;
         let enqueued = enqueue();
-        // SAFETY: the stream is capturing. Ended even where something failed, so that the stream can be used.
+        // SAFETY: the stream is capturing. Ended even after an error, so that the stream stays usable.
         let graph = unsafe { result::stream::end_capture(self.handle) };
         let graph = match (enqueued, graph) {
             (Ok(()), graph) => graph.map_err(failed("a capture"))?,
             (Err(reason), graph) => {
-                // SAFETY: the graph was just made, where there is one.
+                // SAFETY: the graph, if any, was just created.
                 let _ = graph.map(|graph| unsafe { result::graph::destroy(graph) });
                 return Err(reason);
             }
         };
-        // SAFETY: the graph was just made; the executable one does not need it.
+        // SAFETY: the graph was just created; the executable one does not need it.
         let executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
         // SAFETY: as above.
         let _ = unsafe { result::graph::destroy(graph) };
@@ -330,7 +330,7 @@ impl Drop for Stream {
     }
 }
 
-/// Recorded work.
+/// A captured graph.
 #[derive(Debug)]
 pub(super) struct Graph {
     handle: sys::CUgraphExec,
@@ -343,7 +343,7 @@ impl Drop for Graph {
     }
 }
 
-/// A mark in a stream.
+/// An event in a stream.
 #[derive(Debug)]
 pub(super) struct Event {
     handle: sys::CUevent,
@@ -377,7 +377,7 @@ impl Event {
         unsafe { result::event::record(self.handle, stream.handle) }.map_err(failed("an event"))
     }
 
-    /// Waits until the stream has come to the mark.
+    /// Waits until the stream has reached the event.
     pub fn synchronize(&self) -> Result<(), Failure> {
         // SAFETY: the event is alive.
         unsafe { result::event::synchronize(self.handle) }.map_err(failed("the device failed"))
@@ -391,21 +391,21 @@ impl Drop for Event {
     }
 }
 
-/// What a tensor map is made of, innermost sizes first.
+/// The description of a tensor map, innermost sizes first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Boxes<'a> {
     pub dtype: sys::CUtensorMapDataType,
     pub address: sys::CUdeviceptr,
     /// Elements along each axis.
     pub sizes: &'a [u64],
-    /// Bytes from one index to the next, of all axes but the first.
+    /// Stride in bytes of each axis except the first.
     pub strides: &'a [u64],
     /// Elements of a box along each axis.
     pub box_sizes: &'a [u32],
     pub swizzle: sys::CUtensorMapSwizzle,
 }
 
-/// Encodes a tensor map; what lies outside arrives as zeros.
+/// Encodes a tensor map; elements outside are read as zeros.
 pub(super) fn tensor_map(boxes: &Boxes<'_>) -> Result<sys::CUtensorMap, Failure> {
     let mut map = sys::CUtensorMap { opaque: [0; 16] };
     let rank = boxes.sizes.len();
@@ -413,7 +413,7 @@ pub(super) fn tensor_map(boxes: &Boxes<'_>) -> Result<sys::CUtensorMap, Failure>
         return Err("a tensor map has sizes, strides and boxes of different ranks".into());
     }
     let steps = vec![1u32; rank];
-    // SAFETY: all pointers are to as many elements as the rank asks for; the driver checks what they say.
+    // SAFETY: all pointers are to as many elements as the rank; the driver checks their values.
     let encoded = unsafe {
         sys::cuTensorMapEncodeTiled(
             &mut map,

@@ -1,4 +1,4 @@
-//! Plans onto a GPU: whether they are for it, and whether they fit.
+//! Loading plans onto a GPU: whether they are for it, and whether they fit.
 
 use std::sync::Arc;
 
@@ -25,17 +25,17 @@ impl CudaExecutor {
         Ok(CudaExecutor { context, blocking: false, poison: false })
     }
 
-    /// Waits behind every launch, so that an error names the kernel that made it. Slow.
+    /// Synchronizes after every launch, so that an error names its kernel. Slow.
     pub fn blocking(self) -> CudaExecutor {
         CudaExecutor { blocking: true, ..self }
     }
 
-    /// Fills the arena with NaN before every step: what a kernel leaves unwritten is seen.
+    /// Fills the arena with NaN before every step: elements that a kernel does not write become visible.
     pub fn poisoning(self) -> CudaExecutor {
         CudaExecutor { poison: true, ..self }
     }
 
-    /// Bytes of the device's memory that nothing has allocated.
+    /// Free device memory in bytes.
     pub fn free_memory(&self) -> Result<u64, ExecError> {
         let free = self.context.make_current().and_then(|()| self.context.memory());
         free.map(|(free, _)| free).map_err(Failure::device)
@@ -62,14 +62,14 @@ impl Executor for CudaExecutor {
     }
 }
 
-/// Says what a plan takes where the device has not as much.
+/// Refuses a plan that does not fit, with its sizes.
 fn check_memory(context: &Context, file: &PlanFile) -> Result<(), ExecError> {
     let plan = file.plan();
     let (free, total) = context.memory().map_err(Failure::device)?;
     let weights: u64 = plan.weights.iter().filter_map(plan::Weight::bytes).sum();
     let kv: u64 = plan.kv.iter().map(plan::KvGroup::pool_bytes).sum();
     let workspace = arena_bytes(plan);
-    // what modules, graphs and pinned tables take besides, generously
+    // a generous estimate for modules, graphs and pinned tables
     let rest = 256 << 20;
     if weights + kv + workspace + rest <= free {
         return Ok(());

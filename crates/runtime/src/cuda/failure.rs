@@ -1,5 +1,5 @@
-//! What goes wrong in calls to the driver. Memory that is not there is told apart by the driver's code, wherever the call
-//! was made: it is no fault of the device, and less to do is a remedy.
+//! Errors of driver calls. Out of memory is distinguished by the driver's code, for any call: it is not a failure of
+//! the device, and a smaller plan helps.
 
 use cudarc::driver::{result, sys};
 use plan::ExecError;
@@ -12,7 +12,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// What the driver said when it was asked for `what`.
+    /// The driver's error of a call for `what`.
     pub fn of(what: &str, error: result::DriverError) -> Failure {
         let text =
             error.error_string().map_or_else(|_| format!("{error:?}"), |text| text.to_string_lossy().into_owned());
@@ -22,17 +22,17 @@ impl Failure {
         Failure { reason: format!("{what}: {text}{free}"), out_of_memory }
     }
 
-    /// The same failure in words that say where it was.
+    /// The same failure with its location.
     pub fn at(self, place: &str) -> Failure {
         Failure { reason: format!("{place}: {}", self.reason), ..self }
     }
 
-    /// The error of a session: of memory, or the one that `otherwise` makes of the reason.
+    /// The error of a session: out of memory, or the one that `otherwise` returns for the reason.
     pub fn or(self, otherwise: impl FnOnce(String) -> ExecError) -> ExecError {
         if self.out_of_memory { ExecError::OutOfMemory(self.reason) } else { otherwise(self.reason) }
     }
 
-    /// The error of a device that does not do what every device does.
+    /// The error of a device that fails a basic call.
     pub fn device(self) -> ExecError {
         self.or(ExecError::NoDevice)
     }

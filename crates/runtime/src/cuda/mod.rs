@@ -1,4 +1,4 @@
-//! NVIDIA GPUs, through the driver alone: whether one is there, and plans on it.
+//! NVIDIA GPUs, through the driver alone: detection, and plans on them.
 
 mod driver;
 mod executor;
@@ -12,10 +12,10 @@ mod weights;
 pub use executor::CudaExecutor;
 pub use monitor::{Clocks, Monitor, Range};
 
-/// The major version of CUDA whose cubins plans hold: drivers before it do not load them.
+/// The CUDA major version of plans' cubins: older drivers do not load them.
 pub(crate) const CUDA_MAJOR: i32 = 13;
 
-/// What the driver says of itself.
+/// The driver and its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {
     /// Newest CUDA version it supports, such as (13, 0).
@@ -31,14 +31,14 @@ pub struct Device {
     pub name: String,
     /// Compute capability, such as (9, 0).
     pub compute_capability: (i32, i32),
-    /// Bytes of its memory.
+    /// Memory in bytes.
     pub memory_bytes: u64,
     /// Its name among all devices, such as `GPU-5f4e…`.
     pub uuid: String,
 }
 
 impl Driver {
-    /// The number of the first device that runs plans for `sm_90a`, or why none does.
+    /// The index of the first device that runs plans for `sm_90a`, or why there is none.
     pub fn device_for_plans(&self) -> Result<i32, String> {
         let (major, minor) = self.cuda_version;
         match self.devices.iter().position(|device| device.compute_capability == (9, 0)) {
@@ -46,7 +46,7 @@ impl Driver {
                 Err(format!("the driver supports CUDA {major}.{minor}, plans for sm_90a need {CUDA_MAJOR}.0 or later"))
             }
             Some(index) => Ok(index as i32),
-            None if self.devices.is_empty() => Err("the driver shows no device".to_owned()),
+            None if self.devices.is_empty() => Err("the driver reports no device".to_owned()),
             None => {
                 let devices = self.devices.iter().map(|Device { name, compute_capability: (major, minor), .. }| {
                     format!("{name} has {major}.{minor}")
@@ -58,20 +58,20 @@ impl Driver {
     }
 }
 
-/// Asks the driver. A machine without one gets an error that says so, never a panic.
+/// Probes the driver. On a machine without one it returns an error, and never panics.
 pub fn probe() -> Result<Driver, String> {
     use cudarc::driver::{result, sys};
-    // cudarc panics where a library is missing: it must not be asked before this says yes.
+    // cudarc panics if a library is missing: it must not be called before this check.
     // SAFETY: opening a library runs its initializers; the driver's have no preconditions.
     if !unsafe { sys::is_culib_present() } {
         return Err("libcuda.so was not found".to_owned());
     }
-    result::init().map_err(|error| format!("it does not start: {error}"))?;
+    result::init().map_err(|error| format!("it cannot be initialized: {error}"))?;
     let mut version = 0;
     // SAFETY: the pointer is valid for the call.
     let status = unsafe { sys::cuDriverGetVersion(&mut version) };
-    status.result().map_err(|error| format!("it does not tell its version: {error}"))?;
-    let count = result::device::get_count().map_err(|error| format!("it shows no device: {error}"))?;
+    status.result().map_err(|error| format!("it does not report its version: {error}"))?;
+    let count = result::device::get_count().map_err(|error| format!("it reports no device: {error}"))?;
     let devices = (0..count).map(device).collect::<Result<_, _>>()?;
     Ok(Driver { cuda_version: (version / 1000, version % 1000 / 10), devices })
 }

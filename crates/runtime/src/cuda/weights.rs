@@ -1,5 +1,5 @@
-//! A plan's weights on the device: stored ones stream from the mapped file through pinned memory, random ones are made
-//! where they are needed.
+//! A plan's weights on the device: stored ones are copied from the mapped file through pinned memory, random ones are
+//! generated on the device.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -12,23 +12,23 @@ use super::driver::{Context, Function, Memory, Pinned, Stream};
 use super::failure::Failure;
 use super::launch::check_params;
 
-/// Threads that verify, copy and send chunks: each reads at some 2 GB/s, and a PCIe 5 link takes 50.
+/// Threads that verify and copy chunks: each reads at some 2 GB/s, and a PCIe 5 link has 50.
 const UPLOAD_THREADS: usize = 8;
-/// Blocks of a fill: several for each multiprocessor, each of which strides over the elements.
+/// Blocks of a fill: several per multiprocessor, in a grid-stride loop.
 const FILL_BLOCKS: u32 = 1056;
 
-/// Bytes of the parameters of a fill: out, seed, mean, std, first element, elements, rows, columns.
+/// Size of the parameters of a fill: out, seed, mean, std, first element, elements, rows, columns.
 const FILL_PARAM_BYTES: [usize; 8] = [8, 8, 4, 4, 8, 8, 8, 8];
 
 /// The weights of a plan.
 pub(super) struct Weights {
-    /// Where each weight is.
+    /// The address of each weight.
     pub addresses: Vec<u64>,
     _memory: Vec<Memory>,
 }
 
 impl Weights {
-    /// Brings all weights onto the device. `functions` are those of the plan's kernels.
+    /// Loads all weights onto the device. `functions` are those of the plan's kernels.
     pub fn load(
         context: &Arc<Context>,
         stream: &Stream,
@@ -39,7 +39,7 @@ impl Weights {
         let plan = file.plan();
         let stored = Memory::new(context, file.weights().len() as u64).map_err(failed)?;
         upload(context, file, stored.address)?;
-        // each chunk was read twice, to verify and to send it
+        // each chunk was read twice, to verify and to copy it
         file.check_contents()?;
         let mut addresses = Vec::new();
         let mut memory = Vec::new();
@@ -53,7 +53,10 @@ impl Weights {
                     let fill = fills.get(&(weight.dtype.name(), weight.layout.name()));
                     let fill = fill.and_then(|index| functions.get(*index));
                     let fill = fill.ok_or_else(|| {
-                        ExecError::Unsupported(format!("the plan has no kernel that makes weight `{}`", weight.name))
+                        ExecError::Unsupported(format!(
+                            "the plan has no kernel that generates weight `{}`",
+                            weight.name
+                        ))
                     })?;
                     check_params(&fill.param_bytes, &FILL_PARAM_BYTES).map_err(|reason| {
                         PlanError::corrupt(file.path(), format_args!("kernel `{}`: {reason}", fill.name))
@@ -71,7 +74,7 @@ impl Weights {
     }
 }
 
-/// The kernels of a plan that make random weights, by dtype and layout.
+/// The kernels of a plan that generate random weights, by dtype and layout.
 fn fill_kernels(plan: &plan::Plan) -> BTreeMap<(&str, &str), usize> {
     fn text<'a>(kernel: &'a plan::Kernel, name: &str) -> Option<&'a str> {
         match kernel.param(name) {
@@ -83,7 +86,7 @@ fn fill_kernels(plan: &plan::Plan) -> BTreeMap<(&str, &str), usize> {
     fills.filter_map(|(index, kernel)| Some(((text(kernel, "dtype")?, text(kernel, "layout")?), index))).collect()
 }
 
-/// Verifies the chunks of the weight section and sends them, on several threads.
+/// Verifies and copies the chunks of the weight section, on several threads.
 fn upload(context: &Arc<Context>, file: &PlanFile, target: u64) -> Result<(), ExecError> {
     let next = AtomicUsize::new(0);
     let worker = || -> Result<(), ExecError> {
@@ -111,7 +114,7 @@ fn upload(context: &Arc<Context>, file: &PlanFile, target: u64) -> Result<(), Ex
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|worker| match worker.join() {
             Ok(result) => result,
-            Err(_) => Err(ExecError::NoDevice("weights: a thread that sends them has panicked".to_owned())),
+            Err(_) => Err(ExecError::NoDevice("weights: a copying thread has panicked".to_owned())),
         })
     })
 }

@@ -1,4 +1,4 @@
-//! Reading the file beside a calibration.
+//! Reading the activations file of a calibration.
 
 use std::path::{Path, PathBuf};
 
@@ -23,8 +23,7 @@ impl ActivationFile {
     /// Opens a file.
     pub fn open(path: &Path) -> Result<ActivationFile, Error> {
         let io = |error| Error::Io { path: path.to_owned(), error };
-        let bad =
-            |reason: &str| Error::BadInput(format!("{}: no activations of a calibration: {reason}", path.display()));
+        let bad = |reason: &str| Error::BadInput(format!("{}: not an activations file: {reason}", path.display()));
         let file = InputFile::open(path).map_err(io)?;
         let map = file.map().map_err(io)?;
         let (_, metadata) = SafeTensors::read_metadata(&map).map_err(|error| bad(&error.to_string()))?;
@@ -39,22 +38,22 @@ impl ActivationFile {
         &self.model
     }
 
-    /// All of its bytes.
+    /// All its bytes.
     pub fn contents(&self) -> &[u8] {
         &self.map
     }
 
-    /// Whether the file is still what it was when it was opened.
+    /// Whether the file is unchanged since it was opened.
     pub fn check_unchanged(&self) -> Result<(), Changed> {
         self.stamp.check()
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A tensor's bytes, where it has this dtype, and its sizes.
+    /// A tensor's bytes, if it has this dtype, and its sizes.
     fn bytes(&self, name: &str, dtype: Dtype) -> Option<(&[u8], Vec<usize>)> {
         let tensors = SafeTensors::deserialize(&self.map).ok()?;
         let tensor = tensors.tensor(name).ok().filter(|tensor| tensor.dtype() == dtype)?;

@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-/// Rows of the sum that a thread works on at a time: they stay in its cache while all rows of `x` pass.
+/// Rows of the sum that a thread works on at a time: they stay in its cache while all rows of `x` are added.
 const STRIP: usize = 16;
 
 /// The sum of `x x^T` over the rows of a tensor.
 pub(super) struct Hessian {
     channels: usize,
-    /// The upper triangle, row by row; what is below is zero.
+    /// The upper triangle, row by row; the rest is zero.
     sums: Vec<f32>,
 }
 
@@ -32,7 +32,7 @@ impl Hessian {
         });
     }
 
-    /// The mean over this many rows, both triangles.
+    /// The mean over this many rows, as a full symmetric matrix.
     pub fn mean(mut self, rows: u64) -> Vec<f32> {
         let (channels, rows) = (self.channels, rows.max(1) as f32);
         self.sums.par_iter_mut().for_each(|sum| *sum /= rows);

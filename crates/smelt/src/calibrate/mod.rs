@@ -1,8 +1,8 @@
-//! A checkpoint and a text to a calibration: what the activations of the model are.
+//! Calibration: activation statistics of a checkpoint on a text.
 //!
-//! The model runs layer by layer: one layer's program and weights are on the device at a time, and what goes from one
-//! layer to the next is kept in a file, so that neither the size of the model nor that of the text asks for memory. A
-//! stopped run goes on where it was.
+//! The model runs layer by layer: one layer's program and weights are on the device at a time, and the activations
+//! between layers are kept in a file, so that memory depends neither on the size of the model nor on that of the text.
+//! A stopped run can be resumed.
 
 mod activations;
 mod hessian;
@@ -31,26 +31,26 @@ use samples::Samples;
 use side::Side;
 use state::State;
 
-/// How a model is calibrated.
+/// Options of a calibration.
 #[derive(Clone, Debug)]
 pub struct CalibrateOptions {
     /// The machine that runs the model.
     pub target: TargetChoice,
-    /// Where weights come from.
+    /// Source of the weights.
     pub weights: WeightsChoice,
-    /// Tensors of the checkpoint that are left out, as in [`CompileOptions::ignored_tensors`].
+    /// Tensors of the checkpoint that are ignored, as in [`CompileOptions::ignored_tensors`].
     pub ignored_tensors: Vec<String>,
-    /// Samples of the text that are run, at most.
+    /// Maximum number of samples.
     pub samples: usize,
-    /// Tokens of a sample, at most.
+    /// Maximum sample length in tokens.
     pub max_len: u32,
-    /// How clips are chosen by default; the file keeps it.
+    /// Default clipping method; the file keeps it.
     pub method: ClipMethod,
-    /// Tokens whose rows are kept of every tensor.
+    /// Number of tokens whose rows are kept of every tensor.
     pub rows: usize,
-    /// Whether the mean of `x x^T` is kept of what linears read.
+    /// Whether the mean of `x x^T` is kept of the inputs of linear layers.
     pub hessian: bool,
-    /// How long a run goes on until it writes down how far it is; it also does so behind each layer.
+    /// Interval at which a run saves its progress; it also does so after each layer.
     pub save_every: Duration,
     /// How the model is run.
     pub run: RunOptions,
@@ -73,38 +73,38 @@ impl Default for CalibrateOptions {
     }
 }
 
-/// What a calibration did.
+/// Report of a calibration.
 #[derive(Clone, Debug, Serialize)]
 pub struct CalibrateReport {
     /// Version of these fields.
     pub schema_version: u32,
     /// The machine that ran the model.
     pub target: String,
-    /// Samples of the text.
+    /// Number of samples.
     pub samples: u64,
-    /// Tokens in them.
+    /// Number of their tokens.
     pub tokens: u64,
-    /// Tensors looked at.
+    /// Number of observed tensors.
     pub tensors: usize,
-    /// Layers that an earlier, stopped run had done.
+    /// Layers that an earlier, stopped run had finished.
     pub resumed_layers: usize,
-    /// The file with rows, and Hessians where they were asked for.
+    /// The file with rows, and Hessians if requested.
     pub activations: PathBuf,
-    /// How long it took, in seconds.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// The file beside a calibration that holds rows and Hessians: `calibration.json` has `calibration.safetensors`.
+/// The activations file of a calibration, with rows and Hessians: `calibration.safetensors` for `calibration.json`.
 pub fn activations_path(calibration: &Path) -> PathBuf {
     calibration.with_extension("safetensors")
 }
 
-/// Fewer tokens than this are remarked on.
+/// A note is printed for fewer tokens than this.
 const FEW_TOKENS: u64 = 1024;
 
 impl Driver {
-    /// Runs the model in `dir` over a text and writes what its activations were to `out`, and a sample of them beside
-    /// it. Where a run of the same model over the same text was stopped, goes on with it.
+    /// Runs the model in `dir` over a text and writes its activation statistics to `out`, and sampled activations to
+    /// the file next to it. Resumes a stopped run of the same model over the same text.
     pub fn calibrate(
         &self,
         dir: &Path,
@@ -120,7 +120,7 @@ impl Driver {
             ));
         }
         let _place = Place::take(out)?;
-        progress.phase("read text");
+        progress.phase("reading text");
         let CalibrateOptions { weights, ignored_tensors, .. } = options.clone();
         let open_as = CompileOptions { weights, ignored_tensors, ..CompileOptions::default() };
         let checkpoint = open(dir, &open_as, progress)?;
@@ -139,12 +139,12 @@ impl Driver {
         let mut state = State::open(out, &job, fresh, &side, progress)?;
         if samples.tokens() < FEW_TOKENS {
             let tokens = samples.tokens();
-            progress.note(&format!("{tokens} tokens say little of what activations can be: some thousands say more"));
+            progress.note(&format!("{tokens} tokens are few for reliable statistics: expected some thousands"));
         }
         let resumed_layers = state.segment;
         if state.segment > 0 || state.samples > 0 {
             let (layers, samples) = (state.segment, state.samples);
-            progress.note(&format!("going on behind {layers} layers, and {samples} samples of the next"));
+            progress.note(&format!("resuming after {layers} layers, and {samples} samples of the next"));
         }
         let executor = self.executor(target.name(), options.run)?;
         let runner = Runner {
@@ -182,7 +182,7 @@ pub fn read_calibration(path: &Path) -> Result<Calibration, Error> {
     Calibration::parse(&text).map_err(|error| Error::BadInput(format!("{}: {error}", path.display())))
 }
 
-/// Merges calibrations of one model, and the files with their activations where all have one; returns whether they did.
+/// Merges calibrations of one model, and their activations files if all have one; returns whether they did.
 pub fn merge_calibrations(files: &[PathBuf], out: &Path) -> Result<bool, Error> {
     let _place = Place::take(out)?;
     let read = files.iter().map(|path| read_calibration(path)).collect::<Result<Vec<_>, Error>>()?;
@@ -204,14 +204,14 @@ pub fn merge_calibrations(files: &[PathBuf], out: &Path) -> Result<bool, Error> 
     Ok(complete)
 }
 
-/// Refuses files that saw the same, which would count twice. How clips are chosen is no difference.
+/// Refuses files over the same samples, which would count twice. The clipping method may differ.
 fn check_distinct(files: &[PathBuf], read: &[Calibration]) -> Result<(), Error> {
     let same = |a: &Calibration, b: &Calibration| Calibration { method: b.method, ..a.clone() } == *b;
     for (index, (path, calibration)) in files.iter().zip(read).enumerate() {
         if let Some(first) = read[..index].iter().position(|other| same(other, calibration)) {
             let (first, second) = (files[first].display(), path.display());
             return Err(Error::Usage(format!(
-                "{first} and {second} have seen the same samples, which would count twice: expected calibrations of \
+                "{first} and {second} are of the same samples, which would count twice: expected calibrations of \
                  different texts"
             )));
         }
@@ -219,7 +219,7 @@ fn check_distinct(files: &[PathBuf], read: &[Calibration]) -> Result<(), Error> 
     Ok(())
 }
 
-/// Refuses a calibration of another model than a checkpoint.
+/// Refuses a calibration of a different model than a checkpoint's.
 pub fn check_calibration(calibration: &Calibration, checkpoint: &Checkpoint) -> Result<(), Error> {
     calibration.check_model(&checkpoint.fingerprint()).map_err(|error| Error::BadInput(error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! Where a calibration is written, by one run at a time.
+//! The output path of a calibration, locked against other runs.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::activations_path;
 use super::state::beside;
 use crate::Error;
 
-/// A calibration's place, kept from other runs for as long as this lives.
+/// A calibration's output path, locked for as long as this lives.
 pub(super) struct Place {
     lock: PathBuf,
     _locked: File,
@@ -17,11 +17,11 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Takes the place of a calibration and of the file beside it, before there is anything to write.
+    /// Locks the paths of a calibration and of its activations file, before there is anything to write.
     pub fn take(out: &Path) -> Result<Place, Error> {
-        // names that differ in more than their ends, or two calibrations would share the file beside them
+        // names that differ in more than their suffix, or two calibrations would share an activations file
         if out.extension().is_none_or(|end| end != "json") {
-            let reason = "expected a name that ends in .json: the file of activations beside it ends in .safetensors";
+            let reason = "expected a name that ends in .json: the activations file next to it ends in .safetensors";
             return Err(Error::Usage(format!("{}: {reason}", out.display())));
         }
         let lock = beside(out, ".lock");
@@ -31,11 +31,11 @@ impl Place {
         let io = |error| Error::Io { path: out.to_owned(), error };
         let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(io)?;
         match file.try_lock() {
-            // the run that had it removed it before it let go
+            // the run that held it removed it before unlocking
             Ok(()) if !lock.exists() => return Err(taken(out)),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(taken(out)),
-            // some file systems know no locks
+            // some file systems have no locks
             Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
@@ -44,12 +44,12 @@ impl Place {
 }
 
 fn taken(out: &Path) -> Error {
-    Error::Usage(format!("{}: another run is writing it: wait for its end, or name another file", out.display()))
+    Error::Usage(format!("{}: another run is writing it: wait until it ends, or name another file", out.display()))
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // what cannot be removed is no lock once the process has ended
+        // a file that cannot be removed is unlocked once the process has ended
         let _ = fs::remove_file(&self.lock);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs one layer after the other over all samples, through an executor.
+//! Runs the layers in order over all samples, through an executor.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
 use frontend::Checkpoint;
-use ir::{MadeWeights, Stage};
+use ir::{DerivedWeights, Stage};
 use passes::calibration::TensorStats;
 use passes::{PassContext, PassManager, Silent};
 use plan::input::InputFile;
@@ -25,9 +25,9 @@ use crate::compile::{Progress, model};
 use crate::settings::Settings;
 use crate::{CompileOptions, Driver, Error};
 
-/// What all layers share.
+/// Shared by all layers.
 pub(super) struct Runner<'a> {
-    /// Knows passes and kernels; keeps compiled ones.
+    /// Holds passes and kernels; caches compiled ones.
     pub driver: Driver,
     pub checkpoint: &'a Checkpoint,
     pub settings: Settings,
@@ -37,7 +37,7 @@ pub(super) struct Runner<'a> {
     pub options: &'a CalibrateOptions,
 }
 
-/// The numbers of a run: one sample a step, all rows of its logits.
+/// Settings of a run: one sample per step, all rows of its logits.
 pub(super) fn settings(target: Target, checkpoint: &Checkpoint, max_len: u32) -> Result<Settings, Error> {
     let options = CompileOptions {
         max_batch_size: Some(1),
@@ -59,7 +59,7 @@ struct Layer {
 }
 
 impl Runner<'_> {
-    /// Runs the next layer over the samples that it has not seen.
+    /// Runs the next layer over the remaining samples.
     pub fn run(&self, executor: &dyn Executor, state: &mut State, progress: &mut dyn Progress) -> Result<(), Error> {
         let index = state.segment;
         let segment = &self.segments[index];
@@ -106,7 +106,7 @@ impl Runner<'_> {
                 }
             }
             state.samples = sample + 1;
-            // sums of Hessians are too large to be written down on the way: a layer with them starts anew
+            // sums of Hessians are too large to be saved in between: a layer with them starts over
             if hessians.is_empty() && saved.elapsed() >= self.options.save_every && state.samples < count {
                 if let Some(sink) = &mut sink {
                     sink.flush()?;
@@ -126,7 +126,7 @@ impl Runner<'_> {
         state.next_segment()
     }
 
-    /// Adds what a tensor was in a sample.
+    /// Adds a sample's values of a tensor.
     fn look(
         &self,
         sample: usize,
@@ -139,7 +139,7 @@ impl Runner<'_> {
         if stats.nan > 0 {
             return Err(Error::BadInput(format!(
                 "`{name}`: {} of {} values are not finite in sample {sample}, counted from 0: expected weights and a \
-                 dtype with which the model computes numbers",
+             dtype with which activations are finite",
                 stats.nan,
                 values.len()
             )));
@@ -154,17 +154,17 @@ impl Runner<'_> {
         sum.merge(&stats).map_err(|error| Error::BadInput(format!("`{name}`: {error}")))
     }
 
-    /// Where a sample's rows begin among those of all.
+    /// The index of a sample's first row among all rows.
     fn offset(&self, sample: usize, width: usize) -> u64 {
         let tokens: usize = (0..sample).map(|sample| self.samples.get(sample).len()).sum();
         (tokens * width * 4) as u64
     }
 
-    /// Compiles a layer and brings it onto the device.
+    /// Compiles a layer and loads it onto the device.
     fn load(&self, segment: &Segment, executor: &dyn Executor, folder: &Path) -> Result<Layer, Error> {
         let (settings, checkpoint) = (&self.settings, self.checkpoint);
         let mut graph = segment.graph.clone();
-        let weights = MadeWeights::over(checkpoint);
+        let weights = DerivedWeights::over(checkpoint);
         let context = PassContext::new(&weights);
         let ran = PassManager::default().run(&self.driver.pipeline(), &mut graph, &context, &mut Silent);
         ran.map_err(|failure| self.driver.pass_failed(failure))?;
@@ -185,11 +185,11 @@ impl Runner<'_> {
             false => lower(verified, &catalog, spec, checkpoint)?,
         };
         let path = folder.join("layer.plan");
-        // the whole run looks at the end whether the checkpoint changed
+        // whether the checkpoint changed is checked once, at the end of the run
         lowered.write(&path, checkpoint, &mut |_| {}, &|| Ok(()))?;
         let file = Arc::new(PlanFile::open(&path)?);
         let mixed = file.plan().programs.iter().position(|program| program.kind == ProgramKind::Mixed);
-        let program = mixed.ok_or_else(|| CodegenError::Graph("the layer has no program for a prompt".to_owned()))?;
+        let program = mixed.ok_or_else(|| CodegenError::Graph("the layer has no mixed program".to_owned()))?;
         Ok(Layer { session: executor.load(Arc::clone(&file))?, file, program })
     }
 
@@ -221,12 +221,12 @@ fn floats(data: PortData) -> Result<Vec<f32>, Error> {
     match data {
         PortData::F32(values) => Ok(values),
         PortData::I32(_) => {
-            Err(ExecError::Unsupported("calibration looks at floating-point tensors".to_owned()).into())
+            Err(ExecError::Unsupported("calibration observes floating-point tensors".to_owned()).into())
         }
     }
 }
 
-/// What the layer before this one left, read in order.
+/// The output of the previous layer, read in order.
 struct Hidden {
     file: BufReader<File>,
     path: std::path::PathBuf,
@@ -247,14 +247,14 @@ impl Hidden {
     }
 }
 
-/// What the next layer goes on with.
+/// The input of the next layer.
 struct Sink {
     file: BufWriter<File>,
     path: std::path::PathBuf,
 }
 
 impl Sink {
-    /// Goes on at an offset; what was written behind it is written again.
+    /// Continues at an offset; anything after it is overwritten.
     fn open(path: &Path, offset: u64) -> Result<Sink, Error> {
         let io = |error| Error::Io { path: path.to_owned(), error };
         let mut file = File::options().create(true).truncate(false).write(true).open(path).map_err(io)?;
@@ -267,7 +267,7 @@ impl Sink {
         self.file.write_all(&bytes).map_err(|error| Error::Io { path: self.path.clone(), error })
     }
 
-    /// Brings what was written to the disk.
+    /// Syncs to disk.
     fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
         flushed.map_err(|error| Error::Io { path: self.path.clone(), error })

@@ -9,10 +9,10 @@ use text::Tokenizer;
 use super::CalibrateOptions;
 use crate::Error;
 
-/// What a model is calibrated on.
+/// The dataset of a calibration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// Where it was, for messages.
+    /// Its path, for messages.
     pub path: PathBuf,
     /// The contents.
     pub text: String,
@@ -31,12 +31,12 @@ pub(super) struct Samples {
 /// A token whose rows are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kept {
-    /// A hash of the token's place. Those with the smallest keys are kept, whatever the order of samples: so files that
-    /// are merged keep what one run over both texts would.
+    /// A hash of the token's position. Those with the smallest keys are kept, whatever the order of samples: merged
+    /// files keep what one run over both texts would.
     pub key: u64,
     /// Its sample.
     pub sample: usize,
-    /// Its place in the sample.
+    /// Its position in the sample.
     pub position: usize,
 }
 
@@ -47,7 +47,7 @@ impl Samples {
         let files = checkpoint.files();
         let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
         let tokenizer = tokenizer.ok_or_else(|| {
-            Error::BadInput("the checkpoint has no tokenizer.json, which a text needs to become tokens".to_owned())
+            Error::BadInput("the checkpoint has no tokenizer.json to tokenize the text with".to_owned())
         })?;
         let tokenizer = Tokenizer::from_bytes(&tokenizer.bytes)?;
         let length = options.max_len as usize;
@@ -63,7 +63,7 @@ impl Samples {
                 }
             }
         } else {
-            // each piece begins as a prompt does: with the token that the tokenizer puts in front of a text
+            // each piece begins like a prompt, with the tokenizer's BOS token
             let around = tokenizer.encode("", true)?;
             let front: Vec<u32> =
                 around.into_iter().take(1).filter(|id| Some(*id) == checkpoint.config().bos).collect();
@@ -77,7 +77,7 @@ impl Samples {
         }
         let vocabulary = checkpoint.config().vocab_size;
         if let Some(id) = samples.iter().flatten().find(|id| **id >= vocabulary) {
-            let reason = format!("the tokenizer makes token {id}, the model knows {vocabulary}");
+            let reason = format!("the tokenizer emits token {id}, the model's vocabulary has {vocabulary}");
             return Err(bad(&reason));
         }
         let samples: Vec<Vec<i32>> =
@@ -86,22 +86,22 @@ impl Samples {
         Ok(Samples { samples, kept })
     }
 
-    /// How many there are.
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// The tokens of one.
+    /// The tokens of one sample.
     pub fn get(&self, sample: usize) -> &[i32] {
         &self.samples[sample]
     }
 
-    /// Tokens of all.
+    /// The number of tokens of all samples.
     pub fn tokens(&self) -> u64 {
         self.samples.iter().map(|sample| sample.len() as u64).sum()
     }
 
-    /// A fingerprint of all that decides the result: a stopped run goes on only where it is the same.
+    /// A fingerprint of everything that decides the result: a stopped run is resumed only if it is the same.
     pub fn job(&self, model: &str, target: &str, options: &CalibrateOptions) -> String {
         let CalibrateOptions { max_len, rows, hessian, .. } = options;
         let mut hash = blake3::Hasher::new();
@@ -117,7 +117,7 @@ impl Samples {
 fn line_text(line: &str) -> Result<String, String> {
     let value: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let text = ["text", "prompt"].into_iter().find_map(|field| value.get(field)?.as_str());
-    text.map(str::to_owned).ok_or_else(|| "expected an object with a text as `text` or `prompt`".to_owned())
+    text.map(str::to_owned).ok_or_else(|| "expected an object with a string `text` or `prompt`".to_owned())
 }
 
 fn sample_hash(sample: &[i32]) -> blake3::Hash {

@@ -1,52 +1,52 @@
-//! A model's graph in pieces that run one behind the other: a layer each, with what calibration looks at as outputs.
+//! A model's graph cut into segments that run in order: one per layer, with the observed tensors as outputs.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::Error;
 use ir::ops::AppendKv;
-use ir::{Graph, MadeWeights, NoWeights, OpId, Output, Type, Value};
+use ir::{DerivedWeights, Graph, NoWeights, OpId, Output, Type, Value};
 use passes::calibration::{InsertObservers, Observed, observed};
 use passes::{Pass, PassContext};
 
-/// A piece of a model.
+/// A segment of a model.
 pub(super) struct Segment {
     /// Its ops.
     pub graph: Graph,
-    /// The input that is the output of the piece before it.
+    /// The input, which is the output of the previous segment.
     pub input: Option<Port>,
-    /// The output that the next piece goes on with.
+    /// The output, which is the input of the next segment.
     pub output: Option<Port>,
-    /// What is looked at.
+    /// The observed tensors.
     pub tensors: Vec<Tensor>,
 }
 
-/// A tensor that goes from one piece to the next, in f32.
+/// A tensor that is passed from one segment to the next, in f32.
 #[derive(Clone)]
 pub(super) struct Port {
     /// Its name.
     pub name: String,
-    /// Values in a row.
+    /// Values per row.
     pub width: usize,
 }
 
-/// A tensor that calibration looks at.
+/// A tensor that calibration observes.
 #[derive(Clone)]
 pub(super) struct Tensor {
     /// Its name.
     pub name: String,
-    /// Values in a row.
+    /// Values per row.
     pub channels: usize,
     /// Whether a `linear` reads it.
     pub by_linear: bool,
 }
 
-/// Cuts an imported graph behind each layer. Between two layers stands the one place where a single tensor is alive;
-/// layers without such a place between them stay together.
+/// Cuts an imported graph after each layer, where a single tensor is live; layers without such a point between them
+/// stay together.
 pub(super) fn segments(graph: &Graph) -> Result<Vec<Segment>, Error> {
     let mut graph = graph.clone();
     let own = graph.outputs().len();
     let failed = |error: passes::PassError| Error::Unsupported(format!("calibration: {error}"));
-    InsertObservers.run(&mut graph, &PassContext::new(&MadeWeights::over(&NoWeights))).map_err(failed)?;
+    InsertObservers.run(&mut graph, &PassContext::new(&DerivedWeights::over(&NoWeights))).map_err(failed)?;
     let shown = &graph.outputs()[own..];
     let place: HashMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     let cuts = cuts(&graph, shown, &place);
@@ -92,7 +92,7 @@ fn width(graph: &Graph, value: Value) -> Result<usize, Error> {
 /// The values between layers, in order.
 fn cuts(graph: &Graph, shown: &[Output], place: &HashMap<OpId, usize>) -> Vec<Value> {
     let needed = needed(graph, shown);
-    // how many values are alive behind each op, as the difference to the op before it
+    // the number of live values after each op, as the difference to the op before it
     let mut alive = vec![0_i64; place.len() + 1];
     let values = graph.ops().filter(|id| needed.contains(id)).flat_map(|id| graph.results(id));
     let ends: Vec<(Value, usize, usize)> = values
@@ -114,15 +114,15 @@ fn cuts(graph: &Graph, shown: &[Output], place: &HashMap<OpId, usize>) -> Vec<Va
     let layers: Vec<usize> =
         graph.ops().filter(|id| graph.cast::<AppendKv>(*id).is_some()).map(|id| place[&id]).collect();
     let cut = |pair: &[usize]| {
-        let behind = (pair[0]..pair[1]).rev().find(|place| alone[*place])?;
-        let (value, ..) = ends.iter().find(|(_, from, to)| *from <= behind && behind < *to)?;
+        let cut = (pair[0]..pair[1]).rev().find(|place| alone[*place])?;
+        let (value, ..) = ends.iter().find(|(_, from, to)| *from <= cut && cut < *to)?;
         let is_f32 = matches!(graph.ty(*value), Type::Tensor(ty) if ty.dtype == ir::DType::F32);
         is_f32.then_some(*value)
     };
     layers.windows(2).filter_map(cut).collect()
 }
 
-/// Ops that what is shown needs.
+/// Ops that the outputs depend on.
 fn needed(graph: &Graph, shown: &[Output]) -> HashSet<OpId> {
     let mut needed = HashSet::new();
     let mut open: Vec<OpId> = shown.iter().map(|output| output.value.op).collect();

@@ -1,5 +1,5 @@
-//! The file beside a calibration: rows of each tensor and Hessians, as safetensors whose places are known before the
-//! first is written. So a layer's are written where they belong, and none is kept in memory.
+//! The activations file: rows and Hessians of each tensor, as safetensors with offsets that are known in advance. Each
+//! layer's are written in place, and none is kept in memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,7 +24,7 @@ pub(super) fn hessian_name(tensor: &str) -> String {
     format!("{tensor}.hessian")
 }
 
-/// Where everything is in such a file.
+/// The layout of such a file.
 pub(super) struct Side {
     header: Vec<u8>,
     /// Offset and length in the file, by name.
@@ -64,7 +64,7 @@ impl Side {
     fn of(model: &str, keys: Vec<u64>, tensors: Vec<(String, usize, bool)>) -> Side {
         let rows = keys.len();
         let mut entries = vec![Entry { name: KEYS.to_owned(), dtype: "U64", shape: [rows, 1] }];
-        // eight bytes an element first, then four, then two: everything is aligned
+        // 8-byte elements first, then 4, then 2: everything is aligned
         let hessians = tensors.iter().filter(|(.., hessian)| *hessian);
         entries.extend(hessians.map(|(name, channels, _)| Entry {
             name: hessian_name(name),
@@ -100,7 +100,7 @@ impl Side {
         self.bytes
     }
 
-    /// Makes the file, with zeros where nothing was written yet.
+    /// Creates the file, with zeros where nothing is written yet.
     pub fn create(&self, path: &Path) -> Result<File, Error> {
         let io = |error| Error::Io { path: path.to_owned(), error };
         let mut file = File::create(path).map_err(io)?;
@@ -129,21 +129,21 @@ impl Side {
 
     fn write(&self, file: &mut File, name: &str, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
         let place = self.places.get(name).filter(|(_, length)| offset + bytes.len() as u64 <= *length);
-        let (start, _) = place.ok_or_else(|| std::io::Error::other(format!("`{name}` has no such place")))?;
+        let (start, _) = place.ok_or_else(|| std::io::Error::other(format!("`{name}` has no such row")))?;
         file.seek(SeekFrom::Start(start + offset))?;
         file.write_all(bytes)
     }
 }
 
-/// Merges files whose Hessians are means over these numbers of tokens. Of the rows, those with the smallest keys stay,
-/// as many as the file with the most has.
+/// Merges files whose Hessians are means over these numbers of tokens. The rows with the smallest keys are kept, as
+/// many as in the file with the most.
 pub(super) fn merge(files: &[PathBuf], tokens: &[u64], out: &Path) -> Result<(), Error> {
     let files = files.iter().map(|path| ActivationFile::open(path)).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = files.first() else { return Ok(()) };
     let tensors = first.tensors();
     for file in &files {
         if file.model() != first.model() || file.tensors() != tensors {
-            let reason = "has other tensors, or is of another model: only files made alike can be merged";
+            let reason = "has other tensors, or is of another model: only files of one model and layout can be merged";
             return Err(Error::BadInput(format!("{}: {reason}", file.path().display())));
         }
     }

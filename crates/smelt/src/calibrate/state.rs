@@ -1,5 +1,5 @@
-//! How far a run is, in a folder beside its result: a run that is stopped goes on from there, and ends with the same
-//! bytes as one that was not.
+//! The saved state of a run, in a directory next to its result: a stopped run is resumed from there, with the same
+//! bytes as a result.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ pub(super) struct State {
     out: PathBuf,
     folder: PathBuf,
     job: String,
-    /// Layers that are done.
+    /// Finished layers.
     pub segment: usize,
-    /// Samples of the next layer that are done.
+    /// Finished samples of the next layer.
     pub samples: usize,
-    /// What was seen so far.
+    /// Statistics so far.
     pub calibration: Calibration,
     /// The file of rows and Hessians.
     pub activations: File,
 }
 
 impl State {
-    /// The state of the run that writes `out`: where an earlier one with the same job was stopped, or at the start.
+    /// The state of the run that writes `out`: as saved by an earlier one with the same job, or new.
     pub fn open(
         out: &Path,
         job: &str,
@@ -45,39 +45,39 @@ impl State {
         if let Some((segment, samples, mut calibration)) = read(&folder.join(STATE), &job)
             && let Ok(activations) = File::options().read(true).write(true).open(&activations)
         {
-            // how clips are chosen changes nothing that was seen
+            // the clipping method does not change the statistics
             calibration.method = fresh.method;
             return Ok(State { out, folder, job, segment, samples, calibration, activations });
         }
         if folder.exists() {
             if !folder.join(ACTIVATIONS).is_file() {
-                let reason = "is in the way of what an unfinished run would leave";
+                let reason = "is in the way of the state of unfinished runs";
                 return Err(Error::Usage(format!("{}: {reason}", folder.display())));
             }
             let place = folder.display();
-            progress.note(&format!("{place} is of another model, text or options: what it has is measured anew"));
+            progress.note(&format!("{place} belongs to another model, text or options: starting over"));
             fs::remove_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
         }
         fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
         let activations = side.create(&activations).inspect_err(|_| {
-            // nothing was measured yet: there is nothing to go on with
+            // nothing was measured yet: there is nothing to resume
             let _ = fs::remove_dir_all(&folder);
         })?;
         Ok(State { out, folder, job, segment: 0, samples: 0, calibration: fresh, activations })
     }
 
-    /// What an error of the run means for a next one. One of the model or the text would come again: nothing is kept.
+    /// Cleans up after an error of the run. One of the model or the text would occur again: nothing is kept.
     pub fn explain(&self, error: Error) -> Error {
         match error {
-            // on a fuller disk than this one, the next run goes on
+            // after I/O errors such as a full disk, the next run resumes
             error if error.kind() == ErrorKind::DoesNotFit => error,
             Error::BadInput(_) | Error::Changed(_) => {
-                // what cannot be removed is found by the next run
+                // files that cannot be removed are found by the next run
                 let _ = fs::remove_dir_all(&self.folder);
                 error
             }
             Error::Io { path, error } if path.starts_with(&self.folder) => Error::BadInput(format!(
-                "{}: {error}; if an earlier run was broken off there, remove {} to start anew",
+                "{}: {error}; if an earlier run was interrupted there, remove {} to start over",
                 path.display(),
                 self.folder.display()
             )),
@@ -90,12 +90,12 @@ impl State {
         &self.folder
     }
 
-    /// The file of what goes from a layer to the next.
+    /// The file of activations from a layer to the next.
     pub fn hidden(&self, segment: usize) -> PathBuf {
         self.folder.join(format!("hidden.{segment}"))
     }
 
-    /// Writes down how far the run is. What goes to the next layer has been written before.
+    /// Saves the progress of the run. The activations for the next layer have been written before.
     pub fn save(&self) -> Result<(), Error> {
         let io = |error| Error::Io { path: self.folder.join(ACTIVATIONS), error };
         self.activations.sync_data().map_err(io)?;
@@ -103,18 +103,18 @@ impl State {
         write_whole(&self.folder.join(STATE), format!("{head}\n{}", self.calibration.print()).as_bytes())
     }
 
-    /// A layer is done.
+    /// Marks a layer as finished.
     pub fn next_segment(&mut self) -> Result<(), Error> {
         (self.segment, self.samples) = (self.segment + 1, 0);
         self.save()?;
         if let Some(old) = self.segment.checked_sub(2) {
-            // what this layer read: nobody reads it again
+            // the input of this layer is not read again
             let _ = fs::remove_file(self.hidden(old));
         }
         Ok(())
     }
 
-    /// Puts the results in their places and removes the folder.
+    /// Moves the results to their final paths and removes the directory.
     pub fn finish(mut self, samples: u64, tokens: u64) -> Result<Calibration, Error> {
         (self.calibration.samples, self.calibration.tokens) = (samples, tokens);
         let activations = activations_path(&self.out);
@@ -126,7 +126,7 @@ impl State {
     }
 }
 
-/// What a file of another run says; nothing where there is none, or it is of another job.
+/// The state in the file of an earlier run; `None` if there is none, or if it is of another job.
 fn read(path: &Path, job: &str) -> Option<(usize, usize, Calibration)> {
     let text = input::read_text(path, DATA_BYTES).ok()?;
     let (head, calibration) = text.split_once('\n')?;
@@ -136,14 +136,14 @@ fn read(path: &Path, job: &str) -> Option<(usize, usize, Calibration)> {
     Some((count("segment")?, count("samples")?, Calibration::parse(calibration).ok()?))
 }
 
-/// A path with more behind its name.
+/// A path with a suffix added to its name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// Writes a file that appears whole or not at all.
+/// Writes a file atomically.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     plan::partial::write_file(path, bytes).map_err(|error| Error::Io { path: path.to_owned(), error })
 }

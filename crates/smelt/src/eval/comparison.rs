@@ -1,4 +1,4 @@
-//! Two plans of one model over one text: how far apart what they foretell is, and values inside of them.
+//! Comparison of two plans of one model on a text: the divergence of their predictions, and of intermediate values.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,22 @@ use serde::Serialize;
 use super::{Passage, Rows, Score, Scoring, Windows, log_sum_exp};
 use crate::{Error, Llm};
 
-/// How far a plan is from another, the reference.
+/// The difference of a plan from another, the reference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// What the text costs the reference.
+    /// The loss of the reference on the text.
     pub reference: Score,
-    /// What it costs the plan.
+    /// The loss of the plan.
     pub plan: Score,
-    /// `KL(reference || plan)` in nats, the mean over all positions.
+    /// Mean `KL(reference || plan)` over all positions, in nats.
     pub kl: f64,
-    /// Share of positions at which both find the same token most likely.
+    /// Top-1 agreement: share of positions at which both predict the same token.
     pub top1: f64,
     /// Other outputs that both plans have, in the order of the reference.
     pub values: Vec<ValueError>,
 }
 
-/// How far a value of a plan is from the same value of the reference, over all tokens.
+/// The difference of a value of a plan from the same value of the reference, over all tokens.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ValueError {
     /// Its name in the graph.
@@ -35,7 +35,7 @@ pub struct ValueError {
     pub cosine: f64,
 }
 
-/// Runs a passage through both plans, side by side. They must take it in the same steps.
+/// Runs a passage through both plans, step by step. They must split it into the same steps.
 pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: Windows) -> Result<Comparison, Error> {
     let names = common_outputs(reference.plan().plan(), plan.plan().plan());
     let mut values: Vec<Sums> = names.iter().map(|_| Sums::default()).collect();
@@ -48,7 +48,7 @@ pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: 
             (None, None) => break,
             _ => {
                 return Err(Error::Usage(
-                    "the plans take a text in steps of different sizes: compile both with the same limits".to_owned(),
+                    "the plans have steps of different sizes: compile both with the same limits".to_owned(),
                 ));
             }
         };
@@ -60,7 +60,7 @@ pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: 
             let mut found = names.iter().zip(&values).filter(|(_, value)| !value.is_finite());
             match (error, found.next()) {
                 (Error::BadInput(reason), Some((name, _))) => {
-                    Error::BadInput(format!("{reason}: `{name}` is the first value that is not"))
+                    Error::BadInput(format!("{reason}: `{name}` is the first value that is not finite"))
                 }
                 (error, _) => error,
             }
@@ -70,10 +70,10 @@ pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: 
     Ok(sums.finish(values.map(|(name, sums)| sums.finish(name)).collect()))
 }
 
-/// What all plans compute, as it is called.
+/// Names of the outputs that all plans have.
 pub(super) const LOGITS: &str = "logits";
 
-/// Outputs beside tokens and logits that all programs of both plans have.
+/// Outputs, other than tokens and logits, of all programs of both plans.
 fn common_outputs(reference: &Plan, plan: &Plan) -> Vec<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let programs = || reference.programs.iter().chain(&plan.programs);
@@ -117,18 +117,18 @@ impl Totals {
     }
 }
 
-/// `KL(a || b)` of the distributions that two rows of logits mean.
+/// `KL(a || b)` of the distributions of two rows of logits.
 fn divergence(a: &[f32], b: &[f32]) -> f64 {
     let (sum_a, sum_b) = (log_sum_exp(a), log_sum_exp(b));
     let term = |(a, b): (&f32, &f32)| {
         let (a, b) = (f64::from(*a) - sum_a, f64::from(*b) - sum_b);
-        // what has no probability adds nothing
+        // zero probability contributes nothing
         if a == f64::NEG_INFINITY { 0.0 } else { a.exp() * (a - b) }
     };
     a.iter().zip(b).map(term).sum()
 }
 
-/// The largest logit, the first of several.
+/// The largest logit, the first of equals.
 fn best(row: &[f32]) -> Option<usize> {
     (0..row.len()).rev().max_by(|a, b| row[*a].total_cmp(&row[*b]))
 }
@@ -143,7 +143,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Values of another kind than real numbers have no distance.
+    /// Values that are not floating-point have no distance.
     fn add(&mut self, a: &PortData, b: &PortData) {
         if let (PortData::F32(a), PortData::F32(b)) = (a, b) {
             self.add_floats(a, b);
@@ -165,7 +165,7 @@ impl Sums {
     }
 
     fn finish(self, name: String) -> ValueError {
-        // zeros are no different from zeros
+        // zeros equal zeros
         let ratio = |sum: f64, of: f64, none: f64| if of > 0.0 { sum / of } else { none };
         ValueError {
             name,

@@ -1,4 +1,4 @@
-//! Which of several number formats makes a plan foretell a text otherwise than its reference: each is compared alone.
+//! Comparison of several formats: each is applied alone and compared with the reference.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,21 +10,21 @@ use super::{Passage, WindowOptions, compare};
 use crate::compile::{open, resolve};
 use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, precision};
 
-/// What a format costs where nothing else is in codes.
+/// The loss of a format if nothing else is quantized.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FormatError {
     /// The format.
     pub format: String,
-    /// Linears that have it.
+    /// Number of linear layers that have it.
     pub linears: usize,
-    /// `KL(reference || plan)` in nats, the mean over all positions.
+    /// Mean `KL(reference || plan)` over all positions, in nats.
     pub kl: f64,
-    /// Share of positions at which both find the same token most likely.
+    /// Top-1 agreement with the reference.
     pub top1: f64,
 }
 
-/// Compares a checkpoint with its reference once for each format that the options give to linears, the worst first;
-/// nothing where there are not several.
+/// Compares a checkpoint with its reference once per format in the options, the worst first; empty if there is only
+/// one.
 pub fn compare_formats(
     driver: &Driver,
     dir: &Path,

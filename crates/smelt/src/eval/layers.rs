@@ -1,5 +1,5 @@
-//! Which layer of a plan computes something else than the same layer of a reference: both are compiled with the sums of
-//! the residual stream as outputs, and run side by side.
+//! Comparison by layer: a plan and its reference are compiled with the residual stream of each layer as outputs, and
+//! run side by side.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -12,21 +12,21 @@ use super::comparison::LOGITS;
 use super::{Comparison, Passage, WindowOptions, compare};
 use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, Progress, TargetChoice};
 
-/// What a layer adds to the error of the residual stream.
+/// A layer's contribution to the error of the residual stream.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LayerError {
-    /// The half of a layer, such as `layers.3.mlp`; or `logits`, which the head adds to.
+    /// The half of a layer, such as `layers.3.mlp`; or `logits`, which includes lm_head.
     pub layer: String,
-    /// Relative error of the residual stream behind it.
+    /// Relative error of the residual stream after it.
     pub error: f64,
-    /// Cosine of the angle between the residual streams behind it.
+    /// Cosine of the angle between the residual streams after it.
     pub cosine: f64,
-    /// By how much the relative error is larger than in front of it.
+    /// Growth of the relative error over the layer.
     pub growth: f64,
 }
 
 impl Comparison {
-    /// The layers, in order, of plans whose outputs have the sums behind them; then the logits.
+    /// The layers, in order, of plans that output the residual stream after each; then the logits.
     pub fn layers(&self) -> Vec<LayerError> {
         let mut before = 0.0;
         let layer = |value: &super::ValueError| {
@@ -38,7 +38,7 @@ impl Comparison {
     }
 }
 
-/// Compiles a checkpoint twice, with the options and with their reference, and compares layer by layer over a text.
+/// Compiles a checkpoint twice, with the options and as a reference, and compares layer by layer over a text.
 pub fn compare_layers(
     driver: &Driver,
     dir: &Path,
@@ -47,7 +47,7 @@ pub fn compare_layers(
     progress: &mut dyn Progress,
 ) -> Result<Comparison, Error> {
     if dir.is_file() {
-        let reason = "is no folder of a checkpoint, from which a plan and its twin are compiled";
+        let reason = "expected a checkpoint directory: the plan and its reference are compiled from it";
         return Err(Error::Usage(format!("{}: {reason}", dir.display())));
     }
     let driver = driver.clone().pass(Slot::AfterImport, MarkSums);
@@ -61,18 +61,18 @@ pub fn compare_layers(
     let mut plan = load(options)?;
     let passage = Passage::new(&plan, text)?;
     let windows = windows.resolve(&plan, &passage)?;
-    progress.phase("compare layers");
+    progress.phase("comparing layers");
     compare(&mut reference, &mut plan, &passage, windows)
 }
 
-/// How the sums of the residual stream are called: `layers.3.mlp.sum`.
+/// Names of the residual stream's sums: `layers.3.mlp.sum`.
 const SUM: &str = ".sum";
 
 fn is_sum(name: &str) -> bool {
     name.starts_with("layers.") && name.ends_with(SUM)
 }
 
-/// Makes an output of each sum of the residual stream.
+/// Makes each sum of the residual stream an output.
 #[derive(Clone, Copy, Debug)]
 struct MarkSums;
 

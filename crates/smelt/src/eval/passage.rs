@@ -1,4 +1,4 @@
-//! A text as the tokens that a model is asked to foretell.
+//! A text as the tokens that a model predicts.
 
 use crate::{Error, Llm};
 
@@ -10,10 +10,10 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// A text, and what the tokenizer puts in front of it.
+    /// A text, and the tokenizer's prefix.
     pub fn new(llm: &Llm, text: &str) -> Result<Passage, Error> {
         let Some(tokenizer) = &llm.tokenizer else {
-            return Err(Error::BadInput("the checkpoint has no tokenizer.json to read the text with".to_owned()));
+            return Err(Error::BadInput("the checkpoint has no tokenizer.json to tokenize the text with".to_owned()));
         };
         let tokens = tokenizer.encode(text, false)?;
         let all = tokenizer.encode(text, true)?;
@@ -21,7 +21,7 @@ impl Passage {
         Passage::of_tokens(all[..front.unwrap_or(0)].to_vec(), tokens)
     }
 
-    /// Tokens of a text, and those that stand in front of each window of it.
+    /// Tokens of a text, and the prefix of each of its windows.
     pub fn of_tokens(prefix: Vec<u32>, tokens: Vec<u32>) -> Result<Passage, Error> {
         match tokens.len() {
             0 => Err(Error::BadInput("the text is empty, expected at least 2 tokens".to_owned())),
@@ -30,7 +30,7 @@ impl Passage {
         }
     }
 
-    /// The start of the text, of at most so many tokens.
+    /// The start of the text, of at most this many tokens.
     pub fn start(&self, tokens: usize) -> Passage {
         let count = tokens.clamp(2, self.tokens.len());
         Passage { prefix: self.prefix.clone(), tokens: self.tokens[..count].to_vec() }

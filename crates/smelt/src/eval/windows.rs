@@ -1,28 +1,28 @@
-//! How a passage is cut into windows that a plan can take. Values in, values out.
+//! How a passage is cut into windows that a plan can take. Pure functions.
 
 use serde::Serialize;
 
 use super::Passage;
 use crate::{CompileOptions, Error, Llm};
 
-/// Longest window by default.
+/// Default maximum window length.
 const DEFAULT_CONTEXT: u32 = 2048;
 
-/// How a text is cut.
+/// Options of the windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowOptions {
-    /// Tokens of a window, those in front of the text included; by default as many as the plan takes, at most 2048.
+    /// Window length in tokens, prefix included; by default the plan's maximum sequence length, at most 2048.
     pub context: Option<u32>,
-    /// Tokens from the start of a window to that of the next; by default they overlap no more than they must.
+    /// Tokens from the start of one window to the next; by default windows overlap as little as possible.
     pub stride: Option<u32>,
 }
 
-/// How a text is cut, in numbers.
+/// The windows in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Windows {
-    /// Tokens of a window, those in front of the text included.
+    /// Window length in tokens, prefix included.
     pub context: u32,
-    /// Tokens from the start of a window to that of the next.
+    /// Tokens from the start of one window to the next.
     pub stride: u32,
 }
 
@@ -31,14 +31,14 @@ pub struct Windows {
 pub(super) struct Window {
     /// The first token.
     pub begin: usize,
-    /// The token behind the last.
+    /// The end, exclusive.
     pub end: usize,
     /// The first token that is scored.
     pub scored: usize,
 }
 
 impl WindowOptions {
-    /// The options of a compilation for a plan that is only to be scored: one sequence, logits of all tokens of a step.
+    /// Compilation options of a plan that is only evaluated: one sequence, logits of all tokens of a step.
     pub fn compile_options(&self, options: CompileOptions) -> CompileOptions {
         let lengths = [options.max_seq_len, options.max_input_len, options.max_output_len];
         let open = lengths.iter().all(Option::is_none);
@@ -59,11 +59,11 @@ impl WindowOptions {
 
     fn within(&self, longest: u32, passage: &Passage) -> Result<Windows, Error> {
         let context = self.context.unwrap_or(longest.min(DEFAULT_CONTEXT));
-        // a token is foretold from at least one in front of it
+        // a token is predicted from at least one preceding token
         let lead = passage.prefix.len().max(1) as u32;
         let usage = |message: String| Err(Error::Usage(message));
         if context > longest {
-            return usage(format!("a context of {context} tokens: the plan takes sequences of at most {longest}"));
+            return usage(format!("a context of {context} tokens: the plan allows sequences of at most {longest}"));
         }
         if context <= lead {
             return usage(format!(
@@ -73,7 +73,7 @@ impl WindowOptions {
         }
         match self.stride {
             Some(stride) if stride == 0 || stride > context => {
-                usage(format!("a stride of {stride} tokens, expected 1 to {context}, which is the context"))
+                usage(format!("a stride of {stride} tokens, expected 1 to {context}, the context length"))
             }
             stride => Ok(Windows { context, stride: stride.unwrap_or(context).min(context - lead) }),
         }
@@ -81,7 +81,8 @@ impl WindowOptions {
 }
 
 impl Windows {
-    /// The windows of a passage, in order. The first scores all that it holds, each other what is behind the one before.
+    /// The windows of a passage, in order. The first scores all its tokens, each other one those after the previous
+    /// window.
     pub(super) fn over(self, passage: &Passage) -> impl Iterator<Item = Window> {
         let tokens = passage.tokens.len();
         let room = self.context as usize - passage.prefix.len();
@@ -96,7 +97,7 @@ impl Windows {
 }
 
 impl Window {
-    /// The row of logits that foretells the first token that is scored.
+    /// The row of logits that predicts the first scored token.
     pub fn first_row(self, passage: &Passage) -> usize {
         passage.prefix.len() + self.scored - self.begin - 1
     }
@@ -127,7 +128,7 @@ mod tests {
     fn what_leaves_nothing_to_score_is_refused() {
         let passage = Passage::of_tokens(vec![9], vec![1, 2]).unwrap();
         for (context, stride, said) in [
-            (101, None, "the plan takes sequences of at most 100"),
+            (101, None, "the plan allows sequences of at most 100"),
             (1, None, "expected at least 2"),
             (8, Some(0), "expected 1 to 8"),
             (8, Some(9), "expected 1 to 8"),

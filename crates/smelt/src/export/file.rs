@@ -1,4 +1,4 @@
-//! A safetensors file that is written tensor by tensor: sizes are known before bytes are.
+//! Streaming writer of a safetensors file: sizes are known before bytes are.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -45,7 +45,7 @@ impl Exported {
     }
 }
 
-/// Bytes of an element.
+/// Bytes per element.
 fn width(dtype: &str) -> u64 {
     match dtype {
         "I64" => 8,
@@ -55,7 +55,7 @@ fn width(dtype: &str) -> u64 {
     }
 }
 
-/// Names, types and places, padded to whole words.
+/// Names, types and offsets, padded to whole words.
 fn header(tensors: &[&Tensor]) -> Vec<u8> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));

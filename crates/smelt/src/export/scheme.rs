@@ -1,8 +1,8 @@
-//! What compressed-tensors calls the formats of linears, and the configuration that says which linear has which.
+//! Formats in terms of compressed-tensors: the schemes of linear layers, and the configuration that assigns them.
 
 use serde_json::{Value, json};
 
-/// How a linear is stored.
+/// How a linear layer is stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scheme {
     pub bits: u32,
@@ -19,7 +19,7 @@ pub(super) enum Scales {
     Block([u64; 2]),
 }
 
-/// How activations become codes, which are of the weights' type.
+/// How activations are quantized, to the type of the weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Inputs {
     Token,
@@ -28,7 +28,7 @@ pub(super) enum Inputs {
 }
 
 impl Scheme {
-    /// The `format` in which such linears are stored.
+    /// The `format` of such linear layers.
     pub fn format(&self) -> &'static str {
         match (self.float, self.inputs) {
             (false, None) => "pack-quantized",
@@ -38,7 +38,7 @@ impl Scheme {
         }
     }
 
-    /// Whether codes lie in words.
+    /// Whether values are packed into words.
     pub fn packed(&self) -> bool {
         self.format() == "pack-quantized"
     }
@@ -83,7 +83,7 @@ impl Scheme {
     }
 }
 
-/// The schemes of all linears; those without one keep their numbers.
+/// The schemes of all linear layers; those without one are unquantized.
 #[derive(Debug, Default)]
 pub(super) struct Schemes {
     modules: Vec<(String, Option<Scheme>)>,
@@ -102,7 +102,7 @@ impl Schemes {
         self.modules.len() - self.quantized()
     }
 
-    /// Schemes in the order in which they occur.
+    /// Schemes in order of first use.
     fn distinct(&self) -> Vec<Scheme> {
         let mut distinct: Vec<Scheme> = Vec::new();
         for scheme in self.modules.iter().filter_map(|(_, scheme)| *scheme) {
@@ -122,7 +122,7 @@ impl Schemes {
         }
     }
 
-    /// `quantization_config`: a scheme that is the only one is that of all linears but those that it ignores.
+    /// `quantization_config`: a single scheme targets all linear layers except those that it ignores.
     pub fn config(&self) -> Value {
         let distinct = self.distinct();
         let of = |wanted: Option<Scheme>| {

@@ -1,4 +1,4 @@
-//! The constants that passes left, by the names that their tensors had in the checkpoint.
+//! The constants after passes, under their names in the checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use super::result_name;
 use super::scheme::{Inputs, Scales, Scheme, Schemes};
 use crate::Error;
 
-/// Which tensor an op of the imported graph reads where: by the name of its result, and the place of the operand.
+/// The tensor that an op of the imported graph reads: by the name of its result, and the operand index.
 pub(super) struct Origins(BTreeMap<(String, usize), String>);
 
 impl Origins {
@@ -31,19 +31,20 @@ impl Origins {
 
     fn key(&self, graph: &Graph, id: OpId, place: usize) -> Result<&str, Error> {
         let name = result_name(graph, id);
-        self.0.get(&(name.to_owned(), place)).map(String::as_str).ok_or_else(|| {
-            Error::Unsupported(format!("`{name}` reads a constant for which a checkpoint has no tensor"))
-        })
+        self.0
+            .get(&(name.to_owned(), place))
+            .map(String::as_str)
+            .ok_or_else(|| Error::Unsupported(format!("`{name}` reads a constant that no checkpoint tensor holds")))
     }
 
-    /// The module whose weight a linear reads. A tied table is read by the head.
+    /// The module whose weight a linear layer reads. A tied table belongs to lm_head.
     fn module(&self, graph: &Graph, id: OpId) -> Result<String, Error> {
         let module = self.key(graph, id, 1)?.trim_end_matches(".weight");
         Ok(if module == EMBEDDING { HEAD } else { module }.to_owned())
     }
 }
 
-/// The tensor that a value is, perhaps in another dtype.
+/// The checkpoint tensor of a value, perhaps in another dtype.
 fn constant(graph: &Graph, value: Value) -> Option<&Constant> {
     let value = match graph.producer::<Cast>(value) {
         Some((cast, _)) => *graph.operands(cast).first()?,
@@ -61,11 +62,11 @@ pub(super) struct Tensor {
     pub content: Content,
 }
 
-/// Where the bytes of a tensor come from.
+/// The source of a tensor's bytes.
 pub(super) enum Content {
-    /// A recipe, and bits of each byte that are turned: codes in words are counted from the smallest.
+    /// A recipe, and bits to flip in each byte: packed values are unsigned.
     Recipe { recipe: Recipe, flip: u8 },
-    /// They are few.
+    /// Small literal bytes.
     Bytes(Vec<u8>),
 }
 
@@ -78,16 +79,16 @@ impl Content {
     }
 }
 
-/// All that is written of a model.
+/// All tensors of an exported model.
 pub(super) struct Exported {
     pub tensors: Vec<Tensor>,
     pub schemes: Schemes,
-    /// Whether the head became a tensor of its own.
+    /// Whether lm_head became a tensor of its own.
     pub untied: bool,
 }
 
 impl Exported {
-    /// `tied`: whether the head of the model is its embedding table.
+    /// `tied`: whether lm_head is the embedding table.
     pub fn of(graph: &Graph, origins: &Origins, tied: bool, weights: &dyn WeightSource) -> Result<Exported, Error> {
         let mut exported = Exported { tensors: Vec::new(), schemes: Schemes::default(), untied: false };
         let mut written: BTreeSet<String> = BTreeSet::new();
@@ -110,7 +111,7 @@ impl Exported {
                     }
                     tensors
                 }
-                // its scale belongs to the linear
+                // its scale belongs to the linear layer
                 _ if graph.cast::<Quantize>(id).is_some() => Vec::new(),
                 _ => {
                     if graph.cast::<Linear>(id).is_some() {
@@ -125,7 +126,7 @@ impl Exported {
                     tensors.collect::<Result<Vec<_>, _>>()?
                 }
             };
-            // a table that is head, too
+            // a table that is lm_head, too
             tensors.retain(|tensor| written.insert(tensor.name.clone()));
             exported.tensors.append(&mut tensors);
         }
@@ -133,7 +134,7 @@ impl Exported {
     }
 }
 
-/// A tensor of numbers; what was only cast is written as it was read.
+/// An unquantized tensor; one that was only cast is written as it was read.
 fn plain(graph: &Graph, value: Value, name: &str, weights: &dyn WeightSource) -> Result<Tensor, Error> {
     let stored = graph.producer::<Cast>(value).and_then(|(cast, _)| {
         let inner = *graph.operands(cast).first()?;
@@ -158,9 +159,9 @@ fn matrix(graph: &Graph, value: Value) -> Option<[u64; 2]> {
     graph.tensor(value)?.const_shape()?.try_into().ok()
 }
 
-/// How a linear over codes is stored; what compressed-tensors has no scheme for is the error.
+/// How a quantized linear layer is stored; an error if compressed-tensors has no scheme for it.
 fn scheme(graph: &Graph, parts: &LinearParts) -> Result<Scheme, String> {
-    let other = || "compressed-tensors has no scheme for its codes".to_owned();
+    let other = || "compressed-tensors has no scheme for its format".to_owned();
     let matrix = |value: Option<Value>| value.and_then(|value| matrix(graph, value)).ok_or_else(other);
     let ([rows, cols], [scale_rows, scale_cols]) = (matrix(Some(parts.weight))?, matrix(parts.scales.weight)?);
     let dtype = |value: Value| graph.tensor(value).map(|ty| ty.dtype);
@@ -168,9 +169,7 @@ fn scheme(graph: &Graph, parts: &LinearParts) -> Result<Scheme, String> {
     let float = codes == DType::F8E4M3;
     let whole = |group: u64| match cols % group {
         0 => Ok(group),
-        _ => {
-            Err(format!("its {cols} columns are no multiple of {group}, and compressed-tensors has whole groups only"))
-        }
+        _ => Err(format!("its {cols} columns are not a multiple of {group}, as compressed-tensors requires")),
     };
     let quantize = graph.producer::<QuantizeBlocks>(parts.weight).map(|(_, quantize)| quantize);
     let scales = match quantize.and_then(|quantize| Some([quantize.rows?.into(), quantize.cols?.into()])) {
@@ -195,14 +194,14 @@ fn scheme(graph: &Graph, parts: &LinearParts) -> Result<Scheme, String> {
     if scheme.packed() && cols % per_word != 0 {
         let bits = scheme.bits;
         return Err(format!(
-            "its {cols} columns of {bits} bits fill no whole words of 32, in which compressed-tensors packs them"
+            "its rows of {cols} values of {bits} bits are not whole 32-bit words, as compressed-tensors requires"
         ));
     }
     let writable = parts.scales.zero.is_none() && (scheme.packed() || scheme.bits == 8);
     writable.then_some(scheme).ok_or_else(other)
 }
 
-/// The tensors of a linear over codes.
+/// The tensors of a quantized linear layer.
 fn coded(
     graph: &Graph,
     parts: &LinearParts,
@@ -225,7 +224,7 @@ fn coded(
     let ([rows, cols], codes) = (shape(parts.weight), recipe(graph, parts.weight, weights)?);
     let mut tensors = if scheme.packed() {
         let words = [rows, cols * u64::from(scheme.bits) / 32];
-        // in words codes are counted from the smallest: -8 is 0
+        // packed values are unsigned: -8 is stored as 0
         let (recipe, flip) = if scheme.bits == 4 { (Recipe::Packed(Box::new(codes)), 0x88) } else { (codes, 0x80) };
         let sizes = [rows, cols].into_iter().flat_map(|size| (size as i64).to_le_bytes()).collect();
         vec![

@@ -1,4 +1,4 @@
-//! What a gate asks for, as text: `perplexity<+1%,kl<0.02,top1>98%`.
+//! The bounds of a gate, as text: `perplexity<+1%,kl<0.02,top1>98%`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,33 +13,33 @@ pub struct Gate {
     bounds: Vec<Bound>,
 }
 
-/// A bound on what is measured of a plan.
+/// A bound on a measured value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
     /// `perplexity<N`
     Perplexity(f64),
-    /// `perplexity<+N%`: below the reference's, and that share of it more.
+    /// `perplexity<+N%`: relative to the reference.
     PerplexityIncrease(f64),
-    /// `kl<N`: the mean `KL(reference || plan)` of a position in nats.
+    /// `kl<N`: mean `KL(reference || plan)` in nats.
     Kl(f64),
-    /// `top1>N%`: the share of positions at which both find the same token most likely.
+    /// `top1>N%`: top-1 agreement with the reference.
     Top1(f64),
 }
 
-/// A bound, and how far a plan is from it.
+/// A bound, and the measured value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// The bound as it was asked for.
+    /// The bound as given.
     pub bound: String,
     /// What was measured.
     pub measured: f64,
     /// What is allowed, in the same unit.
     pub allowed: f64,
-    /// Whether the plan is on the right side of it.
+    /// Whether the plan satisfies it.
     pub holds: bool,
 }
 
-const EXPECTED: &str = "expected perplexity<+N%, perplexity<N, kl<N or top1>N%, with commas";
+const EXPECTED: &str = "expected perplexity<+N%, perplexity<N, kl<N or top1>N%, comma-separated";
 
 impl FromStr for Gate {
     type Err = String;
@@ -54,7 +54,7 @@ impl FromStr for Bound {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Bound, String> {
-        let unknown = || format!("`{text}` is no bound, {EXPECTED}");
+        let unknown = || format!("`{text}` is not a bound, {EXPECTED}");
         let at = text.find(['<', '>']).ok_or_else(unknown)?;
         let (figure, sign, value) = (text[..at].trim_end(), &text[at..at + 1], text[at + 1..].trim_start());
         let (value, percent) = match value.strip_suffix('%') {
@@ -67,7 +67,7 @@ impl FromStr for Bound {
         };
         let digits = value.starts_with(|c: char| c.is_ascii_digit() || c == '.');
         let value = value.parse::<f64>().ok().filter(|value| digits && value.is_finite()).ok_or_else(unknown)?;
-        // one that no plan can keep is none
+        // a bound that no plan can satisfy is refused
         match (figure, sign, increase, percent) {
             ("perplexity", "<", true, true) => Ok(Bound::PerplexityIncrease(value / 100.0)),
             ("perplexity", "<", false, false) if value > 1.0 => Ok(Bound::Perplexity(value)),
@@ -89,18 +89,18 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A share as it was written: without what binary fractions put behind it.
+/// A percentage as it was written: without the rounding error of binary fractions.
 fn percent(share: f64) -> f64 {
     (share * 1e11).round() / 1e9
 }
 
 impl Gate {
-    /// The bounds, in the order in which they were given.
+    /// The bounds, in the given order.
     pub fn bounds(&self) -> &[Bound] {
         &self.bounds
     }
 
-    /// Holds them against what was measured. What is no number is on no side of a bound.
+    /// Compares them with measured values. NaN satisfies no bound.
     pub(super) fn measure(&self, found: &Comparison) -> Vec<Measured> {
         let measured = |bound: &Bound| {
             let (measured, allowed, above) = match *bound {
@@ -126,7 +126,7 @@ impl fmt::Display for Measured {
     }
 }
 
-/// A figure with as many digits as tell it from its neighbours.
+/// A figure with enough digits to tell it from its neighbours.
 fn figure(value: f64) -> String {
     if value != 0.0 && value.abs() < 1e-3 { format!("{value:.3e}") } else { format!("{value:.5}") }
 }

@@ -1,4 +1,4 @@
-//! Losses that were measured, kept in a file from which a search that was stopped, or that has another goal, goes on.
+//! Measured losses, kept in a file for later searches with another goal, or after an interruption.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use plan::input::{self, TEXT_BYTES};
 
 use crate::Progress;
 
-/// A folder that keeps what searches measure, a file for all that depends on the same things.
+/// A directory of measurements, one file per set of inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LossCache {
     folder: PathBuf,
@@ -18,14 +18,13 @@ pub struct LossCache {
 }
 
 impl LossCache {
-    /// A cache in this folder, which is made when something is put in it. `salt` tells one build of the program from
-    /// another.
+    /// A cache in this directory, which is created on first write. `salt` distinguishes builds of the program.
     pub fn new(folder: PathBuf, salt: impl Into<String>) -> LossCache {
         LossCache { folder, salt: salt.into() }
     }
 }
 
-/// The losses of formats, by the first linear of each group.
+/// The losses of formats, by the first linear layer of each group.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     path: Option<PathBuf>,
@@ -33,7 +32,7 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// What is known of a model, a text and whatever else decides what is measured. What cannot be read is measured anew.
+    /// The losses for a model, a text and everything else that decides them. An unreadable file is ignored.
     pub fn open(cache: Option<&LossCache>, of: &str) -> Losses {
         let Some(LossCache { folder, salt }) = cache else { return Losses::default() };
         let hash = blake3::hash(format!("{} {salt} {of}", env!("CARGO_PKG_VERSION")).as_bytes()).to_hex();
@@ -51,7 +50,7 @@ impl Losses {
         self.known.get(&(linear.to_owned(), format)).copied()
     }
 
-    /// Keeps a loss. Where the file cannot be written, the search goes on without.
+    /// Saves a loss. If the file cannot be written, the search continues without.
     pub fn add(&mut self, linear: &str, format: Format, kl: f64, progress: &mut dyn Progress) {
         let Some(path) = &self.path else { return };
         self.known.insert((linear.to_owned(), format), kl);
@@ -63,7 +62,7 @@ impl Losses {
         let folder = plan::partial::folder_of(path);
         let written = fs::create_dir_all(folder).and_then(|()| plan::partial::write_file(path, text.as_bytes()));
         if let Err(error) = written {
-            progress.note(&format!("what is measured is not kept: {}: {error}", path.display()));
+            progress.note(&format!("measurements are not saved: {}: {error}", path.display()));
             self.path = None;
         }
     }

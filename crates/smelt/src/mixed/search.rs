@@ -1,4 +1,4 @@
-//! The search: what is measured of groups and formats, and how one is picked of each group.
+//! The search: measures groups and formats, and chooses one per group.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::eval::{self, Passage, Rows, Score, Scoring, WindowOptions, Windows};
 use crate::precision::Calibrated;
 use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Quiet};
 
-/// What bits are worth beside time, where a choice is for speed: shares of what numbers take.
+/// Weight of bits beside time when optimizing for speed, relative to the unquantized model.
 const BITS_SHARE: f64 = 0.1;
 
 /// A search for formats.
@@ -25,7 +25,7 @@ pub(super) struct Search<'a> {
     dir: &'a Path,
     /// Those of the reference.
     options: CompileOptions,
-    /// What else is asked for: of the head, of the KV cache, and what is known of activations.
+    /// Other options: formats of lm_head and the KV cache, and the calibration.
     precision: PrecisionOptions,
     mixed: &'a MixedOptions,
     passage: Passage,
@@ -34,14 +34,14 @@ pub(super) struct Search<'a> {
     rows: Vec<Rows>,
     reference: Score,
     machine: Machine,
-    /// A decode step of the reference at the least.
+    /// Lower bound on the time of a decode step of the reference.
     step_seconds: f64,
-    /// The same with the formats that the head and the KV cache are to have.
+    /// The same with the requested formats of lm_head and the KV cache.
     base_seconds: f64,
-    /// Bits of a weight that keeps its numbers.
+    /// Bits of an unquantized weight.
     kept_bits: f64,
     losses: Losses,
-    /// What products take; none where they are not measured, and the roofline counts.
+    /// Measured times of products; `None` if the roofline is used.
     times: Option<Times>,
 }
 
@@ -53,7 +53,7 @@ impl<'a> Search<'a> {
         mixed: &'a MixedOptions,
         progress: &mut dyn Progress,
     ) -> Result<Search<'a>, Error> {
-        progress.phase("measure the reference");
+        progress.phase("measuring the reference");
         let precision = options.precision.clone();
         let options = CompileOptions { precision: PrecisionOptions::default(), ..options.clone() };
         let mut reference = load(driver, dir, &options, mixed)?;
@@ -96,7 +96,7 @@ impl<'a> Search<'a> {
         Ok(search)
     }
 
-    /// All that decides what a format does to the logits.
+    /// Everything that decides the effect of a format on the logits.
     fn decides(&self, target: &str) -> Result<String, Error> {
         let CompileOptions { dtype, weights, ignored_tensors, disabled_passes, bisect_limit, rewrites, .. } =
             &self.options;
@@ -110,18 +110,17 @@ impl<'a> Search<'a> {
         ))
     }
 
-    /// What is asked for beside the linears of layers.
+    /// Options other than the formats of linear layers.
     fn of_head_and_cache(&self) -> PrecisionOptions {
         PrecisionOptions { head: self.precision.head, kv: self.precision.kv, ..PrecisionOptions::default() }
     }
 
-    /// The machine whose roofline says what products take, where they are not measured.
+    /// The machine whose roofline predicts times, if products are not measured.
     fn roofline(&self) -> Option<Machine> {
         Some(self.machine).filter(|_| self.times.is_none())
     }
 
-    /// Measures what products take, where that decides and a timing cache is at hand. One that cannot be measured leaves it
-    /// to the roofline.
+    /// Measures products, if their time matters and there is a timing cache. Falls back to the roofline if that fails.
     pub fn time(&mut self, groups: &[Group], progress: &mut dyn Progress) {
         if matches!(self.mixed.goal, Goal::Bits(_)) || self.mixed.machine.is_some() || self.options.timing.is_none() {
             return;
@@ -137,14 +136,14 @@ impl<'a> Search<'a> {
                 self.step_seconds += slower;
                 self.base_seconds += slower;
             }
-            Err(error) => progress.note(&format!("products are not timed, the roofline counts: {error}")),
+            Err(error) => progress.note(&format!("falling back to the roofline model: {error}")),
         }
     }
 
     fn measured(&self, groups: &[Group], progress: &mut dyn Progress) -> Result<Times, Error> {
         let (target, import) = self.import()?;
         let mut times = Times::new(self.driver, (target, &import), self.mixed.run, self.options.timing.as_ref())?;
-        progress.phase("time products");
+        progress.phase("timing products");
         let formats: Vec<Option<Format>> = self.mixed.formats.iter().copied().map(Some).chain([None]).collect();
         let total = (groups.len() * formats.len()) as u64;
         for (index, group) in groups.iter().enumerate() {
@@ -163,7 +162,7 @@ impl<'a> Search<'a> {
         Ok((target, crate::compile::resolve(target, &checkpoint, &self.options)?.import))
     }
 
-    /// Refuses a goal that no choice can reach, whatever it loses, before anything is measured.
+    /// Refuses a goal that no choice can reach at any loss, before anything is measured.
     pub fn check_goal(&self, groups: &[Group]) -> Result<(), Error> {
         let least = |value: fn(&GroupFormat) -> f64| -> f64 {
             let formats = || self.mixed.formats.iter().copied().map(Some).chain([None]);
@@ -176,15 +175,16 @@ impl<'a> Search<'a> {
             Goal::Bits(bits) => {
                 let fewest = least(|offer| offer.bits) / weights(groups) as f64;
                 (fewest > bits)
-                    .then(|| format!("--target-bits {bits}: {} need at least {fewest:.2} bits a weight", formats()))
+                    .then(|| format!("--target-bits {bits}: {} need at least {fewest:.2} bits per weight", formats()))
             }
             Goal::Speedup(speedup) => {
                 let kept: f64 = groups.iter().map(|group| self.offer(group, None, 0.0).seconds).sum();
                 let fastest = self.step_seconds / (self.base_seconds - kept + least(|offer| offer.seconds));
                 (fastest < speedup).then(|| {
                     format!(
-                        "--min-speedup {speedup}: decode steps of {} sequences get at most {fastest:.2} times as fast \
-                         with {} ({}), since all else stays as it is",
+                        "--min-speedup {speedup}: the decode speed-up of {} sequences is at most {fastest:.2} \
+                         with \
+                 {} ({}), since the rest of the step is unchanged",
                         self.mixed.batch,
                         formats(),
                         by(self.roofline())
@@ -196,7 +196,7 @@ impl<'a> Search<'a> {
         problem.map_or(Ok(()), |problem| Err(Error::Usage(problem)))
     }
 
-    /// The linears by their activations, and the heads.
+    /// The linear layers by input, and lm_head.
     pub fn groups(&self) -> Result<(Vec<Group>, Vec<LinearInfo>), Error> {
         let graph = open(self.dir, &self.options, &mut Quiet)?.graph(&self.import()?.1)?;
         let mut groups: Vec<Group> = Vec::new();
@@ -209,7 +209,7 @@ impl<'a> Search<'a> {
             }
         }
         if groups.is_empty() {
-            return Err(Error::Unsupported("the model has no linears to choose formats for".to_owned()));
+            return Err(Error::Unsupported("the model has no linear layers to choose formats for".to_owned()));
         }
         Ok((groups, heads))
     }
@@ -220,9 +220,9 @@ impl<'a> Search<'a> {
         let count = |group: &Group| self.mixed.formats.iter().filter(|format| known(group, format)).count();
         let known = match groups.iter().map(count).sum() {
             0 => String::new(),
-            known => format!(", {known} of them known from an earlier search"),
+            known => format!(", {known} of them from an earlier search"),
         };
-        progress.phase(&format!("measure {total} formats of groups{known}"));
+        progress.phase(&format!("measuring {total} formats of groups{known}"));
         let mut done = 0;
         for group in groups {
             group.formats.push(self.offer(group, None, 0.0));
@@ -244,7 +244,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// A format of a group, and what it costs.
+    /// A format of a group, and its cost.
     fn offer(&self, group: &Group, format: Option<Format>, kl: f64) -> GroupFormat {
         let (mut bits, mut seconds) = (0.0, 0.0);
         for LinearInfo { outputs, inputs, .. } in &group.linears {
@@ -273,16 +273,16 @@ impl<'a> Search<'a> {
         let cost = |format: &GroupFormat| match self.mixed.goal {
             Goal::Bits(_) => format.bits,
             Goal::Speedup(_) => format.seconds,
-            // where steps are no faster for it, memory is still less
+            // even without a speed-up, it saves memory
             Goal::PerplexityIncrease(_) => format.seconds / kept_seconds + BITS_SHARE * format.bits / kept_bits,
         };
         let offers =
             |group: &Group| group.formats.iter().map(|format| Offer { cost: cost(format), loss: format.kl }).collect();
         let picks = frontier(&groups.iter().map(offers).collect::<Vec<_>>());
-        progress.phase("judge the choice");
+        progress.phase("measuring the choice");
         let (pick, score) = match self.mixed.goal {
             Goal::Bits(bits) => {
-                // costs are rounded up: the cheapest of all may seem a little dearer than it is
+                // costs are rounded up: the cheapest may exceed the bound by rounding
                 let pick = within_cost(&picks, bits * weights(&groups) as f64).unwrap_or(&picks[0]);
                 (pick, self.score(&groups, pick)?)
             }
@@ -311,8 +311,8 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// The cheapest pick whose measured perplexity is near enough to the reference: a search by halves, since what loses
-    /// more by its parts loses more as a whole but for noise.
+    /// The cheapest choice whose measured perplexity is within the bound: a binary search, since a larger sum of losses
+    /// means a larger total loss, up to noise.
     fn within_perplexity<'p>(
         &mut self,
         groups: &[Group],
@@ -321,11 +321,11 @@ impl<'a> Search<'a> {
     ) -> Result<(&'p Pick, Score), Error> {
         let limit = self.reference.perplexity * (1.0 + part);
         let (mut low, mut high) = (0, picks.len() - 1);
-        // the last pick keeps all numbers: what is lost is lost by the head and the cache
+        // the last choice is unquantized: its loss is that of lm_head and the KV cache
         let mut best = (&picks[high], self.score(groups, &picks[high])?);
         if best.1.perplexity > limit {
             return Err(Error::Usage(format!(
-                "--max-perplexity-increase {}%: the formats of the head and the KV cache alone take the perplexity from \
+                "--max-perplexity-increase {}%: the formats of lm_head and the KV cache alone raise the perplexity from \
                  {:.4} to {:.4}",
                 100.0 * part,
                 self.reference.perplexity,
@@ -356,13 +356,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What the whole text costs a pick, with the formats of the head and of the KV cache.
+    /// The loss of a choice on the whole text, with the formats of lm_head and the KV cache.
     fn score(&self, groups: &[Group], pick: &Pick) -> Result<Score, Error> {
         let mut llm = self.load(&picked(groups, &pick.offers), self.of_head_and_cache())?;
         eval::score(&mut llm, &self.passage, self.windows, &mut |_, _, _| {})
     }
 
-    /// How far the logits move from the reference's.
+    /// The divergence of the logits from the reference's.
     fn divergence(&self, assignment: &Assignment) -> Result<f64, Error> {
         let mut llm = self.load(assignment, PrecisionOptions::default())?;
         let start = self.passage.start(self.mixed.tokens);
@@ -370,7 +370,8 @@ impl<'a> Search<'a> {
         let (mut sum, mut count) = (0.0, 0);
         for expected in &self.rows {
             let found = scoring.next_rows()?.filter(|found| found.targets == expected.targets);
-            let found = found.ok_or_else(|| Error::Unsupported("the plan takes the text in other steps".to_owned()))?;
+            let found =
+                found.ok_or_else(|| Error::Unsupported("the plan splits the text into different steps".to_owned()))?;
             sum += eval::divergence(expected, &found);
             count += expected.targets.len();
         }
@@ -398,7 +399,7 @@ fn load(driver: &Driver, dir: &Path, options: &CompileOptions, mixed: &MixedOpti
     Llm::load_with(driver, dir, &LoadOptions { compile, cache: None, run: mixed.run }, &mut Quiet)
 }
 
-/// A decode step of so many sequences at the least, over contexts of 512 tokens.
+/// Lower bound on the time of a decode step of this many sequences, over contexts of 512 tokens.
 fn step_seconds(llm: &Llm, batch: u32, machine: Machine) -> f64 {
     let plan = llm.plan().plan();
     let sequences =
@@ -409,13 +410,13 @@ fn step_seconds(llm: &Llm, batch: u32, machine: Machine) -> f64 {
     estimates.unwrap_or_default().iter().map(|estimate| estimate.seconds).sum()
 }
 
-/// Outputs and inputs of the one product that a group becomes.
+/// Outputs and inputs of the single product that a group is merged into.
 fn sizes(group: &Group) -> (u64, u64) {
     let inputs = group.linears.first().map_or(0, |linear| linear.inputs);
     (group.linears.iter().map(|linear| linear.outputs).sum(), inputs)
 }
 
-/// Weights of all groups.
+/// Number of weights of all groups.
 fn weights(groups: &[Group]) -> u64 {
     groups.iter().flat_map(|group| &group.linears).map(|linear| linear.outputs * linear.inputs).sum()
 }

@@ -1,5 +1,5 @@
-//! What the products of a decode step take: as a timing cache knows it, or measured here. A roofline knows bytes and
-//! arithmetic, not what it takes to make numbers of codes.
+//! Times of the products of a decode step, from a timing cache or measured here. A roofline covers bytes and
+//! arithmetic, but not dequantization.
 
 use std::collections::HashMap;
 
@@ -17,13 +17,13 @@ use crate::{Driver, Error, RunOptions, TimingOptions};
 /// The sizes of a product, and its format.
 type Product = (u64, u64, Option<Format>);
 
-/// Times of products that were asked for.
+/// Requested times of products.
 pub(super) struct Times {
     driver: Driver,
     catalog: Catalog,
     executor: Box<dyn Executor>,
     compiler: Option<Compiler>,
-    /// What a timing cache has of this device.
+    /// This device's entries of a timing cache.
     known: Timings,
     import: ImportOptions,
     seconds: HashMap<Product, f64>,
@@ -50,12 +50,12 @@ impl Times {
         })
     }
 
-    /// What a product takes that was measured.
+    /// The time of a measured product.
     pub fn get(&self, outputs: u64, inputs: u64, format: Option<Format>) -> Option<f64> {
         self.seconds.get(&(outputs, inputs, format)).copied()
     }
 
-    /// Measures a product of `rows` rows of activations: with what makes codes of these, where the format has some.
+    /// Measures a product of `rows` rows of activations, including their quantization, if any.
     pub fn measure(&mut self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<(), Error> {
         if self.get(outputs, inputs, format).is_some() {
             return Ok(());
@@ -83,7 +83,7 @@ impl Times {
         select_fixed(graph, &self.catalog, self.executor.target())
     }
 
-    /// A linear alone, as passes leave it.
+    /// A single linear layer, as passes leave it.
     fn graph(&self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<Graph, Error> {
         let ImportOptions { activations, weights, .. } = self.import;
         let to = (activations != DType::F32).then_some(DType::F32);
@@ -115,7 +115,7 @@ mod tests {
         }
         let (selection, programs) = times.select(&times.graph(1, 64, 128, Some(Format::Fp8)).unwrap()).unwrap();
         let launches = chosen(&selection, &programs, 0);
-        assert_eq!(launches.len(), 2, "codes of activations, and the product");
+        assert_eq!(launches.len(), 2, "the quantizer of activations, and the product");
         for launch in &launches {
             let mut outcomes = launch.measure(&times.catalog, times.executor.as_ref(), None).unwrap();
             outcomes.values_mut().for_each(|outcome| outcome.nanoseconds = Ok(3_000));

@@ -1,4 +1,4 @@
-//! Small tokenizers of each kind, written out as the `tokenizer.json` they would come in.
+//! Small tokenizers of each kind, as `tokenizer.json`.
 
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ pub fn sentencepiece() -> Value {
     })
 }
 
-/// As [`sentencepiece`], with another decoder in its place.
+/// As [`sentencepiece`], with another decoder.
 pub fn with_decoder(decoder: Value) -> Value {
     let mut tokenizer = sentencepiece();
     tokenizer["decoder"] = decoder;
@@ -92,7 +92,7 @@ fn numbered(tokens: impl Iterator<Item = String>) -> Value {
     tokens.enumerate().map(|(id, token)| (token, Value::from(id))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// How GPT-2's vocabulary spells a byte.
+/// GPT-2's spelling of a byte.
 fn spelled(byte: u8) -> char {
     let prints = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if prints(byte) {

@@ -1,4 +1,4 @@
-//! Tests of `text` through its public surface, over small tokenizers of each kind.
+//! Tests of `text` through its public API, over small tokenizers of each kind.
 
 mod fixtures;
 mod stream;

@@ -1,4 +1,4 @@
-//! Streaming gives exactly what decoding at once gives, in pieces that are final.
+//! Streaming gives exactly the same text as decoding at once, in pieces that are final.
 
 use std::sync::LazyLock;
 
@@ -105,7 +105,7 @@ fn a_run_of_fallback_bytes_is_final_when_it_ends() {
     let tokenizer = load(&fixtures::sentencepiece());
     let id = |token: &str| tokenizer.token_id(token).expect("a token of the fixture");
     let run = ["<0xC3>", "<0xA9>", "<0xFF>", "▁the"].map(id);
-    // The decoder gives up on the whole run, so the `é` in it must not have been shown.
+    // The decoder replaces the whole run, so the `é` in it must not have been returned.
     assert_eq!(pieces(&tokenizer, &run), ["", "", "", "\u{fffd}\u{fffd}\u{fffd} the", ""]);
     assert_eq!(pieces(&tokenizer, &run[..2]), ["", "", "é"]);
 }

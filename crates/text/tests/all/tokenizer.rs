@@ -1,4 +1,4 @@
-//! Loading, encoding and decoding; what a bad `tokenizer.json` does.
+//! Loading, encoding and decoding; and bad `tokenizer.json` files.
 
 use serde_json::{Value, json};
 use text::{TextError, Tokenizer};
@@ -65,8 +65,8 @@ fn what_is_no_tokenizer_is_refused_in_one_sentence() {
     }
 }
 
-/// Each value of a tokenizer in turn is removed or becomes one of another kind: it loads or it does not, and if it
-/// does, text encodes or does not.
+/// Each value of a tokenizer in turn is removed or gets another type: it loads or it does not, and if it does, text
+/// encodes or does not.
 #[test]
 fn damaged_files_never_panic() {
     for good in [fixtures::byte_level(), fixtures::sentencepiece()] {
@@ -97,7 +97,7 @@ fn paths(value: &Value) -> Vec<String> {
     std::iter::once(String::new()).chain(below).collect()
 }
 
-/// Texts that grow without end are refused where they start to, in little memory.
+/// Texts that grow without bound are refused early, with little memory.
 #[test]
 fn a_tokenizer_makes_no_text_many_times_as_long() {
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
@@ -152,7 +152,7 @@ fn a_tokenizer_makes_no_text_many_times_as_long() {
     assert!(load(&json).expect_err("it grows").to_string().contains("its template makes 1000 copies"));
 }
 
-/// The library makes room for what a map promises before it looks for it.
+/// The library allocates what a map declares before it checks the size.
 #[test]
 fn a_map_of_characters_that_promises_too_much_is_refused() {
     let mut json = fixtures::sentencepiece();
@@ -160,11 +160,11 @@ fn a_map_of_characters_that_promises_too_much_is_refused() {
     for normalizer in [map.clone(), json!({"type": "Sequence", "normalizers": [map]})] {
         json["normalizer"] = normalizer;
         let error = load(&json).expect_err("it is cut off").to_string();
-        assert!(error.contains("the map of characters of its normalizer is cut off"), "{error}");
+        assert!(error.contains("the character map of its normalizer is truncated"), "{error}");
     }
 }
 
-/// What real tokenizers do to texts is allowed, at its worst.
+/// The worst that real tokenizers do to texts is allowed.
 #[test]
 fn normalizers_that_models_have_go_on() {
     let mut json = fixtures::sentencepiece();
@@ -186,8 +186,8 @@ fn normalizers_that_models_have_go_on() {
 fn precompiled(key: char, text: &str) -> Value {
     let mut units = vec![0_u32; 2048];
     let offset = |at: usize, to: usize| (at ^ to) as u32;
-    // the root is unit 0; the node of each prefix lies at a block of 256 of its own, its children at that block's start
-    // xor their byte
+    // the root is unit 0; the node of each prefix is in its own block of 256, its children at that block's start xor
+    // their byte
     let mut at = 0;
     units[at] = offset(at, 256) << 10;
     let mut block = 256;

@@ -18,9 +18,9 @@ pub fn chart(html: &mut Html, view: &View<'_>) {
     let steps: Vec<usize> = sections.iter().flat_map(|section| section.nodes.clone()).collect();
     let column = WIDTH / steps.len().max(1) as f64;
     let scale = HEIGHT / view.program.arena_bytes.max(1) as f64;
-    html.leaf("h3", "", "Arena: what lives when");
+    html.leaf("h3", "", "Arena: lifetimes of buffers");
     html.leaf("p", "note", &Memory::of_program(view.program).headline());
-    let label = format!("Which buffer lives in which bytes of the arena when, for {}", view.program.name);
+    let label = format!("Offsets and lifetimes of the arena's buffers, for {}", view.program.name);
     let size = format!("0 0 {WIDTH} {}", HEIGHT + 20.0);
     html.tag("svg", &[("viewBox", &size), ("role", "img"), ("aria-label", &label)], |html| {
         for (index, buffer) in (0..).zip(&view.program.buffers) {
@@ -28,7 +28,7 @@ pub fn chart(html: &mut Html, view: &View<'_>) {
             let writer = view.nodes.get(buffer.live.0 as usize);
             let writer = writer.filter(|node| node.launch.outputs.contains(&Arg::Buffer(index)));
             let class = colour_class(writer.map_or(COLOURS - 1, |node| view.rank(node.op)));
-            // equal layers in between do not show: a buffer may be drawn in several pieces
+            // equal layers in between are not drawn: a buffer may be drawn in several pieces
             let mut drawn = 0;
             for piece in steps.chunk_by(|a, b| alive(a) == alive(b)) {
                 let first = drawn;

@@ -1,5 +1,5 @@
-//! `smelt inspect calibration.json`: tensors with their ranges and the clips that each method chooses, as a table and as
-//! a page of histograms.
+//! `smelt inspect calibration.json`: tensors with their ranges and the clips that each method chooses, as a table and
+//! as a page of histograms.
 
 use serde::Serialize;
 use smelt::{Calibration, ClipMethod, Codes, TensorStats};
@@ -7,7 +7,7 @@ use smelt::{Calibration, ClipMethod, Codes, TensorStats};
 use super::figures::{count, number_of};
 use super::html::{Html, document};
 
-/// Bars of a histogram: as many as a narrow picture can show apart.
+/// Bars of a histogram: as many as a narrow picture can show.
 const BARS: usize = 64;
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 60.0;
@@ -33,11 +33,11 @@ struct Row<'a> {
     stats: &'a TensorStats,
     channels: usize,
     absmax: f32,
-    /// The clip of each of [`ClipMethod::ALL`], for codes of 8 bits.
+    /// The clip of each of [`ClipMethod::ALL`], for 8-bit values.
     clips: [f32; 4],
     /// The clip of the calibration's own method.
     clip: f32,
-    /// The largest channel over the middle one; nothing where the middle one is zero.
+    /// The largest channel over the median one; `None` if the median is zero.
     outlier_ratio: Option<f32>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Report<'a> {
             }
         };
         let mut tensors: Vec<Row<'a>> = calibration.tensors.iter().map(row).collect();
-        // layer 10 behind layer 9
+        // layer 10 after layer 9
         tensors.sort_by_key(|row| (layer(row.name).unwrap_or(usize::MAX), row.name));
         Report {
             schema_version: 1,
@@ -102,15 +102,12 @@ impl<'a> Report<'a> {
     pub fn page(&self) -> String {
         document("Calibration", &self.headline(), |html| {
             html.raw(
-            "<p class=\"note\">How many values (upwards, logarithmic) have which magnitude (to the right, up to the ",
-        );
-            html.raw(
-            "largest). The line is the default method's clip: what is to the right of it becomes the largest code. ",
-        );
-            html.raw("Outliers: the largest channel over the middle one.</p>\n");
+                "<p class=\"note\">Number of values (upwards, logarithmic) by magnitude (to the right, up to the ",
+            );
+            html.raw("largest). The line is the default method's clip: larger values saturate. ");
+            html.raw("Outliers: the largest channel over the median one.</p>\n");
             for (index, rows) in self.tensors.chunk_by(|a, b| layer(a.name) == layer(b.name)).enumerate() {
-                let title =
-                    layer(rows[0].name).map_or("behind the layers".to_owned(), |layer| format!("layer {layer}"));
+                let title = layer(rows[0].name).map_or("after the layers".to_owned(), |layer| format!("layer {layer}"));
                 let open: &[(&str, &str)] = &[("class", "program"), ("open", "")];
                 html.tag("details", if index == 0 { open } else { &open[..1] }, |html| {
                     html.tag("summary", &[], |html| {
@@ -148,7 +145,7 @@ fn histogram(html: &mut Html, row: &Row<'_>) {
     let height = |value: u64| if value == 0 { 0.0 } else { 1.0 + (value as f64).log10() };
     let most = bars.iter().map(|value| height(*value)).fold(1.0, f64::max);
     let step = WIDTH / BARS as f64;
-    // one outline instead of a rectangle each: a page of hundreds of tensors stays small
+    // one outline instead of many rectangles: a page of hundreds of tensors stays small
     let mut path = format!("M0 {HEIGHT}");
     for (index, value) in bars.iter().enumerate() {
         let y = HEIGHT - height(*value) / most * (HEIGHT - 2.0);
@@ -166,7 +163,7 @@ fn histogram(html: &mut Html, row: &Row<'_>) {
     });
 }
 
-/// The number behind `layers.`.
+/// The number after `layers.`.
 fn layer(name: &str) -> Option<usize> {
     name.strip_prefix("layers.")?.split('.').next()?.parse().ok()
 }

@@ -1,5 +1,5 @@
-//! `smelt inspect A.plan --diff B.plan`: what one plan has that the other has not. Launches are compared in order, with
-//! the numbers of layers left out of their names, so that a change of every layer shows once.
+//! `smelt inspect A.plan --diff B.plan`: the differences of two plans. Launches are compared in order, with layer
+//! numbers removed from their names, so that a change of every layer shows once.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Diff {
     programs: Vec<ProgramDiff>,
 }
 
-/// A fact that differs; none where a plan has nothing of that name.
+/// A fact that differs; `None` if a plan has nothing of that name.
 #[derive(Serialize)]
 struct Change {
     name: String,
@@ -51,7 +51,7 @@ struct ProgramDiff {
     launches: Vec<LaunchDiff>,
 }
 
-/// A place where the launches of a program differ, in all layers where they do so alike.
+/// A place where the launches of a program differ, with all layers that differ alike.
 #[derive(PartialEq, Eq, Serialize)]
 struct LaunchDiff {
     layers: Vec<u32>,
@@ -114,7 +114,7 @@ impl Diff {
             }
         }
         if !self.kernels_with_other_source.is_empty() {
-            out += "kernels with other source\n";
+            out += "kernels with different source\n";
             out.extend(self.kernels_with_other_source.iter().map(|label| format!("  {label}\n")));
         }
         for (index, program) in self.programs.iter().enumerate() {
@@ -125,7 +125,11 @@ impl Diff {
                 None => out.extend(program.launches.iter().map(LaunchDiff::text)),
             }
         }
-        if out.is_empty() { "the plans do not differ, but perhaps in the values of weights\n".to_owned() } else { out }
+        if out.is_empty() {
+            "the plans do not differ, except perhaps in the values of weights\n".to_owned()
+        } else {
+            out
+        }
     }
 }
 
@@ -252,7 +256,7 @@ fn by_label(kernels: &[Kernel]) -> BTreeMap<String, Vec<&str>> {
     known
 }
 
-/// The places where two lists of launches differ, each within a layer; those that differ alike are one.
+/// The places where two lists of launches differ, each within a layer; equal differences are merged.
 fn launches(a: &[Node<'_>], b: &[Node<'_>]) -> Vec<LaunchDiff> {
     let [sites_a, sites_b] = [a, b].map(|nodes| nodes.iter().map(|node| &node.launch.site).collect::<Vec<_>>());
     let mut places = Places::default();
@@ -271,7 +275,7 @@ fn launches(a: &[Node<'_>], b: &[Node<'_>]) -> Vec<LaunchDiff> {
     places.found
 }
 
-/// Differences on their way into places: neighbours of one layer belong together.
+/// Differences being grouped into places: neighbours of one layer belong together.
 #[derive(Default)]
 struct Places {
     layer: Option<u32>,
@@ -303,7 +307,7 @@ impl Places {
     }
 }
 
-/// A launch without what differs from layer to layer: `layers.*.attn.sum = add : f32[T, 64], by add {}`.
+/// A launch without the parts that differ between layers: `layers.*.attn.sum = add : f32[T, 64], by add {}`.
 fn line(node: &Node<'_>) -> String {
     let op = without_names(&node.launch.ir);
     let op = op.split_once(" = ").map_or(op.as_str(), |(_, op)| op).replace("%, ", "").replace("% ", "");

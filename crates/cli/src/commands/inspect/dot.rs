@@ -1,6 +1,6 @@
-//! `smelt inspect --dot`: a program for Graphviz. Launches are nodes, what one hands to another is an edge, and each
-//! layer is a cluster, equal ones the same. Nodes stand before the clusters, and are called what they compute, because
-//! Netron leaves out clusters and shows names.
+//! `smelt inspect --dot`: a program for Graphviz. Nodes are launches, edges are the values between them, and each layer
+//! is a cluster, equal layers drawn once. Nodes precede the clusters and are labelled with what they compute, because
+//! Netron ignores clusters and shows names.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -46,7 +46,7 @@ fn write(out: &mut String, view: &View<'_>) -> std::fmt::Result {
         let shown = name(&view.nodes[*place]);
         for arg in &node.launch.inputs {
             let Some((writer, from)) = writers.get(arg) else { continue };
-            // most launches read the step's indices: were these edges like others, they would hide them
+            // most launches read the step's indices: as solid edges they would hide the others
             let look = match from {
                 None => "style = dotted, color = gray, constraint = false".to_owned(),
                 // from one layer to the next that looks like it
@@ -72,12 +72,12 @@ fn write(out: &mut String, view: &View<'_>) -> std::fmt::Result {
     writeln!(out, "}}")
 }
 
-/// The name of a node, which the number makes unique.
+/// The name of a node, made unique by the number.
 fn name(node: &Node<'_>) -> String {
     quoted(&format!("{} {} {}", node.step, node.op, node.launch.site))
 }
 
-/// What travels along an edge.
+/// The value along an edge.
 fn handed(view: &View<'_>, arg: Arg) -> String {
     match arg {
         Arg::Buffer(index) => {
@@ -94,7 +94,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", quote(text))
 }
 
-/// Text between quotes. Graphviz knows no other escapes that matter.
+/// Text between quotes. Graphviz has no other escapes that matter.
 fn quote(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     text.replace('\\', "\\\\").replace('"', "\\\"")

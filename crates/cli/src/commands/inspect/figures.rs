@@ -1,4 +1,4 @@
-//! Figures as people read them: three digits and a unit.
+//! Human-readable figures: three digits and a unit.
 
 /// `3.65 ms`, `12.3 µs`.
 pub fn time(seconds: f64) -> String {
@@ -31,7 +31,7 @@ pub fn number_of(number: u64, name: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { more })
 }
 
-/// The part that `part` is of `whole`, in percent: `37.2`.
+/// `part` as a percentage of `whole`: `37.2`.
 pub fn percent(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { 100.0 * part / whole } else { 0.0 }
 }

@@ -1,11 +1,11 @@
-//! HTML that cannot be written unescaped: markup is what the program spells out, everything else is text.
+//! HTML that cannot be written unescaped: markup is literal in the program, everything else is text.
 
 /// A page, or a part of one.
 #[derive(Default)]
 pub struct Html(String);
 
 impl Html {
-    /// Markup. Only what is spelled out in the program can be: whatever a plan brings is text.
+    /// Markup. Only literals of the program can be markup: everything from a plan is text.
     pub fn raw(&mut self, markup: &'static str) -> &mut Html {
         self.0.push_str(markup);
         self
@@ -21,7 +21,7 @@ impl Html {
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
                 '\n' | '\t' => self.0.push(c),
-                // shown, not obeyed: terminals and editors take orders from them, and directions hide text
+                // shown, not obeyed: terminals and editors interpret them, and direction marks hide text
                 c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) => self.0.push('\u{fffd}'),
                 c => self.0.push(c),
             }
@@ -45,13 +45,13 @@ impl Html {
         self.raw("</").raw(name).raw(">")
     }
 
-    /// An element that holds text alone, of a class unless that is empty.
+    /// An element that contains only text, with a class unless that is empty.
     pub fn leaf(&mut self, name: &'static str, class: &'static str, text: &str) -> &mut Html {
         let attributes = [("class", class)];
         self.with(name, if class.is_empty() { &[] } else { &attributes }, text)
     }
 
-    /// An element with attributes that holds text alone.
+    /// An element with attributes that contains only text.
     pub fn with(&mut self, name: &'static str, attributes: &[(&'static str, &str)], text: &str) -> &mut Html {
         self.tag(name, attributes, |html| {
             html.text(text);
@@ -74,11 +74,11 @@ impl Html {
 }
 
 const STYLE: &str = include_str!("page.css");
-/// Nothing is loaded and nothing runs, whatever a plan says.
+/// Nothing is loaded and nothing runs, whatever a plan contains.
 const POLICY: &str =
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n";
 
-/// A page that needs nothing else.
+/// A self-contained page.
 pub fn document(title: &str, subtitle: &str, body: impl FnOnce(&mut Html)) -> String {
     let mut html = Html::default();
     html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n").raw(POLICY);

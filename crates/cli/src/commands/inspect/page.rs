@@ -1,4 +1,4 @@
-//! `smelt inspect --html`: a plan as one page that needs nothing else. What it says first is where the time goes.
+//! `smelt inspect --html`: a plan as one self-contained page. It opens with where the time goes.
 
 use smelt::Plan;
 use smelt::plans::{Arg, Dim, Kernel, ProgramKind, Weight};
@@ -39,7 +39,7 @@ pub fn page(subject: &Subject<'_>) -> String {
 fn subtitle(subject: &Subject<'_>) -> String {
     let limits = &subject.plan.limits;
     format!(
-        "{} parameters · at most {} of {}, {} a step",
+        "{} parameters · at most {} of {}, {} per step",
         count(subject.plan.model.parameters as f64),
         number_of(limits.max_batch_size.into(), "sequence"),
         number_of(limits.max_seq_len.into(), "token"),
@@ -71,7 +71,7 @@ fn program(html: &mut Html, subject: &Subject<'_>, view: &View<'_>, open: bool) 
     html.raw("\n");
 }
 
-/// What the figures stand on, in a sentence or three.
+/// The assumptions of the figures, in one to three sentences.
 fn assumptions(subject: &Subject<'_>, view: &View<'_>) -> String {
     let machine = &view.machine;
     let causes: Vec<String> = view
@@ -84,8 +84,8 @@ fn assumptions(subject: &Subject<'_>, view: &View<'_>) -> String {
         ProgramKind::Mixed => format!("The largest step, {} tokens", view.tokens()),
     };
     format!(
-        "{step}; attention over {} cached tokens. Bounds of the roofline of {}: {}, {} in 16-bit matrices, {} a \
-         launch. What sets the time: {}.",
+        "{step}; attention over {} cached tokens. Bounds of the roofline of {}: {}, {} in 16-bit matrices, {} per launch. \
+             Limited by: {}.",
         subject.context,
         machine.title,
         quantity(machine.bytes_per_second, "B/s"),
@@ -261,7 +261,7 @@ fn argument(plan: &Plan, view: &View<'_>, arg: Arg) -> String {
     }
 }
 
-/// What a device keeps: weights, the KV cache, the largest arena.
+/// Device memory: weights, the KV cache, the largest arena.
 fn memory(html: &mut Html, plan: &Plan) {
     let weights: u64 = plan.weights.iter().filter_map(Weight::bytes).sum();
     let kv: u64 = plan.kv.iter().map(|group| group.pool_bytes()).sum();
@@ -307,14 +307,14 @@ fn kernels(html: &mut Html, subject: &Subject<'_>) {
         html.tag("div", &[("id", &format!("k{index}"))], |html| {
             html.leaf("p", "note", &uses(subject, index as u32));
             let Some(code) = &kernel.code else {
-                html.raw("<p class=\"note\">Code of the executor: the plan names it and brings none.</p>");
+                html.raw("<p class=\"note\">Code of the executor: the plan only names it.</p>");
                 return;
             };
             let facts = (code.threads, bytes(code.shared_bytes.into()), bytes(code.cubin.len() as u64));
             html.leaf(
                 "p",
                 "note",
-                &format!("{} threads a block, {} dynamic shared memory, cubin of {}", facts.0, facts.1, facts.2),
+                &format!("{} threads per block, {} dynamic shared memory, cubin of {}", facts.0, facts.1, facts.2),
             );
             let Some((unit, included)) = sources.kernels[index].split_first() else { return };
             html.leaf("pre", "", &sources.files[*unit].1).raw("<p class=\"note\">includes");
@@ -359,7 +359,7 @@ fn uses(subject: &Subject<'_>, kernel: u32) -> String {
     if uses.is_empty() { "No launch of these programs.".to_owned() } else { uses.join("; ") }
 }
 
-/// The format of each linear with its reason, where some are codes.
+/// The format of each linear layer with its reason, if any is quantized.
 fn precision(html: &mut Html, plan: &Plan) {
     if let Some(precision) = Precision::of(plan) {
         html.raw("<section>").leaf("h2", "", "Precision").leaf("p", "note", &precision.summary());
@@ -368,7 +368,7 @@ fn precision(html: &mut Html, plan: &Plan) {
     }
 }
 
-/// Configuration, inputs and files: what the plan was made of.
+/// Configuration, inputs and files that the plan was made from.
 fn provenance(html: &mut Html, plan: &Plan) {
     html.raw("<section>").leaf("h2", "", "Made from").raw("<div class=\"columns\">");
     let config: Vec<(&str, String)> = plan.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();

@@ -1,11 +1,11 @@
-//! `smelt inspect --precision`: the format of each linear, and why it has that.
+//! `smelt inspect --precision`: the format of each linear layer, and the reason.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use smelt::{PRECISION_FILE, Plan};
 
-/// The formats of a plan's linears.
+/// The formats of a plan's linear layers.
 #[derive(Serialize)]
 pub struct Precision {
     schema_version: u32,
@@ -24,7 +24,7 @@ struct Row {
 }
 
 impl Precision {
-    /// What the plan keeps of the formats it was compiled with; `None` where all linears have their numbers.
+    /// The formats that the plan was compiled with; `None` if no linear layer is quantized.
     pub fn of(plan: &Plan) -> Option<Precision> {
         let file = plan.files.iter().find(|file| file.name == PRECISION_FILE)?;
         let text = String::from_utf8_lossy(&file.bytes).into_owned();
@@ -47,11 +47,11 @@ impl Precision {
         &self.text
     }
 
-    /// How many linears have which format.
+    /// The number of linear layers by format.
     pub fn summary(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         self.linears.iter().for_each(|row| *counts.entry(&row.format).or_default() += 1);
         let counts: Vec<String> = counts.iter().map(|(format, count)| format!("{count} {format}")).collect();
-        format!("{} (linears; --precision says which, and why)", counts.join(", "))
+        format!("{} (linear layers; --precision lists them with reasons)", counts.join(", "))
     }
 }

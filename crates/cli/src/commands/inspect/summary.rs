@@ -1,4 +1,4 @@
-//! `smelt inspect` without more: a plan in figures.
+//! `smelt inspect` without options: a plan in figures.
 
 use serde::Serialize;
 use smelt::PlanFile;
@@ -126,7 +126,7 @@ impl Summary {
             (
                 "limits".to_owned(),
                 format!(
-                    "{} sequences of {} tokens (prompts of {}), {} tokens a step",
+                    "{} sequences of {} tokens (prompts of {}), {} tokens per step",
                     self.max_batch_size, self.max_seq_len, self.max_input_len, self.max_num_tokens
                 ),
             ),

@@ -1,4 +1,4 @@
-//! The page of a small plan whose author is not to be trusted.
+//! The page of a small plan with hostile contents.
 
 use smelt::plans::{
     Arg, Code, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param, Port, ProgramKind, Scalar,
@@ -12,7 +12,7 @@ use super::{dot, source};
 
 const HOSTILE: &str = "<script src='//evil'>\"&\u{1b}";
 
-/// Two layers that are alike, and a launch behind them.
+/// Two equal layers, and a launch after them.
 fn plan() -> Plan {
     let linear = |layer: u32| {
         let name = |value: &str| format!("layers.{layer}.{value}");

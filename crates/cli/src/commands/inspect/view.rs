@@ -1,4 +1,4 @@
-//! A program as its readers want it: launches with op, layer and bound, and equal layers folded into one.
+//! A program as its readers need it: launches with op, layer and bound, and equal layers folded into one.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -51,7 +51,7 @@ pub struct Node<'a> {
 
 /// Launches that belong together: those of a layer, or between two.
 pub struct Section {
-    /// Layers that look like this; none where the launches belong to no layer.
+    /// Layers that look like this; none if the launches belong to no layer.
     pub layers: Vec<u32>,
     /// Nodes of the first of them.
     pub nodes: Range<usize>,
@@ -59,7 +59,7 @@ pub struct Section {
 
 /// All launches of one kind.
 pub struct Share {
-    /// An op, or what a name says beside the layer: `layers.*.mlp.down`.
+    /// An op, or the part of a name after the layer: `layers.*.mlp.down`.
     pub name: String,
     pub launches: usize,
     pub cost: Cost,
@@ -127,7 +127,7 @@ impl<'a> View<'a> {
         self.nodes.iter().map(|node| node.estimate.seconds).sum()
     }
 
-    /// What sets the time, the most first, with the part of the bound that each sets.
+    /// What limits the time, the largest share first, with that share.
     pub fn causes(&self) -> Vec<(Bound, f64)> {
         let causes = shares(&self.nodes, |node| node.estimate.bound.name().to_owned());
         causes.into_iter().map(|share| (share.bound, share.seconds)).collect()
@@ -183,17 +183,18 @@ impl<'a> View<'a> {
     }
 }
 
-/// Gives launches in the midst of a layer to that layer, whatever they are named for: the last one gathers rows of what the
+/// Assigns launches in the middle of a layer to that layer, whatever their names: the last layer gathers rows that the
+/// previous one left.
 /// one before it left.
 fn absorb(nodes: &mut [Node<'_>]) {
     let runs: Vec<(Option<u32>, usize)> =
         nodes.chunk_by(|a, b| a.layer == b.layer).map(|run| (run[0].layer, run.len())).collect();
     let mut start = runs.first().map_or(0, |(_, len)| *len);
     for around in runs.windows(3) {
-        let [before, within, behind] = [0, 1, 2].map(|place| around[place]);
+        let [before, within, after] = [0, 1, 2].map(|place| around[place]);
         let end = start + within.1;
         // of two layers that change places, the longer runs are where they are
-        if before.0 == behind.0 && before.0.is_some() && within.1 < before.1.min(behind.1) {
+        if before.0 == after.0 && before.0.is_some() && within.1 < before.1.min(after.1) {
             nodes[start..end].iter_mut().for_each(|node| node.layer = before.0);
         }
         start = end;
@@ -240,12 +241,12 @@ fn most(seconds: impl Fn(Bound) -> f64) -> Bound {
 }
 
 impl Section {
-    /// Layers that it stands for, or one for launches of none.
+    /// Number of layers that it stands for, or one for launches outside of layers.
     pub fn copies(&self) -> usize {
         self.layers.len().max(1)
     }
 
-    /// What people call it.
+    /// The title.
     pub fn title(&self) -> String {
         match self.layers.len() {
             0 => "outside of layers".to_owned(),
@@ -266,14 +267,14 @@ pub fn ranges(numbers: &[u32]) -> String {
     if runs.len() > 8 { format!("{text}, … ({} in all)", numbers.len()) } else { text }
 }
 
-/// What two launches of different layers must share to be called equal: everything but names, numbers of layers and
-/// places in memory.
+/// What two launches of different layers must share to count as equal: everything except names, layer numbers and
+/// memory offsets.
 fn likeness(node: &Node<'_>) -> String {
     let Launch { kernel, maps, scalars, grid, work, ir, .. } = node.launch;
     format!("{kernel} {maps:?} {scalars:?} {grid} {work:?} {}\n", without_names(ir))
 }
 
-/// The op with its values and its layer left out: `% = add %, % : f32[T, 64]`.
+/// The op without value names and layer: `% = add %, % : f32[T, 64]`.
 pub fn without_names(ir: &str) -> String {
     let mut out = String::with_capacity(ir.len());
     let mut rest = ir;
@@ -305,7 +306,7 @@ fn op_name(ir: &str) -> Option<&str> {
     ir.split_once(" = ")?.1.split(' ').next().filter(|name| !name.is_empty())
 }
 
-/// A name with its numbers left out: `model.layers.*.mlp.weight`.
+/// A name without its numbers: `model.layers.*.mlp.weight`.
 pub fn without_layer(name: &str) -> String {
     let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     name.split('.').map(|part| if number(part) { "*" } else { part }).collect::<Vec<_>>().join(".")

@@ -1,4 +1,4 @@
-//! The weights of a plan by what they are: those of all layers in one line.
+//! The weights of a plan by kind: those of all layers in one line.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use smelt::plans::{Layout, Weight};
 
 use super::view::without_layer;
 
-/// Weights that differ in the layer alone.
+/// Weights that differ only in the layer.
 pub struct Kind {
     /// `model.layers.*.mlp.weight : bf16[4096, 4096] tiled`.
     pub name: String,

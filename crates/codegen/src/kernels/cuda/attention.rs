@@ -1,5 +1,5 @@
-//! `kernels/attention`: over the context split on a cluster for decoding, in tiles of queries for prompts, plain loops
-//! for everything else.
+//! `kernels/attention`: with the context split over a cluster for decode, in tiles of queries for prefill, and
+//! reference loops for everything else.
 
 use ir::ops::{GatherRows, LinearParts, PagedAttention, Quantize, QuantizeBlocks, RopeAttention};
 use ir::{KvDecl, OpId};
@@ -12,24 +12,24 @@ use super::{dim, is_16_bit, is_byte_code};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
-/// Tokens of a KV block that GPU kernels are written for.
+/// Block size of the KV cache in GPU kernels.
 const BLOCK_TOKENS: u32 = 64;
-/// Warps of a block. In the plain kernel each takes a query head of a token.
+/// Warps per block. In the reference kernel each handles a query head of a token.
 const WARPS: u32 = 4;
-/// Blocks that may share the context of a sequence and KV head, each a cluster.
+/// Maximum number of blocks (a cluster) that share the context of a sequence and KV head.
 const SPLITS: [u64; 4] = [8, 4, 2, 1];
 
-/// The KV group of an op, whose blocks must be those that kernels know.
+/// The KV group of an op, whose block size must be supported.
 pub(super) fn check_blocks<'a>(site: &Site<'a>, group: u32) -> Result<&'a KvDecl, Refusal> {
     let kv = site.graph.kv().get(group as usize);
     let kv = kv.ok_or_else(|| Refusal::because(format!("there is no KV group {group}")))?;
     match kv.block_tokens {
         BLOCK_TOKENS => Ok(kv),
-        other => Err(Refusal::because(format!("takes KV blocks of {BLOCK_TOKENS} tokens, these have {other}"))),
+        other => Err(Refusal::because(format!("requires KV blocks of {BLOCK_TOKENS} tokens, found {other}"))),
     }
 }
 
-/// What all attention kernels need to know.
+/// Parameters of all attention kernels.
 struct Shape<'a> {
     op: &'a PagedAttention,
     kv: &'a KvDecl,
@@ -46,22 +46,22 @@ fn shape<'a>(site: &Site<'a>) -> Result<Shape<'a>, Refusal> {
     Ok(Shape { op, kv, heads, tokens: dim(site, 0, 0)?, sequences: dim(site, 4, 0)? })
 }
 
-/// Whether tensor cores can take attention of such queries, or why not.
+/// Whether tensor cores support these queries, or why not.
 fn check_tensor_cores(queries: DType, kv: &KvDecl, head_dim: u32, scale: f32) -> Result<(), Refusal> {
     if !is_16_bit(queries) || (queries != kv.dtype && !is_byte_code(kv.dtype)) {
-        return Err(Refusal::because("takes queries of 16 bits, and a cache of the same type or of codes of a byte"));
+        return Err(Refusal::because("requires 16-bit queries, and a cache of the same type or an 8-bit one"));
     }
     if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
-        return Err(Refusal::because(format!("takes heads of 16, 32, … 256, these have {head_dim}")));
+        return Err(Refusal::because(format!("requires a head dimension of 16, 32, … 256, found {head_dim}")));
     }
     match scale > 0.0 {
         true => Ok(()),
-        false => Err(Refusal::because(format!("takes a positive scale, found {scale:?}"))),
+        false => Err(Refusal::because(format!("requires a positive scale, found {scale:?}"))),
     }
 }
 
 impl Shape<'_> {
-    /// Whether tensor cores can take it, or why not.
+    /// Whether tensor cores support it, or why not.
     fn tensor_cores(&self, site: &Site<'_>) -> Result<(), Refusal> {
         check_tensor_cores(site.operand_type(0)?.dtype, self.kv, self.op.head_dim, self.op.scale)
     }
@@ -71,7 +71,7 @@ impl Shape<'_> {
         self.heads / u64::from(self.op.kv_heads)
     }
 
-    /// The instance of a body for queries and a cache of one type each, and this many more template arguments.
+    /// The instance of a body for query and cache types, with additional template arguments.
     fn instance(&self, site: &Site<'_>, ty: &str, more: &[u64]) -> Result<String, Refusal> {
         let PagedAttention { kv_heads, head_dim, scale, .. } = self.op;
         let (dtype, cache) = (c_type(site.operand_type(0)?.dtype), c_type(self.kv.dtype));
@@ -103,7 +103,7 @@ pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refus
 fn one_token(site: &Site<'_>) -> Result<(), Refusal> {
     match site.program.kind {
         ProgramKind::Decode => Ok(()),
-        ProgramKind::Mixed => Err(Refusal::because("takes one token of each sequence")),
+        ProgramKind::Mixed => Err(Refusal::because("requires one token per sequence")),
     }
 }
 
@@ -112,9 +112,9 @@ fn splits_of(site: &Site<'_>, tokens: &Dim, clusters: u64) -> u64 {
     splits_for(site.program.bound(tokens).unwrap_or(u64::MAX).saturating_mul(clusters).max(1))
 }
 
-/// As many as give each multiprocessor one block, up to a whole cluster, and two where they fit at all: with two blocks
-/// on each, four ranks lost 5 % of the tokens per second at batch 8 to their merge, but one rank 7 % at batch 16 with
-/// 4096 tokens of context (docs/performance-log.md).
+/// As many as give each multiprocessor one block, up to a whole cluster, and two if they fit at all: with two blocks on
+/// each, four ranks lost 5 % of the tokens per second at batch 8 to their merge, but one rank 7 % at batch 16 with 4096
+/// tokens of context (docs/performance-log.md).
 fn splits_for(clusters: u64) -> u64 {
     let fits = |splits: &u64| {
         let blocks = clusters.saturating_mul(*splits);
@@ -123,7 +123,7 @@ fn splits_for(clusters: u64) -> u64 {
     SPLITS.into_iter().find(fits).unwrap_or(1)
 }
 
-/// Fewer blocks on a sequence have less to merge, more of them have less to read.
+/// Fewer blocks per sequence merge less, more blocks read less each.
 pub(super) fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     distinct(decode(site, None), SPLITS.into_iter().map(|splits| decode(site, Some(splits))))
 }
@@ -136,7 +136,7 @@ fn row_bytes(kv: &KvDecl) -> u32 {
 fn decode_body(name: &'static str, instance: String, kv: &KvDecl, grid: Dim, splits: u64) -> Body {
     let mut body = Body::new(name, "attention/decode.cuh", instance, WARPS * 32, grid);
     body.cluster = splits as u32;
-    // as the body says: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
+    // as in the body: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
     let share = 16 * row_bytes(kv);
     let stages = (96 * 1024 / (2 * share * WARPS)).clamp(3, 6);
     body.shared_bytes = WARPS * stages * 2 * share;
@@ -150,7 +150,10 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     check_tensor_cores(out.dtype, kv, op.head_dim, op.scale)?;
     let RopeAttention { group, layer, head_dim, heads, kv_heads, scale, .. } = *op;
     if heads / kv_heads > 16 {
-        return Err(Refusal::because(format!("takes 16 heads of a kv head, these are {}", heads / kv_heads)));
+        return Err(Refusal::because(format!(
+            "requires at most 16 query heads per KV head, found {}",
+            heads / kv_heads
+        )));
     }
     let (half, norm) = (frequencies(site, 4)?, HeadNorm::of(site, op.norm_eps)?);
     let (types, scale) = ([out.dtype, kv.dtype, qkv.dtype].map(c_type).join(", "), c_float(scale));
@@ -161,7 +164,7 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     let instance = format!("RopeAttentionDecode<{types}, {shape}, {}, {alone}>", norm.ty);
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
     let mut body = decode_body("rope_attention_decode", instance, kv, grid, splits);
-    // behind the stages: turned queries, padded, key and value, and two tables of the turns
+    // after the stages: rotated queries, padded, key and value, and two tables of sines and cosines
     let queries = u64::from(heads / kv_heads) * u64::from(head_dim + 8) * 2;
     let turned = queries + 2 * u64::from(row_bytes(kv)) + 2 * half.max(1) * 4;
     body.shared_bytes += turned.next_multiple_of(16) as u32;
@@ -198,13 +201,13 @@ pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
     let head_dim = shape.op.head_dim;
-    // as the body says: 16 rows for each warp, twice as many where the registers hold them
+    // as in the body: 16 rows per warp, twice as many if they fit registers
     let rows = if head_dim <= 128 { 128 } else { 64 };
     let instance = shape.instance(site, "AttentionPrefill", &[])?;
     let tiles = (shape.tokens.clone() * shape.group().into()).ceil_div(rows) + shape.sequences.clone();
     let grid = tiles * u64::from(shape.op.kv_heads).into();
     let mut body = Body::new("attention_prefill", "attention/prefill.cuh", instance, WARPS * 32, grid);
-    // queries, and two stages of the keys and values of a block; of codes one, and what becomes the next
+    // queries, and two stages of the keys and values of a block; if quantized, one stage and the one being converted
     let (stages, codes) = if is_byte_code(shape.kv.dtype) { (1, 2 * BLOCK_TOKENS * head_dim) } else { (2, 0) };
     body.shared_bytes = (rows as u32 + stages * 2 * BLOCK_TOKENS) * head_dim * 2 + codes;
     Ok(shape.call(site, body)?.int("rows", rows as i64))
@@ -214,7 +217,7 @@ pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let head_dim = shape.op.head_dim;
     if head_dim > 512 {
-        return Err(Refusal::because(format!("it holds up to 512 elements of a head in registers, here {head_dim}")));
+        return Err(Refusal::because(format!("requires a head dimension of at most 512, found {head_dim}")));
     }
     let instance = shape.instance(site, "AttentionPlain", &[])?;
     let grid = (shape.tokens.clone() * shape.heads.into()).ceil_div(WARPS.into());

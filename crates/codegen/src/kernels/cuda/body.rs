@@ -15,38 +15,38 @@ pub struct Body {
     pub name: &'static str,
     /// The file: below `kernels/`, or one of `headers`.
     pub include: &'static str,
-    /// Files that come with the kernel, beside those of `kernels/`.
+    /// Files of the kernel, besides those of `kernels/`.
     pub headers: Vec<Header>,
     /// The struct with its template arguments.
     pub instance: String,
-    /// Threads of a block: must be the body's `kThreads`.
+    /// Threads per block: must be the body's `kThreads`.
     pub threads: u32,
-    /// Dynamic shared memory: must be the body's `kSharedBytes`, where that is not 0.
+    /// Dynamic shared memory: must be the body's `kSharedBytes`, unless that is 0.
     pub shared_bytes: u32,
-    /// Blocks of a cluster.
+    /// Blocks per cluster.
     pub cluster: u32,
-    /// Whether the body says, as `kBlocks`, how many blocks a multiprocessor must have registers for.
+    /// Whether the body defines `kBlocks`, the number of resident blocks per multiprocessor.
     pub says_blocks: bool,
-    /// Places among the body's inputs for which this op has no operand.
+    /// Indices of the body's inputs without an operand in this op.
     pub absent: Vec<usize>,
     /// Whether the body takes its outputs as one array.
     pub outputs_in_array: bool,
     /// Whether the body takes its inputs as one array.
     pub inputs_in_array: bool,
-    /// What the unit declares before the body: a functor that the instance names.
+    /// Declarations before the body: a functor that the instance names.
     pub preamble: String,
     /// Tensor maps.
     pub maps: Vec<TensorMap>,
-    /// Sizes of a step.
+    /// Sizes of the step.
     pub scalars: Vec<(&'static str, Dim)>,
-    /// Blocks.
+    /// Number of blocks.
     pub grid: Dim,
     /// The part of the KV cache, as `(group, layer, writes)`.
     pub kv: Option<(u32, u32, bool)>,
 }
 
 impl Body {
-    /// A body of `kernels/` that takes what most take; the instance is named without its namespace.
+    /// A body of `kernels/` with the usual parameters; the instance is named without its namespace.
     pub fn new(name: &'static str, include: &'static str, instance: String, threads: u32, grid: Dim) -> Body {
         Body {
             name,
@@ -74,14 +74,14 @@ impl Body {
         Body { instance, headers: vec![file], ..body }
     }
 
-    /// The same body with a size that it is told when it runs.
+    /// The same body with an additional size parameter at run time.
     pub fn scalar(mut self, name: &'static str, dim: Dim) -> Body {
         self.scalars.push((name, dim));
         self
     }
 
-    /// The call of this body for an op. Arguments are the op's results and operands that are tensors, in order; the
-    /// KV cache stands last among those it belongs to.
+    /// The call of this body for an op. Arguments are the op's results and tensor operands, in order; the KV cache is
+    /// the last among those it belongs to.
     pub fn call(self, site: &Site<'_>) -> Result<Call, Refusal> {
         let kv_type = self.kv.and_then(|(group, ..)| site.graph.kv().get(group as usize)).map(|group| group.dtype);
         let writes = self.kv.is_some_and(|(.., writes)| writes);
@@ -160,7 +160,7 @@ impl Body {
         if self.cluster > 1 {
             let _ = write!(text, "__cluster_dims__({}, 1, 1) ", self.cluster);
         }
-        // without a second bound ptxas aims at an occupancy of its own, and would rather spill than miss it
+        // without the second bound ptxas targets its own occupancy, and spills to reach it
         let blocks = if self.says_blocks { "Body::kBlocks" } else { "1" };
         let _ = writeln!(text, "__launch_bounds__(Body::kThreads, {blocks})\n{name}({}) {{", declared.join(", "));
         let _ = writeln!(text, "  smelt::run(Body{{{}}});\n}}", given.join(", "));
@@ -181,7 +181,7 @@ pub fn c_type(dtype: DType) -> &'static str {
     }
 }
 
-/// A real template argument, to the last bit: `1e-5f`.
+/// A floating-point template argument, exact to the last bit: `1e-5f`.
 pub fn c_float(value: f32) -> String {
     format!("{value:e}f")
 }

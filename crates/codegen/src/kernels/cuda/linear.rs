@@ -1,4 +1,5 @@
-//! `kernels/linear`: rings for up to eight rows, streaming for few, wgmma for many, plain loops for everything else.
+//! `kernels/linear`: rings for up to eight rows, streaming for few rows, wgmma for many, and reference loops for everything
+//! else.
 
 mod arguments;
 mod codes;
@@ -25,12 +26,12 @@ pub(super) use wgmma::{
     numbers_candidates as wgmma_candidates, weights as wgmma_weights, weights_candidates as wgmma_weights_candidates,
 };
 
-/// A weight with as many outputs keeps the chip busy in wide blocks, too.
+/// A weight with as many outputs occupies the GPU in wide blocks, too.
 const WIDE: u64 = 16384;
-/// Multiprocessors that a kernel should keep busy: those of an H100 or H200.
+/// Multiprocessors to occupy: those of an H100 or H200.
 pub(super) const MULTIPROCESSORS: u64 = 132;
 
-/// A linear, `[rows, k]` by `[n, k]`, and what stands before and behind it.
+/// A linear layer, `[rows, k]` by `[n, k]`, with prologue and epilogue.
 struct Shape {
     parts: LinearParts,
     rows: Dim,
@@ -48,9 +49,8 @@ fn sizes(graph: &Graph, weight: Value) -> Option<[u64; 2]> {
     graph.tensor(weight)?.const_shape()?.try_into().ok()
 }
 
-/// The order in which kernels of `linear` want a weight, whatever the program: tiles where each of its users can read
-/// them, so that one copy serves few rows and many; with the rows of the two halves in turn where a gate is applied to
-/// the product.
+/// The layout of a weight for `linear` kernels, whatever the program: tiled if all its users can read tiles, so that
+/// one copy serves few rows and many; with the rows of the two halves interleaved if a gate is applied to the product.
 pub(super) fn layout_of(graph: &Graph, weight: Value) -> Layout {
     let users = graph.uses(weight).into_iter().filter_map(|user| LinearParts::of(graph, user.op));
     let users: Vec<LinearParts> = users.filter(|parts| parts.weight == weight).collect();
@@ -65,13 +65,13 @@ pub(super) fn layout_of(graph: &Graph, weight: Value) -> Layout {
     }
 }
 
-/// Whether tensor cores can take a linear, or why not.
+/// Whether tensor cores support a linear layer, or why not.
 fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
     let [n, k] = sizes(graph, parts.weight).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
     if let Some((dtype, scale)) = parts.codes {
         check_codes(dtype)?;
         if graph.tensor(scale).is_none_or(|scale| scale.dtype != DType::F32) || parts.operand(Epilogue::Add).is_some() {
-            return Err(Refusal::because("makes codes by a scale in f32, and of no sums with a residual"));
+            return Err(Refusal::because("can quantize its output only with an f32 scale and without a residual"));
         }
     }
     if parts.scales.iter().next().is_some() {
@@ -81,37 +81,39 @@ fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
         let mut dtypes = dtypes.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
         let first = parts.product_dtype(graph).filter(|dtype| is_16_bit(*dtype));
         if first.is_none_or(|first| dtypes.any(|dtype| dtype != first)) {
-            return Err(Refusal::because("takes activations, weight and bias of one 16-bit type"));
+            return Err(Refusal::because("requires activations, weight and bias of one 16-bit type"));
         }
         if k % 8 != 0 {
-            return Err(Refusal::because(format!("rows of {k} elements are no whole 16-byte chunks")));
+            return Err(Refusal::because(format!("requires rows that are a multiple of 16 bytes, found {k} elements")));
         }
     }
     if !graph.is_constant(parts.weight) {
-        return Err(Refusal::because("the weight is no constant that could be packed"));
+        return Err(Refusal::because("requires a constant weight, which can be packed"));
     }
     match parts.epilogues().as_slice() {
         [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] if n % 16 == 0 => Ok(()),
         [Epilogue::Swiglu] | [Epilogue::Bias, Epilogue::Swiglu] => {
-            Err(Refusal::because(format!("halves of {n} outputs are no whole strips of 8")))
+            Err(Refusal::because(format!("requires halves of a multiple of 8 outputs, found {n} outputs in all")))
         }
         _ if parts.in_order().is_some() => Ok(()),
-        _ => Err(Refusal::because("does a bias, and then either a gate, or functions of elements and a residual")),
+        _ => Err(Refusal::because(
+            "requires an epilogue of a bias, then either a gate, or elementwise functions and a residual",
+        )),
     }
 }
 
-/// Checks that a weight comes in tiles here, and says in which.
+/// Checks that a weight is tiled, and returns the tiled layout.
 fn check_tiled(site: &Site<'_>, shape: &Shape) -> Result<Layout, Refusal> {
     tensor_cores(site.graph, &shape.parts)?;
     match layout_of(site.graph, shape.parts.weight) {
-        Layout::RowMajor => Err(Refusal::because("another user of the weight wants it in another order")),
+        Layout::RowMajor => Err(Refusal::because("another user of the weight requires another layout")),
         tiled => Ok(tiled),
     }
 }
 
 impl Shape {
-    /// The 16-bit type in which tensor cores multiply: that of the activations, and where those are codes, one in which
-    /// all codes are exact.
+    /// The 16-bit type in which tensor cores multiply: that of the activations, or if those are quantized, one that
+    /// represents all quantized values exactly.
     fn product_type(&self, site: &Site<'_>) -> &'static str {
         let product = self.parts.product_dtype(site.graph).unwrap_or(self.parts.result);
         c_type(if product.is_code() { DType::F16 } else { product })
@@ -122,25 +124,25 @@ impl Shape {
         [self.product_type(site), self.result_type()].join(", ")
     }
 
-    /// The type of the result: that of its codes, where it is some.
+    /// The type of the result, after quantization if it is quantized.
     fn result_type(&self) -> &'static str {
         c_type(self.parts.codes.map_or(self.parts.result, |(codes, _)| codes))
     }
 
-    /// The scale of the codes that the result is of.
+    /// The scale of a quantized result.
     fn codes_scale(&self) -> Option<Value> {
         self.parts.codes.map(|(_, scale)| scale)
     }
 
-    /// Refuses to make codes.
+    /// Refuses a quantized result.
     fn makes_numbers(self) -> Result<Shape, Refusal> {
         match self.parts.codes {
-            Some((dtype, _)) => Err(Refusal::because(format!("makes numbers, no codes of {dtype}"))),
+            Some((dtype, _)) => Err(Refusal::because(format!("cannot quantize its output to {dtype}"))),
             None => Ok(self),
         }
     }
 
-    /// The scales of the activations and of the weight, and the latter's zeros.
+    /// The scales of the activations and of the weight, and the weight's zero points.
     fn scales(&self) -> [Option<Value>; 3] {
         [self.parts.scales.x, self.parts.scales.weight, self.parts.scales.zero]
     }
@@ -149,7 +151,7 @@ impl Shape {
         self.parts.epilogues().contains(&Epilogue::Swiglu)
     }
 
-    /// The call of a body that takes x, the weight, and then what `more` lists, of which some may be absent.
+    /// The call of a body with inputs x, the weight, and those of `more`, some of which may be absent.
     fn call(&self, site: &Site<'_>, mut body: Body, more: &[Option<Value>]) -> Result<Call, Refusal> {
         let absent = more.iter().enumerate().filter(|(_, operand)| operand.is_none());
         body.absent = absent.map(|(place, _)| 2 + place).collect();
@@ -159,8 +161,8 @@ impl Shape {
         if let Some((prologue, _)) = &self.parts.before {
             call = call.text("before", prologue.norm.name());
         }
-        let behind: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
-        let call = if behind.is_empty() { call } else { call.text("behind", behind.join(", ")) };
+        let epilogue: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
+        let call = if epilogue.is_empty() { call } else { call.text("epilogue", epilogue.join(", ")) };
         Ok(match self.parts.codes {
             Some((dtype, _)) => call.text("codes", dtype.to_string()),
             None => call,
@@ -171,7 +173,7 @@ impl Shape {
         self.parts.operand(Epilogue::Bias)
     }
 
-    /// The functions behind the product.
+    /// The elementwise functions of the epilogue.
     fn formula(&self) -> Option<Formula> {
         self.parts.in_order()?.formula
     }

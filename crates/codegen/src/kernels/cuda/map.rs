@@ -1,4 +1,4 @@
-//! `kernels/rows/map.cuh`: regions. The formula of a region is printed as a functor, the one place where CUDA C comes
+//! `kernels/rows/map.cuh`: elementwise regions. The formula is printed as a functor, the only place where CUDA C comes
 //! from the graph.
 
 use std::fmt::Write;
@@ -31,7 +31,7 @@ pub(super) fn map(site: &Site<'_>) -> Result<Call, Refusal> {
     Ok(body.scalar("rows", rows).call(site)?.text("f", formula.to_string()))
 }
 
-/// The formula over one element of each operand: a line for each step.
+/// The formula over one element of each operand, one line per step.
 pub(super) fn functor(formula: &Formula) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.

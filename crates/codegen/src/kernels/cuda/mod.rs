@@ -1,5 +1,4 @@
-//! The kernels for NVIDIA GPUs: one file for each family of `kernels/`, which says when its bodies are used and how
-//! they are instantiated and launched.
+//! The kernels for NVIDIA GPUs: one file per family of `kernels/`, which selects, instantiates and launches its bodies.
 
 mod attention;
 mod body;
@@ -27,7 +26,7 @@ type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
 struct CudaKernel {
     name: &'static str,
     call: fn(&Site<'_>) -> Result<Call, Refusal>,
-    /// Its configurations, where it has several.
+    /// Its configurations, if it has several.
     candidates: Option<Candidates>,
 }
 
@@ -51,10 +50,10 @@ impl Kernel for CudaKernel {
     }
 }
 
-/// Bytes of shared memory that a block may have (CUDA C++ Programming Guide, compute capability 9.0).
+/// Maximum shared memory per block in bytes (CUDA C++ Programming Guide, compute capability 9.0).
 const SHARED_BYTES: u32 = 227 << 10;
 
-/// The kernels of the `sm_90a` target. Where several do one op, the fast ones come first and refuse what they cannot.
+/// The kernels of the `sm_90a` target. If several support an op, the fast ones come first.
 pub(crate) fn catalog() -> Catalog {
     let kernel = |name, call| -> Box<dyn Kernel> { Box::new(CudaKernel { name, call, candidates: None }) };
     let tuned = |name, call, candidates| -> Box<dyn Kernel> {
@@ -116,7 +115,7 @@ fn is_16_bit(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
 }
 
-/// Whether elements are codes of a byte.
+/// Whether elements are quantized to one byte.
 fn is_byte_code(dtype: DType) -> bool {
     matches!(dtype, DType::I8 | DType::F8E4M3)
 }

@@ -1,4 +1,4 @@
-//! `kernels/norm`: one block for each row, or for each head of one.
+//! `kernels/norm`: one block per row, or per head.
 
 use ir::Value;
 use ir::ops::{AddLayerNorm, AddRmsNorm, LayerNorm, RmsNorm};
@@ -13,10 +13,10 @@ struct Norm {
     name: &'static str,
     file: &'static str,
     ty: &'static str,
-    /// How many operands, and results, have the shape of x.
+    /// Number of operands, and of results, with the shape of x.
     rows: usize,
     eps: f32,
-    /// Where it norms heads rather than rows, their size.
+    /// The head dimension, if it normalizes heads, not rows.
     head_dim: Option<u32>,
 }
 
@@ -44,11 +44,11 @@ pub(super) fn add_layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
 }
 
 impl Norm {
-    /// The call, with a place for each operand that may be absent.
+    /// The call, with an index for each operand that may be absent.
     fn call(&self, site: &Site<'_>, optional: &[usize]) -> Result<Call, Refusal> {
         let (width, rows) = (width(site)?, row_count(site)?);
         let cols = self.head_dim.map_or(width, u64::from);
-        // heads of a row lie behind each other, as rows do
+        // heads of a row are contiguous, as rows are
         let rows = rows * Dim::from(width / cols.max(1));
         let operands = site.graph.operands(site.op);
         let gain = c_type(gain(site, operands.get(self.rows..).unwrap_or_default())?);
@@ -63,13 +63,13 @@ impl Norm {
     }
 }
 
-/// The dtype of a gain and, where there is one, of the bias behind it, which a norm reads before it waits for its rows.
+/// The dtype of the norm's weight and bias, which it reads before it waits for its rows.
 pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal> {
     let mut dtypes = Vec::new();
     for factor in factors {
         if !site.graph.is_constant(*factor) {
             return Err(Refusal::because(
-                "its gain or bias is computed in the step, and it reads them before it waits for that",
+                "its weight or bias is computed in the step, but it reads them before it waits for the previous kernel",
             ));
         }
         dtypes.push(site.tensor(*factor)?.dtype);
@@ -77,11 +77,11 @@ pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal>
     match dtypes.as_slice() {
         [gain] => Ok(*gain),
         [gain, bias] if gain == bias => Ok(*gain),
-        _ => Err(Refusal::because("takes a gain and a bias of one type")),
+        _ => Err(Refusal::because("requires a weight and a bias of one type")),
     }
 }
 
-/// A vector of eight elements for each thread, as long as a block has that many: one load, no second trip.
+/// Eight elements per thread, as far as a block has that many: one vector load, no loop.
 pub(super) fn threads(cols: u64) -> u32 {
     (cols.div_ceil(8).next_multiple_of(32) as u32).clamp(32, 1024)
 }

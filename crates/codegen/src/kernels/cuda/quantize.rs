@@ -1,4 +1,4 @@
-//! `kernels/rows/quantize.cuh`: what makes codes of activations, with their scales or by given ones.
+//! `kernels/rows/quantize.cuh`: quantization of activations, with computed or given scales.
 
 use ir::ops::{Quantize, QuantizeBlocks, RmsNormQuantize};
 use ir::{Value, scale_block};
@@ -11,27 +11,27 @@ use crate::{Call, Refusal, Site};
 
 const FILE: &str = "rows/quantize.cuh";
 
-/// Codes of a program are a byte each.
+/// Quantized types at run time have one byte.
 pub(super) fn check_codes(dtype: DType) -> Result<(), Refusal> {
     match dtype {
         DType::I8 | DType::F8E4M3 => Ok(()),
-        _ => Err(Refusal::because(format!("makes codes of i8 and f8e4m3, not {dtype}"))),
+        _ => Err(Refusal::because(format!("quantizes to i8 and f8e4m3, not {dtype}"))),
     }
 }
 
-/// Kernels that make codes on the way read a scale as a float.
+/// Kernels that quantize their output read an f32 scale.
 pub(super) fn check_scale(site: &Site<'_>, scale: Value) -> Result<(), Refusal> {
     match site.tensor(scale)?.dtype {
         DType::F32 => Ok(()),
-        dtype => Err(Refusal::because(format!("takes a scale in f32, not {dtype}"))),
+        dtype => Err(Refusal::because(format!("requires a scale in f32, found {dtype}"))),
     }
 }
 
-/// Columns that share a scale, where rows have so many scales.
+/// Columns that share a scale, for rows with this many scales.
 fn part(cols: u64, scales: Option<u64>) -> Result<u64, Refusal> {
     let scales = scales.ok_or_else(|| Refusal::because("rows have a symbolic number of scales"))?;
     scale_block(cols, scales)
-        .ok_or_else(|| Refusal::because(format!("{scales} scales are no blocks of {cols} columns")))
+        .ok_or_else(|| Refusal::because(format!("{scales} scales do not divide {cols} columns into blocks")))
 }
 
 /// Columns that share a scale, by the second result.
@@ -40,7 +40,7 @@ fn part_of_result(site: &Site<'_>) -> Result<u64, Refusal> {
     part(width(site)?, site.tensor(scales)?.width())
 }
 
-/// The widest vector of columns that a thread takes: 16 bytes that divide a row, and whole parts.
+/// The widest vector of columns per thread: 16 bytes that divide a row and a group.
 fn vector(dtype: DType, cols: u64, part: u64) -> u64 {
     let widest = 16 / dtype.bytes();
     let divides = 1 << cols.trailing_zeros().min(widest.trailing_zeros());
@@ -51,12 +51,12 @@ pub(super) fn quantize_blocks(site: &Site<'_>) -> Result<Call, Refusal> {
     let op = site.cast::<QuantizeBlocks>()?;
     check_codes(op.to)?;
     if op.block().0 != 1 {
-        return Err(Refusal::because(format!("makes scales of a row, not of {}", op.block().0)));
+        return Err(Refusal::because(format!("computes scales of one row, not of {}", op.block().0)));
     }
     let (rows, cols, part) = (row_count(site)?, width(site)?, part_of_result(site)?);
     let x = site.operand_type(0)?.dtype;
     let vector = vector(x, cols, part);
-    // a part that is wider than a warp has a block of its own
+    // a group that is wider than a warp has its own block
     let span = if part == cols || part / vector <= 32 { cols } else { part };
     let threads = norm::threads(span * 8 / vector.max(1));
     let instance = format!("QuantizeBlocks<{}, {}, {cols}, {part}, {threads}>", c_type(x), c_type(op.to));
@@ -70,12 +70,12 @@ pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
     check_codes(op.to)?;
     if !site.graph.is_constant(site.operand(1)?) {
         return Err(Refusal::because(
-            "its gain is computed in the step, and it reads the gain before it waits for that",
+            "its weight is computed in the step, but it reads it before it waits for the previous kernel",
         ));
     }
     let (rows, cols) = (row_count(site)?, width(site)?);
-    let (x, gain, threads) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype, norm::threads(cols));
-    let types = [x, op.norm, gain, op.to].map(c_type).join(", ");
+    let (x, weight, threads) = (site.operand_type(0)?.dtype, site.operand_type(1)?.dtype, norm::threads(cols));
+    let types = [x, op.norm, weight, op.to].map(c_type).join(", ");
     let eps = c_float(op.eps);
     if site.graph.operands(site.op).len() > 2 {
         check_scale(site, site.operand(2)?)?;
@@ -85,7 +85,7 @@ pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
     }
     let (part, vector) = (part_of_result(site)?, vector(x, cols, cols));
     if part != cols && (part < vector || part / vector > 32) {
-        return Err(Refusal::because(format!("scales of {part} columns are no whole vectors of a warp's lanes")));
+        return Err(Refusal::because(format!("groups of {part} columns are not whole vectors of a warp's lanes")));
     }
     let instance = format!("RmsNormQuantize<{types}, {cols}, {eps}, {part}, {threads}>");
     let body = Body::new("rms_norm_quantize", FILE, instance, threads, rows.clone());
@@ -96,14 +96,14 @@ pub(super) fn quantize(site: &Site<'_>) -> Result<Call, Refusal> {
     let op = site.cast::<Quantize>()?;
     check_codes(op.to)?;
     if site.graph.operands(site.op).len() > 2 {
-        return Err(Refusal::because("makes codes without zeros"));
+        return Err(Refusal::because("does not support zero points"));
     }
     let (rows, cols) = (row_count(site)?, width(site)?);
     let (x, scale) = (site.operand_type(0)?, site.operand_type(1)?);
     let part = part(cols, scale.width())?;
     let each_row = scale.shape.first() == x.shape.first() && rows != Dim::from(1);
     if !each_row && scale.shape.first() != Some(&Dim::from(1)) {
-        return Err(Refusal::because("takes scales of each row or of all, not of blocks of rows"));
+        return Err(Refusal::because("requires scales per row or per tensor, not per block of rows"));
     }
     let types = [x.dtype, op.to, scale.dtype].map(c_type).join(", ");
     let instance = format!("Quantize<{types}, {cols}, {part}, {each_row}>");

@@ -1,4 +1,4 @@
-//! `kernels/rope`: rotations by position, and keys and values into their blocks.
+//! `kernels/rope`: RoPE, and storing keys and values in the KV cache.
 
 use ir::ops::{AppendKv, Rope, RopeAppendKv};
 use plan::DType;
@@ -36,31 +36,31 @@ pub(super) fn rope_append_kv(site: &Site<'_>) -> Result<Call, Refusal> {
     body.call(site)
 }
 
-/// The norm of heads before their rotation, as bodies with the gains behind the frequencies take it.
+/// The norm of heads before RoPE, as a template argument of bodies with the norm weights after the frequencies.
 pub(super) struct HeadNorm {
     /// The template argument.
     pub ty: String,
-    /// The places of the gains among the inputs, where there are none.
+    /// The input indices of the norm weights, if there are none.
     pub absent: Vec<usize>,
 }
 
 impl HeadNorm {
-    /// That of an op whose sixth operand is the gain of the queries, where it norms.
+    /// The norm of an op whose sixth operand is the norm weight of the queries, if it has one.
     pub fn of(site: &Site<'_>, eps: Option<f32>) -> Result<HeadNorm, Refusal> {
         Ok(match eps {
             Some(eps) => {
-                let gain = c_type(site.operand_type(5)?.dtype);
-                HeadNorm { ty: format!("smelt::HeadNorm<{gain}, {}>", c_float(eps)), absent: Vec::new() }
+                let weight = c_type(site.operand_type(5)?.dtype);
+                HeadNorm { ty: format!("smelt::HeadNorm<{weight}, {}>", c_float(eps)), absent: Vec::new() }
             }
             None => HeadNorm { ty: "smelt::NoNorm".to_owned(), absent: vec![5, 6] },
         })
     }
 }
 
-/// Threads of a block, which has one token.
+/// Threads per block, which has one token.
 const THREADS: u32 = 256;
 
-/// A body that takes a block for each token and finds its sequence; `table` is the operand that is the block table.
+/// A body with one block per token, which finds its sequence; `table` is the block table operand.
 fn step_body(
     site: &Site<'_>,
     name: &'static str,

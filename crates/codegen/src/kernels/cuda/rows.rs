@@ -1,4 +1,4 @@
-//! `kernels/rows`: what copies rows or computes element by element.
+//! `kernels/rows`: copies of rows, and elementwise ops.
 
 use ir::ops::{Embedding, GatherRows, Split, Swiglu};
 use plan::{Code, DType, Layout, Param, Scalar};
@@ -9,10 +9,10 @@ use crate::cuda::flatten;
 use crate::{Call, Refusal, Site};
 
 pub(super) const THREADS: u32 = 256;
-/// Elements of a block: eight for each thread, one 16-byte vector of a 16-bit type.
+/// Elements per block: eight per thread, one 16-byte vector of a 16-bit type.
 pub(super) const BLOCK_ELEMENTS: u64 = 8 * THREADS as u64;
 
-/// Blocks take elements of the result, wherever rows end.
+/// Blocks are assigned elements of the result, independent of rows.
 pub(super) fn swiglu(site: &Site<'_>) -> Result<Call, Refusal> {
     is::<Swiglu>(site)?;
     let (rows, cols) = (row_count(site)?, width(site)?);
@@ -29,7 +29,7 @@ pub(super) fn gather_rows(site: &Site<'_>) -> Result<Call, Refusal> {
     body.scalar("rows", rows).scalar("x_rows", dim(site, 0, 0)?).call(site)
 }
 
-/// Reads the packed form of a table that a linear wants packed: one copy serves both.
+/// Reads the packed form of a table that a linear layer uses packed: one copy serves both.
 pub(super) fn embedding(site: &Site<'_>) -> Result<Call, Refusal> {
     is::<Embedding>(site)?;
     let (cols, tokens) = (width(site)?, row_count(site)?);
@@ -51,7 +51,7 @@ pub(super) fn split(site: &Site<'_>) -> Result<Call, Refusal> {
     body.scalar("rows", rows).call(site)
 }
 
-/// The kernel that makes random weights of this type and order where a plan is loaded. No program launches it.
+/// The kernel that generates random weights of this type and layout when a plan is loaded. No program launches it.
 pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
     let order = match layout {
         Layout::RowMajor => 0,

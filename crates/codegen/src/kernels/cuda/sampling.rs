@@ -6,7 +6,7 @@ use super::body::{Body, c_type};
 use super::dim;
 use crate::{Call, Refusal, Site};
 
-/// From here on a row is spread over a cluster: one block reads some 100 GB/s.
+/// From this width on a row is spread over a cluster: one block reads some 100 GB/s.
 const CLUSTER_CLASSES: u32 = 16 << 10;
 const CLUSTER: u32 = 8;
 

@@ -6,7 +6,7 @@ use super::{ParseError, Parser};
 use crate::text::lexer::Token;
 use crate::{AttrValue, TensorType, Type};
 
-/// Lists may be nested this deep: more is an attack on the stack.
+/// Maximum nesting of lists: more is an attack on the stack.
 const MAX_DEPTH: u32 = 64;
 
 impl Parser<'_> {
@@ -38,7 +38,7 @@ impl Parser<'_> {
         Ok(TensorType { dtype, shape })
     }
 
-    /// A size: the text up to the `,` or `]` that ends it, in the language of [`Dim`].
+    /// A size: the text up to the `,` or `]` that ends it, in the syntax of [`Dim`].
     pub fn dim(&mut self) -> Result<Dim, ParseError> {
         let start = self.at();
         let mut depth = 0;
@@ -56,7 +56,7 @@ impl Parser<'_> {
         text.parse().or_else(|message: String| self.fail(start, message))
     }
 
-    /// `name = value, …` up to the `}`, which stays.
+    /// `name = value, …` up to the `}`, which is not consumed.
     pub fn attr_list(&mut self) -> Result<Vec<(String, AttrValue)>, ParseError> {
         let mut attrs: Vec<(String, AttrValue)> = Vec::new();
         self.depth = 0;

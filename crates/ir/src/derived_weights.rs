@@ -1,4 +1,5 @@
-//! Constants that passes compute, beside those of a checkpoint: scales that were searched, codes that were chosen.
+//! Derived weights: constants that passes compute, in addition to those of a checkpoint, such as scales and quantized
+//! values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,18 +10,18 @@ use plan::{DType, RandomPart};
 
 use crate::WeightSource;
 
-/// A source of weights to which passes add tensors of their own.
-pub struct MadeWeights<'a> {
+/// A source of weights to which passes add tensors.
+pub struct DerivedWeights<'a> {
     source: &'a dyn WeightSource,
     made: RwLock<BTreeMap<String, Made>>,
 }
 
-/// A tensor that was added.
+/// An added tensor.
 #[derive(PartialEq)]
 enum Made {
-    /// Its bytes; of 4-bit codes, two in each.
+    /// Its bytes; 4-bit values are packed in pairs.
     Values { dtype: DType, bytes: Vec<u8> },
-    /// Rows of another tensor, each times a factor of its own.
+    /// Rows of another tensor, each multiplied by its own factor.
     Rows { of: String, dtype: DType, width: u64, factors: Vec<f32> },
 }
 
@@ -35,19 +36,19 @@ impl Made {
     }
 }
 
-impl<'a> MadeWeights<'a> {
-    /// The tensors of a source, and none of its own yet.
-    pub fn over(source: &'a dyn WeightSource) -> MadeWeights<'a> {
-        MadeWeights { source, made: RwLock::default() }
+impl<'a> DerivedWeights<'a> {
+    /// The tensors of a source, without additions.
+    pub fn over(source: &'a dyn WeightSource) -> DerivedWeights<'a> {
+        DerivedWeights { source, made: RwLock::default() }
     }
 
-    /// Adds a tensor of these values, each rounded to `dtype`; one of the same key gives way.
+    /// Adds a tensor of these values, each rounded to `dtype`, replacing one of the same key.
     pub fn add(&self, key: &str, dtype: DType, values: &[f32]) {
         self.insert(key, Made::values(dtype, values));
     }
 
-    /// The key of a tensor of these values: `key`, or one made from it where that is taken by others. Several passes may
-    /// keep something of the same value, and none may take away what an op of another reads.
+    /// The key for a tensor of these values: `key`, or one derived from it if others have taken that. Several passes
+    /// may store tensors for the same value, and none may replace what an op of another reads.
     pub fn keep(&self, key: &str, dtype: DType, values: &[f32]) -> String {
         let made = Made::values(dtype, values);
         let mut known = self.made.write().unwrap_or_else(PoisonError::into_inner);
@@ -58,8 +59,8 @@ impl<'a> MadeWeights<'a> {
         key
     }
 
-    /// Adds a matrix of `dtype` and `width` columns: the rows of `of`, which has that dtype, each times its factor. They
-    /// are computed when they are read.
+    /// Adds a matrix of `dtype` and `width` columns: the rows of `of`, which has that dtype, each multiplied by its
+    /// factor. They are computed when they are read.
     pub fn add_scaled_rows(&self, key: &str, of: &str, dtype: DType, width: u64, factors: Vec<f32>) {
         self.insert(key, Made::Rows { of: of.to_owned(), dtype, width, factors });
     }
@@ -69,7 +70,7 @@ impl<'a> MadeWeights<'a> {
         self.made.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    /// The values of a tensor that was added as such.
+    /// The values of an added tensor.
     pub fn values(&self, key: &str) -> Option<Vec<f32>> {
         match self.made.read().unwrap_or_else(PoisonError::into_inner).get(key)? {
             Made::Values { dtype, bytes } if *dtype != DType::I4 => Some(dtype.decode(bytes)),
@@ -82,14 +83,14 @@ impl<'a> MadeWeights<'a> {
     }
 }
 
-impl fmt::Debug for MadeWeights<'_> {
+impl fmt::Debug for DerivedWeights<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
-        f.debug_tuple("MadeWeights").field(&made.keys().collect::<Vec<_>>()).finish()
+        f.debug_tuple("DerivedWeights").field(&made.keys().collect::<Vec<_>>()).finish()
     }
 }
 
-impl WeightSource for MadeWeights<'_> {
+impl WeightSource for DerivedWeights<'_> {
     fn read(&self, key: &str, elements: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
         match made.get(key) {
@@ -97,7 +98,7 @@ impl WeightSource for MadeWeights<'_> {
             Some(Made::Values { dtype: DType::I4, bytes }) => {
                 for (index, cell) in elements.zip(out) {
                     let pair = bytes.get((index / 2) as usize).ok_or_else(|| outside(key))?;
-                    // the sign of four bits, spread over eight
+                    // sign-extends four bits to eight
                     *cell = ((pair << if index % 2 == 0 { 4 } else { 0 }) as i8 >> 4) as u8;
                 }
                 Ok(())
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_was_added_is_read() {
-        let weights = MadeWeights::over(&NoWeights);
+        let weights = DerivedWeights::over(&NoWeights);
         weights.add("codes", DType::I4, &[-8.0, 7.0, -1.0, 0.0, 3.0]);
         let mut bytes = [0; 4];
         weights.read("codes", 1..5, &mut bytes).unwrap();
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_takes_no_key_of_other_values() {
-        let weights = MadeWeights::over(&NoWeights);
+        let weights = DerivedWeights::over(&NoWeights);
         let keep = |value| weights.keep("by", DType::F32, &[value]);
         assert_eq!([keep(1.0), keep(2.0), keep(1.0), keep(3.0)], ["by", "by.1", "by", "by.2"]);
         assert_eq!(weights.values("by"), Some(vec![1.0]));
@@ -158,9 +159,9 @@ mod tests {
 
     #[test]
     fn rows_are_scaled_as_they_are_read() {
-        let source = MadeWeights::over(&NoWeights);
+        let source = DerivedWeights::over(&NoWeights);
         source.add("w", DType::F32, &[1.0, 2.0, 3.0, 4.0]);
-        let weights = MadeWeights::over(&source);
+        let weights = DerivedWeights::over(&source);
         weights.add_scaled_rows("w.rows", "w", DType::F32, 2, vec![2.0, 0.5]);
         let mut bytes = [0; 12];
         weights.read("w.rows", 1..4, &mut bytes).unwrap();
