@@ -321,14 +321,16 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
 };
 
 template <class T, class KV, class X, int kHeads, int kKvHeads, int kHeadDim, int kHalf, float kScale, int kSplits,
-          class Norm>
+          class Norm, bool kIsAlone>
 struct RopeAttentionDecode {
   using Attention = DecodeAttention<T, KV, kHeads, kKvHeads, kHeadDim, kScale, kSplits>;
   static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
   static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
   static constexpr int kThreads = Attention::kThreads;
-  // Concurrent blocks of the linear layer would make the whole step of a model of 8B a fifth longer.
-  static constexpr bool kAlone = true;
+  // Multiprocessors keep the split of L1 and shared memory that this body requests for as long as launches overlap. With a
+  // small L1, a linear layer whose weights go through it into registers made the whole step of a model of 8B a fifth
+  // longer; one whose weights go into shared memory is not affected.
+  static constexpr bool kAlone = kIsAlone;
   static constexpr int kGroup = Attention::kGroup;
   static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows are in different banks
 

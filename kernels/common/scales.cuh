@@ -33,7 +33,7 @@ template <class S, int kRows, int kCols, int kWidth> struct Scales {
 struct Unscaled {
   using Type = float;
   static constexpr bool kScaled = false, kGrouped = false;
-  static constexpr int kShared = 0, kSharedRows = 0;
+  static constexpr int kShared = 0, kSharedRows = 0, kPerRow = 0;
 
   static __device__ __forceinline__ int line(int) { return 0; }
   static __device__ __forceinline__ int column(int) { return 0; }

@@ -52,6 +52,10 @@ template <class T, int kCols> constexpr int vector_width() {
   return width;
 }
 
+// A if kFirst, otherwise B.
+template <bool kFirst, class A, class B> struct Either { using Type = A; };
+template <class A, class B> struct Either<false, A, B> { using Type = B; };
+
 constexpr __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 constexpr __device__ __forceinline__ int round_up(int a, int b) { return ceil_div(a, b) * b; }
 

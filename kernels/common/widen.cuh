@@ -51,6 +51,14 @@ template <class T> struct Widen<i4, T> {
     for (int i = 0; i < kPairs; ++i) out[i] = pair(word >> (4 * i));
   }
 
+  // The same with kAbove added to each code, which saves a subtraction.
+  static constexpr float kAbove = 8 + (sizeof(T) == 2 && kUnits2<T> == kUnits2<bf16> ? 128 : 1024);
+
+  static __device__ __forceinline__ void pairs_above(u32 (&out)[kPairs], u32 word) {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) out[i] = ptx::lop3_and_or<0x000f000f>(word >> (4 * i), kUnits2<T>);
+  }
+
   // The pair at the lowest bits of the halves of a word; stored with 8 added.
   static __device__ __forceinline__ u32 pair(u32 shifted) {
     return ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x000f000f>(shifted, kUnits2<T>), kUnits2<T> + 0x00080008);

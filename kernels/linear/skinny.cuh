@@ -40,10 +40,6 @@
 
 namespace smelt {
 
-// A if kFirst, otherwise B.
-template <bool kFirst, class A, class B> struct Either { using Type = A; };
-template <class A, class B> struct Either<false, A, B> { using Type = B; };
-
 template <class T, class Y, int kN, int kK, int kRows, int kWarps, int kStrips, int kDepth,
           bool kSwiglu = false, class X = T, class G = T, int kNormRows = 0, float kEps = 0.0f, bool kCentred = false,
           class F = Same, class B = T, class W = T, class WScales = Unscaled, bool kZero = false,

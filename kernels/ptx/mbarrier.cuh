@@ -45,4 +45,9 @@ template <int kBarrier, int kThreads> __device__ __forceinline__ void bar_sync()
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
+// The same, of a barrier that only the launch knows.
+__device__ __forceinline__ void bar_sync(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 }  // namespace smelt::ptx

@@ -102,3 +102,36 @@ fn a_program_is_told_what_the_importer_warns_of() {
     let plan = std::fs::read_dir(folder.path().join("cache")).unwrap().next().unwrap().unwrap().path();
     assert!(Llm::load(plan).unwrap().warnings().is_empty());
 }
+
+#[test]
+fn steps_are_profiled_in_the_midst_and_leave_no_trace() {
+    let compile = CompileOptions { max_batch_size: Some(3), max_num_tokens: Some(32), ..Default::default() };
+    let mut llm = load("models/demo", compile);
+    let prompts: Vec<Vec<u32>> = (0..3).map(|first| (first..first + 40).collect()).collect();
+    let texts: Vec<Prompt> = prompts.iter().cloned().map(Prompt::Tokens).collect();
+    let before = llm.generate(&texts, &params(12)).unwrap();
+    let steps = llm.profile(&prompts, 12, 2).unwrap();
+    let plan = llm.plan().plan();
+    let [mixed, decode] = &steps[..] else { panic!("{} steps", steps.len()) };
+    // two that generate, and as much of the third prompt as the step has room for
+    assert_eq!(mixed.sequences.iter().map(|sequence| sequence.tokens).collect::<Vec<_>>(), [1, 1, 30]);
+    assert_eq!((mixed.sequences[2].cached, mixed.decodes(plan)), (0, false));
+    assert!(decode.decodes(plan) && decode.sequences.iter().all(|sequence| sequence.tokens == 1));
+    // six tokens of the last: its prompt and five are cached
+    assert_eq!(decode.sequences[2].cached, 45);
+    for step in [mixed, decode] {
+        let (launches, costs) = (&step.times.launches, step.costs(plan).unwrap());
+        let planned = plan.programs[step.program].steps.len();
+        assert_eq!((launches.len(), costs.len()), (planned, planned));
+        assert!(launches.iter().all(|time| *time > 0.0) && step.times.apart > 0.0 && !step.times.captured);
+    }
+    // the work of a step of the largest size and the same contexts
+    let contexts: Vec<u64> = decode.sequences.iter().map(|sequence| sequence.cached + 1).collect();
+    let whole = smelt::plans::step_cost(&plan.programs[decode.program], &decode.symbols, &contexts).unwrap();
+    let sum = decode.costs(plan).unwrap().into_iter().map(|cost| cost.read).sum::<u64>();
+    assert!(whole.read.abs_diff(sum) < whole.read / 1000, "{} and {sum} bytes", whole.read);
+    assert_eq!(llm.generate(&texts, &params(12)).unwrap(), before);
+    let error = llm.profile(&[vec![1; 4000]], 12, 2).unwrap_err();
+    assert!(error.to_string().contains("the prompt has 4000 tokens"), "{error}");
+    assert_eq!(llm.generate(&texts, &params(12)).unwrap(), before);
+}

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use passes::{Numerics, Pass, PassList, Pipeline, pipeline};
-use plan::{Machine, Plan, Program, Symbol, SymbolValues, context, full_step};
+use plan::{Machine, Plan, Program, Symbol, SymbolValues, context, full_step, step_cost, upper_bounds};
 use smelt::{CompileOptions, Driver, Dumps, Quiet, Target, TargetChoice, WeightsChoice};
 use tests::{SeededWeights, folder, lower, model_folders, model_graph, run_passes};
 
@@ -40,11 +40,8 @@ fn what_passes_make_is_not_predicted_to_be_slower() {
     }
 }
 
-#[test]
-fn measured_times_stay_within_their_bounds() {
-    let bench = folder().join("../bench");
-    let measured = std::fs::read_to_string(bench.join("gpu.json")).unwrap();
-    let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
+/// A plan of the 8B shape, in bf16, for a GPU.
+fn llama_8b() -> Plan {
     let options = CompileOptions {
         target: TargetChoice::Named("sm_90a".to_owned()),
         weights: WeightsChoice::Dummy,
@@ -52,12 +49,41 @@ fn measured_times_stay_within_their_bounds() {
         ..CompileOptions::default()
     };
     let mut dumps = Dumps::default();
-    Driver::new().compile(&bench.join("configs/llama-3.1-8b"), None, &options, Some(&mut dumps), &mut Quiet).unwrap();
+    Driver::new()
+        .compile(&folder().join("../bench/configs/llama-3.1-8b"), None, &options, Some(&mut dumps), &mut Quiet)
+        .unwrap();
     let graph = ir::text::parse(&dumps.graph, &ir::OpSet::standard()).unwrap().graph;
-    let plan = lower(&Driver::new(), &graph, Target::Sm90a, &SeededWeights::of(&graph, true), 1).unwrap().plan;
+    lower(&Driver::new(), &graph, Target::Sm90a, &SeededWeights::of(&graph, true), 1).unwrap().plan
+}
+
+/// A token of one sequence reads every weight but the embedding's other rows, and its keys and values.
+#[test]
+fn a_decode_step_moves_its_weights_and_its_context() {
+    let plan = llama_8b();
+    for batch in [1, 8] {
+        let program = plan.programs.iter().find(|program| program.name == format!("decode@{batch}")).unwrap();
+        let cost = |contexts: &[u64]| step_cost(program, &upper_bounds(&program.symbols), contexts).unwrap();
+        let (weights, parameters) = (7_504_924_672.0 * 2.0, 7_504_924_672.0 * 2.0 * batch as f64);
+        let none = cost(&vec![0; batch]);
+        let moved = none.bytes() as f64 / weights;
+        assert!((1.0..1.0 + 1e-3 * batch as f64).contains(&moved), "batch {batch}: {} bytes", none.bytes());
+        assert!((none.flops as f64 / parameters - 1.0).abs() < 1e-2, "batch {batch}: {} operations", none.flops);
+        // 32 layers of 8 heads of 128, keys and values of 2 bytes
+        let contexts: Vec<u64> = (0..batch as u64).map(|index| 500 + 37 * index).collect();
+        let tokens: u64 = contexts.iter().sum();
+        assert_eq!(cost(&contexts).bytes() - none.bytes(), tokens * 2 * 8 * 128 * 2 * 32, "batch {batch}");
+    }
+}
+
+#[test]
+fn measured_times_stay_within_their_bounds() {
+    let bench = folder().join("../bench");
+    let measured = std::fs::read_to_string(bench.join("h200/llama-3.1-8b-bf16.json")).unwrap();
+    let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
+    let plan = llama_8b();
     let program = |name: &str| plan.programs.iter().find(|program| program.name == name).unwrap();
-    for run in measured["runs"].as_array().unwrap() {
-        let [batch, prompt, tokens] = ["batch", "prompt_len", "tokens"].map(|name| run[name].as_u64().unwrap());
+    for run in measured["results"].as_array().unwrap() {
+        let [batch, prompt, tokens] = ["batch_size", "input_len", "output_len"].map(|name| run[name].as_u64().unwrap());
         let decode = program(&format!("decode@{batch}"));
         // the mean of a run
         let decode = batch as f64 / step(&plan, decode, &full_step(decode, prompt + tokens / 2));
@@ -67,7 +93,7 @@ fn measured_times_stay_within_their_bounds() {
         let values = sizes.into_iter().chain([(context(), prompt / 2)]).collect();
         let first = batch as f64 * step(&plan, mixed, &values) * 1e3;
         let rate = run["decode_tokens_per_s"].as_f64().unwrap();
-        let first_measured = run["ttft_ms"].as_f64().unwrap();
+        let first_measured = run["ttft_ms"]["p50"].as_f64().unwrap();
         let (share, first_share) = (rate / decode, first / first_measured);
         eprintln!(
             "| {batch} | {decode:.0} | {rate:.0} | {:.0} % | {first:.1} | {first_measured:.1} | {:.0} % |",

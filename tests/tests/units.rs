@@ -7,13 +7,14 @@ mod gpu_shapes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use codegen::ProgramShape;
 use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::{compile_twice, demo, oracle};
 use smelt::{
     CompileOptions, DType, Driver, Dumps, Format, PlanFile, PrecisionOptions, Quiet, TargetChoice, WeightsChoice,
 };
-use tests::{SeededWeights, compile, device, folder};
+use tests::{SeededWeights, Traced, compile, device, folder};
 
 /// A driver with the NVRTC of the tests, and a directory for units; `None` if there is no NVRTC.
 fn driver(units: Option<PathBuf>) -> Option<Driver> {
@@ -117,6 +118,39 @@ fn odd_shapes_build() {
     }
 }
 
+/// The kernels that ceilings are measured with build, and their plans are sound: without a device nothing is read, which is
+/// noticed.
+#[test]
+fn the_kernels_that_measure_ceilings_build() {
+    let Ok(compiler) = device::compiler() else { return eprintln!("skipped: no NVRTC") };
+    let refused = codegen::read_rate(&Traced::default(), &compiler, 64 << 20).unwrap_err().to_string();
+    assert!(refused.contains("its sums are not those of the memory"), "{refused}");
+    let product = "\
+graph @product(%given: f32[8192, 8192]) {
+  %x = cast %given {to = bf16} : bf16[8192, 8192]
+  %weight = constant @\"weight\" : bf16[8192, 8192]
+  %y = linear %x, %weight : bf16[8192, 8192]
+  return %y
+}
+";
+    let graph = ir::text::parse(product, &ir::OpSet::standard()).unwrap().graph;
+    let programs = [ProgramShape {
+        name: "product".to_owned(),
+        kind: plan::ProgramKind::Decode,
+        replacements: Default::default(),
+        symbols: Vec::new(),
+    }];
+    let catalog = codegen::Target::Sm90a.catalog();
+    let selection = codegen::select(&graph, &catalog, &programs).unwrap();
+    let launches = codegen::chosen(&selection, &programs, 0);
+    assert_eq!(launches[1].kernel(), "linear_wgmma");
+    // however long launches take that do nothing, the trial has run
+    match launches[1].best(&catalog, &Traced::default(), Some(&compiler), 8) {
+        Ok(time) => assert!(time.as_secs_f64() < 1.0),
+        Err(error) => assert!(error.to_string().contains("took no more time"), "{error}"),
+    }
+}
+
 /// The launches of a layer for one token of one sequence, without the configurations of the kernels.
 fn launches(config: &Path, layer: u32, kv: Option<DType>, driver: &Driver) -> Vec<String> {
     let precision = PrecisionOptions { kv, ..PrecisionOptions::default() };
@@ -139,11 +173,11 @@ fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
     assert_eq!(
         launches(&config, 0, None, &driver(cache()).unwrap_or_default()),
         [
-            "%layers.0.attn.q_k_v = fused_linear : linear_skinny",
+            "%layers.0.attn.q_k_v = fused_linear : linear_few",
             "%layers.0.attn.mixed = rope_attention : rope_attention_decode",
-            "%layers.0.attn.sum = fused_linear : linear_skinny",
-            "%layers.0.mlp.gelu_tanh = fused_linear : linear_skinny",
-            "%layers.0.mlp.sum = fused_linear : linear_skinny",
+            "%layers.0.attn.sum = fused_linear : linear_few",
+            "%layers.0.mlp.gelu_tanh = fused_linear : linear_few",
+            "%layers.0.mlp.sum = fused_linear : linear_few",
         ]
     );
 }
@@ -154,11 +188,11 @@ fn a_layer_of_an_8b_decode_step_has_five_launches() {
         assert_eq!(
             launches(&folder().join("../bench/configs").join(model), 17, kv, &Driver::new()),
             [
-                "%layers.17.attn.q_k_v = fused_linear : linear_skinny",
+                "%layers.17.attn.q_k_v = fused_linear : linear_few",
                 "%layers.17.attn.mixed = rope_attention : rope_attention_decode",
-                "%layers.17.attn.sum = fused_linear : linear_skinny",
-                "%layers.17.mlp.gated = fused_linear : linear_skinny",
-                "%layers.17.mlp.sum = fused_linear : linear_skinny",
+                "%layers.17.attn.sum = fused_linear : linear_few",
+                "%layers.17.mlp.gated = fused_linear : linear_few",
+                "%layers.17.mlp.sum = fused_linear : linear_few",
             ],
             "{model}, {kv:?}"
         );

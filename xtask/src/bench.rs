@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: figures of the CPU target on this machine, kept in `bench/cpu.json`. Figures of GPUs come from
-//! `run.sh` of the bundle and are kept in `bench/gpu.json`. The book and the ADRs show them as tables made here.
+//! `run.sh` of the bundle and are kept in `bench/gpu.json` and `bench/h200`. The book and the ADRs show them as tables made here.
 
 pub mod accuracy;
+mod gpu;
 pub mod passes;
 
 use std::path::Path;
@@ -15,22 +16,40 @@ use crate::process::{cargo, run as run_command};
 const RESULT: &str = "bench/cpu.json";
 const END: &str = "<!-- end -->";
 
-/// A table of a page that is made from a result.
+/// A table of a page that is made from results.
 struct Shown {
-    result: &'static str,
+    /// As the page names them.
+    from: &'static str,
+    results: Vec<&'static str>,
     page: &'static str,
-    table: fn(&Value) -> Result<String, String>,
+    table: fn(&[Value]) -> Result<String, String>,
 }
 
 /// All of them.
-const SHOWN: [Shown; 6] = [
-    Shown { result: accuracy::RESULT, page: "docs/accuracy.md", table: accuracy::table },
-    Shown { result: RESULT, page: "docs/book/performance.md", table: cpu_table },
-    Shown { result: passes::RESULT, page: "docs/book/performance.md", table: passes::table },
-    Shown { result: "bench/gpu.json", page: "docs/book/performance.md", table: gpu_table },
-    Shown { result: "bench/gpu-formats.json", page: "docs/accuracy.md", table: formats_table },
-    Shown { result: "bench/weight-layout.json", page: "docs/adr/0005-tiled-weights.md", table: layout_table },
-];
+fn shown() -> [Shown; 8] {
+    let shown = |result, page, table| Shown { from: result, results: vec![result], page, table };
+    [
+        shown(accuracy::RESULT, "docs/accuracy.md", |results| accuracy::table(&results[0])),
+        shown(RESULT, "docs/book/performance.md", |results| cpu_table(&results[0])),
+        shown(passes::RESULT, "docs/book/performance.md", |results| passes::table(&results[0])),
+        shown("bench/gpu.json", "docs/book/performance.md", |results| gpu_table(&results[0])),
+        shown("bench/gpu-formats.json", "docs/accuracy.md", |results| formats_table(&results[0])),
+        shown("bench/weight-layout.json", "docs/adr/0005-tiled-weights.md", |results| layout_table(&results[0])),
+        Shown {
+            from: "bench/h200 and bench/peers.json",
+            results: gpu::REPORTS.to_vec(),
+            page: "README.md",
+            table: gpu::headline,
+        },
+        Shown {
+            from: "bench/h200",
+            results: gpu::SHAPES.iter().map(|(file, _)| *file).collect(),
+            page: "docs/book/performance.md",
+            table: gpu::all,
+        },
+    ]
+}
+
 /// Runs of each measurement; the best counts, for other programs only ever make one slower.
 const RUNS: usize = 3;
 
@@ -92,15 +111,15 @@ fn keep(root: &Path, name: &str, result: &Value) -> Result<(), String> {
 pub fn stale(root: &Path) -> Vec<String> {
     let check = |shown: &Shown| match shown.pages(root) {
         Ok((page, fresh)) if page == fresh => None,
-        Ok(_) => Some(format!("{} does not show {}: run `cargo xtask bench --tables`", shown.page, shown.result)),
+        Ok(_) => Some(format!("{} does not show {}: run `cargo xtask bench --tables`", shown.page, shown.from)),
         Err(error) => Some(error),
     };
-    SHOWN.iter().filter_map(check).collect()
+    shown().iter().filter_map(check).collect()
 }
 
 /// Writes the tables anew from what was measured before.
 pub fn write_tables(root: &Path) -> Result<(), String> {
-    SHOWN.iter().try_for_each(|shown| {
+    shown().iter().try_for_each(|shown| {
         let (_, fresh) = shown.pages(root)?;
         std::fs::write(root.join(shown.page), fresh).map_err(|error| format!("{}: {error}", shown.page))
     })
@@ -110,10 +129,13 @@ impl Shown {
     /// The page as it is, and as it should be.
     fn pages(&self, root: &Path) -> Result<(String, String), String> {
         let read = |name: &str| std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
-        let result: Value = serde_json::from_str(&read(self.result)?).map_err(|e| format!("{}: {e}", self.result))?;
+        let parse = |name: &&str| -> Result<Value, String> {
+            serde_json::from_str(&read(name)?).map_err(|error| format!("{name}: {error}"))
+        };
+        let results: Vec<Value> = self.results.iter().map(parse).collect::<Result<_, _>>()?;
         let page = read(self.page)?;
-        let begin = format!("<!-- from {} by `cargo xtask bench` -->", self.result);
-        let fresh = with_table(&page, &begin, &(self.table)(&result)?);
+        let begin = format!("<!-- from {} by `cargo xtask bench` -->", self.from);
+        let fresh = with_table(&page, &begin, &(self.table)(&results)?);
         let fresh = fresh.ok_or_else(|| format!("{}: expected `{begin}` and `{END}`", self.page))?;
         Ok((page, fresh))
     }
@@ -146,10 +168,10 @@ impl Smelt<'_> {
         }
         for _ in 0..RUNS {
             for (plan, best) in plans.iter().zip(&mut best) {
-                let run =
-                    self.json(&["bench", plan, "--prompt-len", "64", "--tokens", "16", "--repeat", "2", "--json"])?;
-                best[0] = best[0].max(number(&run, "/decode_tokens_per_s")?);
-                best[1] = best[1].max(64e3 / number(&run, "/ttft_ms")?);
+                let args = ["bench", plan, "--input-len", "64", "--output-len", "16", "--num-runs", "2", "--json"];
+                let run = self.json(&args)?;
+                best[0] = best[0].max(number(&run, "/results/0/decode_tokens_per_s")?);
+                best[1] = best[1].max(64e3 / number(&run, "/results/0/ttft_ms/min")?);
             }
         }
         let row = |of: &[f64; 2]| json!({"decode": round(of[0] / best[0][0]), "prompt_64": round(of[1] / best[0][1])});
@@ -214,12 +236,9 @@ fn cpu_table(result: &Value) -> Result<String, String> {
     Ok(format!("| | |\n| --- | --- |\n{rows}"))
 }
 
-/// Llama-3.1-8B at batch 1 reads 15.01 GB of bf16 weights for a token.
-const WEIGHT_GB_8B: f64 = 15.01;
-
 fn gpu_table(result: &Value) -> Result<String, String> {
     let device = result["device"].as_str().unwrap_or("unknown");
-    let mut rows = vec![
+    let rows = [
         ("GPU".to_owned(), device.to_owned()),
         (
             "Llama-3.1-8B shape, bf16: compile on 2 cores, no unit cached".to_owned(),
@@ -230,19 +249,6 @@ fn gpu_table(result: &Value) -> Result<String, String> {
             format!("{} s = {} GB/s", round(number(result, "/load/s")?), round(number(result, "/load/gb_s")?)),
         ),
     ];
-    for run in result["runs"].as_array().into_iter().flatten() {
-        let batch = number(run, "/batch")?;
-        let tokens = number(run, "/decode_tokens_per_s")?;
-        let rate = match batch == 1.0 {
-            true => format!(" ({} TB/s of weights)", round(tokens * WEIGHT_GB_8B / 1e3)),
-            false => String::new(),
-        };
-        let prompt = run["prompt_len"].as_u64().unwrap_or(0);
-        rows.push((
-            format!("batch {batch}, prompts of {prompt} tokens"),
-            format!("first tokens in {} ms, then {} tok/s{rate}", round(number(run, "/ttft_ms")?), round(tokens)),
-        ));
-    }
     let rows: String = rows.into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
     Ok(format!("| | |\n| --- | --- |\n{rows}"))
 }

@@ -11,7 +11,7 @@ use crate::output::print_styled;
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
-     5 no device or CUDA library, 6 does not fit, 7 fails its gate.\nEvery option may also be spelled with underscores.";
+     5 no device or CUDA library, 6 does not fit, 7 fails its gate, 8 slower than allowed.\nEvery option may also be spelled with underscores.";
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -30,6 +30,11 @@ impl Failure {
     /// An input was wrong.
     pub fn bad_input(message: impl Into<String>) -> Failure {
         Error::BadInput(message.into()).into()
+    }
+
+    /// A benchmark was slower than allowed.
+    pub fn slower(message: String) -> Failure {
+        Failure { message, help: None, code: 8 }
     }
 
     /// The same failure with a hint.

@@ -37,7 +37,8 @@ enum Command {
     Build(commands::build::Build),
     Calibrate(commands::calibrate::Calibrate),
     Generate(commands::generate::Generate),
-    Bench(commands::bench::Bench),
+    #[command(alias = "benchmark")]
+    Bench(Box<commands::bench::Bench>),
     Eval(commands::eval::Eval),
     Inspect(commands::inspect::Inspect),
     Quantize(commands::quantize::Quantize),

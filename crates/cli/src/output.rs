@@ -42,8 +42,13 @@ pub fn print_styled(line: &str) {
 
 /// Prints a value as JSON, and a newline.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    write(&written_json(value)?)
+}
+
+/// A value as JSON, and a newline, as files and stdout get it.
+pub fn written_json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::bad_input(error.to_string()))?;
-    write(&format!("{}\n", plain_json(&text)))
+    Ok(format!("{}\n", plain_json(&text)))
 }
 
 /// JSON with control characters escaped: they can only be in strings.

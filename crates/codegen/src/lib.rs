@@ -25,4 +25,4 @@ pub use program::ProgramShape;
 pub use recipe::{Recipe, WriteError};
 pub use select::{Candidate, Choice, Chosen, Selection, select};
 pub use target::{Target, UnknownTarget};
-pub use tuning::{Outcome, Timed, Timings, Untimed, chosen, untimed};
+pub use tuning::{Outcome, Timed, Timings, Untimed, chosen, read_rate, untimed};

@@ -12,20 +12,22 @@ use crate::step::{Chunk, Padding, blocks_for, check_ports, pack, schedule};
 /// Generates tokens for any number of concurrent requests. A request waits until there is room in the batch and there
 /// are blocks for all the tokens it may need, so that none is ever preempted.
 pub struct Engine {
-    file: Arc<PlanFile>,
-    session: Box<dyn Session>,
+    pub(crate) file: Arc<PlanFile>,
+    pub(crate) session: Box<dyn Session>,
     blocks: BlockPool,
     waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
+    pub(crate) running: Vec<Sequence>,
     /// The step that was submitted before the results of the previous one were read.
-    ahead: Option<Flight>,
+    pub(crate) ahead: Option<Flight>,
+    /// Whether steps are submitted only after the results of the previous one were read.
+    pub(crate) in_order: bool,
     /// The step whose results were read last.
     read: StepId,
     next_id: u64,
 }
 
 /// A running step.
-struct Flight {
+pub(crate) struct Flight {
     step: StepId,
     program: usize,
     chunks: Vec<Chunk>,
@@ -86,7 +88,17 @@ impl Engine {
         let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
         let blocks = BlockPool::new(blocks);
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Ok(Engine { file, session, blocks, waiting, running, ahead: None, read: StepId(0), next_id: 0 })
+        Ok(Engine {
+            file,
+            session,
+            blocks,
+            waiting,
+            running,
+            ahead: None,
+            in_order: false,
+            read: StepId(0),
+            next_id: 0,
+        })
     }
 
     /// Why the plan cannot serve a request, if it cannot.
@@ -191,7 +203,7 @@ impl Engine {
         let decode = self.file.plan().programs[flight.program].kind == ProgramKind::Decode;
         let all = flight.chunks.len() == self.running.len();
         let on = |sequence: &Sequence| sequence.outlasts_next() && !sequence.params.logits;
-        decode && all && self.session.runs_ahead() && self.running.iter().all(on) && !self.can_admit()
+        decode && all && !self.in_order && self.session.runs_ahead() && self.running.iter().all(on) && !self.can_admit()
     }
 
     /// Whether the longest waiting request can be admitted: there is room in the batch, and there are blocks.
@@ -210,7 +222,7 @@ impl Engine {
     }
 
     /// Gives waiting requests their blocks, in order of arrival.
-    fn admit(&mut self) {
+    pub(crate) fn admit(&mut self) {
         while self.running.len() < self.file.plan().limits.max_batch_size as usize {
             let Some(next) = self.waiting.front() else { return };
             let needed = self.needed_blocks(next);

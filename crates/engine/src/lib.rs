@@ -3,9 +3,11 @@
 
 mod blocks;
 mod engine;
+mod profile;
 mod sequence;
 mod step;
 
 pub use blocks::BlockPool;
 pub use engine::{Engine, EngineError, Event};
+pub use profile::{ProfiledSequence, ProfiledStep};
 pub use sequence::{FinishReason, GenerationParams, Request, RequestId};

@@ -40,6 +40,33 @@ pub trait Session {
         let _ = (program, bindings);
         Ok(None)
     }
+
+    /// Runs a program again and again, and times its launches: each alone, complete before the next begins, and all as
+    /// steps run. What a step writes is the same each time, so it may be one that is to run anyway. `None` of sessions
+    /// that do not time launches; outputs of steps before are lost.
+    fn profile(&mut self, program: usize, bindings: &Bindings<'_>, runs: usize) -> Result<Option<Profile>, ExecError> {
+        let _ = (program, bindings, runs);
+        Ok(None)
+    }
+}
+
+/// What the launches of a step take: medians of several runs, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Profile {
+    /// Of each launch alone, in the order of [`crate::Program::steps`].
+    pub launches: Vec<f64>,
+    /// Of all launches, one after the other.
+    pub apart: f64,
+    /// Of the step as it runs otherwise, launches overlapping where they do.
+    pub step: f64,
+    /// Whether that is a recorded graph.
+    pub captured: bool,
+}
+
+/// The median of some samples; zero of none.
+pub fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Identifies a submitted step.

@@ -175,6 +175,7 @@ impl PlanWriter {
 pub struct PlanFile {
     path: PathBuf,
     plan: Plan,
+    hash: [u8; 32],
     chunks: Vec<[u8; 32]>,
     file: InputFile,
     map: MappedFile,
@@ -215,12 +216,19 @@ impl PlanFile {
             return Err(corrupt("header and metadata name different targets".to_owned()));
         }
         crate::check(&metadata.plan, weight_bytes as u64).map_err(|problems| corrupt(problems.to_string()))?;
-        Ok(PlanFile { path: path.to_owned(), plan: metadata.plan, chunks: metadata.chunks, file, map, weights })
+        let hash = *blake3::hash(&map[..HEADER_BYTES as usize]).as_bytes();
+        let Metadata { plan, chunks } = metadata;
+        Ok(PlanFile { path: path.to_owned(), plan, hash, chunks, file, map, weights })
     }
 
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// BLAKE3 of the header, which holds the hashes of everything else: two files are equal where this is.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
     }
 
     /// Its path.

@@ -31,7 +31,9 @@ pub use check::check;
 pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
 pub use dtype::DType;
 pub use dump::{dump, float_text};
-pub use executor::{Bindings, ExecError, Executor, InputData, PortData, Session, StepId, check_symbols};
+pub use executor::{
+    Bindings, ExecError, Executor, InputData, PortData, Profile, Session, StepId, check_symbols, median,
+};
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
 pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
 pub use greedy::most_likely;
@@ -43,7 +45,7 @@ pub use model::{
 };
 pub use problems::{MAX_ERROR_BYTES, Problems, clipped, listed};
 pub use random::RandomPart;
-pub use roofline::{Bound, Estimate, Machine};
+pub use roofline::{Arithmetic, Bound, Estimate, Machine};
 pub use scalar::ScalarFn;
 pub use scales::{SMALLEST_SCALE, largest_magnitude, scale_block, scale_of};
-pub use work::{CONTEXT, Cost, Work, context, full_step};
+pub use work::{CONTEXT, Cost, Work, context, full_step, step_cost};

@@ -12,12 +12,25 @@ pub struct Machine {
     pub title: &'static str,
     /// Memory bandwidth in bytes per second.
     pub bytes_per_second: f64,
-    /// FLOP/s of 16-bit matrix products; twice as many if both operands are 8-bit.
+    /// FLOP/s of 16-bit matrix products.
     pub flops_per_second: f64,
+    /// FLOP/s of products of two 8-bit matrices.
+    pub byte_flops_per_second: f64,
     /// FLOP/s of f32.
     pub f32_flops_per_second: f64,
     /// Launch overhead.
     pub launch_seconds: f64,
+}
+
+/// The arithmetic of a launch, which decides its rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Elementwise, in f32.
+    Single,
+    /// Products of 16-bit matrices, also with one operand that is widened to 16 bits.
+    Matrices,
+    /// Products of two 8-bit matrices.
+    ByteMatrices,
 }
 
 /// A lower bound on the time of a launch.
@@ -60,6 +73,7 @@ impl Machine {
         title: "NVIDIA H200 SXM",
         bytes_per_second: 4.8e12,
         flops_per_second: 989e12,
+        byte_flops_per_second: 1979e12,
         f32_flops_per_second: 67e12,
         launch_seconds: 1e-6,
     };
@@ -73,6 +87,7 @@ impl Machine {
         title: "two cores of a server CPU with AVX2",
         bytes_per_second: 37e9,
         flops_per_second: 192e9,
+        byte_flops_per_second: 192e9,
         f32_flops_per_second: 192e9,
         launch_seconds: 1e-6,
     };
@@ -89,10 +104,19 @@ impl Machine {
         if target.starts_with("sm_") { Machine::H200 } else { Machine::CPU }
     }
 
-    /// A lower bound for this much work; `matrices` of 16-bit elements are multiplied by tensor cores.
-    pub fn estimate(&self, cost: Cost, matrices: bool) -> Estimate {
-        let rate = if matrices { self.flops_per_second } else { self.f32_flops_per_second };
-        let (memory, compute) = (cost.bytes() as f64 / self.bytes_per_second, cost.flops as f64 / rate);
+    /// FLOP/s of an arithmetic.
+    pub fn rate(&self, arithmetic: Arithmetic) -> f64 {
+        match arithmetic {
+            Arithmetic::Single => self.f32_flops_per_second,
+            Arithmetic::Matrices => self.flops_per_second,
+            Arithmetic::ByteMatrices => self.byte_flops_per_second,
+        }
+    }
+
+    /// A lower bound for this much work.
+    pub fn estimate(&self, cost: Cost, arithmetic: Arithmetic) -> Estimate {
+        let memory = cost.bytes() as f64 / self.bytes_per_second;
+        let compute = cost.flops as f64 / self.rate(arithmetic);
         let work = memory.max(compute);
         let bound = match () {
             () if work < self.launch_seconds => Bound::Launch,
@@ -110,20 +134,40 @@ impl Machine {
         values: &SymbolValues,
     ) -> Result<Vec<Estimate>, crate::DimError> {
         let launches = program.steps.iter().map(|Step::Launch(launch)| launch);
-        launches.map(|launch| Ok(self.estimate(launch.work.eval(values)?, multiplies(plan, launch)))).collect()
+        let estimate =
+            |launch: &Launch| Ok(self.estimate(launch.work.eval(values)?, Arithmetic::of(plan, program, launch)));
+        launches.map(estimate).collect()
     }
 }
 
-/// Whether a launch multiplies matrices of 16 bits or fewer: it reads such a weight, or such keys and values.
-fn multiplies(plan: &Plan, launch: &Launch) -> bool {
-    let narrow = |dtype: DType| dtype != DType::F32 && dtype != DType::I32;
-    launch.inputs.iter().any(|arg| match *arg {
-        Arg::Weight(index) => {
-            plan.weights.get(index as usize).is_some_and(|weight| narrow(weight.dtype) && weight.shape.len() == 2)
+impl Arithmetic {
+    /// That of a launch of a program. Matrices are narrow weights, or keys and values.
+    pub fn of(plan: &Plan, program: &Program, launch: &Launch) -> Arithmetic {
+        let narrow = |dtype: DType| dtype != DType::F32 && dtype != DType::I32;
+        let is_byte = |dtype: DType| matches!(dtype, DType::I8 | DType::F8E4M3);
+        let weights = launch.inputs.iter().filter_map(|arg| match *arg {
+            Arg::Weight(index) => plan.weights.get(index as usize).filter(|weight| weight.shape.len() == 2),
+            _ => None,
+        });
+        let weight = weights.map(|weight| weight.dtype).find(|dtype| narrow(*dtype));
+        let codes = |wanted: DType| {
+            let dtype = |arg: &Arg| match *arg {
+                Arg::Buffer(index) => program.buffers.get(index as usize).map(|buffer| buffer.dtype),
+                _ => None,
+            };
+            launch.inputs.iter().filter_map(dtype).any(|dtype| dtype == wanted)
+        };
+        let attends = launch.inputs.iter().any(|arg| match *arg {
+            Arg::Kv { group, .. } => plan.kv.get(group as usize).is_some_and(|group| narrow(group.dtype)),
+            _ => false,
+        });
+        match weight {
+            Some(dtype) if is_byte(dtype) && codes(dtype) => Arithmetic::ByteMatrices,
+            Some(_) => Arithmetic::Matrices,
+            None if attends => Arithmetic::Matrices,
+            None => Arithmetic::Single,
         }
-        Arg::Kv { group, .. } => plan.kv.get(group as usize).is_some_and(|group| narrow(group.dtype)),
-        Arg::Buffer(_) => false,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -133,14 +177,15 @@ mod tests {
     #[test]
     fn the_slower_of_both_bounds_a_launch() {
         let cost = |flops, read| Cost { flops, read, written: 0 };
-        for (work, matrices, bound, microseconds) in [
-            (cost(1_000, 48_000_000), true, Bound::Memory, 11.0),
-            (cost(9_890_000_000, 48), true, Bound::Compute, 11.0),
-            (cost(670_000_000, 48), false, Bound::Compute, 11.0),
-            (cost(0, 0), false, Bound::Launch, 1.0),
-            (cost(u64::MAX, u64::MAX), false, Bound::Memory, 3_843_072_100_000.0),
+        for (work, arithmetic, bound, microseconds) in [
+            (cost(1_000, 48_000_000), Arithmetic::Matrices, Bound::Memory, 11.0),
+            (cost(9_890_000_000, 48), Arithmetic::Matrices, Bound::Compute, 11.0),
+            (cost(19_790_000_000, 48), Arithmetic::ByteMatrices, Bound::Compute, 11.0),
+            (cost(670_000_000, 48), Arithmetic::Single, Bound::Compute, 11.0),
+            (cost(0, 0), Arithmetic::Single, Bound::Launch, 1.0),
+            (cost(u64::MAX, u64::MAX), Arithmetic::Single, Bound::Memory, 3_843_072_100_000.0),
         ] {
-            let estimate = Machine::H200.estimate(work, matrices);
+            let estimate = Machine::H200.estimate(work, arithmetic);
             assert_eq!(estimate.bound, bound, "{work:?}");
             assert!((estimate.seconds * 1e6 / microseconds - 1.0).abs() < 1e-3, "{work:?}: {}", estimate.seconds);
         }

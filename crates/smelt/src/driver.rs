@@ -340,6 +340,7 @@ mod tests {
                 name: (*name).to_owned(),
                 compute_capability: *compute_capability,
                 memory_bytes: 1 << 30,
+                uuid: String::new(),
             };
             Some(runtime::cuda::Driver { cuda_version: version, devices: devices.iter().map(device).collect() })
         };

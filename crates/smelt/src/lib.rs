@@ -17,6 +17,7 @@
 
 mod cache;
 mod calibrate;
+mod ceilings;
 mod checkpoint_files;
 mod compile;
 mod driver;
@@ -29,6 +30,8 @@ mod mixed;
 mod options;
 mod parts;
 mod precision;
+mod product;
+mod profile;
 mod settings;
 mod timing;
 mod timing_cache;
@@ -39,11 +42,12 @@ pub use calibrate::{
     ActivationFile, CalibrateOptions, CalibrateReport, Dataset, activations_path, check_calibration,
     merge_calibrations, read_calibration,
 };
+pub use ceilings::{CeilingSizes, Ceilings, ProductCeiling, RateSource};
 pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
 pub use driver::{Driver, RunOptions};
-pub use engine::{FinishReason, GenerationParams};
+pub use engine::{FinishReason, GenerationParams, ProfiledSequence, ProfiledStep};
 pub use error::{Error, ErrorKind};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
@@ -56,17 +60,19 @@ pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
 pub use passes::calibration::{Calibration, ClipMethod, Codes, Histogram, TensorStats};
 pub use passes::quantize::{ActivationScales, Format};
 pub use passes::{PassOptions, Slot};
-pub use plan::{Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Program, Step, WEIGHT_ALIGN, dump as dump_plan};
+pub use plan::{
+    Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Profile, Program, Step, WEIGHT_ALIGN, dump as dump_plan,
+};
 pub use precision::PRECISION_FILE;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
-pub use runtime::cuda::probe as cuda_driver;
+pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
 
 /// The contents of a plan and the predicted cost of its launches, for tools.
 pub mod plans {
     pub use ::plan::{
-        Arg, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine, Model, Param,
-        Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work, claims,
-        clipped, full_step, input, mapped, partial, terminal,
+        Arg, Arithmetic, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine,
+        Model, Param, Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work,
+        claims, clipped, context, full_step, input, mapped, partial, step_cost, terminal, upper_bounds,
     };
 }
 

@@ -71,6 +71,8 @@ pub struct NewToken {
     pub prompt: usize,
     /// The token.
     pub id: u32,
+    /// When the results of its step reached the host: the same for all tokens of a step.
+    pub at: Instant,
     /// Text that is final with this token, empty while a character is incomplete; `None` without a tokenizer.
     pub text: Option<String>,
 }
@@ -184,6 +186,11 @@ impl Llm {
         &self.warnings
     }
 
+    /// Time from opening the plan file to the first possible step, in milliseconds.
+    pub fn load_ms(&self) -> f64 {
+        self.load_ms
+    }
+
     /// Maximum number of tokens that can be generated after a prompt of this length.
     pub fn room_for(&self, prompt_tokens: usize) -> u32 {
         self.file.plan().limits.max_seq_len.saturating_sub(prompt_tokens as u32)
@@ -252,15 +259,17 @@ fn run(
         });
     }
     while engine.has_work() {
-        for event in engine.step()? {
+        let events = engine.step()?;
+        let at = Instant::now();
+        for event in events {
             let Some(index) = outputs.iter().position(|output| output.request == event.request) else { continue };
             let output = &mut outputs[index];
             output.logits.extend(event.logits);
             output.finish_reason = event.finished.unwrap_or(output.finish_reason);
             if let Some(id) = event.token {
-                first_token.get_or_insert_with(Instant::now);
+                first_token.get_or_insert(at);
                 let text = output.push(id, event.finished.is_some())?;
-                on_token(NewToken { prompt: index, id, text });
+                on_token(NewToken { prompt: index, id, at, text });
             }
         }
     }

@@ -127,7 +127,9 @@ fn linears() -> Vec<Case> {
                 cases.push(linear(format, dtype, [n, k, t, b], before, epilogue));
             }
         }
-        for [n, k, t, b] in [[1024, 4096, 8, 1], [512, 14336, 4, 4], [8192, 512, 1, 1]] {
+        // the last two: a block with several strips, and rows that are too long for shared memory
+        let large = [[1024, 4096, 8, 1], [512, 14336, 4, 4], [8192, 512, 1, 1], [4240, 512, 8, 8], [64, 14336, 8, 7]];
+        for [n, k, t, b] in large {
             for (before, epilogue) in [("rms_norm", "swiglu"), ("", "add")] {
                 cases.push(linear(format, "bf16", [n, k, t, b], before, epilogue));
             }

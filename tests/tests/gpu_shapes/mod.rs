@@ -122,7 +122,10 @@ fn fused_linears() -> Vec<Case> {
             }
         }
     }
-    for (n, k, t, b) in [(512, 4096, 128, 2), (2048, 1024, 64, 4), (1024, 8200, 20, 1), (256, 16384, 5, 4)] {
+    let large = [(512, 4096, 128, 2), (2048, 1024, 64, 4), (1024, 8200, 20, 1), (256, 16384, 5, 4)];
+    // more strips than blocks of linear_few, rows that are too long for shared memory, and a norm of a row
+    let few = [(8480, 136, 3, 3), (96, 16384, 8, 8), (4256, 1032, 1, 1)];
+    for (n, k, t, b) in large.into_iter().chain(few) {
         cases.push(fused_linear("bf16", [n, k, t, b], "rms_norm", "swiglu"));
         cases.push(fused_linear("bf16", [n, k, t, b], "rms_norm", "bias, add"));
         cases.push(fused_linear("bf16", [n, k, t, b], "layer_norm", "bias, gelu_tanh"));

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Cases over all kernels that have several configurations: few rows and many, whole tiles and not.
-const CASES: [&str; 12] = [
+const CASES: [&str; 15] = [
     "linear bf16 129x200, 65 rows, 8 decoded",
     "linear bf16 512x4096, 128 rows, 9 decoded",
     "linear f16 96x14336, 33 rows, 5 decoded",
@@ -20,6 +20,9 @@ const CASES: [&str; 12] = [
     "fused linear bf16 2048x1024, 64 rows, 4 decoded, norm \"rms_norm\", bias, add",
     "fused linear f16 208x136, 65 rows, 4 decoded, norm \"\", swiglu",
     "fused linear bf16 528x520, 131 rows, 12 decoded, norm \"\", add",
+    "fused linear bf16 8480x136, 3 rows, 3 decoded, norm \"rms_norm\", swiglu",
+    "linear of i4 in blocks [None, Some(128)], zero false, bf16 4240x512, 8 rows, 8 decoded, \"\", add",
+    "linear of i4 in blocks [None, Some(128)], zero true, bf16 1024x4096, 8 rows, 1 decoded, \"rms_norm\", swiglu",
     "attention bf16 over bf16, 8/2 heads of 128, 70 tokens of 3",
     "attention bf16 over bf16, 8/2 heads of 128, 200 tokens of 5",
     "attention f16 over f16, 20/1 heads of 48, 200 tokens of 5",

@@ -200,7 +200,7 @@ fn plan(maker: &mut Maker, damage: Damage) -> Result<Mutant, String> {
         5 => "inspect in/x.plan --precision",
         6 => "inspect in/x.plan --json",
         7 => "inspect in/other.plan --diff in/x.plan",
-        8 => "bench in/x.plan --prompt-len 3 --tokens 2 --repeat 1",
+        8 => "bench in/x.plan --input-len 3 --output-len 2 --num-runs 1 --ceilings table",
         _ => "generate in/x.plan --prompt-ids 5,6,7,8,9,10,11,12,13 --max-tokens 3 --json",
     };
     let mutant = Mutant::command(command).file("x.plan", bytes);
@@ -355,9 +355,9 @@ const OPTIONS: [(&str, &str); 17] = [
     ("compile in/model -o out/x.plan --target cpu --gate-text in/text.txt", "--gate perplexity<+1%,kl<0.02"),
     ("generate in/model --target cpu --prompt-ids 1 --json", "--max-tokens 3"),
     ("generate in/model --target cpu --prompt-ids 1 --json --max-tokens 1", "--threads 2"),
-    ("bench in/model --target cpu --repeat 1 --tokens 1", "--prompt-len 3"),
-    ("bench in/model --target cpu --prompt-len 1 --repeat 1", "--tokens 2"),
-    ("bench in/model --target cpu --prompt-len 1 --repeat 1 --tokens 1", "--batch 2"),
+    ("bench in/model --target cpu --ceilings table --num-runs 1 --output-len 1", "--input-len 3"),
+    ("bench in/model --target cpu --ceilings table --input-len 1 --num-runs 1", "--output-len 2"),
+    ("bench in/model --target cpu --ceilings table --input-len 1 --num-runs 1 --output-len 1", "--batch-sizes 2"),
     ("eval in/model --target cpu --text in/text.txt", "--context 8"),
     ("eval in/model --target cpu --text in/text.txt", "--stride 8"),
     ("calibrate in/model --target cpu --text in/text.txt -o out/c.json --samples 1 --rows 1", "--max-len 8"),

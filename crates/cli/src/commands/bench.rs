@@ -1,187 +1,441 @@
 //! `smelt bench`
 
-use std::path::PathBuf;
-use std::time::Instant;
+mod compare;
+mod profile;
+mod report;
+mod runs;
+mod stats;
 
-use clap::Args;
-use serde::Serialize;
-use smelt::plans::Limits;
-use smelt::{Driver, GenerationParams, Llm, LoadOptions, NewToken, Plan, PlanCache, Prompt, RunOptions};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::{Args, ValueEnum};
+use smelt::plans::{
+    Arithmetic, Cost, Limits, Machine, ProgramKind, Symbol, SymbolValues, context, step_cost, upper_bounds,
+};
+use smelt::{
+    Ceilings, Driver, Error, Llm, LoadOptions, Plan, PlanCache, PlanFile, Program, Progress, RunOptions, Step,
+};
+
+use self::compare::{Baseline, Limit};
+use self::report::{Report, Row};
+use self::runs::{FullBatch, Run, Workload};
+use self::stats::{Quantiles, median};
 use super::generate::{build_identity, plan_in};
-use crate::args::{CacheArgs, CompileArgs, parse_threads};
+use crate::args::{CacheArgs, CompileArgs, parse_count, parse_limit, parse_threads};
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{check_place, print, print_json, reads_model, write_file};
 use crate::progress::Stderr;
 
-/// Measures a model: time to the first token, tokens per second.
+/// Measures a model: time to first token, time per output token, tokens per second.
+///
+/// Each run has prompts of new random tokens, all sequences start at once, and each generates all of its tokens. Figures
+/// are held against what the device reads and multiplies at most, which is measured first.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// A plan, or the folder of a checkpoint.
-    #[arg(value_name = "DIR|FILE.plan")]
-    model: PathBuf,
-    /// Sequences, all at once.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    batch: usize,
-    /// Tokens of each prompt, which are arbitrary ones.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    prompt_len: usize,
+    #[arg(value_name = "DIR|FILE.plan", required_unless_present = "engine_dir")]
+    model: Option<PathBuf>,
+    /// The same, as trtllm-bench has it.
+    #[arg(long, value_name = "DIR|FILE.plan", conflicts_with = "model")]
+    engine_dir: Option<PathBuf>,
+    /// Numbers of sequences that run at once, one after the other.
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_values_t = [1], aliases = ["batch", "batch-size"], value_parser = parse_count::<u32>)]
+    batch_sizes: Vec<u32>,
+    /// Tokens of each prompt.
+    #[arg(long, value_name = "N", default_value_t = 512, alias = "prompt-len", value_parser = parse_count::<u32>)]
+    input_len: u32,
     /// Tokens to generate for each prompt.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    tokens: u32,
-    /// Runs that are measured, behind one that is not; the median counts.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    repeat: usize,
-    /// Prints JSON.
+    #[arg(long, value_name = "N", default_value_t = 128, alias = "tokens", value_parser = parse_count::<u32>)]
+    output_len: u32,
+    /// Measured runs of each batch size. A 99th percentile takes at least 100.
+    #[arg(long, value_name = "N", default_value_t = 10, alias = "repeat", value_parser = parse_count::<u32>)]
+    num_runs: u32,
+    /// Runs before those, which are not measured.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_limit::<u32>)]
+    warmup_runs: u32,
+    /// Where the ceilings come from that figures are held against: measured first, on this device, or from a table.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "measured")]
+    ceilings: CeilingChoice,
+    /// Seed of the prompts.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Writes a report as JSON, with all samples; without a file, prints it instead of the table.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    json: Option<PathBuf>,
+    /// Prints the table as CSV.
+    #[arg(long, conflicts_with = "markdown")]
+    csv: bool,
+    /// Prints the table as Markdown.
     #[arg(long)]
-    json: bool,
+    markdown: bool,
+    /// An older report, to compare with.
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+    /// Ends with exit code 8 where a figure is beyond a limit, such as tpot_p50>+3% or tokens_per_s<-3%, and the samples
+    /// of both reports differ by more than chance (rank sum test, p < 0.01); may be given several times.
+    #[arg(long, value_name = "LIMIT", requires = "compare", value_delimiter = ',')]
+    fail_if: Vec<Limit>,
+    /// Times each launch of a step that reads a prompt and of one that generates, of the first batch size, and prints them by
+    /// layer. Into the folder go profile.json, which inspect --profile shows, trace.json for Perfetto, and roofline.svg.
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
     /// Threads on a CPU [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
+    /// Waits after each step: for tests of --fail-if.
+    #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
+    pause: u32,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
     compile: CompileArgs,
 }
 
-/// What was measured. Times in milliseconds.
-#[derive(Serialize)]
-struct Report {
-    schema_version: u32,
-    target: String,
-    batch: usize,
-    prompt_len: usize,
-    tokens: u32,
-    /// From the plan file to the first possible step.
-    load_ms: f64,
-    /// Until every sequence has its first token.
-    ttft_ms: f64,
-    /// Tokens per second of all sequences, counted from there on.
-    decode_tokens_per_s: f64,
-    /// Tokens per second of all sequences, counted from the start.
-    output_tokens_per_s: f64,
-    /// `[ttft_ms, decode_tokens_per_s]` of each run.
-    runs: Vec<[f64; 2]>,
+/// Where ceilings come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CeilingChoice {
+    Measured,
+    Table,
 }
+
+/// Most sequences of one batch size over all runs: each leaves two numbers until the end.
+const MAX_SEQUENCES: u64 = 1 << 22;
+
+/// What a decode step costs beside its layers: embedding, lm_head, sampling, and what the host does between two steps.
+const STEP_SECONDS: f64 = 25e-6;
 
 impl Bench {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
-        if self.batch == 0 || self.prompt_len == 0 || self.repeat == 0 || self.tokens == 0 {
-            return Err(Failure::usage("--batch, --prompt-len, --tokens and --repeat must be at least 1"));
+        let model = self.model.as_ref().or(self.engine_dir.as_ref());
+        let model = plan_in(model.ok_or_else(|| Failure::usage("expected a plan or the folder of a checkpoint"))?);
+        let stdout = self.json.as_deref() == Some(Path::new("-"));
+        if stdout && (self.csv || self.markdown) {
+            return Err(Failure::usage("--json without a file prints JSON: expected neither --csv nor --markdown"));
         }
+        let sizes = self.batch_sizes();
+        let largest = sizes.iter().copied().max().unwrap_or(1);
+        let sequences = largest as u64 * u64::from(self.num_runs);
+        if sequences > MAX_SEQUENCES {
+            let asked = format!("{} runs of {largest} sequences", self.num_runs);
+            return Err(Failure::usage(format!("{asked}: expected at most {MAX_SEQUENCES} sequences in all")));
+        }
+        let baseline = self.compare.as_deref().map(Baseline::read).transpose()?;
+        let file = self.json.as_deref().filter(|_| !stdout);
+        file.map_or(Ok(()), check_report_place)?;
+        if let Some(folder) = &self.profile {
+            reads_model(&model);
+            profile::prepare(folder)?;
+        }
+
+        let run = RunOptions { threads: self.threads, ..RunOptions::default() };
         let options = LoadOptions {
             compile: self.compile.options()?,
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
-            run: RunOptions { threads: self.threads, ..RunOptions::default() },
+            run,
         };
-        let mut progress = Stderr::new(self.json);
-        let llm = Llm::load_with(&self.cache.driver(driver), &plan_in(&self.model), &options, &mut progress);
-        progress.finish();
-        let mut llm = llm?;
-        self.fits(llm.plan().plan())?;
-        let mut load_ms = 0.0;
-        let mut runs = Vec::new();
-        let mut totals = Vec::new();
-        for run in 0..=self.repeat {
-            let measured = self.measure(&mut llm)?;
-            load_ms = measured.load_ms;
-            // the first run warms up
-            if run > 0 {
-                runs.push([measured.ttft_ms, measured.decode]);
-                totals.push(measured.output);
-            }
+        let driver = self.cache.driver(driver);
+        let mut progress = Stderr::new(stdout);
+        let llm = Llm::load_with(&driver, &model, &options, &mut progress);
+        let mut llm = llm.inspect_err(|_| progress.finish())?;
+        sizes.iter().try_for_each(|batch| self.fits(llm.plan().plan(), *batch)).inspect_err(|_| progress.finish())?;
+        let target = llm.plan().plan().target.clone();
+        let mut report = self.empty_report(&llm, driver.executor(&target, run).map_err(Error::from)?.device());
+        if let Some(baseline) = &baseline {
+            let shapes = sizes.iter().map(|batch| [*batch, self.input_len as usize, self.output_len as usize]);
+            let checked = baseline.check(&report, &shapes.collect::<Vec<_>>(), &self.fail_if);
+            checked.inspect_err(|_| progress.finish())?;
         }
-        let report = Report {
-            schema_version: 1,
-            target: llm.plan().plan().target.clone(),
-            batch: self.batch,
-            prompt_len: self.prompt_len,
-            tokens: self.tokens,
-            load_ms,
-            ttft_ms: median(runs.iter().map(|run| run[0]).collect()),
-            decode_tokens_per_s: median(runs.iter().map(|run| run[1]).collect()),
-            output_tokens_per_s: median(totals),
-            runs,
+        let ceilings = match self.ceilings {
+            CeilingChoice::Measured => driver.ceilings(&target, run, &mut progress),
+            CeilingChoice::Table => Ceilings::of_table(&target),
         };
-        if self.json { print_json(&report) } else { print(&report.table()) }
+        report.ceilings = report::Ceilings::of(&ceilings);
+        let watch = Watch::start(&target);
+        let measured = self.measure(&mut llm, &sizes, &ceilings, &mut progress);
+        let profiled = self.profile.as_ref().filter(|_| measured.is_ok()).map(|folder| {
+            progress.phase("profile");
+            let load =
+                profile::Load { batch_size: sizes[0], input_len: self.input_len as usize, output_len: self.output_len };
+            profile::run(&mut llm, load, &ceilings, folder)
+        });
+        progress.finish();
+        watch.finish(&mut report.device);
+        report.load_ms = llm.load_ms();
+        report.results = measured?;
+        let profiled = profiled.transpose()?.map(|table| format!("\n{table}")).unwrap_or_default();
+        if let Some(baseline) = &baseline {
+            report.comparison = baseline.changes(&report.results, &self.fail_if);
+        }
+        if let Some(file) = file {
+            let text = report::json(&report).map_err(|error| Failure::bad_input(error.to_string()))?;
+            write_file(file, text.as_bytes())?;
+        }
+        match () {
+            () if stdout => print_json(&report)?,
+            () if self.csv => print(&report.csv())?,
+            () if self.markdown => print(&report.markdown())?,
+            () => print(&(report.table() + &compare::table(&report.comparison) + &profiled))?,
+        }
+        compare::gate(&report.comparison)
     }
 
-    /// Refuses what the plan has no room for at once, before any prompt is made.
-    fn fits(&self, plan: &Plan) -> Result<(), Failure> {
+    /// The batch sizes, each once.
+    fn batch_sizes(&self) -> Vec<usize> {
+        let mut sizes: Vec<usize> = Vec::new();
+        for size in &self.batch_sizes {
+            if !sizes.contains(&(*size as usize)) {
+                sizes.push(*size as usize);
+            }
+        }
+        sizes
+    }
+
+    /// Refuses what the plan has no room for, before any prompt is made.
+    fn fits(&self, plan: &Plan, batch: usize) -> Result<(), Failure> {
         let Limits { max_batch_size, max_input_len, max_seq_len, .. } = plan.limits;
+        let Bench { input_len, output_len, .. } = *self;
         let refuse = |asked: String, allowed: String, option: &str| {
             Err(Failure::usage(format!("{asked}: the plan has room for {allowed} (compile with a larger {option})")))
         };
-        if self.batch > max_batch_size as usize {
-            return refuse(format!("--batch {}", self.batch), format!("{max_batch_size} at once"), "--max-batch-size");
+        if batch > max_batch_size as usize {
+            let allowed = format!("{max_batch_size} at once");
+            return refuse(format!("--batch-sizes {batch}"), allowed, "--max-batch-size");
         }
-        if self.prompt_len > max_input_len as usize {
-            let asked = format!("--prompt-len {}", self.prompt_len);
+        if input_len > max_input_len {
+            let asked = format!("--input-len {input_len}");
             return refuse(asked, format!("prompts of {max_input_len} tokens"), "--max-input-len");
         }
-        // neither is above 2^32 here
-        let tokens = self.prompt_len as u64 + u64::from(self.tokens);
+        let tokens = u64::from(input_len) + u64::from(output_len);
         if tokens > u64::from(max_seq_len) {
-            let asked = format!("--prompt-len {} and --tokens {} are {tokens} tokens", self.prompt_len, self.tokens);
+            let asked = format!("--input-len {input_len} and --output-len {output_len} are {tokens} tokens");
             return refuse(asked, format!("{max_seq_len} per sequence"), "--max-seq-len");
         }
         for group in &plan.kv {
-            let needed = tokens.div_ceil(u64::from(group.block_tokens)) * self.batch as u64;
+            let needed = tokens.div_ceil(u64::from(group.block_tokens)) * batch as u64;
             if needed > u64::from(group.blocks) {
-                let asked = format!("{} sequences of {tokens} tokens take {needed} KV blocks", self.batch);
-                return refuse(asked, format!("{} of {} tokens", group.blocks, group.block_tokens), "--kv-cache");
+                return Err(Failure::from(Error::DoesNotFit(format!(
+                    "{batch} sequences of {tokens} tokens take {needed} KV blocks: the plan has room for {} of {} tokens \
+                     (compile with a larger --kv-cache)",
+                    group.blocks, group.block_tokens
+                ))));
             }
         }
         Ok(())
     }
 
-    fn measure(&self, llm: &mut Llm) -> Result<Measured, Failure> {
-        let vocab = llm.plan().plan().model.vocab_size as usize;
-        // arbitrary ids, another text for each sequence
-        let prompt =
-            |index: usize| (0..self.prompt_len).map(move |at| ((index * 1009 + at * 7919 + 17) % vocab) as u32);
-        let prompts: Vec<Prompt> = (0..self.batch).map(|index| Prompt::Tokens(prompt(index).collect())).collect();
-        let params = GenerationParams { max_tokens: self.tokens, ignore_eos: true, logits: false };
-        let start = Instant::now();
-        let mut times: Vec<Vec<f64>> = vec![Vec::new(); self.batch];
-        let (_, timings) = llm.generate_with(&prompts, &params, &mut |token: NewToken| {
-            times[token.prompt].push(start.elapsed().as_secs_f64());
-        })?;
-        let first = times.iter().filter_map(|times| times.first()).copied().fold(0.0, f64::max);
-        let end = times.iter().filter_map(|times| times.last()).copied().fold(0.0, f64::max);
-        let later = times.iter().flatten().filter(|time| **time > first).count();
-        let all: usize = times.iter().map(Vec::len).sum();
-        Ok(Measured {
-            load_ms: timings.load_ms,
-            ttft_ms: first * 1e3,
-            decode: if later > 0 { later as f64 / (end - first) } else { 0.0 },
-            output: all as f64 / end,
+    /// Runs each batch size.
+    fn measure(
+        &self,
+        llm: &mut Llm,
+        sizes: &[usize],
+        ceilings: &Ceilings,
+        progress: &mut Stderr,
+    ) -> Result<Vec<Row>, Failure> {
+        let each = u64::from(self.warmup_runs) + u64::from(self.num_runs);
+        let mut rows = Vec::new();
+        for (place, batch) in sizes.iter().enumerate() {
+            progress.phase(&format!("batch {batch}"));
+            let workload = Workload {
+                batch: *batch,
+                input_len: self.input_len as usize,
+                output_len: self.output_len,
+                seed: self.seed,
+                pause: Duration::from_micros(self.pause.into()),
+            };
+            let mut runs = Vec::new();
+            for index in 0..each {
+                progress.items(index, each);
+                // no two runs of a report have the same prompts
+                let run = workload.run(llm, place as u64 * each + index)?;
+                if index >= u64::from(self.warmup_runs) {
+                    runs.push(run);
+                }
+            }
+            progress.items(each, each);
+            rows.push(row(&workload, &runs, llm.plan(), &ceilings.machine(&llm.plan().plan().target)));
+        }
+        Ok(rows)
+    }
+
+    /// All of a report that is known before the first run.
+    fn empty_report(&self, llm: &Llm, device: String) -> Report {
+        let (file, plan) = (llm.plan(), llm.plan().plan());
+        let config = plan.config.iter().map(|(key, value)| (key.clone(), value.as_str().into()));
+        let revision = Some(env!("SMELT_REVISION").to_owned()).filter(|revision| !revision.is_empty());
+        Report {
+            schema_version: report::SCHEMA_VERSION,
+            program: report::Program { version: env!("CARGO_PKG_VERSION").to_owned(), revision },
+            command: std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect(),
+            unix_time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            device: report::Device {
+                name: device,
+                target: plan.target.clone(),
+                threads: (plan.target == "cpu").then(|| self.threads.unwrap_or_else(all_threads)),
+                driver: None,
+                sm_mhz: None,
+                memory_mhz: None,
+                power_w: None,
+                temperature_c: None,
+            },
+            model: report::Model {
+                architecture: plan.model.architecture.clone(),
+                parameters: plan.model.parameters,
+                layers: layers(plan),
+                weight_bytes: plan.weights.iter().filter_map(|weight| weight.bytes()).sum(),
+            },
+            plan: report::PlanId {
+                blake3: file.hash().iter().map(|byte| format!("{byte:02x}")).collect(),
+                config: config.collect(),
+            },
+            ceilings: report::Ceilings::default(),
+            seed: self.seed,
+            num_runs: self.num_runs as usize,
+            warmup_runs: self.warmup_runs as usize,
+            load_ms: 0.0,
+            results: Vec::new(),
+            comparison: Vec::new(),
+        }
+    }
+}
+
+fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn layers(plan: &Plan) -> u32 {
+    plan.kv.iter().map(|group| group.layers).sum()
+}
+
+/// Names the file of a report: a new one, or one that an earlier report is replaced in.
+fn check_report_place(file: &Path) -> Result<(), Failure> {
+    check_place(file)?;
+    let is_report = |text: String| {
+        let value = serde_json::from_str::<serde_json::Value>(&text).ok()?;
+        (value.get("schema_version").is_some() && value.get("results").is_some()).then_some(())
+    };
+    let length = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let replaced = || smelt::plans::input::read_text(file, smelt::plans::input::TEXT_BYTES).ok().and_then(is_report);
+    match length == 0 || replaced().is_some() {
+        true => Ok(()),
+        false => Err(Failure::usage(format!(
+            "--json {}: is there already and is no report: expected another name (without a file, --json comes last)",
+            file.display()
+        ))),
+    }
+}
+
+/// The clocks of a GPU while it is measured.
+struct Watch(Option<smelt::DeviceMonitor>);
+
+impl Watch {
+    fn start(target: &str) -> Watch {
+        let uuid = || {
+            let driver = smelt::cuda_driver().ok()?;
+            let index = driver.device_for_plans().ok()?;
+            Some(driver.devices.get(index as usize)?.uuid.clone())
+        };
+        let uuid = target.starts_with("sm_").then(uuid).flatten();
+        Watch(uuid.and_then(|uuid| smelt::DeviceMonitor::start(&uuid)))
+    }
+
+    fn finish(self, device: &mut report::Device) {
+        let Some(clocks) = self.0.map(smelt::DeviceMonitor::finish) else { return };
+        let range = |range: Option<smelt::ClockRange>| range.map(|range| [range.min, range.max]);
+        device.driver = clocks.driver_version;
+        device.sm_mhz = range(clocks.sm_mhz);
+        device.memory_mhz = range(clocks.memory_mhz);
+        device.power_w = range(clocks.power_w);
+        device.temperature_c = range(clocks.temperature_c);
+    }
+}
+
+/// The figures of a batch size.
+fn row(workload: &Workload, runs: &[Run], file: &PlanFile, machine: &Machine) -> Row {
+    let ms = |seconds: f64| rounded(seconds * 1e3);
+    let rate = |run: &Run| rounded(run.tokens as f64 / run.seconds);
+    let decode = |full: &FullBatch| rounded((workload.batch * full.steps) as f64 / full.seconds);
+    let samples = report::Samples {
+        ttft_ms: runs.iter().map(|run| ms(run.last_first())).collect(),
+        ttft_first_ms: runs.iter().map(|run| ms(run.first_first())).collect(),
+        tpot_ms: runs.iter().filter_map(Run::mean_per_token).map(ms).collect(),
+        tokens_per_s: runs.iter().map(rate).collect(),
+        decode_tokens_per_s: runs.iter().filter_map(|run| run.full.as_ref()).map(decode).collect(),
+    };
+    let quantiles = |samples: &[f64]| Quantiles::of(samples.iter().copied());
+    let of_requests = |times: fn(&Run) -> &[f64]| Quantiles::of(runs.iter().flat_map(times).map(|time| ms(*time)));
+    let none = Quantiles { min: 0.0, p50: 0.0, p99: None };
+    let ttft_ms = quantiles(&samples.ttft_ms).unwrap_or(none);
+    let full = runs.iter().filter_map(|run| run.full.as_ref());
+    let step = median(full.clone().map(|full| full.seconds / full.steps as f64));
+    let context = median(full.clone().map(|full| workload.input_len as f64 + full.generated));
+    let cost = context.and_then(|context| decode_cost(file.plan(), workload.batch, context));
+    let read = cost.zip(step).map(|(cost, step)| cost.read as f64 / step);
+    let beyond = cost.zip(step).map(|(cost, step)| {
+        let rest = step - cost.read as f64 / machine.bytes_per_second - STEP_SECONDS;
+        rest / f64::from(layers(file.plan()).max(1)) * 1e6
+    });
+    // the tokens that others have before the last prompt is done
+    let before = full.map(|full| full.before).min().unwrap_or(workload.batch).saturating_sub(workload.batch);
+    let prompts = prompt_arithmetic(file.plan(), workload, before, machine);
+    let first = ttft_ms.p50 / 1e3;
+    Row {
+        batch_size: workload.batch,
+        input_len: workload.input_len,
+        output_len: workload.output_len,
+        ttft_first_ms: quantiles(&samples.ttft_first_ms).unwrap_or(none),
+        tpot_ms: quantiles(&samples.tpot_ms),
+        requests: report::Requests {
+            ttft_ms: of_requests(|run| &run.first).unwrap_or(none),
+            tpot_ms: of_requests(|run| &run.per_token),
+        },
+        tokens_per_s: rounded(
+            runs.iter().map(|run| run.tokens as f64).sum::<f64>() / runs.iter().map(|run| run.seconds).sum::<f64>(),
+        ),
+        decode_tokens_per_s: median(samples.decode_tokens_per_s.iter().copied()),
+        context,
+        read_gb_per_s: read.map(|read| rounded(read / 1e9)),
+        read_ceiling_percent: read.map(|read| rounded(read / machine.bytes_per_second * 100.0)),
+        tflops: prompts.map(|(flops, _)| rounded(flops / first / 1e12)),
+        compute_ceiling_percent: prompts.map(|(_, seconds)| rounded(seconds / first * 100.0)),
+        us_per_layer_beyond_bytes: beyond.map(rounded),
+        ttft_ms,
+        samples,
+    }
+}
+
+/// Six digits are more than a clock gives.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+/// The work of a decode step over sequences with so many tokens on average.
+fn decode_cost(plan: &Plan, batch: usize, context: f64) -> Option<Cost> {
+    let places = |program: &Program| upper_bounds(&program.symbols).get(&Symbol::new("B")?).copied();
+    let programs = plan.programs.iter().filter(|program| program.kind == ProgramKind::Decode);
+    let fitting = programs.filter_map(|program| Some((places(program)?, program)));
+    let (_, program) = fitting.filter(|(places, _)| *places >= batch as u64).min_by_key(|(places, _)| *places)?;
+    let total = (context * batch as f64).round() as u64;
+    let (each, more) = (total / batch as u64, (total % batch as u64) as usize);
+    let contexts: Vec<u64> = (0..batch).map(|index| each + u64::from(index < more)).collect();
+    step_cost(program, &upper_bounds(&program.symbols), &contexts).ok()
+}
+
+/// The arithmetic until all prompts are read, in operations and in seconds at the machine's rates. `before` are tokens
+/// that were generated meanwhile.
+fn prompt_arithmetic(plan: &Plan, workload: &Workload, before: usize, machine: &Machine) -> Option<(f64, f64)> {
+    let program = plan.programs.iter().rfind(|program| program.kind == ProgramKind::Mixed)?;
+    let (batch, before) = (workload.batch as u64, before as u64);
+    let mut values: SymbolValues = upper_bounds(&program.symbols);
+    let sizes = [("T", batch * workload.input_len as u64 + before), ("B", batch), ("R", batch + before)];
+    values.extend(sizes.into_iter().filter_map(|(name, size)| Some((Symbol::new(name)?, size))));
+    // a token of a prompt looks back at half of it on average
+    values.insert(context(), (workload.input_len as u64).div_ceil(2));
+    let launches = program.steps.iter().map(|Step::Launch(launch)| launch);
+    launches
+        .map(|launch| {
+            let flops = launch.work.eval(&values).ok()?.flops as f64;
+            Some((flops, flops / machine.rate(Arithmetic::of(plan, program, launch))))
         })
-    }
-}
-
-/// One run.
-struct Measured {
-    load_ms: f64,
-    ttft_ms: f64,
-    decode: f64,
-    output: f64,
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-impl Report {
-    fn table(&self) -> String {
-        let rows = [
-            ("load", format!("{} x {} tokens on {}", self.batch, self.prompt_len, self.target)),
-            ("start", format!("{:.0} ms from plan to first step", self.load_ms)),
-            ("TTFT", format!("{:.2} ms", self.ttft_ms)),
-            ("decode", format!("{:.1} tokens/s", self.decode_tokens_per_s)),
-            ("whole run", format!("{:.1} tokens/s", self.output_tokens_per_s)),
-        ];
-        rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
-    }
+        .try_fold((0.0, 0.0), |(flops, seconds), launch| launch.map(|(more, time)| (flops + more, seconds + time)))
 }

@@ -85,7 +85,8 @@ impl Doctor {
             architecture: std::env::consts::ARCH,
             threads: executor.threads(),
             instruction_set: smelt::cpu_instruction_set(),
-            read_bandwidth_gb_s: executor.install(smelt::cpu_read_bandwidth).map_err(Error::DoesNotFit)? / 1e9,
+            read_bandwidth_gb_s: executor.install(|| smelt::cpu_read_bandwidth(1 << 30)).map_err(Error::DoesNotFit)?
+                / 1e9,
         };
         let mut missing = Vec::new();
         let driver = match smelt::cuda_driver() {

@@ -12,7 +12,7 @@ mod source;
 mod summary;
 #[cfg(test)]
 mod tests;
-mod view;
+pub(super) mod view;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use smelt::plans::Machine;
 use smelt::{Error, Plan, PlanFile, Program, read_calibration};
 
 use super::memory;
+use super::profile_file::ProfileFile;
 use crate::args::{parse_count, parse_machine};
 use crate::failure::Failure;
 use crate::output::{bytes, check_place, print, print_json, reads, write_file};
@@ -51,6 +52,9 @@ pub struct Inspect {
     /// calibration: histograms with clips.
     #[arg(long, value_name = "OUT.html")]
     html: Option<PathBuf>,
+    /// Shows measured times next to their bounds on the page: profile.json of this plan, written by bench --profile.
+    #[arg(long, value_name = "profile.json", requires = "html")]
+    profile: Option<PathBuf>,
     /// Shows the differences to another plan. The exit code is 0 either way.
     #[arg(long, value_name = "OTHER.plan")]
     diff: Option<PathBuf>,
@@ -75,7 +79,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         reads(&self.plan);
-        self.diff.iter().for_each(|path| reads(path));
+        self.diff.iter().chain(&self.profile).for_each(|path| reads(path));
         self.html.iter().try_for_each(|path| check_place(path))?;
         if self.plan.extension().is_some_and(|extension| extension == "json") {
             return self.calibration();
@@ -113,7 +117,8 @@ impl Inspect {
     }
 
     fn calibration(&self) -> Result<(), Failure> {
-        if self.memory || self.precision || self.dot || self.diff.is_some() || self.program.is_some() {
+        let of_plans = self.memory || self.precision || self.dot || self.diff.is_some() || self.profile.is_some();
+        if of_plans || self.program.is_some() {
             return Err(Failure::usage("a calibration is shown as a table, or with --html or --json"));
         }
         let calibration = read_calibration(&self.plan)?;
@@ -127,7 +132,12 @@ impl Inspect {
 
     fn write_page(&self, file: &PlanFile, path: &Path) -> Result<(), Failure> {
         let plan = file.plan();
-        let page = page::page(&Subject { plan, views: self.views(plan)?, context: self.context(plan)? });
+        let profile = self.profile.as_ref().map(|path| ProfileFile::of_plan(path, file)).transpose()?;
+        let mut views = self.views(plan)?;
+        if let Some(profile) = profile {
+            views = views.into_iter().map(|view| view.with(&profile)).collect();
+        }
+        let page = page::page(&Subject { plan, views, context: self.context(plan)? });
         write_html(path, &page)
     }
 

@@ -15,4 +15,5 @@ mod memory;
 mod mixed;
 pub mod opt;
 pub mod plan;
+mod profile_file;
 pub mod quantize;

@@ -13,9 +13,10 @@ fn refused(model: &Tiny, more: &[&str], message: &str) {
     let common = ["--target", "cpu", "--no-cache"];
     let generate = ["generate", &folder, "--prompt-ids", "1,5,9,12,3", "--max-tokens", "6", "--ignore-eos"];
     let position = "request 0: the logits at position 4 are not finite";
-    for (args, said) in
-        [(&generate[..], position), (&["bench", &folder, "--prompt-len", "4", "--tokens", "3"], message)]
-    {
+    for (args, said) in [
+        (&generate[..], position),
+        (&["bench", &folder, "--input-len", "4", "--output-len", "3", "--ceilings", "table"], message),
+    ] {
         model.sandbox.fails(&[args, &common, more].concat(), 3, said);
         model.sandbox.fails(&[args, &common, more].concat(), 3, message);
     }
@@ -67,12 +68,36 @@ fn bench_refuses_what_the_plan_has_no_room_for() {
     let limits = ["--max-batch-size", "2", "--max-seq-len", "64", "--max-input-len", "48", "--target", "cpu"];
     model.sandbox.ok(&[&["compile", &folder, "-o", &plan][..], &limits].concat());
     let refused = |args: &[&str], message: &str| model.sandbox.fails(&[&["bench", &plan], args].concat(), 2, message);
-    refused(&["--batch", "64", "--prompt-len", "4", "--tokens", "2"], "--batch 64: the plan has room for 2 at once");
-    refused(&["--prompt-len", "49", "--tokens", "2"], "compile with a larger --max-input-len");
-    refused(&["--prompt-len", "18446744073709551615", "--tokens", "2"], "prompts of 48 tokens");
-    refused(&["--prompt-len", "4000000000", "--batch", "4000000000", "--tokens", "4"], "--batch 4000000000");
-    refused(&["--prompt-len", "40", "--tokens", "4294967295"], "64 per sequence");
-    refused(&["--prompt-len", "99999999999999999999"], "--prompt-len");
-    model.sandbox.ok(&["bench", &plan, "--batch", "2", "--prompt-len", "40", "--tokens", "24", "--repeat", "1"]);
+    refused(
+        &["--batch-sizes", "1", "64", "--input-len", "4", "--output-len", "2"],
+        "--batch-sizes 64: the plan has room for 2 at once (compile with a larger --max-batch-size)",
+    );
+    refused(&["--input-len", "49", "--output-len", "2"], "compile with a larger --max-input-len");
+    refused(&["--input-len", "18446744073709551615"], "expected a whole number from 1 to 4294967295");
+    refused(&["--input-len", "4000000000", "--batch-sizes", "400000", "--output-len", "4"], "--batch-sizes 400000");
+    refused(&["--batch-sizes", "4000000000"], "expected at most 4194304 sequences in all");
+    refused(&["--num-runs", "4294967295"], "expected at most 4194304 sequences in all");
+    refused(&["--input-len", "40", "--output-len", "4294967295"], "64 per sequence");
+    // the spellings of earlier versions
+    model.sandbox.ok(&[
+        "bench",
+        &plan,
+        "--batch",
+        "2",
+        "--prompt-len",
+        "40",
+        "--tokens",
+        "24",
+        "--repeat",
+        "1",
+        "--ceilings",
+        "table",
+    ]);
     assert!(fs::exists(&plan).unwrap());
+    // one block of 64 tokens: memory, not a limit
+    let small = model.sandbox.text("small.plan");
+    let cache = ["--kv-cache", "2KiB", "--target", "cpu", "--max-batch-size", "2", "--max-seq-len", "64"];
+    model.sandbox.ok(&[&["compile", &folder, "-o", &small][..], &cache].concat());
+    let args = ["bench", &small, "--batch-sizes", "2", "--input-len", "40", "--output-len", "2"];
+    model.sandbox.fails(&args, 6, "2 sequences of 42 tokens take 2 KV blocks");
 }

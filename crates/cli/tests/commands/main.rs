@@ -1,12 +1,14 @@
 //! The program as a user sees it: its output, its files, its exit codes.
 
 mod accuracy;
+mod bench;
 mod calibrate;
 mod files;
 mod finite;
 mod import;
 #[cfg(unix)]
 mod inputs;
+mod profile;
 mod sandbox;
 mod terminal;
 mod views;
@@ -350,7 +352,7 @@ fn code_is_emitted() {
     sandbox.fails(&["compile", MHA, "--dry-run", "--target", "sm_90a", "--emit", "cubin"], 2, "--dump-dir");
     if !sandbox.json(&["doctor", "--json"])["nvrtc"].is_null() {
         run("ptx,cubin,sass-report");
-        assert!(text("sass-report.txt").contains("linear_skinny"));
+        assert!(text("sass-report.txt").contains("linear_few"));
         assert!(
             sandbox_files(&folder).iter().filter(|name| name.ends_with(".ptx") || name.ends_with(".cubin")).count()
                 == 2 * units.len()

@@ -28,6 +28,7 @@ kernel_files![
     "common/types.cuh",
     "common/widen.cuh",
     "linear/behind.cuh",
+    "linear/few.cuh",
     "linear/outputs.cuh",
     "linear/plain.cuh",
     "linear/ring.cuh",
@@ -60,6 +61,7 @@ kernel_files![
     "rows/map.cuh",
     "rows/quantize.cuh",
     "rows/split.cuh",
+    "rows/stream_read.cuh",
     "sampling/argmax.cuh",
 ];
 

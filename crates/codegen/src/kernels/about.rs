@@ -29,6 +29,7 @@ const CPU: &[(&str, About)] = kernels! { "crates/runtime/src/cpu/":
 };
 
 const SM_90A: &[(&str, About)] = kernels! { "kernels/":
+    linear_few: linear|fused_linear, "linear/few.cuh";
     linear_skinny: linear|fused_linear, "linear/skinny.cuh";
     linear_wgmma: linear|fused_linear, "linear/wgmma.cuh";
     linear_wgmma_codes: fused_linear, "linear/wgmma_codes.cuh";

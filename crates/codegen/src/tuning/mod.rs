@@ -2,11 +2,14 @@
 //! nothing here knows a device.
 
 mod candidates;
+mod ceiling;
+mod clock;
 mod timings;
 mod trial;
 mod untimed;
 
 pub(crate) use candidates::{Candidates, Codes};
+pub use ceiling::read_rate;
 pub(crate) use timings::print_timed;
 pub use timings::{Outcome, Timed, Timings};
 pub use untimed::{Untimed, chosen, untimed};

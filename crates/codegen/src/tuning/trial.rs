@@ -14,8 +14,6 @@ use plan::{
 use super::candidates::Candidate;
 use crate::{Call, Catalog, ProgramShape, Site, Target, kernels};
 
-/// Launches of a program, besides the first.
-pub(super) const LAUNCHES: u32 = 64;
 /// Bytes after which launches come back to the same ones: several times the L2 cache of an H200 (50 MB), and more than
 /// the last-level cache of most CPUs.
 const ROTATION_BYTES: u64 = 256 << 20;
@@ -36,15 +34,21 @@ impl Trial {
         2 * candidate
     }
 
-    /// The program that launches it [`LAUNCHES`] times more.
+    /// The program that launches it more times.
     pub fn often(candidate: usize) -> usize {
         2 * candidate + 1
     }
 
-    /// The trials of candidates that want their weights in the same layouts.
-    pub fn new(site: &Site<'_>, candidates: &[&Candidate], catalog: &Catalog, target: &str) -> Result<Trial, String> {
+    /// The trials of candidates that want their weights in the same layouts; `more` is how many launches a program has
+    /// besides the first, where it has several.
+    pub fn new(
+        site: &Site<'_>,
+        candidates: &[&Candidate],
+        (catalog, target): (&Catalog, &str),
+        more: u32,
+    ) -> Result<Trial, String> {
         let first = candidates.first().ok_or("there are no candidates")?;
-        let mut bench = Bench::new(site, &first.call)?;
+        let mut bench = Bench::new(site, &first.call, more)?;
         bench.operands(catalog, &first.call)?;
         let results = site.graph.results(site.op).filter(|result| *site.graph.ty(*result) != Type::Effect);
         for result in results {
@@ -55,7 +59,7 @@ impl Trial {
         for candidate in candidates {
             let kernel = bench.kernel(candidate.call.kernel(candidate.kernel));
             let launch = bench.launch(candidate.kernel, kernel, &candidate.call)?;
-            for (name, launches) in [("once", 1), ("often", 1 + LAUNCHES)] {
+            for (name, launches) in [("once", 1), ("often", 1 + more)] {
                 programs.push(bench.program(format!("{name} {}", candidate.text), &launch, launches));
             }
         }
@@ -65,25 +69,30 @@ impl Trial {
             }
         }
         let plan = Plan {
-            target: target.to_owned(),
-            model: Model { architecture: String::new(), vocab_size: 1, parameters: 0, bos: None, eos: Vec::new() },
-            limits: Limits {
-                max_batch_size: 1,
-                max_input_len: 1,
-                max_seq_len: 1,
-                max_num_tokens: 1,
-                max_logit_rows: 1,
-            },
             weights: bench.weights,
             kv: bench.kv.into_iter().collect(),
             kernels: bench.kernels,
             programs,
-            files: Vec::new(),
-            config: Vec::new(),
-            inputs: Vec::new(),
-            world_size: 1,
+            ..empty_plan(target)
         };
         Ok(Trial { plan, inputs: bench.inputs, candidates: candidates.len() })
+    }
+}
+
+/// A plan of no model, in which nothing is.
+pub(super) fn empty_plan(target: &str) -> Plan {
+    Plan {
+        target: target.to_owned(),
+        model: Model { architecture: String::new(), vocab_size: 1, parameters: 0, bos: None, eos: Vec::new() },
+        limits: Limits { max_batch_size: 1, max_input_len: 1, max_seq_len: 1, max_num_tokens: 1, max_logit_rows: 1 },
+        weights: Vec::new(),
+        kv: Vec::new(),
+        kernels: Vec::new(),
+        programs: Vec::new(),
+        files: Vec::new(),
+        config: Vec::new(),
+        inputs: Vec::new(),
+        world_size: 1,
     }
 }
 
@@ -116,7 +125,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(site: &'a Site<'a>, call: &Call) -> Result<Bench<'a>, String> {
+    fn new(site: &'a Site<'a>, call: &Call, more: u32) -> Result<Bench<'a>, String> {
         let declared = call.kv.and_then(|kv| site.graph.kv().get(kv.group as usize));
         let step = StepSizes::of(site, declared.map_or(1, |declared| declared.block_tokens));
         let group = declared.map(|declared| KvGroup {
@@ -149,7 +158,8 @@ impl<'a> Bench<'a> {
             let (dtype, shape) = bench.sizes(constant)?;
             bytes += dtype.bytes() * shape.iter().product::<u64>();
         }
-        bench.copies = ROTATION_BYTES.div_ceil(bytes.max(1)).clamp(1, MOST_COPIES);
+        let launches = u64::from(more) + 1;
+        bench.copies = ROTATION_BYTES.div_ceil(bytes.max(1)).clamp(1, MOST_COPIES.min(launches));
         bench.kv = group.map(|group| KvGroup { layers: bench.copies as u32, ..group });
         Ok(bench)
     }

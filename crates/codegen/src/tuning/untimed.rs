@@ -1,19 +1,20 @@
 //! Ops without timings, and measuring them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ir::{Graph, OpId};
-use plan::partial::PartialFolder;
-use plan::{Bindings, ExecError, Executor, InputData, PlanError, PlanFile, PlanWriter};
+use plan::{ExecError, Executor};
 
 use super::candidates::{Candidate, Candidates, Codes};
-use super::trial::{LAUNCHES, Trial};
+use super::clock::{self, Clock};
+use super::trial::Trial;
 use super::{Outcome, Timings};
 use crate::cuda::Compiler;
 use crate::{Catalog, CodegenError, ProgramShape, Selection, Site};
 
+/// Launches of the longer program, besides the first.
+const LAUNCHES: u32 = 64;
 /// Number of repetitions, of which the median is used; fewer if they take longer than this.
 const REPETITIONS: usize = 9;
 const FEWEST_REPETITIONS: usize = 3;
@@ -23,10 +24,10 @@ const LONG: Duration = Duration::from_millis(5);
 
 /// An op of a program whose candidates have no timings.
 pub struct Untimed<'a> {
-    graph: &'a Graph,
-    program: &'a ProgramShape,
-    id: OpId,
-    candidates: Candidates,
+    pub(super) graph: &'a Graph,
+    pub(super) program: &'a ProgramShape,
+    pub(super) id: OpId,
+    pub(super) candidates: Candidates,
 }
 
 /// The ops of the programs without sufficient timings that have a choice. Each is listed once, however many layers have
@@ -80,6 +81,11 @@ impl Untimed<'_> {
         &self.candidates.op
     }
 
+    /// The kernel of the first candidate.
+    pub fn kernel(&self) -> &'static str {
+        self.candidates.list.first().map_or("", |candidate| candidate.kernel)
+    }
+
     /// Measures all candidates. A compiler is needed for kernels with code; slow code is not run.
     pub fn measure(
         &self,
@@ -111,16 +117,10 @@ impl Untimed<'_> {
         }
         let failed = |error| CodegenError::Timing { op: self.candidates.op.clone(), error: Box::new(error) };
         let site = Site { graph: self.graph, op: self.id, program: self.program };
-        let mut trial = Trial::new(&site, &runnable, catalog, executor.target())
-            .map_err(|reason| failed(ExecError::Unsupported(reason)))?;
+        let trial = Trial::new(&site, &runnable, (catalog, executor.target()), LAUNCHES);
+        let mut trial = trial.map_err(|reason| failed(ExecError::Unsupported(reason)))?;
         if let Some(compiler) = compiler {
-            let built = compiler.compile_all(&trial.plan.kernels);
-            let built = built.map_err(|problems| CodegenError::Units { problems })?;
-            for (kernel, built) in trial.plan.kernels.iter_mut().zip(built) {
-                if let Some(code) = &mut kernel.code {
-                    code.cubin = built.cubin;
-                }
-            }
+            clock::compile(&mut trial.plan, compiler)?;
         }
         let times = run(&trial, executor).map_err(failed)?;
         runnable.iter().zip(times).for_each(|(candidate, time)| record(candidate, Ok(time)));
@@ -130,18 +130,8 @@ impl Untimed<'_> {
 
 /// Nanoseconds per launch of each candidate. Candidates are interleaved, so that a changing clock affects all of them.
 fn run(trial: &Trial, executor: &dyn Executor) -> Result<Vec<u64>, ExecError> {
-    let folder = PartialFolder::temporary().map_err(|error| PlanError::Io { path: std::env::temp_dir(), error })?;
-    let path = folder.path().join("trial.plan");
-    PlanWriter::create(&path)?.finish(&trial.plan)?;
-    let mut session = executor.load(Arc::new(PlanFile::open(&path)?))?;
-    let inputs = trial.inputs.iter().map(|(name, values)| (name.as_str(), InputData::Values(values)));
-    let bindings = Bindings { inputs: inputs.collect(), ..Bindings::default() };
-    let mut time = |program: usize| {
-        let start = Instant::now();
-        let step = session.submit(program, &bindings)?;
-        session.wait(step)?;
-        Ok::<Duration, ExecError>(start.elapsed())
-    };
+    let mut clock = Clock::start(&trial.plan, &trial.inputs, executor)?;
+    let mut time = |program: usize| clock.time(program);
     let mut long = Vec::new();
     // the first run of a program warms up
     for candidate in 0..trial.candidates {

@@ -2,32 +2,26 @@
 
 use std::time::Instant;
 
-use plan::{DType, Layout, RandomPart};
 use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd::{Element, LANES, Lanes, dispatch};
 
-/// Bandwidth in bytes per second of all threads of the current pool over 1 GiB: the best of five passes. The memory is
-/// allocated like that of weights.
-pub fn read_bandwidth() -> Result<f64, String> {
-    const BYTES: u64 = 1 << 30;
+/// Bandwidth in bytes per second of all threads of the current pool over this many bytes: the best of five passes. The
+/// memory is allocated like that of weights. A size that fits in caches measures those.
+pub fn read_bandwidth(bytes: u64) -> Result<f64, String> {
     const PIECE: usize = 1 << 16;
-    let mut memory = Memory::zeroed(BYTES)?;
+    let bytes = bytes.max(4) / 4 * 4;
+    let mut memory = Memory::zeroed(bytes)?;
     // Written, and not zero: untouched pages would all be one page.
-    memory.fill_random(
-        0,
-        DType::F32,
-        Layout::RowMajor,
-        &[RandomPart { seed: 0, elements: BYTES / 4, mean: 0.0, std: 1.0 }],
-    );
+    memory.part(0, bytes).par_chunks_mut(4 * PIECE).for_each(|piece| piece.fill(0x3f));
     let data = memory.floats();
     let pass = || {
         let start = Instant::now();
         let sum: f32 = data.par_chunks(PIECE).map(sum).sum();
         let seconds = start.elapsed().as_secs_f64();
         std::hint::black_box(sum);
-        BYTES as f64 / seconds
+        bytes as f64 / seconds
     };
     Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
 }

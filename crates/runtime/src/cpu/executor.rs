@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use plan::input;
 use plan::{
     Arg, Bindings, Buffer, DType, ExecError, Executor, InputData, Kernel, KvGroup, Launch, Plan, PlanError, PlanFile,
-    PortData, Program, Session, Step, StepId, SymbolValues, upper_bounds,
+    PortData, Profile, Program, Session, Step, StepId, SymbolValues, median, upper_bounds,
 };
 use rayon::prelude::*;
 
@@ -266,6 +267,41 @@ impl CpuSession {
         })
     }
 
+    /// Times the launches of a program.
+    fn times(&mut self, index: usize, bindings: &Bindings<'_>, runs: usize) -> Result<Profile, ExecError> {
+        let file = Arc::clone(&self.file);
+        let program = &file.plan().programs[index];
+        self.prepare(index, &bindings.symbols)?;
+        let mut alone = vec![Vec::new(); program.steps.len()];
+        let mut whole = Vec::new();
+        let micros = |start: Instant| start.elapsed().as_secs_f64() * 1e6;
+        // one more, to warm up
+        for round in 0..=runs.max(1) {
+            // other buffers take the place of inputs once these were read
+            self.bind(index, bindings)?;
+            let launches = self.prepared[index].iter().flat_map(|prepared| &prepared.launches);
+            self.pool.install(|| {
+                let start = Instant::now();
+                for ((step, launch), Step::Launch(planned)) in launches.enumerate().zip(&program.steps) {
+                    let kernel = self.kernels[launch.kernel].0.as_ref();
+                    let begun = Instant::now();
+                    run_launch(kernel, launch)
+                        .map_err(|reason| kernel_error(kernel.name(), program, planned, step, reason))?;
+                    if round > 0 {
+                        alone[step].push(micros(begun));
+                    }
+                }
+                if round > 0 {
+                    whole.push(micros(start));
+                }
+                Ok::<(), ExecError>(())
+            })?;
+        }
+        // one launch after the other is how steps run here
+        let (launches, step) = (alone.into_iter().map(median).collect(), median(whole));
+        Ok(Profile { launches, apart: step, step, captured: false })
+    }
+
     /// Copies the bound inputs into their buffers.
     fn bind(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<(), ExecError> {
         let file = Arc::clone(&self.file);
@@ -349,6 +385,19 @@ impl Session for CpuSession {
         let file = Arc::clone(&self.file);
         let Some(program) = file.plan().programs.get(index) else { return Ok(None) };
         self.run(index, program, bindings, |launch, args| finite::first(file.plan(), launch, args))
+    }
+
+    fn profile(&mut self, index: usize, bindings: &Bindings<'_>, runs: usize) -> Result<Option<Profile>, ExecError> {
+        let file = Arc::clone(&self.file);
+        if index >= file.plan().programs.len() {
+            let reason = "the plan has no such program".to_owned();
+            return Err(ExecError::Bindings { program: index.to_string(), reason });
+        }
+        // what the steps before left in the arena is gone
+        self.last = None;
+        let profile = self.times(index, bindings, runs)?;
+        file.check_contents()?;
+        Ok(Some(profile))
     }
 
     fn wait(&mut self, _: StepId) -> Result<(), ExecError> {

@@ -72,7 +72,7 @@ fn fill_packed(mut rest: &mut [u8], parts: &[RandomPart]) {
 
 /// Bytes that this process may still allocate, swap included, if the system says so: the limit of the machine, or of
 /// its control group if that is lower.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let machine = of_machine(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
     // a group without a limit has a word there, or an absurd number
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];

@@ -24,6 +24,7 @@ pub use args::{Args, KvLayer, RowArgs, Tensor};
 pub use bandwidth::read_bandwidth;
 pub use by_rows::{ByRows, RowKernel};
 pub use executor::CpuExecutor;
+pub use memory::available as available_memory;
 pub use simd::instruction_set;
 
 use plan::Kernel;

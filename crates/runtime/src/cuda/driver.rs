@@ -4,10 +4,15 @@
 use std::ffi::{CString, c_void};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{result, sys};
 
 use super::failure::Failure;
+
+/// A stream is held no longer: a queue that is full would wait for it, and this side for the queue.
+const LONGEST_HOLD: Duration = Duration::from_millis(20);
 
 /// A device with its primary context, which all sessions share.
 #[derive(Debug)]
@@ -287,6 +292,27 @@ impl Stream {
         Ok(graph)
     }
 
+    /// Keeps the stream from going on until the flag is set, or some time has passed: what is put into it meanwhile then
+    /// runs without waiting for this side.
+    pub fn hold(&self, flag: &Arc<AtomicBool>) -> Result<(), Failure> {
+        unsafe extern "C" fn wait(flag: *mut c_void) {
+            // SAFETY: the pointer is that of `hold`, which nothing else takes back.
+            let flag = unsafe { Arc::from_raw(flag.cast_const().cast::<AtomicBool>()) };
+            let start = Instant::now();
+            while !flag.load(Ordering::Acquire) && start.elapsed() < LONGEST_HOLD {
+                std::hint::spin_loop();
+            }
+        }
+        let pointer = Arc::into_raw(Arc::clone(flag));
+        // SAFETY: the stream is alive; the function calls nothing of the driver, and ends.
+        let held = unsafe { result::stream::launch_host_function(self.handle, wait, pointer.cast_mut().cast()) };
+        held.map_err(|error| {
+            // SAFETY: the function will not run: the pointer is still this side's.
+            drop(unsafe { Arc::from_raw(pointer) });
+            failed("a function in a stream")(error)
+        })
+    }
+
     /// Runs a graph.
     pub fn launch(&self, graph: &Graph) -> Result<(), Failure> {
         // SAFETY: graph and stream are alive.
@@ -326,8 +352,24 @@ pub(super) struct Event {
 
 impl Event {
     pub fn new(context: &Arc<Context>) -> Result<Event, Failure> {
-        let handle = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("an event"))?;
+        Event::of(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that keeps the time.
+    pub fn timing(context: &Arc<Context>) -> Result<Event, Failure> {
+        Event::of(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn of(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Event, Failure> {
+        let handle = result::event::create(flags).map_err(failed("an event"))?;
         Ok(Event { handle, _context: Arc::clone(context) })
+    }
+
+    /// Microseconds from this mark to a later one; both keep the time, and have been come to.
+    pub fn microseconds_to(&self, later: &Event) -> Result<f64, Failure> {
+        // SAFETY: both events are alive.
+        let elapsed = unsafe { result::event::elapsed(self.handle, later.handle) };
+        elapsed.map(|milliseconds| f64::from(milliseconds) * 1e3).map_err(failed("an event"))
     }
 
     pub fn record(&self, stream: &Stream) -> Result<(), Failure> {

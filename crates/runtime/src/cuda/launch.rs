@@ -9,7 +9,7 @@ use plan::{
     upper_bounds,
 };
 
-use super::driver::{Boxes, Function, Stream, tensor_map};
+use super::driver::{Boxes, Event, Function, Stream, tensor_map};
 use super::failure::Failure;
 
 /// Where a plan's memory is on the device.
@@ -30,6 +30,19 @@ struct Prepared {
     /// Outputs, then inputs.
     pointers: Vec<Pointer>,
     maps: Vec<CUtensorMap>,
+}
+
+/// What is between the launches of a step.
+#[derive(Clone, Copy)]
+pub(super) enum Between<'a> {
+    /// Nothing: one may begin before those ahead of it have ended, and waits where it must.
+    Overlap,
+    /// Each begins when the one ahead of it has ended.
+    Order,
+    /// This side waits for each.
+    Wait,
+    /// As in order, with two events that keep the time around each.
+    Marks(&'a [[Event; 2]]),
 }
 
 #[derive(Clone, Copy)]
@@ -81,7 +94,7 @@ impl Launches {
         Ok(Launches { arena: addresses.arena, prepared })
     }
 
-    /// Puts all launches into the stream. `ports` says where input ports are; `blocking` waits behind each.
+    /// Puts all launches into the stream. `ports` says where input ports are.
     pub fn enqueue(
         &self,
         program: &Program,
@@ -89,7 +102,7 @@ impl Launches {
         ports: &[(u32, u64)],
         functions: &[Function],
         stream: &Stream,
-        blocking: bool,
+        between: Between<'_>,
     ) -> Result<(), ExecError> {
         let mut pointers: Vec<u64> = Vec::new();
         let mut scalars: Vec<i32> = Vec::new();
@@ -98,8 +111,14 @@ impl Launches {
             let function = &functions[launch.kernel as usize];
             let fail = |failure: Failure| failure.or(|reason| error(&function.name, program, launch, step, reason));
             let size = |dim: &plan::Dim| dim.eval(symbols).map_err(|error| fail(error.to_string().into()));
+            let mark = |place: usize| match between {
+                Between::Marks(marks) => marks[step][place].record(stream).map_err(fail),
+                _ => Ok(()),
+            };
             let grid = size(&launch.grid)?;
             if grid == 0 {
+                mark(0)?;
+                mark(1)?;
                 continue;
             }
             let grid = u32::try_from(grid).ok().filter(|grid| *grid <= i32::MAX as u32);
@@ -123,10 +142,15 @@ impl Launches {
             params.extend(pointers.iter_mut().map(|pointer| (&raw mut *pointer).cast::<c_void>()));
             params.extend(prepared.maps.iter().map(|map| (&raw const *map).cast_mut().cast::<c_void>()));
             params.extend(scalars.iter_mut().map(|scalar| (&raw mut *scalar).cast::<c_void>()));
+            let overlap = matches!(between, Between::Overlap);
+            mark(0)?;
             // SAFETY: the function takes parameters of these sizes, as `prepare` has seen; they are copied by the launch,
             // and the memory they name belongs to the session.
-            let launched = unsafe { function.launch(stream, grid, &mut params, !blocking) };
-            launched.and_then(|()| if blocking { stream.synchronize() } else { Ok(()) }).map_err(fail)?;
+            unsafe { function.launch(stream, grid, &mut params, overlap) }.map_err(fail)?;
+            mark(1)?;
+            if matches!(between, Between::Wait) {
+                stream.synchronize().map_err(fail)?;
+            }
         }
         Ok(())
     }

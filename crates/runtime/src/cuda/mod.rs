@@ -4,10 +4,13 @@ mod driver;
 mod executor;
 mod failure;
 mod launch;
+mod monitor;
+mod profile;
 mod session;
 mod weights;
 
 pub use executor::CudaExecutor;
+pub use monitor::{Clocks, Monitor, Range};
 
 /// The CUDA major version of plans' cubins: older drivers do not load them.
 pub(crate) const CUDA_MAJOR: i32 = 13;
@@ -30,6 +33,8 @@ pub struct Device {
     pub compute_capability: (i32, i32),
     /// Memory in bytes.
     pub memory_bytes: u64,
+    /// Its name among all devices, such as `GPU-5f4e…`.
+    pub uuid: String,
 }
 
 impl Driver {
@@ -83,5 +88,20 @@ fn device(ordinal: i32) -> Result<Device, String> {
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     // SAFETY: `device` came from the driver.
     let memory_bytes = unsafe { result::device::total_mem(device) }.map_err(failed)? as u64;
-    Ok(Device { name, compute_capability: (major, minor), memory_bytes })
+    let uuid = result::device::get_uuid(device).map_err(failed)?;
+    Ok(Device {
+        name,
+        compute_capability: (major, minor),
+        memory_bytes,
+        uuid: uuid_text(uuid.bytes.map(|byte| byte as u8)),
+    })
+}
+
+/// A UUID as NVIDIA's tools print it.
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let groups = [0..4, 4..6, 6..8, 8..10, 10..16].map(|group| {
+        let digits: String = bytes[group].iter().map(|byte| format!("{byte:02x}")).collect();
+        digits
+    });
+    format!("GPU-{}", groups.join("-"))
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use plan::{
-    Bindings, Buffer, DType, ExecError, InputData, Plan, PlanError, PlanFile, Port, PortData, Program, ProgramKind,
-    Session, StepId, SymbolValues, upper_bounds,
+    Bindings, Buffer, DType, ExecError, InputData, Plan, PlanError, PlanFile, Port, PortData, Profile, Program,
+    ProgramKind, Session, StepId, SymbolValues, upper_bounds,
 };
 
 use super::CudaExecutor;
 use super::driver::{Event, Function, Graph, Memory, Pinned, Stream};
 use super::failure::Failure;
-use super::launch::{Addresses, Launches};
+use super::launch::{Addresses, Between, Launches};
 use super::weights::Weights;
 
 /// Steps whose inputs and integer outputs are kept: the one that runs and the one behind it.
@@ -21,17 +21,17 @@ const PORT_ALIGN: u64 = 256;
 /// A plan on a device.
 pub(super) struct CudaSession {
     // Dropped in this order: what uses memory goes before it.
-    graphs: Vec<Option<Graph>>,
-    launches: Vec<Launches>,
+    pub(super) graphs: Vec<Option<Graph>>,
+    pub(super) launches: Vec<Launches>,
     slots: Vec<Slot>,
-    stream: Stream,
-    functions: Vec<Function>,
-    file: Arc<PlanFile>,
+    pub(super) stream: Stream,
+    pub(super) functions: Vec<Function>,
+    pub(super) file: Arc<PlanFile>,
     arena_bytes: u64,
     /// Where the ports of a step are on the device.
     inputs: u64,
     steps: u64,
-    options: CudaExecutor,
+    pub(super) options: CudaExecutor,
     _memory: (Weights, Vec<Memory>, Memory, Memory),
 }
 
@@ -119,13 +119,13 @@ impl CudaSession {
             let ports = self.port_places(program, &symbols)?;
             let mut failure = None;
             let graph = self.stream.capture(|| {
-                self.launches[index].enqueue(program, &symbols, &ports, &self.functions, &self.stream, false).map_err(
-                    |error| {
+                self.launches[index]
+                    .enqueue(program, &symbols, &ports, &self.functions, &self.stream, Between::Overlap)
+                    .map_err(|error| {
                         let text = error.to_string();
                         failure = Some(error);
                         text.into()
-                    },
-                )
+                    })
             });
             match (graph, failure) {
                 (Ok(graph), _) => self.graphs[index] = Some(graph),
@@ -154,7 +154,7 @@ impl CudaSession {
     }
 
     /// An error of the device that showed at a step.
-    fn failure(&self, program: &Program, step: u64, failure: Failure) -> ExecError {
+    pub(super) fn failure(&self, program: &Program, step: u64, failure: Failure) -> ExecError {
         let (program, blocking) = (program.name.clone(), self.options.blocking);
         failure.or(|reason| ExecError::Device { program, step, reason, blocking })
     }
@@ -169,15 +169,38 @@ impl CudaSession {
             unsafe { self.stream.fill(self.launches[index].arena, 0xff, self.arena_bytes) }
                 .map_err(|reason| self.failure(program, step, reason))?;
         }
+        self.launch(index, &bindings.symbols, &places)?;
+        self.keep_results(program, index, &bindings.symbols, slot).map_err(|reason| self.failure(program, step, reason))
+    }
+
+    /// Puts the launches of a step into the stream.
+    pub(super) fn launch(&self, index: usize, symbols: &SymbolValues, places: &[(u32, u64)]) -> Result<(), ExecError> {
+        let program = &self.file.plan().programs[index];
         match &self.graphs[index] {
-            Some(graph) => self.stream.launch(graph).map_err(|reason| self.failure(program, step, reason))?,
+            Some(graph) => self.stream.launch(graph).map_err(|reason| self.failure(program, self.steps + 1, reason)),
             None => {
-                let blocking = self.options.blocking;
-                let (functions, stream) = (&self.functions, &self.stream);
-                self.launches[index].enqueue(program, &bindings.symbols, &places, functions, stream, blocking)?;
+                let between = if self.options.blocking { Between::Wait } else { Between::Overlap };
+                self.launches[index].enqueue(program, symbols, places, &self.functions, &self.stream, between)
             }
         }
-        self.keep_results(program, index, &bindings.symbols, slot).map_err(|reason| self.failure(program, step, reason))
+    }
+
+    /// The program of an index whose symbols are bound within their bounds, and a slot that no step needs any more.
+    fn begin(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<usize, ExecError> {
+        let file = Arc::clone(&self.file);
+        let Some(program) = file.plan().programs.get(index) else {
+            let reason = "the plan has no such program".to_owned();
+            return Err(ExecError::Bindings { program: index.to_string(), reason });
+        };
+        plan::check_symbols(program, &bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
+        self.options.context.make_current().map_err(Failure::device)?;
+        let slot = self.steps as usize % SLOTS;
+        // its memory is written next: the step that had it must be done, and is forgotten
+        if let Some((step, ..)) = self.slots[slot].step {
+            self.wait(step)?;
+            self.slots[slot].step = None;
+        }
+        Ok(slot)
     }
 
     /// Brings the inputs of a step to the device.
@@ -301,19 +324,7 @@ impl Session for CudaSession {
     }
 
     fn submit(&mut self, index: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
-        let file = Arc::clone(&self.file);
-        let Some(program) = file.plan().programs.get(index) else {
-            let reason = "the plan has no such program".to_owned();
-            return Err(ExecError::Bindings { program: index.to_string(), reason });
-        };
-        plan::check_symbols(program, &bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
-        self.options.context.make_current().map_err(Failure::device)?;
-        let slot = self.steps as usize % SLOTS;
-        // its memory is written next: the step that had it must be done, and is forgotten
-        if let Some((step, ..)) = self.slots[slot].step {
-            self.wait(step)?;
-            self.slots[slot].step = None;
-        }
+        let slot = self.begin(index, bindings)?;
         let submitted = self.enqueue(index, bindings, slot);
         if submitted.is_err() {
             // copies from the slot may be under way; what went wrong is told already
@@ -324,6 +335,19 @@ impl Session for CudaSession {
         let id = StepId(self.steps);
         self.slots[slot].step = Some((id, index, bindings.symbols.clone()));
         Ok(id)
+    }
+
+    fn profile(&mut self, index: usize, bindings: &Bindings<'_>, runs: usize) -> Result<Option<Profile>, ExecError> {
+        let slot = self.begin(index, bindings)?;
+        let profiled = self.bind(index, bindings, slot).and_then(|places| {
+            let symbols = &bindings.symbols;
+            self.times(index, symbols, &places, runs)
+        });
+        // copies from the slot may be under way where something failed
+        let _ = self.stream.synchronize();
+        // what the steps before left in the arena is gone
+        self.steps += 1;
+        profiled.map(Some)
     }
 
     fn wait(&mut self, step: StepId) -> Result<(), ExecError> {

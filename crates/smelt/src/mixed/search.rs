@@ -6,7 +6,7 @@ use codegen::Target;
 use frontend::ImportOptions;
 use passes::quantize::budget::{Offer, Pick, frontier, within_cost};
 use passes::quantize::{Assignment, Format, LinearInfo, linears};
-use plan::{Cost, Machine, ProgramKind, full_step};
+use plan::{Arithmetic, Cost, Machine, ProgramKind, full_step};
 
 use super::losses::Losses;
 use super::times::Times;
@@ -254,7 +254,7 @@ impl<'a> Search<'a> {
             let halved = if format.is_some_and(Format::narrow_activations) { 2 } else { 1 };
             let flops = 2 * u64::from(self.mixed.batch) * outputs * inputs / halved;
             let cost = Cost { flops, read: (weights * each / 8.0) as u64, written: 0 };
-            seconds += self.machine.estimate(cost, true).seconds - self.machine.launch_seconds;
+            seconds += self.machine.estimate(cost, Arithmetic::Matrices).seconds - self.machine.launch_seconds;
             bits += weights * each;
         }
         let (outputs, inputs) = sizes(group);

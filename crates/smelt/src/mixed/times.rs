@@ -4,16 +4,15 @@
 use std::collections::HashMap;
 
 use codegen::cuda::Compiler;
-use codegen::{Catalog, CodegenError, ProgramShape, Selection, Target, Timings, chosen, select};
+use codegen::{Catalog, ProgramShape, Selection, Target, Timings, chosen};
 use frontend::ImportOptions;
-use ir::ops::Linear;
-use ir::{DType, DerivedWeights, Graph, NoWeights, Op, TensorType};
-use passes::quantize::{Format, Layers, unsearched};
-use passes::{PassContext, PassManager, Silent};
-use plan::{Executor, ProgramKind};
+use ir::{DType, Graph};
+use passes::quantize::Format;
+use plan::Executor;
 
+use crate::product::{self, select_fixed};
 use crate::timing::known;
-use crate::{Driver, Error, RunOptions, TimingOptions, precision};
+use crate::{Driver, Error, RunOptions, TimingOptions};
 
 /// The sizes of a product, and its format.
 type Product = (u64, u64, Option<Format>);
@@ -80,37 +79,15 @@ impl Times {
         Ok(())
     }
 
-    /// The kernels of a graph of fixed sizes.
     fn select(&self, graph: &Graph) -> Result<(Selection, [ProgramShape; 1]), Error> {
-        let programs = [ProgramShape {
-            name: "product".to_owned(),
-            kind: ProgramKind::Decode,
-            replacements: Default::default(),
-            symbols: Vec::new(),
-        }];
-        let target = self.executor.target().to_owned();
-        let selection = select(graph, &self.catalog, &programs);
-        let selection = selection.map_err(|problems| CodegenError::NoKernel { target, problems })?;
-        Ok((selection, programs))
+        select_fixed(graph, &self.catalog, self.executor.target())
     }
 
     /// A single linear layer, as passes leave it.
     fn graph(&self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<Graph, Error> {
         let ImportOptions { activations, weights, .. } = self.import;
-        let mut graph = Graph::new("product", Vec::new(), Vec::new());
-        let x = graph.add_input("x", TensorType::new(activations, [rows, inputs]));
-        let weight = graph.add_constant("weight", TensorType::new(weights, [outputs, inputs]));
         let to = (activations != DType::F32).then_some(DType::F32);
-        let linear = graph.add(Op::new(Linear { to }), &[x, weight], &["y"]);
-        let y = graph.result(linear.map_err(frontend::ImportError::from)?);
-        graph.add_output("y", y);
-        let layers = Layers::Named(["y".to_owned()].into());
-        let passes = format.map(|format| unsearched(format, layers)).into_iter().collect();
-        let pipeline = precision::quantizing(self.driver.pipeline(), passes);
-        let weights = DerivedWeights::over(&NoWeights);
-        let ran = PassManager::default().run(&pipeline, &mut graph, &PassContext::new(&weights), &mut Silent);
-        ran.map_err(|failure| self.driver.pass_failed(failure))?;
-        Ok(graph)
+        product::Product { rows, outputs, inputs, activations, weights, to, format, made: false }.graph(&self.driver)
     }
 }
 

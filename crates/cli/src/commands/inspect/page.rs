@@ -8,7 +8,7 @@ use super::figures::{count, number_of, percent, quantity, time};
 use super::html::{Html, document};
 use super::precision::Precision;
 use super::source::Sources;
-use super::view::{Node, Section, Share, View, kernel_label};
+use super::view::{Node, Section, Share, Taken, View, kernel_label};
 use super::weights::{self, typed};
 use crate::output::bytes;
 
@@ -61,6 +61,9 @@ fn program(html: &mut Html, subject: &Subject<'_>, view: &View<'_>, open: bool) 
             html.leaf("span", "", &number_of(view.nodes.len() as u64, "launch|es"));
         });
         html.leaf("p", "note", &assumptions(subject, view));
+        if let Some(measured) = &view.measured {
+            html.leaf("p", "note", measured);
+        }
         time_by_op(html, view);
         layers(html, subject.plan, view);
         arena::chart(html, view);
@@ -104,8 +107,11 @@ fn time_by_op(html: &mut Html, view: &View<'_>) {
     let (shares, total) = (&view.ops, view.seconds());
     let longest = shares.first().map_or(0.0, |share| share.seconds);
     html.leaf("h3", "", "Time by op");
-    html.raw("<table class=\"ops\"><thead><tr><th>op<th>time<th>%<th class=\"chart\"><th>launches<th>bytes<th>FLOP");
-    html.raw("<th>set by</tr></thead>\n<tbody>");
+    html.raw("<table class=\"ops\"><thead><tr><th>op<th>time<th>%<th class=\"chart\">");
+    if view.measured.is_some() {
+        html.raw("<th>measured<th>% of bound");
+    }
+    html.raw("<th>launches<th>bytes<th>FLOP<th>set by</tr></thead>\n<tbody>");
     for (index, share) in shares.iter().enumerate() {
         row(html, "op", index, share, total, longest);
         let parts = view.parts(&share.name);
@@ -122,10 +128,18 @@ fn row(html: &mut Html, class: &'static str, colour: usize, share: &Share, total
         html.leaf("th", "", &share.name).leaf("td", "", &time(share.seconds));
         html.leaf("td", "", &format!("{:.1}", percent(share.seconds, total))).raw("<td class=\"chart\">");
         bar(html, colour, percent(share.seconds, longest));
+        if let Some(taken) = share.measured {
+            html.leaf("td", "", &time(taken.seconds)).leaf("td", "", &of_bound(taken));
+        }
         html.leaf("td", "", &share.launches.to_string()).leaf("td", "", &bytes(share.cost.bytes()));
         html.leaf("td", "", &count(share.cost.flops as f64)).leaf("td", "", share.bound.name());
     });
     html.raw("\n");
+}
+
+/// How much of what was taken is the bound: 100 of a launch that does what the device can.
+fn of_bound(taken: Taken) -> String {
+    format!("{:.0}", percent(taken.bound, taken.seconds))
 }
 
 fn bar(html: &mut Html, colour: usize, percent: f64) {
@@ -136,13 +150,27 @@ fn bar(html: &mut Html, colour: usize, percent: f64) {
 fn layers(html: &mut Html, plan: &Plan, view: &View<'_>) {
     html.leaf("h3", "", "Launches by layer").raw("\n");
     let longest = view.nodes.iter().map(|node| node.estimate.seconds).fold(0.0, f64::max);
-    for section in view.sections() {
+    let (sections, into) = view.folded();
+    let means = view.means(&into);
+    for section in sections {
         let nodes = &view.nodes[section.nodes.clone()];
         let seconds = nodes.iter().map(|node| node.estimate.seconds).sum::<f64>() * section.copies() as f64;
-        html.raw("<section class=\"layer\"><h4>").leaf("span", "", &section.title());
+        let measured = means[section.nodes.clone()].iter().copied().collect::<Option<Vec<Taken>>>();
+        html.raw(if measured.is_some() {
+            "<section class=\"layer measured\"><h4>"
+        } else {
+            "<section class=\"layer\"><h4>"
+        });
+        html.leaf("span", "", &section.title());
         let share = percent(seconds, view.seconds());
-        html.leaf("span", "figure", &section_figure(&section, nodes.len(), seconds, share)).raw("</h4>\n");
-        nodes.iter().for_each(|node| self::node(html, plan, view, node, longest));
+        let mut figure = section_figure(&section, nodes.len(), seconds, share);
+        if let Some(taken) = measured {
+            let taken = taken.into_iter().sum::<Taken>().seconds * section.copies() as f64;
+            figure += &format!(", measured {}", time(taken));
+        }
+        html.leaf("span", "figure", &figure).raw("</h4>\n");
+        let means = &means[section.nodes.clone()];
+        nodes.iter().zip(means).for_each(|(node, mean)| self::node(html, plan, view, (node, *mean), longest));
         html.raw("</section>\n");
     }
 }
@@ -155,11 +183,14 @@ fn section_figure(section: &Section, launches: usize, seconds: f64, share: f64) 
     format!("{}, {copies}{}, {share:.1} %", number_of(launches as u64, "launch|es"), time(seconds))
 }
 
-fn node(html: &mut Html, plan: &Plan, view: &View<'_>, node: &Node<'_>, longest: f64) {
+fn node(html: &mut Html, plan: &Plan, view: &View<'_>, (node, mean): (&Node<'_>, Option<Taken>), longest: f64) {
     let estimate = node.estimate;
     html.raw("<details class=\"node\"><summary>");
     html.leaf("b", "", node.op).leaf("span", "site", &node.launch.site).leaf("span", "site", &node.kernel.name);
     html.leaf("span", "number", &bytes(estimate.cost.bytes())).leaf("span", "number", &time(estimate.seconds));
+    if let Some(taken) = mean {
+        html.leaf("span", "number", &time(taken.seconds));
+    }
     html.raw("<span class=\"chart\">");
     bar(html, view.rank(node.op), percent(estimate.seconds, longest));
     html.raw("</span>").leaf("span", "", estimate.bound.name()).raw("</summary>\n");
@@ -178,12 +209,12 @@ fn node(html: &mut Html, plan: &Plan, view: &View<'_>, node: &Node<'_>, longest:
     }
     html.raw("<dt>reads").leaf("dd", "", &list(&node.launch.inputs));
     html.raw("<dt>writes").leaf("dd", "", &list(&node.launch.outputs)).raw("</dl>");
-    costs(html, view, node);
+    costs(html, view, node, mean);
     html.raw("</div></details>\n");
 }
 
 /// The cost of a launch against the roofline.
-fn costs(html: &mut Html, view: &View<'_>, node: &Node<'_>) {
+fn costs(html: &mut Html, view: &View<'_>, node: &Node<'_>, mean: Option<Taken>) {
     let (machine, cost, work) = (&view.machine, node.estimate.cost, &node.launch.work);
     let memory = cost.bytes() as f64 / machine.bytes_per_second;
     let arithmetic = match cost.bytes() {
@@ -194,14 +225,19 @@ fn costs(html: &mut Html, view: &View<'_>, node: &Node<'_>) {
         Some(_) => value,
         None => format!("{value} = {dim}"),
     };
-    html.definitions(&[
+    let mut rows = vec![
         ("read", symbolic(&work.read, bytes(cost.read))),
         ("written", symbolic(&work.written, bytes(cost.written))),
         ("arithmetic", symbolic(&work.flops, quantity(cost.flops as f64, "FLOP"))),
         ("FLOP per byte", arithmetic),
         ("memory alone", time(memory)),
         ("bound", format!("{}, set by {}", time(node.estimate.seconds), node.estimate.bound.name())),
-    ]);
+    ];
+    if let Some(taken) = mean {
+        let by_device = format!("{} % of it by what the device was measured to do", of_bound(taken));
+        rows.push(("measured", format!("{}, {by_device}", time(taken.seconds))));
+    }
+    html.definitions(&rows);
 }
 
 fn with_value(view: &View<'_>, dim: &Dim, unit: &str) -> String {

@@ -6,6 +6,8 @@ use std::ops::Range;
 use smelt::plans::{Bound, Cost, Estimate, Kernel, Launch, Machine, Scalar, SymbolValues, full_step};
 use smelt::{Plan, Program, Step};
 
+use super::figures::time;
+use crate::commands::profile_file::ProfileFile;
 use crate::failure::Failure;
 
 /// A program on a machine.
@@ -18,6 +20,21 @@ pub struct View<'a> {
     pub nodes: Vec<Node<'a>>,
     /// Time by op, the longest first.
     pub ops: Vec<Share>,
+    /// Where launches were measured: on what, and the step as a whole.
+    pub measured: Option<String>,
+}
+
+/// What launches took, and their bound by what the device was measured to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    pub seconds: f64,
+    pub bound: f64,
+}
+
+impl std::iter::Sum for Taken {
+    fn sum<I: Iterator<Item = Taken>>(all: I) -> Taken {
+        all.fold(Taken::default(), |a, b| Taken { seconds: a.seconds + b.seconds, bound: a.bound + b.bound })
+    }
 }
 
 /// A launch.
@@ -29,6 +46,7 @@ pub struct Node<'a> {
     pub op: &'a str,
     pub layer: Option<u32>,
     pub estimate: Estimate,
+    pub measured: Option<Taken>,
 }
 
 /// Launches that belong together: those of a layer, or between two.
@@ -48,6 +66,7 @@ pub struct Share {
     pub seconds: f64,
     /// What sets most of the time.
     pub bound: Bound,
+    pub measured: Option<Taken>,
 }
 
 impl<'a> View<'a> {
@@ -60,11 +79,47 @@ impl<'a> View<'a> {
         let nodes = program.steps.iter().zip(estimates).enumerate().map(|(step, (Step::Launch(launch), estimate))| {
             let kernel = &plan.kernels[launch.kernel as usize];
             let op = op_name(&launch.ir).unwrap_or(&kernel.name);
-            Node { step, launch, kernel, op, layer: layer(&launch.site), estimate }
+            Node { step, launch, kernel, op, layer: layer(&launch.site), estimate, measured: None }
         });
         let mut nodes: Vec<Node<'a>> = nodes.collect();
         absorb(&mut nodes);
-        Ok(View { program, machine, values, ops: shares(&nodes, |node| node.op.to_owned()), nodes })
+        let ops = shares(&nodes, |node| node.op.to_owned());
+        Ok(View { program, machine, values, ops, nodes, measured: None })
+    }
+
+    /// The same program with what its launches took, where these were measured.
+    pub fn with(mut self, profile: &ProfileFile) -> View<'a> {
+        let Some(step) = profile.step(&self.program.name) else { return self };
+        for (node, launch) in self.nodes.iter_mut().zip(&step.launches) {
+            node.measured = Some(Taken { seconds: launch.us / 1e6, bound: launch.bound_us / 1e6 });
+        }
+        let whole = if step.captured { "the captured step" } else { "the step as it runs" };
+        self.measured = Some(format!(
+            "Measured on {} with {:.0} cached tokens, each launch alone: {} in all, {} one after the other, {} for {whole}.",
+            profile.device,
+            step.context,
+            time(step.launches_us / 1e6),
+            time(step.apart_us / 1e6),
+            time(step.step_us / 1e6)
+        ));
+        self.ops = shares(&self.nodes, |node| node.op.to_owned());
+        self
+    }
+
+    /// What a launch took, the mean of those that are folded into it.
+    pub fn means(&self, into: &[usize]) -> Vec<Option<Taken>> {
+        let mut sums = vec![(Taken::default(), 0.0); self.nodes.len()];
+        for (node, first) in self.nodes.iter().zip(into) {
+            if let Some(taken) = node.measured {
+                let (sum, count) = &mut sums[*first];
+                *sum = [*sum, taken].into_iter().sum();
+                *count += 1.0;
+            }
+        }
+        let mean = |(sum, count): (Taken, f64)| {
+            (count > 0.0).then(|| Taken { seconds: sum.seconds / count, bound: sum.bound / count })
+        };
+        sums.into_iter().map(mean).collect()
     }
 
     /// The bound of a whole step.
@@ -168,6 +223,11 @@ fn shares<'n, 'a: 'n>(nodes: impl IntoIterator<Item = &'n Node<'a>>, kind: impl 
         cost: nodes.iter().map(|node| node.estimate.cost).sum(),
         seconds: seconds(&nodes, None),
         bound: most(|bound| seconds(&nodes, Some(bound))),
+        measured: nodes
+            .iter()
+            .map(|node| node.measured)
+            .collect::<Option<Vec<Taken>>>()
+            .map(|all| all.into_iter().sum()),
     });
     let mut shares: Vec<Share> = shares.collect();
     shares.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

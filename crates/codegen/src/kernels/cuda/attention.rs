@@ -1,12 +1,12 @@
 //! `kernels/attention`: with the context split over a cluster for decode, in tiles of queries for prefill, and
 //! reference loops for everything else.
 
-use ir::KvDecl;
-use ir::ops::{PagedAttention, RopeAttention};
+use ir::ops::{GatherRows, LinearParts, PagedAttention, Quantize, QuantizeBlocks, RopeAttention};
+use ir::{KvDecl, OpId};
 use plan::{DType, Dim, ProgramKind};
 
 use super::body::{Body, c_float, c_type};
-use super::linear::MULTIPROCESSORS;
+use super::linear::{MULTIPROCESSORS, few_takes};
 use super::rope::{HeadNorm, frequencies};
 use super::{dim, is_16_bit, is_byte_code};
 use crate::kernels::distinct;
@@ -160,7 +160,8 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
     let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
     let shape = format!("{heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}");
-    let instance = format!("RopeAttentionDecode<{types}, {shape}, {}>", norm.ty);
+    let alone = !before_few(site, site.op);
+    let instance = format!("RopeAttentionDecode<{types}, {shape}, {}, {alone}>", norm.ty);
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
     let mut body = decode_body("rope_attention_decode", instance, kv, grid, splits);
     // after the stages: rotated queries, padded, key and value, and two tables of sines and cosines
@@ -170,7 +171,26 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     body.kv = Some((group, layer, true));
     body.absent = norm.absent;
     let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
-    Ok(body.call(site)?.attending().int("splits", splits as i64))
+    let call = body.call(site)?.attending().int("splits", splits as i64);
+    Ok(if alone { call.text("overlap", "none") } else { call })
+}
+
+/// Whether the linears that read the first result of an op, perhaps as codes or some rows of it, have their weights in
+/// rings: only those may start beside attention.
+fn before_few(site: &Site<'_>, op: OpId) -> bool {
+    let graph = site.graph;
+    let users = graph.uses(graph.result(op));
+    !users.is_empty()
+        && users.iter().all(|user| {
+            let site = Site { op: user.op, ..*site };
+            let passes_on = graph.cast::<QuantizeBlocks>(user.op).is_some()
+                || graph.cast::<Quantize>(user.op).is_some()
+                || graph.cast::<GatherRows>(user.op).is_some();
+            match LinearParts::of(graph, user.op) {
+                Some(_) => few_takes(&site),
+                None => passes_on && before_few(&site, user.op),
+            }
+        })
 }
 
 pub(super) fn rope_decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {

@@ -1,6 +1,9 @@
-//! `kernels/linear`: streaming for few rows, wgmma for many, and reference loops for everything else.
+//! `kernels/linear`: rings for up to eight rows, streaming for few rows, wgmma for many, and reference loops for everything
+//! else.
 
+mod arguments;
 mod codes;
+mod few;
 mod plain;
 mod skinny;
 mod wgmma;
@@ -15,6 +18,7 @@ use super::quantize::check_codes;
 use super::{dim, is_16_bit};
 use crate::{Call, Refusal, Site};
 
+pub(super) use few::{few, few_candidates, takes as few_takes};
 pub(super) use plain::{plain, plain_few};
 pub(super) use skinny::{skinny, skinny_candidates};
 pub(super) use wgmma::{

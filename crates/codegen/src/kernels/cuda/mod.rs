@@ -17,7 +17,7 @@ use crate::kernels::about::about;
 use crate::{About, Call, Catalog, Kernel, Refusal, Site, Target};
 
 pub use body::{Body, c_float, c_type};
-pub(crate) use rows::fill_random;
+pub(crate) use rows::{READ_TILE_BYTES, fill_random, stream_read};
 
 type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
 
@@ -60,6 +60,7 @@ pub(crate) fn catalog() -> Catalog {
         Box::new(CudaKernel { name, call, candidates: Some(candidates) })
     };
     Catalog::new(vec![
+        tuned("linear_few", |site| linear::few(site, None), linear::few_candidates),
         tuned("linear_skinny", |site| linear::skinny(site, None), linear::skinny_candidates),
         tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
         tuned("linear_wgmma_codes", |site| linear::wgmma_codes(site, None), linear::wgmma_codes_candidates),

@@ -74,3 +74,24 @@ pub(crate) fn fill_random(dtype: DType, layout: Layout) -> plan::Kernel {
         code: Some(Code { source: flatten(&unit, &[]), cubin: Vec::new(), threads: THREADS, shared_bytes: 0 }),
     }
 }
+
+/// Bytes of a tile of [`stream_read`].
+pub(crate) const READ_TILE_BYTES: u64 = 32 * 4096;
+
+/// The kernel that measures how fast memory is read: a sum in i32 of each tile of f32 words. No model launches it. Its
+/// ring and tile were the fastest of those that an H200 was measured with (`bench/weight-layout.json`, "read alone").
+pub(crate) fn stream_read() -> plan::Kernel {
+    const STAGES: u64 = 16;
+    let copies = READ_TILE_BYTES / 4096;
+    let shared_bytes = STAGES * (4096 + 8);
+    let unit = format!(
+        "#include \"common/body.cuh\"\n#include \"rows/stream_read.cuh\"\n\n\
+         using Body = smelt::StreamRead<{STAGES}, {copies}>;\n\
+         static_assert(Body::kThreads == 32 && Body::kSharedBytes == {shared_bytes} && \
+         Body::kTileBytes == {READ_TILE_BYTES});\n\n\
+         extern \"C\" __global__ void __launch_bounds__(Body::kThreads)\n\
+         stream_read(smelt::i32* sums, const smelt::f32* words) {{\n  smelt::run(Body{{sums, words}});\n}}\n"
+    );
+    let code = Code { source: flatten(&unit, &[]), cubin: Vec::new(), threads: 32, shared_bytes: shared_bytes as u32 };
+    plan::Kernel { name: "stream_read".to_owned(), params: Vec::new(), code: Some(code) }
+}

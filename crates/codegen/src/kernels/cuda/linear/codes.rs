@@ -17,7 +17,7 @@ pub(super) struct Sharing {
     /// Columns; 0 for all.
     pub cols: u64,
     /// Type of a scale.
-    dtype: DType,
+    pub dtype: DType,
 }
 
 impl Sharing {

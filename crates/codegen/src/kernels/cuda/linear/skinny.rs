@@ -1,12 +1,12 @@
 //! `kernels/linear/skinny.cuh`: weights, or codes of them, stream past few rows.
 
-use ir::ops::{Norm, Prologue};
 use plan::DType;
 
+use super::arguments::{Arguments, operands};
 use super::codes::Codes;
-use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, shape};
-use crate::kernels::cuda::body::{Body, c_float, c_type};
-use crate::kernels::cuda::{SHARED_BYTES, norm};
+use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, few, shape};
+use crate::kernels::cuda::SHARED_BYTES;
+use crate::kernels::cuda::body::Body;
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
@@ -37,35 +37,13 @@ pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyCon
     let Shape { n, k, .. } = shape;
     // partial sums of each warp, padded so that they lie in different banks
     let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
-    let product = shape.product_type(site);
-    let mut types = Arguments {
-        gated: shape.gated(),
-        x: if codes.x.is_some() { c_type(codes.x_dtype) } else { product },
-        gain: product,
-        normed: 0,
-        eps: 0.0,
-        centred: false,
-        formula: shape.formula().is_some(),
-        codes: codes.coded.then(|| codes.arguments(k)),
-        bias: product,
-    };
-    if let Some(bias) = shape.bias() {
-        types.bias = c_type(site.tensor(bias)?.dtype);
-    }
-    let [gain, shift] = match &shape.parts.before {
-        None => [None; 2],
-        Some((Prologue { norm, eps, .. }, operands)) => {
-            if bound > NORM_ROWS {
-                return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
-            }
-            let x = c_type(site.tensor(shape.parts.x)?.dtype);
-            let gain = c_type(norm::gain(site, operands)?);
-            types = Arguments { x, gain, normed: bound, eps: *eps, centred: *norm == Norm::Layer, ..types };
-            shared_bytes += bound * (k + 32) * 2;
-            [operands.first().copied(), operands.get(1).copied()]
+    if shape.parts.before.is_some() {
+        if bound > NORM_ROWS {
+            return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
         }
-    };
-    let more = types.text(product);
+        shared_bytes += bound * (k + 32) * 2;
+    }
+    let more = Arguments::of(site, &shape, &codes, bound)?.text();
     if shared_bytes > SHARED_BYTES.into() {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
@@ -75,45 +53,15 @@ pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyCon
     let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
-    let [x_scale, weight_scale, zero] = shape.scales();
-    let operands = [gain, shift, x_scale, weight_scale, zero, shape.bias(), shape.residual(), shape.codes_scale()];
-    let call = shape.call(site, body, &operands)?.layout(1, layout);
+    let call = shape.call(site, body, &operands(&shape))?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
-/// The template arguments behind the configuration, which say what is not the default.
-struct Arguments {
-    gated: bool,
-    x: &'static str,
-    gain: &'static str,
-    /// Rows that are normed.
-    normed: u64,
-    eps: f32,
-    centred: bool,
-    formula: bool,
-    /// Those of codes.
-    codes: Option<String>,
-    bias: &'static str,
-}
-
-impl Arguments {
-    /// As many as are needed, where products are of type `product`.
-    fn text(&self, product: &str) -> String {
-        let Arguments { gated, x, gain, normed, centred, bias, .. } = self;
-        let list = [
-            (*gated, gated.to_string()),
-            (*normed > 0, format!("{x}, {gain}, {normed}, {}", c_float(self.eps))),
-            (*centred, centred.to_string()),
-            (self.formula, if self.formula { "Formula" } else { "smelt::Same" }.to_owned()),
-            (self.codes.is_some() || *bias != product, (*bias).to_owned()),
-            (self.codes.is_some(), self.codes.clone().unwrap_or_default()),
-        ];
-        let last = list.iter().rposition(|(told, _)| *told).map_or(0, |last| last + 1);
-        list.into_iter().take(last).map(|(_, argument)| format!(", {argument}")).collect()
-    }
-}
-
 pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    if few::takes(site) {
+        // beside blocks that stay, this kernel would have a small L1, through which its weights go
+        return Err(Refusal::because("linear_few takes it, and a program has one of both"));
+    }
     let shape = shape(site)?;
     let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let others = SkinnyConfig::others(shape.n, rows).into_iter();
