@@ -21,7 +21,7 @@ const CASES: [&str; 15] = [
     "fused linear f16 208x136, 65 rows, 4 decoded, norm \"\", swiglu",
     "fused linear bf16 528x520, 131 rows, 12 decoded, norm \"\", add",
     "fused linear bf16 8480x136, 3 rows, 3 decoded, norm \"rms_norm\", swiglu",
-    "linear of i4 in blocks [None, Some(128)], zero false, bf16 4240x512, 8 rows, 8 decoded, \"\", add",
+    "linear of i4 in blocks [None, Some(128)], zero false, bf16 4240x512, 4 rows, 3 decoded, \"\", add",
     "linear of i4 in blocks [None, Some(128)], zero true, bf16 1024x4096, 8 rows, 1 decoded, \"rms_norm\", swiglu",
     "attention bf16 over bf16, 8/2 heads of 128, 70 tokens of 3",
     "attention bf16 over bf16, 8/2 heads of 128, 200 tokens of 5",
