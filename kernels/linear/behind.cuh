@@ -1,4 +1,4 @@
-// What happens to a sum behind its bias: nothing, or a formula of one element that the unit declares.
+// The epilogue of a sum after its bias: nothing, or an elementwise formula that the unit declares.
 #pragma once
 #include "common/scalar.cuh"
 

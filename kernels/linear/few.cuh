@@ -1,4 +1,4 @@
-// y = x @ w^T and what stands before and behind it, for one to eight rows: blocks stay on the chip for the whole launch,
+// y = x @ w^T with prologue and epilogue, for one to eight rows: blocks stay on the chip for the whole launch,
 // and weights stream through rings in shared memory, which run on from strip to strip.
 //
 //   x [rows][kK] of T (bf16 or f16); with kNormRows = 1 one row of X, normed first: T(x * rsqrt(mean(x^2) + kEps) *
@@ -7,7 +7,7 @@
 //     kN / 2 + n
 //     Y may be i8 or f8e4m3: codes of that, by the scale *y_scale
 //   gain, shift of G, bias [kN] of B, residual as y; each is nullptr (written in the unit) where it is not there. Bias
-//     and residual are added in float, before and behind F; codes have no residual
+//     and residual are added in float, before and after F; quantized results have no residual
 //   w    of W, tiled as in common/tiled.cuh (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the
 //        second): [ceil(kN / 16)][units of 16 outputs x 128 bytes of k]. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
@@ -21,10 +21,10 @@
 // in ascending order of k, and their sums are added in the order of the warps. Each warp has kStages units on their way,
 // and asks for the next as soon as one is in registers, whatever strip that belongs to. The first are asked for before
 // the wait. How many bytes are under way decides: with many more than 64 KB a multiprocessor, the last writes of the
-// launch before wait behind them (docs/performance-log.md).
+// launch before wait for them (docs/performance-log.md).
 //
 // Rows of x are whole 16-byte chunks. With kStaged they are put into shared memory once a block, normed or as they are;
-// otherwise they are read one turn ahead, for each strip anew. Where what codes mean has parts, sums(code * x) is
+// otherwise they are read one turn ahead, again for each strip. Where what codes mean has parts, sums(code * x) is
 // sums((code + kAbove) * x) - (kAbove + zero) * sums(x), in float, for each half of a unit: of 4 bits, codes become
 // numbers of T without a subtraction. Relative to sums(|code| |x|), that adds an error of some 1e-6.
 //
@@ -281,7 +281,7 @@ struct LinearFew {
     }
   }
 
-  // This lane's chunks of x for half a unit; zeros behind kK. Where there is no row g, it is another: columns of an MMA do
+  // This lane's chunks of x for half a unit; zeros after kK. Where there is no row g, it is another: columns of an MMA do
   // not meet.
   __device__ __forceinline__ void read(Chunks& chunk, int half) const {
 #pragma unroll

@@ -1,8 +1,8 @@
-// The outputs of a block of a product, from the fragments that wgmma leaves: scaled, with what stands behind, rounded
+// The outputs of a block of a product, from the fragments that wgmma leaves: scaled, with the epilogue, rounded
 // once.
 //
 //   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
-//   bias [kN] of B, residual as y; each is nullptr (written in the unit) or added in float, before and behind F
+//   bias [kN] of B, residual as y; each is nullptr (written in the unit) or added in float, before and after F
 //   Y may be i8 or f8e4m3: codes of the results, times a reciprocal. Then there is no residual
 //   A warpgroup for each 64 rows. The block starts at `row`, and at strip `strip` of 16 rows of w; for kSwiglu, eight
 //   of the first half and then the same eight of the second

@@ -1,4 +1,4 @@
-// y = x @ w^T and what stands before and behind it, for few rows: the weights stream from memory straight into
+// y = x @ w^T with prologue and epilogue, for few rows: the weights stream from memory straight into
 // registers, once.
 //
 //   x [rows][kK] of T (bf16 or f16); with kNormRows > 0 of X, normed first: T(x * rsqrt(mean(x^2) + kEps) * gain [kK]),
@@ -7,7 +7,7 @@
 //     kN / 2 + n
 //     Y may be i8 or f8e4m3: codes of that, by the scale *y_scale
 //   gain, shift of G, bias [kN] of B, residual as y; each is nullptr (written in the unit) where it is not there. Bias
-//     and residual are added in float, before and behind F; codes have no residual
+//     and residual are added in float, before and after F; quantized results have no residual
 //   w    of W, tiled as in common/tiled.cuh (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the
 //        second): [ceil(kN / 16)][units of 16 outputs x 128 bytes of k]. Padding is zero
 //   rows the rows there are, at most kRows. Sums in float, in a fixed order; rounded once
@@ -24,7 +24,7 @@
 //
 // The weights are the 16-row operand of mma.m16n8k16, the rows of x its 8 columns. Which k stands where in an MMA is
 // free as long as both operands agree. So lane l = 4g + q takes whole chunks: chunk 4h + q of rows g of the two atoms,
-// whose words are, one behind the other or a pair of them at a time, its part of an MMA, and the same columns of row g
+// whose words are, one after the other or a pair of them at a time, its part of an MMA, and the same columns of row g
 // of x, which are exactly the other operand.
 #pragma once
 #include "common/body.cuh"
@@ -126,7 +126,7 @@ struct LinearSkinny {
   float sums[kStrips][kRows / 8][4];
   Norm norm;
 
-  // The normed rows, behind the partial sums.
+  // The normed rows, after the partial sums.
   static __device__ __forceinline__ T* normed() { return reinterpret_cast<T*>(shared_memory() + kPartialBytes); }
 
   // Asks for this lane's part of the unit of `turn`, which is that at `next` and `i` turns, of each strip.

@@ -4,7 +4,7 @@
 //   y, bias, residual as in linear/outputs.cuh
 //   x [rows][kK] and w of T (bf16, f16), read through their maps alone (linear/ring.cuh). So kK % 8 == 0
 //   w     tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
-//         bytes, one behind the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
+//         bytes, one after the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
 //   rows  the rows there are. Sums in float, rounded once
 //
 // One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols).

@@ -6,7 +6,7 @@
 //   XS, WS  the Scales of x and w: of whole rows (or blocks of them, or all), or in groups of a multiple of 128
 //         columns; those of w in groups must be the same for all rows of a block, of both halves
 //
-// Sums of i8 are exact. Sums of f8e4m3 are kept by tensor cores in some 14 bits, so each 128 columns are added up anew,
+// Sums of i8 are exact. Sums of f8e4m3 are kept by tensor cores in some 14 bits, so each 128 columns are summed separately,
 // and then to a sum in float. So are those of groups, times their scales; other scales are applied to the whole sum.
 // One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols).
 #pragma once

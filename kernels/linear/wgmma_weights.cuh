@@ -2,7 +2,7 @@
 // less their zeros, to T in registers, where they are exact, and multiplies from there.
 //
 //   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
-//   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float, before and behind F
+//   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float, before and after F
 //   x [rows][kK] of T (bf16, f16), read through map_x: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So
 //         kK % 8 == 0
 //   w of C (i8, f8e4m3, i4), tiled as in common/tiled.cuh, a unit being 16 outputs x 128 k, or 256 of i4, read through
@@ -11,7 +11,7 @@
 //   WS, zeros  the Scales of w: of whole rows, or in groups of a multiple of 128 columns; a zero for each, or nullptr
 //
 // The weights are the operand of 64 rows of wgmma, which may come from registers, and the rows of x its columns: so y is
-// computed transposed. Sums in float. With groups, each 128 columns are added up anew, and then, times their scales, to
+// computed transposed. Sums in float. With groups, each 128 columns are summed separately, and then, times their scales, to
 // the whole sum. One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols), rows
 // first. A warpgroup for each 64 columns, then one of which a thread asks for copies.
 #pragma once
@@ -152,7 +152,7 @@ struct LinearWgmmaWeights {
     }
   }
 
-  // The row of w that this lane has in the lower or the upper half of the 16 of its warp, which may be behind the last.
+  // The row of w that this lane has in the lower or the upper half of the 16 of its warp, which may be past the last.
   __device__ __forceinline__ int output(int half) const {
     const int from = strip + int(threadIdx.x) / 32, g = int(threadIdx.x) % 32 / 4;
     return kSwiglu ? half * (kN / 2) + 8 * from + g : 16 * from + 8 * half + g;

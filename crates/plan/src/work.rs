@@ -76,9 +76,9 @@ pub fn full_step(program: &Program, tokens: u64) -> SymbolValues {
     values
 }
 
-/// The useful work of one step of a program over sequences with these cached tokens, of which each is one of the step's.
-/// `symbols` are the sizes of the step. Sequences of a decode program that are none of these are padding: what is computed
-/// for them does not count, but for the bytes of their activations, which are next to nothing.
+/// The useful work of one step of a program over sequences with these cached tokens, of which each is one of the
+/// step's. `symbols` are the sizes of the step. Sequences of a decode program that are none of these are padding: what
+/// is computed for them does not count, except the bytes of their activations, which are negligible.
 pub fn step_cost(program: &Program, symbols: &SymbolValues, contexts: &[u64]) -> Result<Cost, DimError> {
     let places = Symbol::new("B").and_then(|symbol| symbols.get(&symbol).copied());
     let places = places.unwrap_or(contexts.len() as u64).max(1);

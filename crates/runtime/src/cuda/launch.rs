@@ -144,8 +144,8 @@ impl Launches {
             params.extend(scalars.iter_mut().map(|scalar| (&raw mut *scalar).cast::<c_void>()));
             let overlap = matches!(between, Between::Overlap);
             mark(0)?;
-            // SAFETY: the function takes parameters of these sizes, as `prepare` has seen; they are copied by the launch,
-            // and the memory they name belongs to the session.
+            // SAFETY: the function takes parameters of these sizes, as `prepare` has seen; they are copied by the
+            // launch, and the memory they name belongs to the session.
             unsafe { function.launch(stream, grid, &mut params, overlap) }.map_err(fail)?;
             mark(1)?;
             if matches!(between, Between::Wait) {
@@ -171,7 +171,7 @@ fn encode(
     }
 }
 
-/// A map over the largest form of a buffer: rows behind those of a step are read for nobody's result.
+/// A map over the largest form of a buffer: rows after those of a step are read, but their results are not used.
 fn over_buffer(program: &Program, index: u32, address: u64, map: TensorMap) -> Result<CUtensorMap, Failure> {
     let buffer = &program.buffers[index as usize];
     let bounds = upper_bounds(&program.symbols);

@@ -1,4 +1,4 @@
-//! Sessions on a GPU: memory, captured decode programs, steps and what they leave behind.
+//! Sessions on a GPU: memory, captured decode programs, steps and their outputs.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::launch::{Addresses, Between, Launches};
 use super::weights::Weights;
 
-/// Steps whose inputs and integer outputs are kept: the one that runs and the one behind it.
+/// Steps whose inputs and integer outputs are kept: the running one and the next.
 const SLOTS: usize = 2;
 /// Alignment of input ports in their region.
 const PORT_ALIGN: u64 = 256;
@@ -165,7 +165,7 @@ impl CudaSession {
         let (program, step) = (&file.plan().programs[index], self.steps + 1);
         let places = self.bind(index, bindings, slot)?;
         if self.options.poison {
-            // SAFETY: the arena has that many bytes; nothing in it outlives a step but for outputs, which were read.
+            // SAFETY: the arena has that many bytes; only outputs outlive a step in it, and they were read.
             unsafe { self.stream.fill(self.launches[index].arena, 0xff, self.arena_bytes) }
                 .map_err(|reason| self.failure(program, step, reason))?;
         }
@@ -276,7 +276,7 @@ impl CudaSession {
             let length = bytes(buffer, symbols)? as usize;
             let source = self.output_address(index, port.buffer, symbols)?;
             let place = self.slots[slot].results.part(start..start + length);
-            // SAFETY: the slot has room for all integer outputs and is read behind its event.
+            // SAFETY: the slot has room for all integer outputs and is read after its event.
             unsafe { self.stream.download(place, source) }?;
             start += length.next_multiple_of(PORT_ALIGN as usize);
         }

@@ -14,7 +14,7 @@ use crate::output::reads;
 /// Below this probability of chance, samples differ.
 const SIGNIFICANT: f64 = 0.01;
 
-/// A figure of a row: its name, its value, and the samples behind it.
+/// A figure of a row: its name, its value, and its samples.
 struct Metric {
     name: &'static str,
     value: fn(&Row) -> Option<f64>,

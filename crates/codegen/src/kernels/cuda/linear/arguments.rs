@@ -1,4 +1,4 @@
-//! What kernels for few rows have in common: template arguments behind their configuration, and operands.
+//! Shared by the kernels for few rows: template arguments after their configuration, and operands.
 
 use ir::Value;
 use ir::ops::{Norm, Prologue};
@@ -9,7 +9,7 @@ use crate::kernels::cuda::body::{c_float, c_type};
 use crate::kernels::cuda::norm;
 use crate::{Refusal, Site};
 
-/// The template arguments behind the configuration, which say what is not the default.
+/// The template arguments after the configuration, where they are not the default.
 pub(super) struct Arguments {
     product: &'static str,
     gated: bool,
@@ -67,7 +67,7 @@ impl Arguments {
     }
 }
 
-/// The operands behind x and the weight, of which some may be absent.
+/// The operands after x and the weight, some of which may be absent.
 pub(super) fn operands(shape: &Shape) -> [Option<Value>; 8] {
     let factors = shape.parts.before.as_ref().map_or(&[][..], |(_, operands)| operands);
     let [x_scale, weight_scale, zero] = shape.scales();

@@ -12,7 +12,7 @@ use crate::{Call, Refusal, Site};
 const FEW_ROWS: u64 = 8;
 const TILE: u64 = 64;
 
-/// A linear, of numbers or codes, with nothing but a bias behind: all else falls apart.
+/// A linear layer, quantized or not, with only a bias as its epilogue: anything else is expanded.
 fn plain_shape(site: &Site<'_>) -> Result<Shape, Refusal> {
     let shape = shape(site)?.makes_numbers()?;
     match shape.parts.epilogues().as_slice() {

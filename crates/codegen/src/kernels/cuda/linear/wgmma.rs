@@ -147,7 +147,7 @@ impl Product {
         }
     }
 
-    /// The argument that names the functions behind the product, where there are some.
+    /// The argument that names the functions of the epilogue, if there are any.
     fn formula(&self) -> &'static str {
         if self.shape.formula().is_some() { ", Formula" } else { "" }
     }
@@ -157,7 +157,7 @@ impl Product {
         self.shape.bias().map_or(Ok(other), |bias| Ok(site.tensor(bias)?.dtype))
     }
 
-    /// The call of a body: boxes of x and w in its maps, and the operands `more` behind the weight, of which some may be
+    /// The call of a body: boxes of x and w in its maps, and the operands `more` after the weight, some of which may be
     /// absent.
     fn call(
         &self,
@@ -251,8 +251,8 @@ pub(in crate::kernels::cuda) fn codes(site: &Site<'_>, config: Option<WgmmaConfi
     let grid = product.grid(config);
     let mut body = Body::new("linear_wgmma_codes", "linear/wgmma_codes.cuh", instance, threads, grid);
     body.shared_bytes = ring_bytes(config);
-    let behind = [product.shape.bias(), product.shape.residual(), product.shape.codes_scale()];
-    product.call(site, body, config, &[&[parts.scales.x, parts.scales.weight][..], &behind].concat())
+    let epilogue = [product.shape.bias(), product.shape.residual(), product.shape.codes_scale()];
+    product.call(site, body, config, &[&[parts.scales.x, parts.scales.weight][..], &epilogue].concat())
 }
 
 pub(in crate::kernels::cuda) fn weights(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
