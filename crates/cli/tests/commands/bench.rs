@@ -84,7 +84,7 @@ fn a_report_takes_the_place_of_no_input() {
     sandbox.fails(&["bench", &plan, "--json", &plan], 2, "m.plan");
     let folder = sandbox.text("cache");
     std::fs::create_dir_all(&folder).unwrap();
-    sandbox.fails(&["bench", &plan, "--json", &folder], 3, "is a folder");
+    sandbox.fails(&["bench", &plan, "--json", &folder], 3, "is a directory");
     let notes = sandbox.text("notes.json");
     std::fs::write(&notes, "{\"mine\": 1}").unwrap();
     sandbox.fails(&["bench", &plan, "--json", &notes], 2, "is there already and is no report");
