@@ -19,7 +19,8 @@
 // One block of kStrips * kShares warps takes kStrips strips of 16 outputs at a time, every gridDim.x-th tile of them;
 // grid: two blocks a multiprocessor, or as many as there are tiles. The kShares warps of a strip take its units in turn,
 // in ascending order of k, and their sums are added in the order of the warps. Each warp has kStages units on their way,
-// and asks for the next as soon as one is in registers, whatever strip that belongs to. The first are asked for before
+// and asks for the next as soon as one is in registers (a proxy fence makes sure that it is: a copy that hits L2 overtakes
+// loads from shared memory that wait in their queue), whatever strip that belongs to. The first are asked for before
 // the wait. How many bytes are under way decides: with many more than 64 KB a multiprocessor, the last writes of the
 // launch before wait for them (docs/performance-log.md).
 //
@@ -393,6 +394,7 @@ struct LinearFew {
 #pragma unroll
           for (int atom = 0; atom < 2; ++atom)
             held[h][atom] = *reinterpret_cast<const uint4*>(from + atom * 1024 + (((4 * h + q) ^ g) << 4));
+        ptx::fence_proxy_async();
         __syncwarp();
         const bool within = turn + kStages < units();
         const int then = within ? turn + kStages : stage;
@@ -464,6 +466,7 @@ struct LinearFew {
         const int row = 2 * q + i % 2;
         if (row < kRows) partial[(warp * kRows + row) * kPitch + g + 8 * (i / 2)] = sums[i];
       }
+      if constexpr (kMeans) ptx::fence_proxy_async();  // scales were read that the next ones replace
       sync_strip();
       if constexpr (kMeans) {
         if (share == 0) ask_meaning(tile + 2 * gridDim.x, half);

@@ -1,5 +1,5 @@
 // TMA copies from global to shared memory, which report to an mbarrier: PTX ISA, "cp.async.bulk",
-// "cp.async.bulk.tensor", "prefetch.tensormap". One thread issues them for a whole block.
+// "cp.async.bulk.tensor", "prefetch.tensormap", "fence.proxy.async". One thread issues them for a whole block.
 #pragma once
 #include "common/types.cuh"
 
@@ -36,6 +36,12 @@ __device__ __forceinline__ void cp_async_bulk_tensor_3d(u32 shared, const Tensor
                "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared),
                "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
                : "memory");
+}
+
+// This thread's accesses to shared memory are done before copies that are issued after it touch the same bytes: without
+// it, a copy may overtake loads that are still under way (PTX ISA, "Async proxy").
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 __device__ __forceinline__ void prefetch_tensormap(const TensorMap* map) {

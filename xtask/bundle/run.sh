@@ -4,7 +4,7 @@
 #   run.sh                all GPU tests; then the demo model on CPU and GPU
 #   run.sh --bench        figures: reports of `smelt bench` in OUT/h200, to be kept in bench/h200, and OUT/gpu.json (compile
 #                         and load), to be kept as bench/gpu.json
-#   run.sh --bench NAME   the reports whose names have NAME in them
+#   run.sh --bench NAME   the reports whose whole names match NAME, an extended regular expression
 #   run.sh --sanitize     the kernel tests under compute-sanitizer: memcheck, then racecheck
 #
 # NVRTC comes from SMELT_CUDA_HOME, CUDA_HOME, /usr/local/cuda, or Python's nvidia packages. Logs go to OUT [./out].
@@ -41,18 +41,19 @@ if [ "${1:-}" = --bench ]; then
   scratch=$(mktemp -d) || exit 1
   export SMELT_CACHE_DIR="$scratch/cache"
   mkdir -p "$out/h200"
+  ln -sfn "$out/h200" reports
 
   # A report: its name, the configuration, and options. Weights are random.
   report() {
     local name=$1 config=$2
     shift 2
-    case $name in *"$wanted"*) ;; *) return ;; esac
+    [[ $name =~ ^($wanted)$ ]] || return
     echo "== $name"
-    ./smelt bench "bench/configs/$config" --weights dummy --dtype bf16 --target sm_90a --json "$out/h200/$name.json" \
-      --markdown "$@" >"$out/h200/$name.md" || failed=1
-    tail -n +8 "$out/h200/$name.md"
+    # reports have the command line in them, and no path of this machine
+    ./smelt bench "bench/configs/$config" --weights dummy --dtype bf16 --target sm_90a --json "reports/$name.json" \
+      --markdown "$@" || failed=1
   }
-  wanted=${2:-}
+  wanted=${2:-.*}
   line="--input-len 512 --output-len 128"
   hundred="--num-runs 100 --warmup-runs 10"
   ten="--num-runs 10 --warmup-runs 2"
@@ -78,7 +79,7 @@ if [ "${1:-}" = --bench ]; then
         --batch-sizes $sizes --max-batch-size $most --max-seq-len $((length + 128)) --max-num-tokens 8192
     done
   }
-  [ -n "$wanted" ] && { rm -rf "$scratch"; exit $failed; }
+  [ "$wanted" != '.*' ] && { rm -rf "$scratch"; exit $failed; }
 
   echo "== compile and load: Llama-3.1-8B shape, bf16, a checkpoint of 16 GB"
   shape="--dtype bf16 --target sm_90a --max-batch-size 32 --max-seq-len 2048 --max-num-tokens 512"

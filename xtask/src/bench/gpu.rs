@@ -5,29 +5,23 @@ use serde_json::Value;
 use super::{number, round};
 
 /// The reports: what is compared with peers first.
-pub const REPORTS: [&str; 7] = [
+pub const REPORTS: [&str; 6] = [
     "bench/h200/llama-3.1-8b-bf16.json",
     "bench/h200/llama-3.1-8b-bf16-large.json",
     "bench/h200/llama-3.1-8b-fp8.json",
     "bench/h200/llama-3.1-8b-fp8-large.json",
     "bench/h200/llama-3.1-8b-int4.json",
-    "bench/h200/llama-3.1-8b-int4-large.json",
     "bench/peers.json",
 ];
 
 /// All reports, and their titles.
-pub const SHAPES: [(&str, &str); 12] = [
+pub const SHAPES: [(&str, &str); 7] = [
     (REPORTS[0], "Llama-3.1-8B, bf16"),
     (REPORTS[1], "Llama-3.1-8B, bf16"),
     (REPORTS[2], "Llama-3.1-8B, fp8"),
     (REPORTS[3], "Llama-3.1-8B, fp8"),
     (REPORTS[4], "Llama-3.1-8B, int4"),
-    (REPORTS[5], "Llama-3.1-8B, int4"),
-    ("bench/h200/llama-3.1-8b-bf16-long-4096.json", "Llama-3.1-8B, bf16"),
-    ("bench/h200/llama-3.1-8b-bf16-long-16384.json", "Llama-3.1-8B, bf16"),
-    ("bench/h200/llama-3.1-8b-bf16-long-32768.json", "Llama-3.1-8B, bf16"),
     ("bench/h200/llama-3.2-1b-bf16.json", "Llama-3.2-1B, bf16"),
-    ("bench/h200/llama-3.2-1b-bf16-large.json", "Llama-3.2-1B, bf16"),
     ("bench/h200/qwen3-8b-bf16.json", "Qwen3-8B, bf16"),
 ];
 
@@ -50,9 +44,7 @@ pub fn headline(results: &[Value]) -> Result<String, String> {
         for (name, rows) in &lines {
             let cells: String = BATCHES
                 .iter()
-                .map(|batch| {
-                    format!(" {} |", cell(rows.iter().find(|row| row["batch_size"] == *batch).and_then(|row| own(row))))
-                })
+                .map(|batch| format!(" {} |", cell(rows.iter().find(|row| row["batch_size"] == *batch).and_then(own))))
                 .collect();
             table.push_str(&format!("| **{name}** |{cells}\n"));
         }
