@@ -226,7 +226,7 @@ fn formats_are_chosen_with_reasons() {
     let goal = |goal: &'static [&'static str]| [&mixed[..], &["-o", &again, "--formats", "int4"], goal].concat();
     sandbox.fails(&goal(&["--target-bits", "3"]), 2, "need at least 4.25");
     sandbox.fails(&goal(&[]), 2, "requires one of");
-    sandbox.fails(&goal(&["--max-perplexity-increase", "1"]), 2, "expected one such as 1%");
+    sandbox.fails(&goal(&["--max-perplexity-increase", "1"]), 2, "expected a percentage such as 1%");
     sandbox.fails(&["inspect", &plan, "--precision", "--dot"], 2, "cannot be used with");
     sandbox.ok(&[&["compile"], &DEMO[..], &["-o", &again]].concat());
     sandbox.fails(&["inspect", &again, "--precision"], 2, "the plan is unquantized");

@@ -96,7 +96,7 @@ fn bench_refuses_what_the_plan_has_no_room_for() {
     assert!(fs::exists(&plan).unwrap());
     // one block of 64 tokens: memory, not a limit
     let small = model.sandbox.text("small.plan");
-    let cache = ["--kv-cache", "2KiB", "--target", "cpu", "--max-batch-size", "2", "--max-seq-len", "64"];
+    let cache = ["--kv-cache", "4KiB", "--target", "cpu", "--max-batch-size", "2", "--max-seq-len", "64"];
     model.sandbox.ok(&[&["compile", &folder, "-o", &small][..], &cache].concat());
     let args = ["bench", &small, "--batch-sizes", "2", "--input-len", "40", "--output-len", "2"];
     model.sandbox.fails(&args, 6, "2 sequences of 42 tokens take 2 KV blocks");

@@ -107,7 +107,7 @@ fn dummies_are_numbers_in_the_nearest_format() {
     let of_ct = [("ct-int4-zeros", "int4"), ("ct-fp8-block", "fp8-block"), ("ct-fp8-token", "fp8")];
     cases.into_iter().chain(of_ct).for_each(|(name, expected)| assert_eq!(format(name), Some(expected), "{name}"));
     let checkpoint = Checkpoint::open_dummy(&folder("awq")).unwrap();
-    assert_one(checkpoint.warnings(), &folder("awq"), &["quantized by awq", "as --precision int4 quantizes them"]);
+    assert_one(checkpoint.warnings(), &folder("awq"), &["quantized by awq", "quantized as with --precision int4"]);
     let error = Checkpoint::open_dummy(&folder("ct-mixed")).unwrap_err().to_string();
     let said = ["quantized by compressed-tensors", "take `quantization_config` out", "--precision"];
     said.into_iter().for_each(|said| assert!(error.contains(said), "{error}"));
