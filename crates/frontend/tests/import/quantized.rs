@@ -109,6 +109,6 @@ fn dummies_are_numbers_in_the_nearest_format() {
     let checkpoint = Checkpoint::open_dummy(&folder("awq")).unwrap();
     assert_one(checkpoint.warnings(), &folder("awq"), &["quantized by awq", "quantized as with --precision int4"]);
     let error = Checkpoint::open_dummy(&folder("ct-mixed")).unwrap_err().to_string();
-    let said = ["quantized by compressed-tensors", "take `quantization_config` out", "--precision"];
+    let said = ["quantized by compressed-tensors", "remove `quantization_config`", "--precision"];
     said.into_iter().for_each(|said| assert!(error.contains(said), "{error}"));
 }
