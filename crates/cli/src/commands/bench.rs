@@ -155,9 +155,7 @@ impl Bench {
         let measured = self.measure(&mut llm, &sizes, &ceilings, &mut progress);
         let profiled = self.profile.as_ref().filter(|_| measured.is_ok()).map(|folder| {
             progress.phase("profile");
-            let load =
-                profile::Load { batch_size: sizes[0], input_len: self.input_len as usize, output_len: self.output_len };
-            profile::run(&mut llm, load, &ceilings, folder)
+            profile::run(&mut llm, &self.workload(sizes[0]), &ceilings, folder)
         });
         progress.finish();
         watch.finish(&mut report.device);
@@ -224,6 +222,17 @@ impl Bench {
         Ok(())
     }
 
+    /// What is measured at a batch size.
+    fn workload(&self, batch: usize) -> Workload {
+        Workload {
+            batch,
+            input_len: self.input_len as usize,
+            output_len: self.output_len,
+            seed: self.seed,
+            pause: Duration::from_micros(self.pause.into()),
+        }
+    }
+
     /// Runs each batch size.
     fn measure(
         &self,
@@ -236,13 +245,7 @@ impl Bench {
         let mut rows = Vec::new();
         for (place, batch) in sizes.iter().enumerate() {
             progress.phase(&format!("batch {batch}"));
-            let workload = Workload {
-                batch: *batch,
-                input_len: self.input_len as usize,
-                output_len: self.output_len,
-                seed: self.seed,
-                pause: Duration::from_micros(self.pause.into()),
-            };
+            let workload = self.workload(*batch);
             let mut runs = Vec::new();
             for index in 0..each {
                 progress.items(index, each);
@@ -364,8 +367,7 @@ fn row(workload: &Workload, runs: &[Run], file: &PlanFile, machine: &Machine) ->
     };
     let quantiles = |samples: &[f64]| Quantiles::of(samples.iter().copied());
     let of_requests = |times: fn(&Run) -> &[f64]| Quantiles::of(runs.iter().flat_map(times).map(|time| ms(*time)));
-    let none = Quantiles { min: 0.0, p50: 0.0, p99: None };
-    let ttft_ms = quantiles(&samples.ttft_ms).unwrap_or(none);
+    let ttft_ms = quantiles(&samples.ttft_ms).expect("there is a run of a sequence");
     let full = runs.iter().filter_map(|run| run.full.as_ref());
     let step = median(full.clone().map(|full| full.seconds / full.steps as f64));
     let context = median(full.clone().map(|full| workload.input_len as f64 + full.generated));
@@ -383,10 +385,10 @@ fn row(workload: &Workload, runs: &[Run], file: &PlanFile, machine: &Machine) ->
         batch_size: workload.batch,
         input_len: workload.input_len,
         output_len: workload.output_len,
-        ttft_first_ms: quantiles(&samples.ttft_first_ms).unwrap_or(none),
+        ttft_first_ms: quantiles(&samples.ttft_first_ms).expect("there is a run of a sequence"),
         tpot_ms: quantiles(&samples.tpot_ms),
         requests: report::Requests {
-            ttft_ms: of_requests(|run| &run.first).unwrap_or(none),
+            ttft_ms: of_requests(|run| &run.first).expect("there is a run of a sequence"),
             tpot_ms: of_requests(|run| &run.per_token),
         },
         tokens_per_s: rounded(

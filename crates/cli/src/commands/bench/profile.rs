@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use smelt::plans::{Arithmetic, Bound, Machine};
 use smelt::{Ceilings, Llm, ProfiledStep, Step};
 
+use super::runs::Workload;
 use crate::commands::inspect::figures::{number_of, percent, time};
 use crate::commands::inspect::view::{View, ranges, without_layer};
 use crate::commands::profile_file::{self, ProfileFile, ProfiledLaunch, ProfiledProgram, SCHEMA_VERSION, plan_hash};
@@ -16,16 +17,10 @@ use crate::output::{bytes, check_place, make_folder, write_file, written_json};
 
 /// Runs of which the medians count.
 const RUNS: usize = 20;
+/// The run whose prompts are taken: one that is not measured.
+const PROMPTS: u64 = u64::MAX;
 /// The files of a profile.
 const NAMES: [&str; 3] = [profile_file::NAME, "trace.json", "roofline.svg"];
-
-/// What is profiled: so many sequences at once, of prompts of so many tokens, half of these generated ones on.
-#[derive(Clone, Copy, Debug)]
-pub struct Load {
-    pub batch_size: usize,
-    pub input_len: usize,
-    pub output_len: u32,
-}
 
 /// Makes the folder, and sees that the files of a profile can be there. Inputs of the command are named before.
 pub fn prepare(folder: &Path) -> Result<(), Failure> {
@@ -37,13 +32,9 @@ fn files(folder: &Path) -> [PathBuf; 3] {
     NAMES.map(|name| folder.join(name))
 }
 
-/// Profiles the steps of a load and writes them to a folder; returns a table of them.
-pub fn run(llm: &mut Llm, load: Load, ceilings: &Ceilings, folder: &Path) -> Result<String, Failure> {
-    let vocab = llm.plan().plan().model.vocab_size as usize;
-    // arbitrary ids, another text for each sequence
-    let prompt =
-        |index: usize| (0..load.input_len).map(|at| ((index * 1009 + at * 7919 + 17) % vocab) as u32).collect();
-    let prompts: Vec<Vec<u32>> = (0..load.batch_size).map(prompt).collect();
+/// Profiles a prompt step and a decode step halfway through a run, and writes them to a folder; returns their tables.
+pub fn run(llm: &mut Llm, load: &Workload, ceilings: &Ceilings, folder: &Path) -> Result<String, Failure> {
+    let prompts = load.prompts(llm.plan().plan(), PROMPTS)?;
     let steps = llm.profile(&prompts, load.output_len, RUNS)?;
     let plan = llm.plan();
     let machine = ceilings.machine(&plan.plan().target);
@@ -60,7 +51,7 @@ pub fn run(llm: &mut Llm, load: Load, ceilings: &Ceilings, folder: &Path) -> Res
         device: ceilings.device.clone(),
         target: plan.plan().target.clone(),
         plan_hash: plan_hash(plan),
-        batch_size: load.batch_size,
+        batch_size: load.batch,
         input_len: load.input_len,
         output_len: load.output_len,
         runs: RUNS,

@@ -24,7 +24,7 @@ pub struct Workload {
 impl Workload {
     /// Runs once. No two runs have the same prompts.
     pub fn run(&self, llm: &mut Llm, index: u64) -> Result<Run, Failure> {
-        let prompts = self.prompts(llm.plan().plan(), index)?;
+        let prompts: Vec<Prompt> = self.prompts(llm.plan().plan(), index)?.into_iter().map(Prompt::Tokens).collect();
         let params = GenerationParams { max_tokens: self.output_len, ignore_eos: true, logits: false };
         let mut times = vec![Vec::with_capacity(self.output_len as usize); self.batch];
         let start = Instant::now();
@@ -48,7 +48,7 @@ impl Workload {
     }
 
     /// Random tokens, none of which ends a text.
-    fn prompts(&self, plan: &Plan, run: u64) -> Result<Vec<Prompt>, Failure> {
+    pub fn prompts(&self, plan: &Plan, run: u64) -> Result<Vec<Vec<u32>>, Failure> {
         let (vocab, eos) = (plan.model.vocab_size, &plan.model.eos);
         if !(0..vocab).any(|id| !eos.contains(&id)) {
             return Err(Failure::bad_input(
@@ -61,7 +61,7 @@ impl Workload {
                 state = state.wrapping_add(GOLDEN);
                 ((u128::from(mixed(state)) * u128::from(vocab)) >> 64) as u32
             });
-            Prompt::Tokens(draws.filter(|id| !eos.contains(id)).take(self.input_len).collect())
+            draws.filter(|id| !eos.contains(id)).take(self.input_len).collect()
         };
         Ok((0..self.batch).map(prompt).collect())
     }
