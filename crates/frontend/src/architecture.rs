@@ -1,6 +1,7 @@
 //! The table of architectures. A decoder-only model that the builder supports is one more row.
 
-use crate::{Activation, Mlp, Norm, window};
+use crate::window::{self, Window};
+use crate::{Activation, Mlp, Norm};
 
 /// What distinguishes one architecture from another.
 #[derive(Debug)]
@@ -25,15 +26,6 @@ pub(crate) struct Architecture {
     pub qk_norm: bool,
     /// Which layers have the sliding window that the file names.
     pub window: Window,
-}
-
-/// Which layers have a sliding window.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Window {
-    /// All.
-    Everywhere,
-    /// None unless `use_sliding_window` is true, and then those from `max_window_layers` on; this is its default.
-    Switched { layers_before: u32 },
 }
 
 /// Keys with several spellings. One key may set several things; a bias without a key has its default.

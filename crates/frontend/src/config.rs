@@ -7,7 +7,7 @@ use crate::architecture::{self, Architecture};
 use crate::json::Object;
 use crate::report::{Report, listed};
 use crate::rope::{self, Rope, RopeContext};
-use crate::{Activation, Mlp, Norm, keys, model_tensors, window};
+use crate::{Activation, Mlp, Norm, keys, window};
 
 /// A decoder-only model, without its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,11 +71,6 @@ const MAX_HEADS: u32 = 1 << 14;
 const MAX_POSITIONS: u32 = 1 << 30;
 
 impl ModelConfig {
-    /// Scalar weights; a tied embedding table counts once.
-    pub fn parameters(&self) -> u64 {
-        model_tensors::model_tensors(self).iter().map(|tensor| tensor.elements()).sum()
-    }
-
     /// Reads a configuration; `None` after an error: comparing tensors with it would only add noise.
     pub(crate) fn read(config: Object<'_>, generation: Option<Object<'_>>, report: &mut Report) -> Option<ModelConfig> {
         let architecture = read_architecture(config, report)?;
@@ -88,7 +83,12 @@ impl ModelConfig {
         let context =
             RopeContext { default_theta: defaults.rope_theta, head_dim: heads.head_dim, max_position_embeddings };
         let layers = config.size("num_hidden_layers", 1..=MAX_LAYERS, report).unwrap_or(defaults.layers);
-        let window = window::read(config, architecture, (layers, max_position_embeddings), report);
+        let window = window::read(
+            config,
+            (architecture.window, defaults.sliding_window),
+            (layers, max_position_embeddings),
+            report,
+        );
         let spelling = &architecture.spelling;
         let attention_bias = spelling.attention_bias.and_then(|key| config.flag(key, report));
         let mlp_bias = match spelling.mlp_bias == spelling.attention_bias {

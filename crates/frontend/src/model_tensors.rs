@@ -39,6 +39,13 @@ impl ModelTensor {
     }
 }
 
+impl ModelConfig {
+    /// Scalar weights; a tied embedding table counts once.
+    pub fn parameters(&self) -> u64 {
+        model_tensors(self).iter().map(ModelTensor::elements).sum()
+    }
+}
+
 /// All tensors of a model, in the order of their use.
 pub(crate) fn model_tensors(config: &ModelConfig) -> Vec<ModelTensor> {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);

@@ -6,10 +6,7 @@ use std::collections::BTreeSet;
 use fancy_regex::Regex;
 
 use crate::report::{Report, listed};
-use crate::tensors::{Expected, Tensors};
-
-/// The option that names tensors to ignore.
-pub(crate) const OPTION: &str = "--ignore-tensors";
+use crate::tensors::{Expected, IGNORE_OPTION, Tensors};
 
 /// Tensor names to ignore, as patterns: `*` matches any characters, `?` matches one.
 #[derive(Debug)]
@@ -116,12 +113,12 @@ pub(crate) fn leave_out(tensors: &mut Tensors, model: &[Expected], ignored: &mut
     let (wanted, surplus): (Vec<&str>, Vec<&str>) = tensors.names().partition(|name| needed.contains(name));
     let wanted: Vec<&str> = wanted.into_iter().filter(|name| ignored.matches(name)).collect();
     if !wanted.is_empty() {
-        report.option(format!("{OPTION}: {} cannot be ignored, the model needs them", listed(&wanted)));
+        report.option(format!("{IGNORE_OPTION}: {} cannot be ignored, the model needs them", listed(&wanted)));
     }
     let (mut left_out, surplus): (Vec<&str>, Vec<&str>) = surplus.into_iter().partition(|name| ignored.matches(name));
     for pattern in ignored.0.iter().filter(|pattern| !pattern.used) {
         let glob = pattern.glob.escape_debug();
-        report.option(format!("{OPTION} `{glob}`: {path} has no tensor of such a name"));
+        report.option(format!("{IGNORE_OPTION} `{glob}`: {path} has no tensor of such a name"));
     }
     let kind = |name: &str| KINDS.iter().position(|kind| (kind.is)(name, tensors));
     let surplus: Vec<(&str, usize)> = surplus.into_iter().filter_map(|name| Some((name, kind(name)?))).collect();

@@ -10,7 +10,9 @@ use plan::mapped::MappedFile;
 use safetensors::tensor::{Dtype, Metadata};
 
 use crate::report::{Report, listed};
-use crate::surplus::OPTION;
+
+/// The option that names tensors to ignore.
+pub(crate) const IGNORE_OPTION: &str = "--ignore-tensors";
 
 /// A mapped safetensors file with a valid header.
 #[derive(Debug)]
@@ -270,7 +272,7 @@ impl Tensors {
         if !extra.is_empty() {
             let count = extra.len();
             report.bad_input(format!(
-                "{path}: tensors that the model does not use, {count}: {}; {OPTION} NAME ignores tensors, and takes \
+                "{path}: tensors that the model does not use, {count}: {}; {IGNORE_OPTION} NAME ignores tensors, and takes \
                  patterns such as `extra.*`",
                 listed(&extra)
             ));

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use crate::architecture::{Architecture, Window};
 use crate::json::Object;
 use crate::report::{Report, listed};
 
@@ -14,17 +13,26 @@ const SWITCH: &str = "use_sliding_window";
 const TYPES: &str = "layer_types";
 const SLIDING: &str = "sliding_attention";
 
+/// Which layers have a sliding window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Window {
+    /// All.
+    Everywhere,
+    /// None unless `use_sliding_window` is true, and then those from `max_window_layers` on; this is its default.
+    Switched { layers_before: u32 },
+}
+
 /// The smallest sliding window of any layer; `None` if every layer sees a whole sequence of `positions`.
 pub(crate) fn read(
     config: Object<'_>,
-    architecture: &Architecture,
+    (which, default_size): (Window, Option<u32>),
     (layers, positions): (u32, u32),
     report: &mut Report,
 ) -> Option<u32> {
     let problems = report.problems();
     let sliding_layers = read_layer_types(config, report);
     let on = config.present(SWITCH).and_then(|_| config.flag(SWITCH, report)).unwrap_or(false);
-    let applies = match architecture.window {
+    let applies = match which {
         // whatever `layer_types` says
         Window::Everywhere => true,
         Window::Switched { layers_before } => {
@@ -38,9 +46,9 @@ pub(crate) fn read(
         _ if !applies => None,
         Some(Value::Null) => None,
         Some(_) => config.size(SIZE, 1..=1 << 30, report),
-        None => architecture.defaults.sliding_window,
+        None => default_size,
     };
-    let switched = matches!(architecture.window, Window::Switched { .. });
+    let switched = matches!(which, Window::Switched { .. });
     if window.is_none() && report.problems() == problems {
         let mut refuse = |key: &str, expected: String| {
             let value = config.get(key).unwrap_or(&Value::Null);

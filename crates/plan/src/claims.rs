@@ -6,8 +6,6 @@ use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::partial::folder_of;
-
 /// The claimed file, and its name.
 static CLAIMS: Mutex<Claims> = Mutex::new(Claims { inputs: Vec::new(), outputs: Vec::new() });
 
@@ -48,6 +46,11 @@ impl Place {
             None => Some(Place::New(identity(folder_of(path))?, path.file_name()?.to_owned())),
         }
     }
+}
+
+/// The parent directory of a path.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Why a file must not be written.

@@ -19,14 +19,12 @@ use serde::{Deserialize, Serialize};
 use crate::input::{Changed, InputFile};
 use crate::mapped::MappedFile;
 use crate::partial::PartialFile;
-use crate::{MAX_ERROR_BYTES, Plan, clipped, codec};
+use crate::{MAX_ERROR_BYTES, Plan, WEIGHT_ALIGN, clipped, codec};
 
 /// Version of the file format. Plans of another version are refused.
 pub const FORMAT_VERSION: u32 = 3;
 /// Bytes of weights that one hash covers.
 pub const CHUNK_BYTES: usize = 16 << 20;
-/// Alignment of each weight in the file and in memory: covers cache lines, vector loads and TMA descriptors.
-pub const WEIGHT_ALIGN: u64 = 256;
 
 const MAGIC: &[u8; 8] = b"SMELTPLN";
 const HEADER_BYTES: u64 = 4096;

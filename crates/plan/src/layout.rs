@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::DType;
 
+/// Alignment of each weight in the file and in memory: covers cache lines, vector loads and TMA descriptors.
+pub const WEIGHT_ALIGN: u64 = 256;
+
 /// The memory layout of a weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Layout {

@@ -24,6 +24,7 @@ mod random;
 mod roofline;
 mod scalar;
 mod scales;
+mod step_cost;
 pub mod terminal;
 mod work;
 
@@ -34,10 +35,10 @@ pub use dump::{dump, float_text};
 pub use executor::{
     Bindings, ExecError, Executor, InputData, PortData, Profile, Session, StepId, check_symbols, median,
 };
-pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter, WEIGHT_ALIGN};
+pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter};
 pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};
 pub use greedy::most_likely;
-pub use layout::{Layout, Tiles};
+pub use layout::{Layout, Tiles, WEIGHT_ALIGN};
 pub use live::FullestStep;
 pub use model::{
     Arg, Buffer, Code, Input, Kernel, KvGroup, Launch, Limits, Model, Param, Plan, Port, Program, ProgramKind, Scalar,
@@ -48,4 +49,5 @@ pub use random::RandomPart;
 pub use roofline::{Arithmetic, Bound, Estimate, Machine};
 pub use scalar::ScalarFn;
 pub use scales::{SMALLEST_SCALE, largest_magnitude, scale_block, scale_of};
-pub use work::{CONTEXT, Cost, Work, context, full_step, step_cost};
+pub use step_cost::{full_step, step_cost};
+pub use work::{CONTEXT, Cost, Work, context};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::claims;
+pub use crate::claims::folder_of;
 
 const PREFIX: &str = ".smelt-";
 const SUFFIX: &str = ".partial";
@@ -116,11 +117,6 @@ struct Begun<T> {
     made: T,
     lock: File,
     known: Unfinished,
-}
-
-/// The parent directory of a path.
-pub fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The path that a file is really written to, after links; an error if there cannot be a file, or if it is an input of

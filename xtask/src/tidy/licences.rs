@@ -1,12 +1,6 @@
 //! The licences of the crates in Cargo.lock, checked against the list of `deny.toml`.
 
-use super::tree::Tree;
-
-/// A crate in Cargo.lock, and the licence in its manifest: an SPDX expression.
-pub struct Licensed {
-    pub name: String,
-    pub licence: Option<String>,
-}
+use super::tree::{Licensed, Tree};
 
 /// Each crate has a licence that `deny.toml` allows.
 pub fn are_allowed(tree: &Tree) -> Vec<String> {

@@ -5,8 +5,6 @@ use std::path::Path;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
-use super::licences::Licensed;
-
 /// Directories with sources and cases.
 const FOLDERS: [&str; 8] = ["bench", "crates", "examples", "kernels", "models", "tests", "xtask", "docs"];
 
@@ -44,6 +42,12 @@ pub struct Dependency {
     pub dev: bool,
     /// In this workspace.
     pub ours: bool,
+}
+
+/// A crate in Cargo.lock, and the licence in its manifest: an SPDX expression.
+pub struct Licensed {
+    pub name: String,
+    pub licence: Option<String>,
 }
 
 impl Tree {

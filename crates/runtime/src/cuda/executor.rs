@@ -6,14 +6,12 @@ use plan::{ExecError, Executor, PlanFile, Session};
 
 use super::driver::Context;
 use super::failure::Failure;
-use super::session::{CudaSession, arena_bytes};
+use super::session::{CudaSession, Options, arena_bytes};
 
 /// Runs plans for `sm_90a`.
 #[derive(Clone, Debug)]
 pub struct CudaExecutor {
-    pub(super) context: Arc<Context>,
-    pub(super) blocking: bool,
-    pub(super) poison: bool,
+    options: Options,
 }
 
 impl CudaExecutor {
@@ -22,22 +20,22 @@ impl CudaExecutor {
         let driver = super::probe().map_err(|reason| ExecError::NoDevice(format!("no NVIDIA driver: {reason}")))?;
         let ordinal = driver.device_for_plans().map_err(ExecError::NoDevice)?;
         let context = Context::new(ordinal).map_err(Failure::device)?;
-        Ok(CudaExecutor { context, blocking: false, poison: false })
+        Ok(CudaExecutor { options: Options { context, blocking: false, poison: false } })
     }
 
     /// Synchronizes after every launch, so that an error names its kernel. Slow.
     pub fn blocking(self) -> CudaExecutor {
-        CudaExecutor { blocking: true, ..self }
+        CudaExecutor { options: Options { blocking: true, ..self.options } }
     }
 
     /// Fills the arena with NaN before every step: elements that a kernel does not write become visible.
     pub fn poisoning(self) -> CudaExecutor {
-        CudaExecutor { poison: true, ..self }
+        CudaExecutor { options: Options { poison: true, ..self.options } }
     }
 
     /// Free device memory in bytes.
     pub fn free_memory(&self) -> Result<u64, ExecError> {
-        let free = self.context.make_current().and_then(|()| self.context.memory());
+        let free = self.options.context.make_current().and_then(|()| self.options.context.memory());
         free.map(|(free, _)| free).map_err(Failure::device)
     }
 }
@@ -48,7 +46,7 @@ impl Executor for CudaExecutor {
     }
 
     fn device(&self) -> String {
-        self.context.name.clone()
+        self.options.context.name.clone()
     }
 
     fn load(&self, file: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError> {
@@ -56,9 +54,9 @@ impl Executor for CudaExecutor {
         if plan.target != self.target() {
             return Err(ExecError::WrongTarget { plan: plan.target.clone(), executor: self.target().to_owned() });
         }
-        self.context.make_current().map_err(Failure::device)?;
-        check_memory(&self.context, &file)?;
-        Ok(Box::new(CudaSession::load(self, &file)?))
+        self.options.context.make_current().map_err(Failure::device)?;
+        check_memory(&self.options.context, &file)?;
+        Ok(Box::new(CudaSession::load(&self.options, &file)?))
     }
 }
 

@@ -7,8 +7,7 @@ use plan::{
     ProgramKind, Session, StepId, SymbolValues, upper_bounds,
 };
 
-use super::CudaExecutor;
-use super::driver::{Event, Function, Graph, Memory, Pinned, Stream};
+use super::driver::{Context, Event, Function, Graph, Memory, Pinned, Stream};
 use super::failure::Failure;
 use super::launch::{Addresses, Between, Launches};
 use super::weights::Weights;
@@ -17,6 +16,16 @@ use super::weights::Weights;
 const SLOTS: usize = 2;
 /// Alignment of input ports in their region.
 const PORT_ALIGN: u64 = 256;
+
+/// The device of an executor, and how plans run on it.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub context: Arc<Context>,
+    /// Synchronizes after every launch.
+    pub blocking: bool,
+    /// Fills the arena with NaN before every step.
+    pub poison: bool,
+}
 
 /// A plan on a device.
 pub(super) struct CudaSession {
@@ -31,7 +40,7 @@ pub(super) struct CudaSession {
     /// Where the ports of a step are on the device.
     inputs: u64,
     steps: u64,
-    pub(super) options: CudaExecutor,
+    pub(super) options: Options,
     _memory: (Weights, Vec<Memory>, Memory, Memory),
 }
 
@@ -45,7 +54,7 @@ struct Slot {
 
 impl CudaSession {
     /// Brings a plan onto the device of an executor. Everything that steps use is allocated here.
-    pub fn load(options: &CudaExecutor, file: &Arc<PlanFile>) -> Result<CudaSession, ExecError> {
+    pub fn load(options: &Options, file: &Arc<PlanFile>) -> Result<CudaSession, ExecError> {
         let (plan, context) = (file.plan(), &options.context);
         let device = Failure::device;
         let stream = Stream::new(context).map_err(device)?;
