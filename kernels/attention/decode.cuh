@@ -4,7 +4,8 @@
 // AttentionDecode takes rotated queries, over a cache that has the token's own key. RopeAttentionDecode takes the
 // packed row of queries, keys and values as computed by the linear layer before it: it rotates queries and key
 // (rope/rope.cuh), stores key and value in the cache, and begins to read the cache before the row is complete. With a
-// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_norm_weight and k_norm_weight [kHeadDim].
+// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_norm_weight and k_norm_weight
+// [kHeadDim].
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
 // qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
@@ -327,9 +328,9 @@ struct RopeAttentionDecode {
   static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
   static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
   static constexpr int kThreads = Attention::kThreads;
-  // Multiprocessors keep the split of L1 and shared memory that this body requests for as long as launches overlap. With a
-  // small L1, a linear layer whose weights go through it into registers made the whole step of a model of 8B a fifth
-  // longer; one whose weights go into shared memory is not affected.
+  // Multiprocessors keep the split of L1 and shared memory that this body requests for as long as launches overlap.
+  // With a small L1, a linear layer whose weights go through it into registers made the whole step of a model of 8B a
+  // fifth longer; one whose weights go into shared memory is not affected.
   static constexpr bool kAlone = kIsAlone;
   static constexpr int kGroup = Attention::kGroup;
   static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows are in different banks

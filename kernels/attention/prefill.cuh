@@ -114,17 +114,18 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   // Converts the 8-bit values in the buffer to tiles. All threads of the block must call it.
   static __device__ __forceinline__ void widen() {
     u8* const tiles = shared_memory() + kQueryBytes;
-    const u8* const codes = tiles + 2 * kBlockBytes;
+    const u8* const quantized = tiles + 2 * kBlockBytes;
 #pragma unroll 2
     for (int i = threadIdx.x; i < 2 * kBlockTokens * Arriving::kChunks; i += kThreads) {
       const int row = i / Arriving::kChunks, chunk = i % Arriving::kChunks;  // 64 rows of keys, 64 of values
-      const Vec<u32, 4> words = *reinterpret_cast<const Vec<u32, 4>*>(codes + Arriving::offset(row, chunk));
+      const Vec<u32, 4> words = *reinterpret_cast<const Vec<u32, 4>*>(quantized + Arriving::offset(row, chunk));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         u32 low[2], high[2];
         Widen<KV, T>::pairs(low, words[half * 2]);
         Widen<KV, T>::pairs(high, words[half * 2 + 1]);
-        *reinterpret_cast<Vec<u32, 4>*>(tiles + Tile::offset(row, chunk * 2 + half)) = {low[0], low[1], high[0], high[1]};
+        auto* const to = reinterpret_cast<Vec<u32, 4>*>(tiles + Tile::offset(row, chunk * 2 + half));
+        *to = {low[0], low[1], high[0], high[1]};
       }
     }
     __syncthreads();

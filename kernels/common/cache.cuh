@@ -18,8 +18,8 @@ constexpr int kBlockTokens = 64;
 __device__ __forceinline__ int sequence_of(const int* query_starts, int sequences, int token) {
   const int lane = threadIdx.x % 32;
   for (int base = 0; base < sequences; base += 32) {
-    const bool ends_behind = base + lane < sequences && query_starts[base + lane + 1] > token;
-    const u32 found = __ballot_sync(kFullWarp, ends_behind);
+    const bool ends_after = base + lane < sequences && query_starts[base + lane + 1] > token;
+    const u32 found = __ballot_sync(kFullWarp, ends_after);
     if (found != 0) return base + __ffs(found) - 1;
   }
   return sequences;

@@ -31,10 +31,10 @@ __device__ __forceinline__ void copy_heads(const T* row, Place place, Read read 
   for (int i = threadIdx.x; i < kHeads * kVectors; i += kRopeThreads) {
     const int head = i / kVectors, element = kFirst + i % kVectors * kWidth;
     const Vec<T, kWidth> values = *reinterpret_cast<const Vec<T, kWidth>*>(row + head * kHeadDim + element);
-    float held[kWidth];
+    float elements[kWidth];
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) held[j] = read(values[j], head, element + j);
-    store_rounded(place(head) + element, held);
+    for (int j = 0; j < kWidth; ++j) elements[j] = read(values[j], head, element + j);
+    store_rounded(place(head) + element, elements);
   }
 }
 

@@ -349,7 +349,7 @@ mod tests {
     /// A kernel that is chosen for want of a better one would be no ceiling.
     #[test]
     fn products_are_those_of_tensor_cores() {
-        for (wanted, kernel) in OF_GPU.iter().zip(["linear_wgmma", "linear_wgmma_codes"]) {
+        for (wanted, kernel) in OF_GPU.iter().zip(["linear_wgmma", "linear_wgmma_quantized"]) {
             let found = with_product(Target::Sm90a, 8192, wanted, |_, launch| Ok(launch.kernel())).unwrap();
             assert_eq!(found, kernel);
         }

@@ -61,7 +61,7 @@ fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &s
         "{before}\n  %a = rms_norm_quantize %x, %gain, %s {{eps = 1e-5, norm = {dtype}, to = {to}}} : {to}[T, {k}]\n  \
          %w8, %ws = quantize_blocks %w {{to = {to}}} : {to}[{n}, {k}], f32[{n}, 1]\n  \
          %codes = fused_linear %a, %w8, %s, %ws{bias}, %s \
-         {{quantized = [x, weight], {listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
+         {{quantized = [x, weight], {listed}to = f32, quantize_to = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
         before = lines_before(to, dtype, [n, k], tokens),
         after = lines_after(to, dtype, width),
     );
@@ -78,7 +78,7 @@ fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilo
         _ => ("", String::new()),
     };
     let text = format!(
-        "{start}\n  %codes = fused_linear %x, %w{gain}{bias}, %s {{{before}{listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  \
+        "{start}\n  %codes = fused_linear %x, %w{gain}{bias}, %s {{{before}{listed}to = f32, quantize_to = {to}}} : {to}[T, {width}]\n  \
          {after}\n}}\n",
         start = lines_before(to, dtype, [n, k], tokens),
         after = lines_after(to, dtype, width),

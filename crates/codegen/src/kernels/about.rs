@@ -32,14 +32,14 @@ const SM_90A: &[(&str, About)] = kernels! { "kernels/":
     linear_few: linear|fused_linear, "linear/few.cuh";
     linear_skinny: linear|fused_linear, "linear/skinny.cuh";
     linear_wgmma: linear|fused_linear, "linear/wgmma.cuh";
-    linear_wgmma_codes: fused_linear, "linear/wgmma_codes.cuh";
+    linear_wgmma_quantized: fused_linear, "linear/wgmma_quantized.cuh";
     linear_wgmma_weights: fused_linear, "linear/wgmma_weights.cuh";
-    linear_plain_few: linear|fused_linear, "linear/plain.cuh";
-    linear_plain: linear|fused_linear, "linear/plain.cuh";
+    linear_reference_few: linear|fused_linear, "linear/reference.cuh";
+    linear_reference: linear|fused_linear, "linear/reference.cuh";
     rope_attention_decode: rope_attention, "attention/decode.cuh";
     attention_decode: paged_attention, "attention/decode.cuh";
     attention_prefill: paged_attention, "attention/prefill.cuh";
-    attention_plain: paged_attention, "attention/plain.cuh";
+    attention_reference: paged_attention, "attention/reference.cuh";
     rope_append_kv: rope_append_kv, "rope/rope.cuh";
     append_kv: append_kv, "rope/rope.cuh";
     rope: rope, "rope/rope.cuh";

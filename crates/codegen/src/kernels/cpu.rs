@@ -149,7 +149,7 @@ fn linear_candidates(graph: &Graph, op: OpId) -> Result<Vec<Call>, Refusal> {
 
 fn linear_in_tasks(graph: &Graph, op: OpId, task_bytes: u64) -> Result<Call, Refusal> {
     let parts = LinearParts::of(graph, op).ok_or(Refusal::OtherOp)?;
-    let Some(epilogue) = parts.in_order().filter(|_| parts.before.is_none() && parts.codes.is_none()) else {
+    let Some(epilogue) = parts.in_order().filter(|_| parts.prologue.is_none() && parts.quantize_to.is_none()) else {
         return Err(Refusal::because(
             "requires an epilogue of bias, elementwise functions and a residual, in this order",
         ));

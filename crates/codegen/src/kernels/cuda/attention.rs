@@ -8,7 +8,7 @@ use plan::{DType, Dim, ProgramKind};
 use super::body::{Body, c_float, c_type};
 use super::linear::{MULTIPROCESSORS, few_takes};
 use super::rope::{HeadNorm, frequencies};
-use super::{dim, is_16_bit, is_byte_code};
+use super::{dim, is_8_bit, is_16_bit};
 use crate::kernels::distinct;
 use crate::{Call, Refusal, Site};
 
@@ -48,7 +48,7 @@ fn shape<'a>(site: &Site<'a>) -> Result<Shape<'a>, Refusal> {
 
 /// Whether tensor cores support these queries, or why not.
 fn check_tensor_cores(queries: DType, kv: &KvDecl, head_dim: u32, scale: f32) -> Result<(), Refusal> {
-    if !is_16_bit(queries) || (queries != kv.dtype && !is_byte_code(kv.dtype)) {
+    if !is_16_bit(queries) || (queries != kv.dtype && !is_8_bit(kv.dtype)) {
         return Err(Refusal::because("requires 16-bit queries, and a cache of the same type or an 8-bit one"));
     }
     if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
@@ -166,8 +166,8 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     let mut body = decode_body("rope_attention_decode", instance, kv, grid, splits);
     // after the stages: rotated queries, padded, key and value, and two tables of sines and cosines
     let queries = u64::from(heads / kv_heads) * u64::from(head_dim + 8) * 2;
-    let turned = queries + 2 * u64::from(row_bytes(kv)) + 2 * half.max(1) * 4;
-    body.shared_bytes += turned.next_multiple_of(16) as u32;
+    let rotated = queries + 2 * u64::from(row_bytes(kv)) + 2 * half.max(1) * 4;
+    body.shared_bytes += rotated.next_multiple_of(16) as u32;
     body.kv = Some((group, layer, true));
     body.absent = norm.absent;
     let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
@@ -175,8 +175,8 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     Ok(if alone { call.text("overlap", "none") } else { call })
 }
 
-/// Whether the linears that read the first result of an op, perhaps as codes or some rows of it, have their weights in
-/// rings: only those may start beside attention.
+/// Whether the linear layers that read the first result of an op, perhaps quantized or gathered, are all of `linear_few`:
+/// only those may start beside attention.
 fn before_few(site: &Site<'_>, op: OpId) -> bool {
     let graph = site.graph;
     let users = graph.uses(graph.result(op));
@@ -208,20 +208,20 @@ pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
     let grid = tiles * u64::from(shape.op.kv_heads).into();
     let mut body = Body::new("attention_prefill", "attention/prefill.cuh", instance, WARPS * 32, grid);
     // queries, and two stages of the keys and values of a block; if quantized, one stage and the one being converted
-    let (stages, codes) = if is_byte_code(shape.kv.dtype) { (1, 2 * BLOCK_TOKENS * head_dim) } else { (2, 0) };
-    body.shared_bytes = (rows as u32 + stages * 2 * BLOCK_TOKENS) * head_dim * 2 + codes;
+    let (stages, quantized) = if is_8_bit(shape.kv.dtype) { (1, 2 * BLOCK_TOKENS * head_dim) } else { (2, 0) };
+    body.shared_bytes = (rows as u32 + stages * 2 * BLOCK_TOKENS) * head_dim * 2 + quantized;
     Ok(shape.call(site, body)?.int("rows", rows as i64))
 }
 
-pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
+pub(super) fn reference(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let head_dim = shape.op.head_dim;
     if head_dim > 512 {
         return Err(Refusal::because(format!("requires a head dimension of at most 512, found {head_dim}")));
     }
-    let instance = shape.instance(site, "AttentionPlain", &[])?;
+    let instance = shape.instance(site, "AttentionReference", &[])?;
     let grid = (shape.tokens.clone() * shape.heads.into()).ceil_div(WARPS.into());
-    shape.call(site, Body::new("attention_plain", "attention/plain.cuh", instance, WARPS * 32, grid))
+    shape.call(site, Body::new("attention_reference", "attention/reference.cuh", instance, WARPS * 32, grid))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! else.
 
 mod arguments;
-mod codes;
 mod few;
-mod plain;
+mod quantized;
+mod reference;
 mod skinny;
 mod wgmma;
 
@@ -14,19 +14,20 @@ use plan::{DType, Dim, Formula, Layout};
 
 use super::body::{Body, c_type};
 use super::map::functor;
-use super::quantize::check_codes;
+use super::quantize::check_quantized;
 use super::{dim, is_16_bit};
 use crate::{Call, Refusal, Site};
 
 pub(super) use few::{few, few_candidates, takes as few_takes};
-pub(super) use plain::{plain, plain_few};
+pub(super) use reference::{reference, reference_few};
 pub(super) use skinny::{skinny, skinny_candidates};
 pub(super) use wgmma::{
-    codes as wgmma_codes, codes_candidates as wgmma_codes_candidates, numbers as wgmma,
-    numbers_candidates as wgmma_candidates, weights as wgmma_weights, weights_candidates as wgmma_weights_candidates,
+    both_quantized as wgmma_quantized, both_quantized_candidates as wgmma_quantized_candidates, unquantized as wgmma,
+    unquantized_candidates as wgmma_candidates, weight_quantized as wgmma_weights,
+    weight_quantized_candidates as wgmma_weights_candidates,
 };
 
-/// A weight with as many outputs occupies the GPU in wide blocks, too.
+/// A weight with this many outputs occupies the GPU in wide blocks, too.
 const WIDE: u64 = 16384;
 /// Multiprocessors to occupy: those of an H100 or H200.
 pub(super) const MULTIPROCESSORS: u64 = 132;
@@ -68,14 +69,14 @@ pub(super) fn layout_of(graph: &Graph, weight: Value) -> Layout {
 /// Whether tensor cores support a linear layer, or why not.
 fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
     let [n, k] = sizes(graph, parts.weight).ok_or_else(|| Refusal::because("the weight has a symbolic size"))?;
-    if let Some((dtype, scale)) = parts.codes {
-        check_codes(dtype)?;
+    if let Some((dtype, scale)) = parts.quantize_to {
+        check_quantized(dtype)?;
         if graph.tensor(scale).is_none_or(|scale| scale.dtype != DType::F32) || parts.operand(Epilogue::Add).is_some() {
             return Err(Refusal::because("can quantize its output only with an f32 scale and without a residual"));
         }
     }
     if parts.scales.iter().next().is_some() {
-        codes::tensor_cores(graph, parts)?;
+        quantized::tensor_cores(graph, parts)?;
     } else {
         let dtypes = [Some(parts.weight), parts.operand(Epilogue::Bias)].into_iter().flatten();
         let mut dtypes = dtypes.filter_map(|value| graph.tensor(value)).map(|ty| ty.dtype);
@@ -126,17 +127,17 @@ impl Shape {
 
     /// The type of the result, after quantization if it is quantized.
     fn result_type(&self) -> &'static str {
-        c_type(self.parts.codes.map_or(self.parts.result, |(codes, _)| codes))
+        c_type(self.parts.quantize_to.map_or(self.parts.result, |(dtype, _)| dtype))
     }
 
     /// The scale of a quantized result.
-    fn codes_scale(&self) -> Option<Value> {
-        self.parts.codes.map(|(_, scale)| scale)
+    fn output_scale(&self) -> Option<Value> {
+        self.parts.quantize_to.map(|(_, scale)| scale)
     }
 
     /// Refuses a quantized result.
-    fn makes_numbers(self) -> Result<Shape, Refusal> {
-        match self.parts.codes {
+    fn unquantized_output(self) -> Result<Shape, Refusal> {
+        match self.parts.quantize_to {
             Some((dtype, _)) => Err(Refusal::because(format!("cannot quantize its output to {dtype}"))),
             None => Ok(self),
         }
@@ -144,7 +145,7 @@ impl Shape {
 
     /// The scales of the activations and of the weight, and the weight's zero points.
     fn scales(&self) -> [Option<Value>; 3] {
-        [self.parts.scales.x, self.parts.scales.weight, self.parts.scales.zero]
+        [self.parts.scales.x, self.parts.scales.weight, self.parts.scales.zero_point]
     }
 
     fn gated(&self) -> bool {
@@ -158,13 +159,13 @@ impl Shape {
         body.preamble = self.formula().map_or_else(String::new, |formula| functor(&formula));
         let mut call = body.scalar("rows", self.rows.clone()).call(site)?;
         call = call.int("n", self.n as i64).int("k", self.k as i64);
-        if let Some((prologue, _)) = &self.parts.before {
-            call = call.text("before", prologue.norm.name());
+        if let Some((prologue, _)) = &self.parts.prologue {
+            call = call.text("prologue", prologue.norm.name());
         }
         let epilogue: Vec<String> = self.parts.epilogues().iter().map(Epilogue::to_string).collect();
         let call = if epilogue.is_empty() { call } else { call.text("epilogue", epilogue.join(", ")) };
-        Ok(match self.parts.codes {
-            Some((dtype, _)) => call.text("codes", dtype.to_string()),
+        Ok(match self.parts.quantize_to {
+            Some((dtype, _)) => call.text("quantize_to", dtype.to_string()),
             None => call,
         })
     }

@@ -63,14 +63,14 @@ pub(crate) fn catalog() -> Catalog {
         tuned("linear_few", |site| linear::few(site, None), linear::few_candidates),
         tuned("linear_skinny", |site| linear::skinny(site, None), linear::skinny_candidates),
         tuned("linear_wgmma", |site| linear::wgmma(site, None), linear::wgmma_candidates),
-        tuned("linear_wgmma_codes", |site| linear::wgmma_codes(site, None), linear::wgmma_codes_candidates),
+        tuned("linear_wgmma_quantized", |site| linear::wgmma_quantized(site, None), linear::wgmma_quantized_candidates),
         tuned("linear_wgmma_weights", |site| linear::wgmma_weights(site, None), linear::wgmma_weights_candidates),
-        kernel("linear_plain_few", linear::plain_few),
-        kernel("linear_plain", linear::plain),
+        kernel("linear_reference_few", linear::reference_few),
+        kernel("linear_reference", linear::reference),
         tuned("rope_attention_decode", |site| attention::rope_decode(site, None), attention::rope_decode_candidates),
         tuned("attention_decode", |site| attention::decode(site, None), attention::decode_candidates),
         kernel("attention_prefill", attention::prefill),
-        kernel("attention_plain", attention::plain),
+        kernel("attention_reference", attention::reference),
         kernel("rope_append_kv", rope::rope_append_kv),
         kernel("append_kv", rope::append_kv),
         kernel("rope", rope::rope),
@@ -116,6 +116,6 @@ fn is_16_bit(dtype: DType) -> bool {
 }
 
 /// Whether elements are quantized to one byte.
-fn is_byte_code(dtype: DType) -> bool {
+fn is_8_bit(dtype: DType) -> bool {
     matches!(dtype, DType::I8 | DType::F8E4M3)
 }

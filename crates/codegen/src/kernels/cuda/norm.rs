@@ -51,12 +51,12 @@ impl Norm {
         // heads of a row are contiguous, as rows are
         let rows = rows * Dim::from(width / cols.max(1));
         let operands = site.graph.operands(site.op);
-        let gain = c_type(gain(site, operands.get(self.rows..).unwrap_or_default())?);
+        let weight = c_type(weight_dtype(site, operands.get(self.rows..).unwrap_or_default())?);
         let threads = threads(cols);
         let value = c_type(site.operand_type(0)?.dtype);
         let normed = site.graph.results(site.op).last().map(|normed| site.tensor(normed)).transpose()?;
         let normed = normed.map_or(value, |ty| c_type(ty.dtype));
-        let instance = format!("{}<{value}, {normed}, {gain}, {cols}, {}, {threads}>", self.ty, c_float(self.eps));
+        let instance = format!("{}<{value}, {normed}, {weight}, {cols}, {}, {threads}>", self.ty, c_float(self.eps));
         let mut body = Body::new(self.name, self.file, instance, threads, rows.clone());
         body.absent = optional.iter().copied().filter(|place| *place >= operands.len()).collect();
         Ok(body.scalar("rows", rows).call(site)?.int("threads", threads))
@@ -64,7 +64,7 @@ impl Norm {
 }
 
 /// The dtype of the norm's weight and bias, which it reads before it waits for its rows.
-pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal> {
+pub(super) fn weight_dtype(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal> {
     let mut dtypes = Vec::new();
     for factor in factors {
         if !site.graph.is_constant(*factor) {
@@ -75,8 +75,8 @@ pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal>
         dtypes.push(site.tensor(*factor)?.dtype);
     }
     match dtypes.as_slice() {
-        [gain] => Ok(*gain),
-        [gain, bias] if gain == bias => Ok(*gain),
+        [weight] => Ok(*weight),
+        [weight, bias] if weight == bias => Ok(*weight),
         _ => Err(Refusal::because("requires a weight and a bias of one type")),
     }
 }

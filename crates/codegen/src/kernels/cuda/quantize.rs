@@ -12,7 +12,7 @@ use crate::{Call, Refusal, Site};
 const FILE: &str = "rows/quantize.cuh";
 
 /// Quantized types at run time have one byte.
-pub(super) fn check_codes(dtype: DType) -> Result<(), Refusal> {
+pub(super) fn check_quantized(dtype: DType) -> Result<(), Refusal> {
     match dtype {
         DType::I8 | DType::F8E4M3 => Ok(()),
         _ => Err(Refusal::because(format!("quantizes to i8 and f8e4m3, not {dtype}"))),
@@ -49,7 +49,7 @@ fn vector(dtype: DType, cols: u64, part: u64) -> u64 {
 
 pub(super) fn quantize_blocks(site: &Site<'_>) -> Result<Call, Refusal> {
     let op = site.cast::<QuantizeBlocks>()?;
-    check_codes(op.to)?;
+    check_quantized(op.to)?;
     if op.block().0 != 1 {
         return Err(Refusal::because(format!("computes scales of one row, not of {}", op.block().0)));
     }
@@ -67,7 +67,7 @@ pub(super) fn quantize_blocks(site: &Site<'_>) -> Result<Call, Refusal> {
 
 pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
     let op = site.cast::<RmsNormQuantize>()?;
-    check_codes(op.to)?;
+    check_quantized(op.to)?;
     if !site.graph.is_constant(site.operand(1)?) {
         return Err(Refusal::because(
             "its weight is computed in the step, but it reads it before it waits for the previous kernel",
@@ -94,7 +94,7 @@ pub(super) fn rms_norm_quantize(site: &Site<'_>) -> Result<Call, Refusal> {
 
 pub(super) fn quantize(site: &Site<'_>) -> Result<Call, Refusal> {
     let op = site.cast::<Quantize>()?;
-    check_codes(op.to)?;
+    check_quantized(op.to)?;
     if site.graph.operands(site.op).len() > 2 {
         return Err(Refusal::because("does not support zero points"));
     }

@@ -14,7 +14,7 @@
 
 namespace smelt {
 
-template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct AttentionPlain {
+template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct AttentionReference {
   static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
   static_assert(kHeadDim >= 1 && kHeadDim <= 512, "a lane holds at most 16 elements of a head");
   static constexpr int kThreads = 128;
