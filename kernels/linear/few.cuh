@@ -116,8 +116,9 @@ struct LinearFew {
   static constexpr int kXAt = kScalesAt + 2 * kStrips * kStripScaleBytes;
   static constexpr int kXSumsAt = kXAt + (kStaged ? kRows * kXPitch : 0);
   static constexpr int kUsedBytes = kXSumsAt + (kCorrected ? kHalves * 64 : 0);
-  static constexpr int kSharedBytes = kUsedBytes < 102400 ? 102400 : kUsedBytes;
-  static_assert(kSharedBytes <= 115712, "two blocks per multiprocessor");
+  static constexpr int kLeastBytes = 102400, kMostBytes = 115712;  // for exactly two blocks per multiprocessor
+  static constexpr int kSharedBytes = kUsedBytes < kLeastBytes ? kLeastBytes : kUsedBytes;
+  static_assert(kSharedBytes <= kMostBytes, "two blocks per multiprocessor");
 
   using Norm = NormRow<X, T, NormW, kK, kEps, kThreads, kCentered>;
 

@@ -7,6 +7,7 @@
 //   Tiles go rows first: blocks that read the same weights run together
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mbarrier.cuh"
@@ -25,7 +26,7 @@ template <int kStepCount, int kStepCols, int kBlockRows, int kBlockCols, int kSt
   static constexpr int kStageBytes = kRowBytes + kBlockCols * 128;
   static constexpr int kBarriers = kStages * kStageBytes;  // their offset: full [kStages], empty [kStages]
   static constexpr int kBytes = kBarriers + 16 * kStages;
-  static_assert(kBytes <= 232448, "shared memory of a block");
+  static_assert(kBytes <= kMaxSharedBytes, "shared memory of a block");
 
   const TensorMap* map_x;
   const TensorMap* map_w;

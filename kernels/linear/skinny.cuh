@@ -29,6 +29,7 @@
 // which are exactly the other operand.
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "common/quantized.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
@@ -79,7 +80,7 @@ struct LinearSkinny {
   static constexpr int kNormPitch = kK + 32;  // elements of a normed row: two rows lie in different banks
   static constexpr int kPartialBytes = kWarps * kRows * kPitch * 4;
   static constexpr int kSharedBytes = kPartialBytes + kNormRows * kNormPitch * 2;
-  static_assert(kSharedBytes <= 232448, "what a block may have");
+  static_assert(kSharedBytes <= kMaxSharedBytes, "shared memory of a block");
   static constexpr bool kGrouped = WScales::kGrouped || XScales::kGrouped;
   static_assert(WScales::kShared % (kCols / 2) == 0 && XScales::kShared % (kCols / 2) == 0, "groups of whole parts");
   // Scales of a unit in each of its rows, where a row has several.
@@ -93,7 +94,7 @@ struct LinearSkinny {
   static constexpr int kWideningRegisters = !kQuantized ? 0 : (kQuantizedX ? 8 : 16) + (kCols == kUnitCols<i4> ? 8 : 0);
   static constexpr int kRegisters =
       round_up(kWeightRegisters + kXRegisters + 2 * kRows + kSumRegisters + kWideningRegisters + 12, 8);
-  static constexpr int kFit = 65536 / (kThreads * kRegisters);
+  static constexpr int kFit = kRegisterFile / (kThreads * kRegisters);
   static constexpr int kBlocks = kFit < 1 ? 1 : kFit > 16 ? 16 : kFit;
 
   // A lane's part of a unit of each strip: [h][atom] of weights, [atom][group] of scales and zero points.

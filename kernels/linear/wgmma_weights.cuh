@@ -17,6 +17,7 @@
 // ceil(kN / kBlockCols), rows first. A warpgroup per 64 columns, then one of which a thread issues the copies.
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
 #include "common/tiled.cuh"
@@ -61,7 +62,7 @@ struct LinearWgmmaWeights {
   static constexpr int kWeightsAt = kStages * kRowBytes;
   static constexpr int kBarriers = kWeightsAt + kStages * kWeightBytes;
   static constexpr int kSharedBytes = kBarriers + 32 * kStages;
-  static_assert(kSharedBytes <= 232448, "what a block may have");
+  static_assert(kSharedBytes <= kMaxSharedBytes, "shared memory of a block");
   static constexpr int kPitch = kOutCols + 8;  // elements of a row of results in shared memory
   static_assert(kBlockRows * kPitch * 2 <= kBarriers, "results replace the rings");
 

@@ -7,6 +7,7 @@
 //   latency.
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "common/reduce.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
@@ -21,7 +22,7 @@ template <int kStages, int kCopies> struct StreamRead {
   static constexpr int kSharedBytes = kBarriers + 8 * kStages;
   static constexpr i64 kTileBytes = i64(kCopies) * kCopyBytes;
   static_assert(kStages <= kCopies, "every stage is used");
-  static_assert(kSharedBytes <= 232448, "what a block may have");
+  static_assert(kSharedBytes <= kMaxSharedBytes, "shared memory of a block");
 
   i32* sums;
   const f32* words;

@@ -4,9 +4,9 @@ use ir::Value;
 use ir::ops::{Norm, Prologue};
 
 use super::Shape;
-use super::quantized::QuantizedOperands;
 use crate::kernels::cuda::body::{c_float, c_type};
 use crate::kernels::cuda::norm;
+use crate::kernels::cuda::quantized::QuantizedOperands;
 use crate::{Refusal, Site};
 
 /// The template arguments after the configuration, up to the last that differs from its default.

@@ -3,33 +3,42 @@
 use plan::{DType, Tiles};
 
 use super::arguments::{Arguments, operands};
-use super::quantized::{QuantizedOperands, ScaleBlock};
-use super::{MULTIPROCESSORS, Shape, check_tiled, shape};
+use super::{LINEARS, Shape, check_tiled, shape};
+use crate::kernels::cuda::MULTIPROCESSORS;
 use crate::kernels::cuda::body::Body;
-use crate::kernels::distinct;
+use crate::kernels::cuda::quantized::{QuantizedOperands, ScaleBlock};
+use crate::kernels::{Row, distinct};
 use crate::{Call, Refusal, Site};
 
 /// Rows that are the columns of one MMA.
 const FEW_ROWS: u64 = 8;
-/// Rows up to which 4-bit weights are faster here than in `skinny`: with more, x, which is twice as large as a strip of them,
-/// is read for each strip of 16 outputs, there for two (docs/performance-log.md).
+/// Rows up to which 4-bit weights are faster here than in `skinny`: with more, x, which is twice as large as a strip of
+/// them, is read for each strip of 16 outputs, there for two (docs/performance-log.md).
 const FEW_ROWS_OF_4_BITS: u64 = 4;
 /// Blocks of a multiprocessor, all resident for a whole launch.
 const BLOCKS: u64 = 2;
-/// Shared memory of a block, so that exactly two fit a multiprocessor: the least and the most. Of 228 KB the system takes
-/// one per block, and a norm another one, for sums in static shared memory.
+/// Shared memory of a block, so that exactly two fit a multiprocessor: the least and the most. Of 228 KB the system
+/// takes one per block, and a norm another one, for sums in static shared memory.
 const LEAST_BYTES: u64 = 100 << 10;
 const MOST_BYTES: u64 = 113 << 10;
 const MOST_BYTES_NORMED: u64 = 112 << 10;
 /// Bytes of a unit of a strip.
 const UNIT_BYTES: u64 = 2048;
 
+pub(in crate::kernels::cuda) const LINEAR_FEW: Row = Row {
+    name: "linear_few",
+    ops: LINEARS,
+    file: "kernels/linear/few.cuh",
+    call: |site| few(site, None),
+    candidates: Some(candidates),
+};
+
 /// Whether this kernel supports a linear layer.
-pub(in crate::kernels::cuda) fn takes(site: &Site<'_>) -> bool {
+pub(in crate::kernels::cuda) fn supports(site: &Site<'_>) -> bool {
     few(site, None).is_ok()
 }
 
-pub(in crate::kernels::cuda) fn few(site: &Site<'_>, config: Option<FewConfig>) -> Result<Call, Refusal> {
+fn few(site: &Site<'_>, config: Option<FewConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let layout = check_tiled(site, &shape)?;
     let quantized = QuantizedOperands::of(site.graph, &shape.parts)?;
@@ -59,14 +68,14 @@ pub(in crate::kernels::cuda) fn few(site: &Site<'_>, config: Option<FewConfig>) 
     let more = Arguments::of(site, &shape, &quantized, rows)?.text();
     let instance = format!("LinearFew<{types}, {n}, {k}, {rows}, {strips}, {shares}, {stages}, {staged}{more}>");
     let grid = n.div_ceil(16 * strips).min(BLOCKS * MULTIPROCESSORS);
-    let mut body = Body::new("linear_few", "linear/few.cuh", instance, (strips * shares) as u32 * 32, grid.into());
+    let mut body = Body::of(&LINEAR_FEW, instance, (strips * shares) as u32 * 32, grid.into());
     body.says_blocks = true;
     body.shared_bytes = bytes.max(LEAST_BYTES) as u32;
     let call = shape.call(site, body, &operands(&shape))?.layout(1, layout).int("rows", rows as i64);
     Ok(call.int("strips", strips as i64).int("shares", shares as i64).int("stages", stages as i64))
 }
 
-pub(in crate::kernels::cuda) fn few_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+fn candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     distinct(few(site, None), FewConfig::ALL.into_iter().map(|config| few(site, Some(config))))
 }
 
@@ -129,7 +138,7 @@ impl Work {
 
 /// The shape of a block, and the depth of its rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::kernels::cuda) struct FewConfig {
+pub(super) struct FewConfig {
     /// Strips of 16 outputs that a block takes at a time.
     strips: u64,
     /// Warps that share the columns of a strip.

@@ -3,11 +3,20 @@
 use ir::ops::Epilogue;
 use plan::{DType, Layout};
 
-use super::quantized::QuantizedOperands;
-use super::{Shape, layout_of, shape};
+use super::{LINEARS, Shape, shape};
+use crate::kernels::Row;
 use crate::kernels::cuda::body::{Body, c_type};
+use crate::kernels::cuda::layout::layout_of;
+use crate::kernels::cuda::quantized::QuantizedOperands;
 use crate::{Call, Refusal, Site};
 
+pub(in crate::kernels::cuda) const LINEAR_REFERENCE_FEW: Row =
+    Row { name: "linear_reference_few", ops: LINEARS, file: FILE, call: reference_few, candidates: None };
+
+pub(in crate::kernels::cuda) const LINEAR_REFERENCE: Row =
+    Row { name: "linear_reference", ops: LINEARS, file: FILE, call: reference, candidates: None };
+
+const FILE: &str = "kernels/linear/reference.cuh";
 /// Rows up to which a warp computes each output.
 const FEW_ROWS: u64 = 8;
 const TILE: u64 = 64;
@@ -29,7 +38,7 @@ fn order(site: &Site<'_>, shape: &Shape) -> Layout {
     }
 }
 
-pub(in crate::kernels::cuda) fn reference_few(site: &Site<'_>) -> Result<Call, Refusal> {
+fn reference_few(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = reference_shape(site)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     if bound > FEW_ROWS {
@@ -44,15 +53,15 @@ pub(in crate::kernels::cuda) fn reference_few(site: &Site<'_>) -> Result<Call, R
     }
     let instance = instance(site, "LinearReferenceFew", &shape, layout)?;
     let grid = shape.n.div_ceil(8).into();
-    call(site, Body::new("linear_reference_few", "linear/reference.cuh", instance, 256, grid), &shape, layout)
+    call(site, Body::of(&LINEAR_REFERENCE_FEW, instance, 256, grid), &shape, layout)
 }
 
-pub(in crate::kernels::cuda) fn reference(site: &Site<'_>) -> Result<Call, Refusal> {
+fn reference(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = reference_shape(site)?;
     let layout = order(site, &shape);
     let instance = instance(site, "LinearReference", &shape, layout)?;
     let grid = shape.rows.ceil_div(TILE) * shape.n.div_ceil(TILE).into();
-    call(site, Body::new("linear_reference", "linear/reference.cuh", instance, 256, grid), &shape, layout)
+    call(site, Body::of(&LINEAR_REFERENCE, instance, 256, grid), &shape, layout)
 }
 
 fn call(site: &Site<'_>, body: Body, shape: &Shape, layout: Layout) -> Result<Call, Refusal> {

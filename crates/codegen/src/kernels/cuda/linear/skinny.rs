@@ -1,13 +1,14 @@
 //! `kernels/linear/skinny.cuh`: few rows; weights stream into registers.
 
 use plan::DType;
+use plan::devices::sm90;
 
 use super::arguments::{Arguments, operands};
-use super::quantized::QuantizedOperands;
-use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, few, shape};
-use crate::kernels::cuda::SHARED_BYTES;
+use super::{LINEARS, Shape, WIDE, check_tiled, few, shape};
+use crate::kernels::cuda::MULTIPROCESSORS;
 use crate::kernels::cuda::body::Body;
-use crate::kernels::distinct;
+use crate::kernels::cuda::quantized::QuantizedOperands;
+use crate::kernels::{Row, distinct};
 use crate::{Call, Refusal, Site};
 
 /// Rows up to which the bytes of the weight decide.
@@ -17,7 +18,15 @@ const WIDE_ROWS: u64 = 16;
 /// Rows that every block may norm for itself: with two or more, a launch that norms them once costs less.
 const NORM_ROWS: u64 = 1;
 
-pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
+pub(in crate::kernels::cuda) const LINEAR_SKINNY: Row = Row {
+    name: "linear_skinny",
+    ops: LINEARS,
+    file: "kernels/linear/skinny.cuh",
+    call: |site| skinny(site, None),
+    candidates: Some(candidates),
+};
+
+fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let layout = check_tiled(site, &shape)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
@@ -43,21 +52,21 @@ pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyCon
         shared_bytes += bound * (k + 32) * 2;
     }
     let more = Arguments::of(site, &shape, &quantized, bound)?.text();
-    if shared_bytes > SHARED_BYTES.into() {
+    if shared_bytes > sm90::SHARED_BYTES.into() {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
     let types = shape.types(site);
     let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}{more}>");
     let grid = n.div_ceil(16 * strips).into();
-    let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
+    let mut body = Body::of(&LINEAR_SKINNY, instance, warps as u32 * 32, grid);
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
     let call = shape.call(site, body, &operands(&shape))?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
-pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    if few::takes(site) {
+fn candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    if few::supports(site) {
         // beside blocks that stay, this kernel would have a small L1, through which its weights go
         return Err(Refusal::because("linear_few supports it, and a program has one of both"));
     }
@@ -69,7 +78,7 @@ pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec
 
 /// The shape of a block, and the loads that its warps have in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::kernels::cuda) struct SkinnyConfig {
+pub(super) struct SkinnyConfig {
     /// Warps of a block, which share the columns of its strips.
     warps: u64,
     /// Strips of 16 outputs of a block.
@@ -79,8 +88,8 @@ pub(in crate::kernels::cuda) struct SkinnyConfig {
 }
 
 impl SkinnyConfig {
-    /// The fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips share
-    /// their reads of x; a multiprocessor needs some 100 KB in flight, and all blocks should run at once.
+    /// The fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
+    /// share their reads of x; a multiprocessor needs some 100 KB in flight, and all blocks should run at once.
     fn of(n: u64, k: u64, rows: u64) -> SkinnyConfig {
         let strips = n.div_ceil(16);
         let even = strips.is_multiple_of(2);
@@ -95,8 +104,8 @@ impl SkinnyConfig {
         SkinnyConfig { warps, strips, depth }
     }
 
-    /// For quantized weights, which take registers to widen: fewer units are in flight, so that two blocks still share a
-    /// multiprocessor. Not timed yet.
+    /// For quantized weights, which take registers to widen: fewer units are in flight, so that two blocks still share
+    /// a multiprocessor. Not timed yet.
     fn of_quantized(n: u64, k: u64, rows: u64, quantized: &QuantizedOperands) -> SkinnyConfig {
         let strips = n.div_ceil(16);
         let even = strips.is_multiple_of(2);

@@ -3,11 +3,37 @@
 use ir::Value;
 use plan::{DType, Dim, TensorMap, Tiles};
 
-use super::quantized::{QuantizedOperands, ScaleBlock};
-use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, shape};
+use super::{LINEARS, QUANTIZED_LINEARS, Shape, WIDE, check_tiled, shape};
+use crate::kernels::cuda::MULTIPROCESSORS;
 use crate::kernels::cuda::body::{Body, c_type};
-use crate::kernels::distinct;
+use crate::kernels::cuda::layout::layout_of;
+use crate::kernels::cuda::quantized::{QuantizedOperands, ScaleBlock};
+use crate::kernels::{Row, distinct};
 use crate::{Call, Refusal, Site};
+
+pub(in crate::kernels::cuda) const LINEAR_WGMMA: Row = Row {
+    name: "linear_wgmma",
+    ops: LINEARS,
+    file: "kernels/linear/wgmma.cuh",
+    call: |site| unquantized(site, None),
+    candidates: Some(unquantized_candidates),
+};
+
+pub(in crate::kernels::cuda) const LINEAR_WGMMA_QUANTIZED: Row = Row {
+    name: "linear_wgmma_quantized",
+    ops: QUANTIZED_LINEARS,
+    file: "kernels/linear/wgmma_quantized.cuh",
+    call: |site| both_quantized(site, None),
+    candidates: Some(both_quantized_candidates),
+};
+
+pub(in crate::kernels::cuda) const LINEAR_WGMMA_WEIGHTS: Row = Row {
+    name: "linear_wgmma_weights",
+    ops: QUANTIZED_LINEARS,
+    file: "kernels/linear/wgmma_weights.cuh",
+    call: |site| weight_quantized(site, None),
+    candidates: Some(weight_quantized_candidates),
+};
 
 /// Columns that tensor cores add up before the sum is scaled.
 const STEP: u64 = 128;
@@ -16,7 +42,7 @@ const EXACT_COLS: u64 = 1 << 17;
 
 /// The block of outputs of a kernel, and the depth of its ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::kernels::cuda) struct WgmmaConfig {
+pub(super) struct WgmmaConfig {
     rows: u64,
     cols: u64,
     stages: u64,
@@ -186,7 +212,7 @@ impl Product {
         };
         body.says_blocks = true;
         body.maps = vec![map(0, parts.x, rows)?, map(1, parts.weight, cols)?];
-        let call = self.shape.call(site, body, more)?.layout(1, super::layout_of(site.graph, parts.weight));
+        let call = self.shape.call(site, body, more)?.layout(1, layout_of(site.graph, parts.weight));
         Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
     }
 
@@ -200,7 +226,7 @@ fn ring_bytes(WgmmaConfig { rows, cols, stages }: WgmmaConfig) -> u32 {
     (stages * 128 * (rows + cols) + 16 * stages) as u32
 }
 
-pub(in crate::kernels::cuda) fn unquantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
+fn unquantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
     let product = Product::of(site)?.unquantized_output()?;
     if product.quantized_operands() != (false, false) {
         return Err(Refusal::because("requires unquantized operands"));
@@ -216,12 +242,12 @@ pub(in crate::kernels::cuda) fn unquantized(site: &Site<'_>, config: Option<Wgmm
     let types = product.shape.types(site);
     let instance = format!("LinearWgmma<{types}, {n}, {k}, {rows}, {cols}, {stages}{more}>");
     let threads = 2 * rows as u32 + 32;
-    let mut body = Body::new("linear_wgmma", "linear/wgmma.cuh", instance, threads, product.grid(config));
+    let mut body = Body::of(&LINEAR_WGMMA, instance, threads, product.grid(config));
     body.shared_bytes = ring_bytes(config);
     product.call(site, body, config, &[product.shape.bias(), product.shape.residual()])
 }
 
-pub(in crate::kernels::cuda) fn both_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
+fn both_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
     let product = Product::quantized_weight(site)?;
     let parts = &product.shape.parts;
     if product.quantized_operands() != (true, true) {
@@ -260,16 +286,13 @@ pub(in crate::kernels::cuda) fn both_quantized(site: &Site<'_>, config: Option<W
     );
     let threads = 2 * rows as u32 + 32;
     let grid = product.grid(config);
-    let mut body = Body::new("linear_wgmma_quantized", "linear/wgmma_quantized.cuh", instance, threads, grid);
+    let mut body = Body::of(&LINEAR_WGMMA_QUANTIZED, instance, threads, grid);
     body.shared_bytes = ring_bytes(config);
     let epilogue = [product.shape.bias(), product.shape.residual(), product.shape.output_scale()];
     product.call(site, body, config, &[&[parts.scales.x, parts.scales.weight][..], &epilogue].concat())
 }
 
-pub(in crate::kernels::cuda) fn weight_quantized(
-    site: &Site<'_>,
-    config: Option<WgmmaConfig>,
-) -> Result<Call, Refusal> {
+fn weight_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
     let product = Product::quantized_weight(site)?.unquantized_output()?;
     let parts = &product.shape.parts;
     if product.quantized_operands() != (false, true) {
@@ -291,7 +314,7 @@ pub(in crate::kernels::cuda) fn weight_quantized(
     );
     let threads = 2 * cols as u32 + 128;
     let grid = product.grid(config);
-    let mut body = Body::new("linear_wgmma_weights", "linear/wgmma_weights.cuh", instance, threads, grid);
+    let mut body = Body::of(&LINEAR_WGMMA_WEIGHTS, instance, threads, grid);
     // rings of activations and weights, and barriers
     body.shared_bytes = (stages * (256 * rows + 128 * cols + 32)) as u32;
     let more = [parts.scales.weight, parts.scales.zero_point, product.shape.bias(), product.shape.residual()];
@@ -308,16 +331,16 @@ fn candidates(site: &Site<'_>, make: Make, others: impl Fn(u64) -> Vec<WgmmaConf
     distinct(Ok(first), taken.map(Ok))
 }
 
-pub(in crate::kernels::cuda) fn unquantized_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+fn unquantized_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     candidates(site, unquantized, |bound| WgmmaConfig::others(bound, 256))
 }
 
-pub(in crate::kernels::cuda) fn both_quantized_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+fn both_quantized_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     let exact = in_one_sum(site)?;
     candidates(site, both_quantized, |bound| WgmmaConfig::others(bound, if exact { 256 } else { 128 }))
 }
 
-pub(in crate::kernels::cuda) fn weight_quantized_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+fn weight_quantized_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     let one_sum = in_one_sum(site)?;
     candidates(site, weight_quantized, |bound| WgmmaConfig::others_widened(bound, if one_sum { 256 } else { 128 }))
 }

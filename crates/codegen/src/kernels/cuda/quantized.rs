@@ -1,13 +1,12 @@
-//! Quantized operands of a product: which of them kernels support, and their scales as template arguments.
+//! Quantized operands: their types, and their scales as template arguments. Mirrors `kernels/common/scales.cuh`.
 
-use ir::ops::{Epilogue, LinearParts};
+use ir::ops::LinearParts;
 use ir::scale_block;
 use ir::{Graph, TensorType, Value};
-use plan::{DType, Tiles};
+use plan::DType;
 
+use super::body::c_type;
 use crate::Refusal;
-use crate::kernels::cuda::body::c_type;
-use crate::kernels::cuda::is_16_bit;
 
 /// The block of elements that shares a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,42 +101,15 @@ impl QuantizedOperands {
     }
 }
 
-/// Whether tensor cores support a linear layer with quantized operands, or why not.
-pub(super) fn tensor_cores(graph: &Graph, parts: &LinearParts) -> Result<(), Refusal> {
-    let quantized = QuantizedOperands::of(graph, parts)?;
-    let width = graph.tensor(parts.weight).and_then(TensorType::width).unwrap_or(0);
-    let Some(unit) = Tiles::cols_of(quantized.weight_dtype).filter(|_| quantized.weight.is_some()) else {
-        return Err(Refusal::because("supports quantized activations only with a quantized weight"));
-    };
-    if quantized.zero_point && quantized.weight_dtype == DType::F8E4M3 {
-        return Err(Refusal::because(
-            "supports zero points of integers: differences of f8e4m3 are not exact in 16 bits",
-        ));
-    }
-    let x_bytes = match (quantized.x, parts.product_dtype(graph)) {
-        (Some(_), _) if quantized.x_dtype == DType::I4 => {
-            return Err(Refusal::because("requires 8-bit quantized activations"));
-        }
-        (Some(_), _) => 1,
-        (None, Some(dtype)) if is_16_bit(dtype) => 2,
-        _ => return Err(Refusal::because("requires 16-bit or quantized activations")),
-    };
-    if !(width * x_bytes).is_multiple_of(Tiles::CHUNK_BYTES) {
-        return Err(Refusal::because(format!(
-            "requires rows that are a multiple of 16 bytes, found {width} activations"
-        )));
-    }
-    let mut groups = [quantized.x, quantized.weight].into_iter().flatten().map(|sharing| sharing.cols);
-    if let Some(group) = groups.find(|cols| !cols.is_multiple_of(unit / 2)) {
-        let half = unit / 2;
-        return Err(Refusal::because(format!("requires groups of a multiple of {half} columns, found {group}")));
-    }
-    let mut constants = [parts.scales.weight, parts.scales.zero_point].into_iter().flatten();
-    if constants.any(|value| !graph.is_constant(value)) {
-        return Err(Refusal::because("the scales of the weight are computed in the step"));
-    }
-    match parts.operand(Epilogue::Bias).and_then(|bias| graph.tensor(bias)) {
-        Some(bias) if !bias.dtype.is_float() => Err(Refusal::because("requires a floating-point bias")),
-        _ => Ok(()),
+/// Whether elements are quantized to 8 bits.
+pub(super) fn is_8_bit(dtype: DType) -> bool {
+    matches!(dtype, DType::I8 | DType::F8E4M3)
+}
+
+/// Activations are quantized to 8 bits.
+pub(super) fn check_quantized(dtype: DType) -> Result<(), Refusal> {
+    match is_8_bit(dtype) {
+        true => Ok(()),
+        false => Err(Refusal::because(format!("quantizes to i8 and f8e4m3, not {dtype}"))),
     }
 }
