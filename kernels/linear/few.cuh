@@ -38,7 +38,6 @@
 // chunks 4h + q of rows g of the two atoms of a unit, and the same columns of row g of x.
 #pragma once
 #include "common/body.cuh"
-#include "common/quantized.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
 #include "common/tiled.cuh"
@@ -499,11 +498,7 @@ struct LinearFew {
           value = apply<F>(first);
         }
         value += operands.residual;
-        if constexpr (kQuantizesY) {
-          y[i64(row) * kOutN + n] = quantize<Y, 1>({value}, reciprocal)[0];
-        } else {
-          y[i64(row) * kOutN + n] = from_float<Y>(value);
-        }
+        y[i64(row) * kOutN + n] = finish<Y>(value, reciprocal);
       }
     }
   }

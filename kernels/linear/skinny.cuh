@@ -30,7 +30,6 @@
 #pragma once
 #include "common/body.cuh"
 #include "common/limits.cuh"
-#include "common/quantized.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
 #include "common/tiled.cuh"
@@ -386,11 +385,7 @@ struct LinearSkinny {
         value = apply<F>(total(partial, row, column, bias, n));
       }
       if (residual != nullptr) value += i < kThreads ? added : read_residual(tile, i);
-      if constexpr (kQuantizesY) {
-        y[i64(row) * kOutN + n] = quantize<Y, 1>({value}, reciprocal)[0];
-      } else {
-        y[i64(row) * kOutN + n] = from_float<Y>(value);
-      }
+      y[i64(row) * kOutN + n] = finish<Y>(value, reciprocal);
     }
   }
 
