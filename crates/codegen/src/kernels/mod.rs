@@ -27,6 +27,22 @@ struct Row {
     candidates: Option<fn(&Site<'_>) -> Result<Vec<Call>, Refusal>>,
 }
 
+impl Row {
+    const fn new(
+        name: &'static str,
+        ops: &'static [&'static str],
+        file: &'static str,
+        call: fn(&Site<'_>) -> Result<Call, Refusal>,
+    ) -> Row {
+        Row { name, ops: Ops::Named(ops), file, call, candidates: None }
+    }
+
+    /// The same kernel with several configurations.
+    const fn tuned(self, candidates: fn(&Site<'_>) -> Result<Vec<Call>, Refusal>) -> Row {
+        Row { candidates: Some(candidates), ..self }
+    }
+}
+
 /// The ops of a kernel.
 #[derive(Clone, Copy, Debug)]
 enum Ops {

@@ -4,16 +4,11 @@ use ir::DeclaredOp;
 use ir::ops::PagedAttention;
 use plan::Dim;
 
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, KvUse, Refusal, Site};
 
-pub(super) const PAGED_ATTENTION: Row = Row {
-    name: "paged_attention",
-    ops: Ops::Named(&[PagedAttention::MNEMONIC]),
-    file: "crates/runtime/src/cpu/attention.rs",
-    call: paged_attention,
-    candidates: None,
-};
+pub(super) const PAGED_ATTENTION: Row =
+    Row::new("paged_attention", &[PagedAttention::MNEMONIC], "crates/runtime/src/cpu/attention.rs", paged_attention);
 
 fn paged_attention(site: &Site<'_>) -> Result<Call, Refusal> {
     let attention = site.cast::<PagedAttention>()?;

@@ -5,16 +5,14 @@ use ir::DeclaredOp;
 use ir::ops::{FusedLinear, Linear, LinearParts, Quantized};
 use plan::{DType, Dim, Layout};
 
-use crate::kernels::{Ops, Row, distinct};
+use crate::kernels::{Row, distinct};
 use crate::{Call, Refusal, Site};
 
-pub(super) const LINEAR: Row = Row {
-    name: "linear",
-    ops: Ops::Named(&[Linear::MNEMONIC, FusedLinear::MNEMONIC]),
-    file: "crates/runtime/src/cpu/linear.rs",
-    call: |site| in_tasks(site, TASK_BYTES),
-    candidates: Some(candidates),
-};
+pub(super) const LINEAR: Row =
+    Row::new("linear", &[Linear::MNEMONIC, FusedLinear::MNEMONIC], "crates/runtime/src/cpu/linear.rs", |site| {
+        in_tasks(site, TASK_BYTES)
+    })
+    .tuned(candidates);
 
 /// Bytes of weights per task, if there are enough columns.
 const TASK_BYTES: u64 = 64 << 10;

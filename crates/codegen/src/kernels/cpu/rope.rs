@@ -4,24 +4,16 @@ use ir::DeclaredOp;
 use ir::ops::{AppendKv, Rope, RopeAppendKv};
 use plan::devices::cpu::ROWS_PER_TASK;
 
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, KvUse, Refusal, Site};
 
 const FILE: &str = "crates/runtime/src/cpu/rope.rs";
 
-pub(super) const ROPE: Row =
-    Row { name: "rope", ops: Ops::Named(&[Rope::MNEMONIC]), file: FILE, call: rope, candidates: None };
+pub(super) const ROPE: Row = Row::new("rope", &[Rope::MNEMONIC], FILE, rope);
 
-pub(super) const APPEND_KV: Row =
-    Row { name: "append_kv", ops: Ops::Named(&[AppendKv::MNEMONIC]), file: FILE, call: append_kv, candidates: None };
+pub(super) const APPEND_KV: Row = Row::new("append_kv", &[AppendKv::MNEMONIC], FILE, append_kv);
 
-pub(super) const ROPE_APPEND_KV: Row = Row {
-    name: "rope_append_kv",
-    ops: Ops::Named(&[RopeAppendKv::MNEMONIC]),
-    file: FILE,
-    call: rope_append_kv,
-    candidates: None,
-};
+pub(super) const ROPE_APPEND_KV: Row = Row::new("rope_append_kv", &[RopeAppendKv::MNEMONIC], FILE, rope_append_kv);
 
 fn rope(site: &Site<'_>) -> Result<Call, Refusal> {
     let head_dim = site.cast::<Rope>()?.head_dim;

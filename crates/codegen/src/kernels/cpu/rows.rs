@@ -3,7 +3,7 @@
 use ir::ops::{Argmax, Embedding, GatherRows, Split, Swiglu};
 use ir::{DeclaredOp, OpDef};
 
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
 pub(super) const SWIGLU: Row = row(&[Swiglu::MNEMONIC], by_rows::<Swiglu>);
@@ -14,7 +14,7 @@ pub(super) const ARGMAX: Row = row(&[Argmax::MNEMONIC], argmax);
 
 /// A kernel with the name of its op.
 const fn row(ops: &'static [&'static str], call: fn(&Site<'_>) -> Result<Call, Refusal>) -> Row {
-    Row { name: ops[0], ops: Ops::Named(ops), file: "crates/runtime/src/cpu/rows.rs", call, candidates: None }
+    Row::new(ops[0], ops, "crates/runtime/src/cpu/rows.rs", call)
 }
 
 fn by_rows<T: OpDef>(site: &Site<'_>) -> Result<Call, Refusal> {

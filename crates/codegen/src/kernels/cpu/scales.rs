@@ -3,21 +3,14 @@
 use ir::DeclaredOp;
 use ir::ops::{Quantize, QuantizeBlocks};
 
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
 const FILE: &str = "crates/runtime/src/cpu/scales.rs";
 
-pub(super) const QUANTIZE: Row =
-    Row { name: "quantize", ops: Ops::Named(&[Quantize::MNEMONIC]), file: FILE, call: quantize, candidates: None };
+pub(super) const QUANTIZE: Row = Row::new("quantize", &[Quantize::MNEMONIC], FILE, quantize);
 
-pub(super) const QUANTIZE_BLOCKS: Row = Row {
-    name: "quantize_blocks",
-    ops: Ops::Named(&[QuantizeBlocks::MNEMONIC]),
-    file: FILE,
-    call: quantize_blocks,
-    candidates: None,
-};
+pub(super) const QUANTIZE_BLOCKS: Row = Row::new("quantize_blocks", &[QuantizeBlocks::MNEMONIC], FILE, quantize_blocks);
 
 fn quantize(site: &Site<'_>) -> Result<Call, Refusal> {
     site.cast::<Quantize>()?;

@@ -8,43 +8,29 @@ use plan::{DType, Dim, ProgramKind};
 use super::body::{Body, c_float, c_type};
 use super::heads::{HeadNorm, frequencies};
 use super::kv::{BLOCK_TOKENS, check_blocks, with_step};
-use super::linear::few_supports;
+use super::linear::few;
 use super::quantized::is_8_bit;
 use super::{MULTIPROCESSORS, is_16_bit};
-use crate::kernels::{Ops, Row, distinct};
+use crate::kernels::{Row, distinct};
 use crate::{Call, KvUse, Refusal, Site};
 
-pub(super) const ROPE_ATTENTION_DECODE: Row = Row {
-    name: "rope_attention_decode",
-    ops: Ops::Named(&[RopeAttention::MNEMONIC]),
-    file: "kernels/attention/decode.cuh",
-    call: |site| rope_decode(site, None),
-    candidates: Some(rope_decode_candidates),
-};
+pub(super) const ROPE_ATTENTION_DECODE: Row =
+    Row::new("rope_attention_decode", &[RopeAttention::MNEMONIC], "kernels/attention/decode.cuh", |site| {
+        rope_decode(site, None)
+    })
+    .tuned(rope_decode_candidates);
 
-pub(super) const ATTENTION_DECODE: Row = Row {
-    name: "attention_decode",
-    ops: Ops::Named(&[PagedAttention::MNEMONIC]),
-    file: "kernels/attention/decode.cuh",
-    call: |site| decode(site, None),
-    candidates: Some(decode_candidates),
-};
+pub(super) const ATTENTION_DECODE: Row =
+    Row::new("attention_decode", &[PagedAttention::MNEMONIC], "kernels/attention/decode.cuh", |site| {
+        decode(site, None)
+    })
+    .tuned(decode_candidates);
 
-pub(super) const ATTENTION_PREFILL: Row = Row {
-    name: "attention_prefill",
-    ops: Ops::Named(&[PagedAttention::MNEMONIC]),
-    file: "kernels/attention/prefill.cuh",
-    call: prefill,
-    candidates: None,
-};
+pub(super) const ATTENTION_PREFILL: Row =
+    Row::new("attention_prefill", &[PagedAttention::MNEMONIC], "kernels/attention/prefill.cuh", prefill);
 
-pub(super) const ATTENTION_REFERENCE: Row = Row {
-    name: "attention_reference",
-    ops: Ops::Named(&[PagedAttention::MNEMONIC]),
-    file: "kernels/attention/reference.cuh",
-    call: reference,
-    candidates: None,
-};
+pub(super) const ATTENTION_REFERENCE: Row =
+    Row::new("attention_reference", &[PagedAttention::MNEMONIC], "kernels/attention/reference.cuh", reference);
 
 /// Warps per block. In the reference kernel each handles a query head of a token.
 const WARPS: u32 = 4;
@@ -206,7 +192,7 @@ fn before_few(site: &Site<'_>, op: OpId) -> bool {
                 || graph.cast::<Quantize>(user.op).is_some()
                 || graph.cast::<GatherRows>(user.op).is_some();
             match LinearParts::of(graph, user.op) {
-                Some(_) => few_supports(&site),
+                Some(_) => few::supports(&site),
                 None => passes_on && before_few(&site, user.op),
             }
         })

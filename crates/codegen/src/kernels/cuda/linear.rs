@@ -2,10 +2,10 @@
 //! everything else.
 
 mod arguments;
-mod few;
-mod reference;
-mod skinny;
-mod wgmma;
+pub(super) mod few;
+pub(super) mod reference;
+pub(super) mod skinny;
+pub(super) mod wgmma;
 
 use ir::ops::{Epilogue, FusedLinear, Linear, LinearParts};
 use ir::{DeclaredOp, Value};
@@ -14,17 +14,11 @@ use plan::{DType, Dim, Formula, Layout};
 use super::body::{Body, c_type};
 use super::functor::functor;
 use super::layout::{layout_of, sizes, tensor_cores};
-use crate::kernels::Ops;
 use crate::{Call, Refusal, Site};
 
-pub(super) use few::{LINEAR_FEW, supports as few_supports};
-pub(super) use reference::{LINEAR_REFERENCE, LINEAR_REFERENCE_FEW};
-pub(super) use skinny::LINEAR_SKINNY;
-pub(super) use wgmma::{LINEAR_WGMMA, LINEAR_WGMMA_QUANTIZED, LINEAR_WGMMA_WEIGHTS};
-
 /// The ops of kernels with a weight of any kind, and of those that require a quantized one.
-const LINEARS: Ops = Ops::Named(&[Linear::MNEMONIC, FusedLinear::MNEMONIC]);
-const QUANTIZED_LINEARS: Ops = Ops::Named(&[FusedLinear::MNEMONIC]);
+const LINEARS: &[&str] = &[Linear::MNEMONIC, FusedLinear::MNEMONIC];
+const QUANTIZED_LINEARS: &[&str] = &[FusedLinear::MNEMONIC];
 
 /// A weight with this many outputs occupies the GPU in wide blocks, too.
 const WIDE: u64 = 16384;

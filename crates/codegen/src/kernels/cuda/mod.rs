@@ -20,6 +20,7 @@ mod sampling;
 use plan::DType;
 use plan::devices::sm90;
 
+use self::linear::{few, reference, skinny, wgmma};
 use crate::{Catalog, Kernel};
 
 pub use body::{Body, c_float, c_type};
@@ -28,13 +29,13 @@ pub(crate) use rows::{READ_TILE_BYTES, fill_random, stream_read};
 /// The kernels of the `sm_90a` target. If several support an op, the fast ones come first.
 pub(crate) fn catalog() -> Catalog {
     let kernels = [
-        linear::LINEAR_FEW,
-        linear::LINEAR_SKINNY,
-        linear::LINEAR_WGMMA,
-        linear::LINEAR_WGMMA_QUANTIZED,
-        linear::LINEAR_WGMMA_WEIGHTS,
-        linear::LINEAR_REFERENCE_FEW,
-        linear::LINEAR_REFERENCE,
+        few::LINEAR_FEW,
+        skinny::LINEAR_SKINNY,
+        wgmma::LINEAR_WGMMA,
+        wgmma::LINEAR_WGMMA_QUANTIZED,
+        wgmma::LINEAR_WGMMA_WEIGHTS,
+        reference::LINEAR_REFERENCE_FEW,
+        reference::LINEAR_REFERENCE,
         attention::ROPE_ATTENTION_DECODE,
         attention::ATTENTION_DECODE,
         attention::ATTENTION_PREFILL,

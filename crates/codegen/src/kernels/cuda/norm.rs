@@ -5,40 +5,18 @@ use ir::{DeclaredOp, Value};
 use plan::{DType, Dim};
 
 use super::body::{Body, c_float, c_type};
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
-pub(super) const RMS_NORM: Row = Row {
-    name: "rms_norm",
-    ops: Ops::Named(&[RmsNorm::MNEMONIC]),
-    file: "kernels/norm/norm.cuh",
-    call: rms_norm,
-    candidates: None,
-};
+pub(super) const RMS_NORM: Row = Row::new("rms_norm", &[RmsNorm::MNEMONIC], "kernels/norm/norm.cuh", rms_norm);
 
-pub(super) const ADD_RMS_NORM: Row = Row {
-    name: "add_rms_norm",
-    ops: Ops::Named(&[AddRmsNorm::MNEMONIC]),
-    file: "kernels/norm/norm.cuh",
-    call: add_rms_norm,
-    candidates: None,
-};
+pub(super) const ADD_RMS_NORM: Row =
+    Row::new("add_rms_norm", &[AddRmsNorm::MNEMONIC], "kernels/norm/norm.cuh", add_rms_norm);
 
-pub(super) const LAYER_NORM: Row = Row {
-    name: "layer_norm",
-    ops: Ops::Named(&[LayerNorm::MNEMONIC]),
-    file: "kernels/norm/norm.cuh",
-    call: layer_norm,
-    candidates: None,
-};
+pub(super) const LAYER_NORM: Row = Row::new("layer_norm", &[LayerNorm::MNEMONIC], "kernels/norm/norm.cuh", layer_norm);
 
-pub(super) const ADD_LAYER_NORM: Row = Row {
-    name: "add_layer_norm",
-    ops: Ops::Named(&[AddLayerNorm::MNEMONIC]),
-    file: "kernels/norm/norm.cuh",
-    call: add_layer_norm,
-    candidates: None,
-};
+pub(super) const ADD_LAYER_NORM: Row =
+    Row::new("add_layer_norm", &[AddLayerNorm::MNEMONIC], "kernels/norm/norm.cuh", add_layer_norm);
 
 /// A body of the family.
 struct Norm {

@@ -8,29 +8,17 @@ use super::body::{Body, c_float, c_type};
 use super::element_grid::{self, THREADS};
 use super::norm;
 use super::quantized::check_quantized;
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
 const FILE: &str = "kernels/rows/quantize.cuh";
 
-pub(super) const RMS_NORM_QUANTIZE: Row = Row {
-    name: "rms_norm_quantize",
-    ops: Ops::Named(&[RmsNormQuantize::MNEMONIC]),
-    file: FILE,
-    call: rms_norm_quantize,
-    candidates: None,
-};
+pub(super) const RMS_NORM_QUANTIZE: Row =
+    Row::new("rms_norm_quantize", &[RmsNormQuantize::MNEMONIC], FILE, rms_norm_quantize);
 
-pub(super) const QUANTIZE_BLOCKS: Row = Row {
-    name: "quantize_blocks",
-    ops: Ops::Named(&[QuantizeBlocks::MNEMONIC]),
-    file: FILE,
-    call: quantize_blocks,
-    candidates: None,
-};
+pub(super) const QUANTIZE_BLOCKS: Row = Row::new("quantize_blocks", &[QuantizeBlocks::MNEMONIC], FILE, quantize_blocks);
 
-pub(super) const QUANTIZE: Row =
-    Row { name: "quantize", ops: Ops::Named(&[Quantize::MNEMONIC]), file: FILE, call: quantize, candidates: None };
+pub(super) const QUANTIZE: Row = Row::new("quantize", &[Quantize::MNEMONIC], FILE, quantize);
 
 /// Kernels that quantize their output read an f32 scale.
 fn check_scale(site: &Site<'_>, scale: Value) -> Result<(), Refusal> {

@@ -6,24 +6,16 @@ use ir::ops::{AppendKv, Rope, RopeAppendKv};
 use super::body::{Body, c_type};
 use super::heads::{HeadNorm, frequencies};
 use super::kv::{check_blocks, with_step};
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, KvUse, Refusal, Site};
 
 const FILE: &str = "kernels/rope/rope.cuh";
 
-pub(super) const ROPE: Row =
-    Row { name: "rope", ops: Ops::Named(&[Rope::MNEMONIC]), file: FILE, call: rope, candidates: None };
+pub(super) const ROPE: Row = Row::new("rope", &[Rope::MNEMONIC], FILE, rope);
 
-pub(super) const APPEND_KV: Row =
-    Row { name: "append_kv", ops: Ops::Named(&[AppendKv::MNEMONIC]), file: FILE, call: append_kv, candidates: None };
+pub(super) const APPEND_KV: Row = Row::new("append_kv", &[AppendKv::MNEMONIC], FILE, append_kv);
 
-pub(super) const ROPE_APPEND_KV: Row = Row {
-    name: "rope_append_kv",
-    ops: Ops::Named(&[RopeAppendKv::MNEMONIC]),
-    file: FILE,
-    call: rope_append_kv,
-    candidates: None,
-};
+pub(super) const ROPE_APPEND_KV: Row = Row::new("rope_append_kv", &[RopeAppendKv::MNEMONIC], FILE, rope_append_kv);
 
 /// Threads per block, which has one token.
 const THREADS: u32 = 256;

@@ -8,40 +8,18 @@ use super::body::{Body, c_type};
 use super::element_grid::{self, THREADS};
 use super::layout::layout_of;
 use crate::cuda::flatten;
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
-pub(super) const SWIGLU: Row = Row {
-    name: "swiglu",
-    ops: Ops::Named(&[Swiglu::MNEMONIC]),
-    file: "kernels/rows/elementwise.cuh",
-    call: swiglu,
-    candidates: None,
-};
+pub(super) const SWIGLU: Row = Row::new("swiglu", &[Swiglu::MNEMONIC], "kernels/rows/elementwise.cuh", swiglu);
 
-pub(super) const SPLIT: Row = Row {
-    name: "split",
-    ops: Ops::Named(&[Split::MNEMONIC]),
-    file: "kernels/rows/split.cuh",
-    call: split,
-    candidates: None,
-};
+pub(super) const SPLIT: Row = Row::new("split", &[Split::MNEMONIC], "kernels/rows/split.cuh", split);
 
-pub(super) const EMBEDDING: Row = Row {
-    name: "embedding",
-    ops: Ops::Named(&[Embedding::MNEMONIC]),
-    file: "kernels/rows/embedding.cuh",
-    call: embedding,
-    candidates: None,
-};
+pub(super) const EMBEDDING: Row =
+    Row::new("embedding", &[Embedding::MNEMONIC], "kernels/rows/embedding.cuh", embedding);
 
-pub(super) const GATHER_ROWS: Row = Row {
-    name: "gather_rows",
-    ops: Ops::Named(&[GatherRows::MNEMONIC]),
-    file: "kernels/rows/embedding.cuh",
-    call: gather_rows,
-    candidates: None,
-};
+pub(super) const GATHER_ROWS: Row =
+    Row::new("gather_rows", &[GatherRows::MNEMONIC], "kernels/rows/embedding.cuh", gather_rows);
 
 fn swiglu(site: &Site<'_>) -> Result<Call, Refusal> {
     site.cast::<Swiglu>()?;

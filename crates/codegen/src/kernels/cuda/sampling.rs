@@ -4,16 +4,10 @@ use ir::DeclaredOp;
 use ir::ops::Argmax;
 
 use super::body::{Body, c_type};
-use crate::kernels::{Ops, Row};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
-pub(super) const ARGMAX: Row = Row {
-    name: "argmax",
-    ops: Ops::Named(&[Argmax::MNEMONIC]),
-    file: "kernels/sampling/argmax.cuh",
-    call: argmax,
-    candidates: None,
-};
+pub(super) const ARGMAX: Row = Row::new("argmax", &[Argmax::MNEMONIC], "kernels/sampling/argmax.cuh", argmax);
 
 /// From this width on a row is spread over a cluster: one block reads some 100 GB/s.
 const CLUSTER_CLASSES: u32 = 16 << 10;

@@ -25,13 +25,8 @@ const MOST_BYTES_NORMED: u64 = 112 << 10;
 /// Bytes of a unit of a strip.
 const UNIT_BYTES: u64 = 2048;
 
-pub(in crate::kernels::cuda) const LINEAR_FEW: Row = Row {
-    name: "linear_few",
-    ops: LINEARS,
-    file: "kernels/linear/few.cuh",
-    call: |site| few(site, None),
-    candidates: Some(candidates),
-};
+pub(in crate::kernels::cuda) const LINEAR_FEW: Row =
+    Row::new("linear_few", LINEARS, "kernels/linear/few.cuh", |site| few(site, None)).tuned(candidates);
 
 /// Whether this kernel supports a linear layer.
 pub(in crate::kernels::cuda) fn supports(site: &Site<'_>) -> bool {

@@ -11,10 +11,9 @@ use crate::kernels::cuda::quantized::QuantizedOperands;
 use crate::{Call, Refusal, Site};
 
 pub(in crate::kernels::cuda) const LINEAR_REFERENCE_FEW: Row =
-    Row { name: "linear_reference_few", ops: LINEARS, file: FILE, call: reference_few, candidates: None };
+    Row::new("linear_reference_few", LINEARS, FILE, reference_few);
 
-pub(in crate::kernels::cuda) const LINEAR_REFERENCE: Row =
-    Row { name: "linear_reference", ops: LINEARS, file: FILE, call: reference, candidates: None };
+pub(in crate::kernels::cuda) const LINEAR_REFERENCE: Row = Row::new("linear_reference", LINEARS, FILE, reference);
 
 const FILE: &str = "kernels/linear/reference.cuh";
 /// Rows up to which a warp computes each output.

@@ -18,13 +18,8 @@ const WIDE_ROWS: u64 = 16;
 /// Rows that every block may norm for itself: with two or more, a launch that norms them once costs less.
 const NORM_ROWS: u64 = 1;
 
-pub(in crate::kernels::cuda) const LINEAR_SKINNY: Row = Row {
-    name: "linear_skinny",
-    ops: LINEARS,
-    file: "kernels/linear/skinny.cuh",
-    call: |site| skinny(site, None),
-    candidates: Some(candidates),
-};
+pub(in crate::kernels::cuda) const LINEAR_SKINNY: Row =
+    Row::new("linear_skinny", LINEARS, "kernels/linear/skinny.cuh", |site| skinny(site, None)).tuned(candidates);
 
 fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;

@@ -11,29 +11,21 @@ use crate::kernels::cuda::quantized::{QuantizedOperands, ScaleBlock};
 use crate::kernels::{Row, distinct};
 use crate::{Call, Refusal, Site};
 
-pub(in crate::kernels::cuda) const LINEAR_WGMMA: Row = Row {
-    name: "linear_wgmma",
-    ops: LINEARS,
-    file: "kernels/linear/wgmma.cuh",
-    call: |site| unquantized(site, None),
-    candidates: Some(unquantized_candidates),
-};
+pub(in crate::kernels::cuda) const LINEAR_WGMMA: Row =
+    Row::new("linear_wgmma", LINEARS, "kernels/linear/wgmma.cuh", |site| unquantized(site, None))
+        .tuned(unquantized_candidates);
 
-pub(in crate::kernels::cuda) const LINEAR_WGMMA_QUANTIZED: Row = Row {
-    name: "linear_wgmma_quantized",
-    ops: QUANTIZED_LINEARS,
-    file: "kernels/linear/wgmma_quantized.cuh",
-    call: |site| both_quantized(site, None),
-    candidates: Some(both_quantized_candidates),
-};
+pub(in crate::kernels::cuda) const LINEAR_WGMMA_QUANTIZED: Row =
+    Row::new("linear_wgmma_quantized", QUANTIZED_LINEARS, "kernels/linear/wgmma_quantized.cuh", |site| {
+        both_quantized(site, None)
+    })
+    .tuned(both_quantized_candidates);
 
-pub(in crate::kernels::cuda) const LINEAR_WGMMA_WEIGHTS: Row = Row {
-    name: "linear_wgmma_weights",
-    ops: QUANTIZED_LINEARS,
-    file: "kernels/linear/wgmma_weights.cuh",
-    call: |site| weight_quantized(site, None),
-    candidates: Some(weight_quantized_candidates),
-};
+pub(in crate::kernels::cuda) const LINEAR_WGMMA_WEIGHTS: Row =
+    Row::new("linear_wgmma_weights", QUANTIZED_LINEARS, "kernels/linear/wgmma_weights.cuh", |site| {
+        weight_quantized(site, None)
+    })
+    .tuned(weight_quantized_candidates);
 
 /// Columns that tensor cores add up before the sum is scaled.
 const STEP: u64 = 128;
