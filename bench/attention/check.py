@@ -23,7 +23,7 @@ import torch
 BLOCK = 64
 DTYPES = {'f32': torch.float32, 'f16': torch.float16, 'bf16': torch.bfloat16}
 LIMITS = {'f32': 1e-5, 'f16': 2e-3, 'bf16': 1e-2}
-BODIES = {'plain': 'AttentionPlain', 'prefill': 'AttentionPrefill', 'decode': 'AttentionDecode'}
+BODIES = {'reference': 'AttentionReference', 'prefill': 'AttentionPrefill', 'decode': 'AttentionDecode'}
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'kernels')
 
 
@@ -72,10 +72,10 @@ def compile_unit(source):
 
 
 def unit(kind, q_type, kv_type, heads, kv_heads, head_dim, scale, splits):
-    types = f'{q_type}, {kv_type}' if kind == 'plain' else q_type
+    types = f'{q_type}, {kv_type}' if kind == 'reference' else q_type
     last = f', {splits}' if kind == 'decode' else ''
     cluster = f'__cluster_dims__({splits}, 1, 1) ' if kind == 'decode' else ''
-    about = '' if kind == 'plain' else 'out[1] = Body::kSharedBytes, out[2] = Body::kRows;'
+    about = '' if kind == 'reference' else 'out[1] = Body::kSharedBytes, out[2] = Body::kRows;'
     return f'''#include "attention/{kind}.cuh"
 using namespace smelt;
 using Body = {BODIES[kind]}<{types}, {heads}, {kv_heads}, {head_dim}, {scale!r}f{last}>;
@@ -117,7 +117,7 @@ class Kernel:
 
     def grid(self, tokens, sequences):
         group = self.heads // self.kv_heads
-        if self.kind == 'plain':
+        if self.kind == 'reference':
             return -(-tokens * self.heads // 4)
         if self.kind == 'decode':
             return tokens * self.kv_heads * -(-group // 16) * self.splits
@@ -240,12 +240,12 @@ def cases():
         yield 'decode', 'f16', 'f16', 71, 1, 64, splits
     for head_dim in [16, 96, 128, 256]:
         yield 'decode', 'f16', 'f16', 32, 8, head_dim, 4
-    plain = [('f32', 'f32'), ('bf16', 'bf16'), ('f16', 'f16'), ('f32', 'bf16'), ('bf16', 'f16'), ('f16', 'f32'),
+    dtypes = [('f32', 'f32'), ('bf16', 'bf16'), ('f16', 'f16'), ('f32', 'bf16'), ('bf16', 'f16'), ('f16', 'f32'),
              ('bf16', 'f32')]
     for i, (heads, kv_heads) in enumerate(HEADS):
-        yield 'plain', *plain[i], heads, kv_heads, [32, 80, 1, 300, 128, 16, 512][i], 1
+        yield 'reference', *dtypes[i], heads, kv_heads, [32, 80, 1, 300, 128, 16, 512][i], 1
     for head_dim in [1, 7, 64, 128, 256]:
-        yield 'plain', 'f32', 'f32', 6, 2, head_dim, 1
+        yield 'reference', 'f32', 'f32', 6, 2, head_dim, 1
     for heads, kv_heads in HEADS:
         for head_dim in HEAD_DIMS:
             yield 'prefill', 'bf16', 'bf16', heads, kv_heads, head_dim, 1
@@ -261,7 +261,7 @@ def steps(kind, heads, kv_heads, head_dim, generator):
         if (heads, kv_heads) == (32, 8):
             yield Step([(1, 777)], 0, 0, generator)
             yield Step([(1, 3 * i) for i in range(77)], 0, 2, generator)
-    elif kind == 'plain':
+    elif kind == 'reference':
         yield Step([(1, 0), (2, 63), (65, 0), (3, 1000), (64, 64)], 5, 3, generator)
         yield Step([(3, 5)] * 70, 1, 0, generator)
     else:
@@ -388,7 +388,7 @@ def main():
     begun = time.time()
     folder = os.environ.get('OUT') or tempfile.mkdtemp()
     reports = {}
-    for kind, seconds in (('decode', 60), ('plain', 40), ('prefill', 75)):
+    for kind, seconds in (('decode', 60), ('reference', 40), ('prefill', 75)):
         path = os.path.join(tempfile.gettempdir(), f'attention-{kind}-{os.getpid()}.json')
         command = [sys.executable, os.path.abspath(__file__), '--kind', kind, path, *sys.argv[1:]]
         try:

@@ -4,7 +4,8 @@
 // AttentionDecode takes rotated queries, over a cache that has the token's own key. RopeAttentionDecode takes the
 // packed row of queries, keys and values as computed by the linear layer before it: it rotates queries and key
 // (rope/rope.cuh), stores key and value in the cache, and begins to read the cache before the row is complete. With a
-// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_norm_weight and k_norm_weight [kHeadDim].
+// Norm, it normalizes the heads of queries and keys before RoPE (norm/heads.cuh), with q_norm_weight and k_norm_weight
+// [kHeadDim].
 //
 // out, q      [tokens][kHeads * kHeadDim] of T (bf16 or f16); rows of padding tokens become zero
 // qkv         [tokens][(kHeads + 2 * kKvHeads) * kHeadDim] of X; frequencies [kHalf] of float
@@ -22,6 +23,7 @@
 #pragma once
 #include "attention/paged.cuh"
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "common/sincos.cuh"
 #include "norm/heads.cuh"
 #include "ptx/cluster.cuh"
@@ -300,20 +302,16 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
 
   T* out;
   const T* q;
-  const int* positions;
-  const int* query_starts;
-  const int* block_table;
+  StepInputs inputs;
   const KV* kv;
-  int tokens;
-  int sequences;
-  int blocks_per_sequence;
+  StepSizes sizes;
 
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-    Attention attention = {positions, block_table, const_cast<KV*>(kv), blocks_per_sequence};
+    Attention attention = {inputs.positions, inputs.block_table, const_cast<KV*>(kv), sizes.blocks_per_sequence};
     attention.find(tile);
-    if (attention.token >= query_starts[sequences]) return attention.pad(out);
+    if (attention.token >= inputs.query_starts[sizes.sequences]) return attention.pad(out);
     attention.begin();
     attention.template attend<kHeadDim>(q + attention.offset(), nullptr);
     attention.merge(out);
@@ -327,9 +325,9 @@ struct RopeAttentionDecode {
   static_assert(Attention::kGroupTiles == 1, "one cluster for a kv head");
   static_assert(2 * kHalf <= kHeadDim, "at most a frequency for each pair of a head");
   static constexpr int kThreads = Attention::kThreads;
-  // Multiprocessors keep the split of L1 and shared memory that this body requests for as long as launches overlap. With a
-  // small L1, a linear layer whose weights go through it into registers made the whole step of a model of 8B a fifth
-  // longer; one whose weights go into shared memory is not affected.
+  // Multiprocessors keep the split of L1 and shared memory that this body requests for as long as launches overlap.
+  // With a small L1, a linear layer whose weights go through it into registers made the whole step of a model of 8B a
+  // fifth longer; one whose weights go into shared memory is not affected.
   static constexpr bool kAlone = kIsAlone;
   static constexpr int kGroup = Attention::kGroup;
   static constexpr int kPitch = kHeadDim + 8;  // elements from query to query: their rows are in different banks
@@ -342,20 +340,16 @@ struct RopeAttentionDecode {
     float cosines[kHalf > 0 ? kHalf : 1];
   };
   static constexpr int kSharedBytes = Attention::kSharedBytes + round_up(int(sizeof(Rotated)), 16);
-  static_assert(kSharedBytes <= 232448, "what a block may have");
+  static_assert(kSharedBytes <= kMaxSharedBytes, "shared memory of a block");
 
   T* out;
   KV* kv;
   const X* qkv;
-  const int* positions;
-  const int* query_starts;
-  const int* block_table;
+  StepInputs inputs;
   const float* frequencies;
   const typename Norm::Weight* q_norm_weight;
   const typename Norm::Weight* k_norm_weight;
-  int tokens;
-  int sequences;
-  int blocks_per_sequence;
+  StepSizes sizes;
 
   Attention attention;
   bool padding;
@@ -366,12 +360,12 @@ struct RopeAttentionDecode {
 
   // The step's inputs, the frequencies and earlier steps' entries of the cache: none of it is written in this step.
   __device__ __forceinline__ void stream(int tile) {
-    attention = {positions, block_table, kv, blocks_per_sequence};
+    attention = {inputs.positions, inputs.block_table, kv, sizes.blocks_per_sequence};
     attention.find(tile);
-    padding = attention.token >= query_starts[sequences];
+    padding = attention.token >= inputs.query_starts[sizes.sequences];
     if (padding) return;
     attention.begin();
-    const float position = float(positions[attention.token]);
+    const float position = float(inputs.positions[attention.token]);
     for (int i = threadIdx.x; i < kHalf; i += kThreads)
       sin_cos(position * frequencies[i], rotated().sines[i], rotated().cosines[i]);
     __syncthreads();
@@ -389,7 +383,7 @@ struct RopeAttentionDecode {
 
   __device__ __forceinline__ void tile(int tile) {
     if (padding) return attention.pad(out);
-    const int kv_head = attention.kv_head, position = positions[attention.token];
+    const int kv_head = attention.kv_head, position = inputs.positions[attention.token];
     const X* row = qkv + i64(attention.token) * ((kHeads + 2 * kKvHeads) * kHeadDim);
 
     const X* queries = row + kv_head * kGroup * kHeadDim;
@@ -399,7 +393,7 @@ struct RopeAttentionDecode {
     const auto head_of = [&](int head) { return head < kGroup ? queries + head * kHeadDim : key; };
     const float* scales = head_scales<Norm, kGroup + 1, kHeadDim, kThreads>(head_of);
 
-    // load: rotate the queries of the group, and in the last rank the key
+    // rotate: the queries of the group, and in the last rank the key
     const HeadReader<Norm> read_query = {scales, q_norm_weight}, read_key = {scales, k_norm_weight};
 #pragma unroll 4
     for (int e = threadIdx.x; e < kGroup * kHeadDim; e += kThreads) {
@@ -408,8 +402,8 @@ struct RopeAttentionDecode {
     }
     const bool last = attention.is_last();
     if (last) {
-      KV* place = kv + keys_offset<kKvHeads, kHeadDim>(
-          block_table[i64(attention.token) * blocks_per_sequence + position / kBlockTokens], kv_head);
+      const int block = block_at(inputs, sizes, attention.token, position);
+      KV* place = kv + keys_offset<kKvHeads, kHeadDim>(block, kv_head);
       place += position % kBlockTokens * kHeadDim;
       for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
         const KV k = from_float<KV>(rotate(read_key, key, kGroup, d));

@@ -21,7 +21,7 @@ struct BlockWalk {
   const int* entries = nullptr;
   int count = 0;
   int at = 0;
-  int held = 0;
+  int window = 0;
   int ahead = 0;
 
   __device__ __forceinline__ int entry(int i) const { return i < count ? entries[i] : 0; }
@@ -29,7 +29,7 @@ struct BlockWalk {
   BlockWalk() = default;
 
   __device__ __forceinline__ BlockWalk(const int* table, int blocks) : entries(table), count(blocks) {
-    held = entry(threadIdx.x % 32);
+    window = entry(threadIdx.x % 32);
     ahead = entry(32 + threadIdx.x % 32);
   }
 
@@ -37,10 +37,10 @@ struct BlockWalk {
   __device__ __forceinline__ int next() {
     if (at == 32) {
       entries += 32, count -= 32, at = 0;
-      held = ahead;
+      window = ahead;
       ahead = entry(32 + threadIdx.x % 32);
     }
-    return __shfl_sync(kFullWarp, held, at++);
+    return __shfl_sync(kFullWarp, window, at++);
   }
 };
 
@@ -105,7 +105,7 @@ template <class T, int kHeadDim> struct Rows {
   }
 };
 
-// What a warp multiplies of 16 tokens x 16 columns of the cache, KV, as pairs of T. `begin` is the start of its rows;
+// A warp's operands from 16 tokens x 16 columns of the cache, of KV, as pairs of T. `begin` is the start of its rows;
 // tile `n` is columns 16n..16n + 15. Of keys, b[0], b[1] are the fragment of tokens 0..7 and b[2], b[3] of 8..15, whose
 // halves are columns `pair(0)` and `pair(1)` of the tile and their neighbours. Of values, b[0], b[1] and b[2], b[3] are
 // fragments of 8 columns each; column 2q + j of fragment `half`, as lane q holds it, is column `column(half, j)` of the
@@ -131,7 +131,7 @@ template <class T, int kHeadDim> struct CacheTiles<T, T, kHeadDim> {
 // 8-bit values: the matrices that ldmatrix reads are 8 tokens x 16 columns, and a lane has four neighbours of a token,
 // or transposed two of each of two tokens. So a lane has pairs of other columns than with 16-bit elements.
 template <class T, class KV, int kHeadDim> struct CacheTiles {
-  static_assert(sizeof(KV) == 1, "a code of a byte");
+  static_assert(sizeof(KV) == 1, "8-bit values");
   using Tile = Rows<KV, kHeadDim>;
   u32 key_row, value_row;  // of this lane
   u32 permutation;         // of the chunks of its row
@@ -144,21 +144,21 @@ template <class T, class KV, int kHeadDim> struct CacheTiles {
   __device__ __forceinline__ u32 chunk(int n) const { return (n ^ permutation) * 16; }
 
   __device__ __forceinline__ void keys(u32 (&b)[4], int n) const {
-    u32 codes[2], pairs[2];
-    ptx::ldmatrix_x2(codes, key_row + chunk(n));
+    u32 quantized[2], pairs[2];
+    ptx::ldmatrix_x2(quantized, key_row + chunk(n));
 #pragma unroll
     for (int tokens = 0; tokens < 2; ++tokens) {
-      Widen<KV, T>::pairs(pairs, codes[tokens]);
+      Widen<KV, T>::pairs(pairs, quantized[tokens]);
       b[tokens * 2] = pairs[0], b[tokens * 2 + 1] = pairs[1];
     }
   }
 
   __device__ __forceinline__ void values(u32 (&b)[4], int n) const {
-    u32 codes[2], pairs[2];
-    ptx::ldmatrix_x2_trans(codes, value_row + chunk(n));
+    u32 quantized[2], pairs[2];
+    ptx::ldmatrix_x2_trans(quantized, value_row + chunk(n));
 #pragma unroll
     for (int tokens = 0; tokens < 2; ++tokens) {
-      Widen<KV, T>::pairs(pairs, __byte_perm(codes[tokens], 0, 0x3120));  // both tokens of a column
+      Widen<KV, T>::pairs(pairs, __byte_perm(quantized[tokens], 0, 0x3120));  // both tokens of a column
       b[tokens] = pairs[0], b[2 + tokens] = pairs[1];
     }
   }

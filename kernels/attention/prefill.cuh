@@ -44,13 +44,9 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
 
   T* out;
   const T* q;
-  const int* positions;
-  const int* query_starts;
-  const int* block_table;
+  StepInputs inputs;
   const KV* kv;
-  int tokens;
-  int sequences;
-  int blocks_per_sequence;
+  StepSizes sizes;
 
   // A run of rows of one sequence; the padding is sequence `sequences`.
   struct Work {
@@ -65,10 +61,12 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   // Tile number `item` of the step; `first` == `end` after the last one.
   __device__ __forceinline__ Work find(int item) const {
     const int lane = threadIdx.x % 32;
-    for (int base = 0; base <= sequences; base += 32) {
+    for (int base = 0; base <= sizes.sequences; base += 32) {
       const int sequence = base + lane;
-      const int start = sequence <= sequences ? query_starts[sequence] : 0;
-      const int end = sequence < sequences ? query_starts[sequence + 1] : sequence == sequences ? tokens : 0;
+      const int start = sequence <= sizes.sequences ? inputs.query_starts[sequence] : 0;
+      const int end = sequence < sizes.sequences    ? inputs.query_starts[sequence + 1]
+                      : sequence == sizes.sequences ? sizes.tokens
+                                                    : 0;
       const int rows = (end - start) * kGroup;
       const int tiles = ceil_div(rows, kRows);
       int up_to = tiles;  // the tiles of lanes up to this one
@@ -90,7 +88,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
       }
       item -= __shfl_sync(kFullWarp, up_to, 31);
     }
-    return {sequences, tokens, 0, 0};
+    return {sizes.sequences, sizes.tokens, 0, 0};
   }
 
   // The offset of a row's elements in q and out.
@@ -114,17 +112,18 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
   // Converts the 8-bit values in the buffer to tiles. All threads of the block must call it.
   static __device__ __forceinline__ void widen() {
     u8* const tiles = shared_memory() + kQueryBytes;
-    const u8* const codes = tiles + 2 * kBlockBytes;
+    const u8* const quantized = tiles + 2 * kBlockBytes;
 #pragma unroll 2
     for (int i = threadIdx.x; i < 2 * kBlockTokens * Arriving::kChunks; i += kThreads) {
       const int row = i / Arriving::kChunks, chunk = i % Arriving::kChunks;  // 64 rows of keys, 64 of values
-      const Vec<u32, 4> words = *reinterpret_cast<const Vec<u32, 4>*>(codes + Arriving::offset(row, chunk));
+      const Vec<u32, 4> words = *reinterpret_cast<const Vec<u32, 4>*>(quantized + Arriving::offset(row, chunk));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         u32 low[2], high[2];
         Widen<KV, T>::pairs(low, words[half * 2]);
         Widen<KV, T>::pairs(high, words[half * 2 + 1]);
-        *reinterpret_cast<Vec<u32, 4>*>(tiles + Tile::offset(row, chunk * 2 + half)) = {low[0], low[1], high[0], high[1]};
+        auto* const to = reinterpret_cast<Vec<u32, 4>*>(tiles + Tile::offset(row, chunk * 2 + half));
+        *to = {low[0], low[1], high[0], high[1]};
       }
     }
     __syncthreads();
@@ -134,18 +133,18 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     const int kv_head = tile % kKvHeads;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     // The last tiles of a sequence take the longest and come first.
-    const Work work = find(ceil_div(tokens * kGroup, kRows) + sequences - 1 - tile / kKvHeads);
+    const Work work = find(ceil_div(sizes.tokens * kGroup, kRows) + sizes.sequences - 1 - tile / kKvHeads);
     if (work.first == work.end) return;
-    if (work.sequence == sequences) {
+    if (work.sequence == sizes.sequences) {
       for (int e = threadIdx.x; e < (work.end - work.first) * kHeadDim; e += kThreads) {
         out[row_offset(work, kv_head, work.first + e / kHeadDim) + e % kHeadDim] = from_float<T>(0.0f);
       }
       return;
     }
-    const int context = positions[work.token];  // the position of row 0
+    const int context = inputs.positions[work.token];  // the position of row 0
     const int last = context + (work.end - 1) / kGroup;
     const int blocks = last / kBlockTokens + 1;
-    const int* table = block_table + i64(work.sequence) * blocks_per_sequence;
+    const int* table = inputs.block_table + i64(work.sequence) * sizes.blocks_per_sequence;
     const u32 queries = ptx::shared_address(shared_memory());
     const u32 my_queries = Tile::by_columns(queries + warp * kWarpRows * Tile::kBytes);
 

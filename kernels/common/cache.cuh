@@ -14,15 +14,33 @@ namespace smelt {
 
 constexpr int kBlockTokens = 64;
 
+// The arguments of a launch that reads step inputs: one member of a body where they stand among its inputs, and one for
+// its sizes at the end.
+struct StepInputs {
+  const int* positions;
+  const int* query_starts;
+  const int* block_table;
+};
+struct StepSizes {
+  int tokens;
+  int sequences;
+  int blocks_per_sequence;
+};
+
 // The sequence of a token; `sequences` for padding. All lanes of a warp ask for the same token.
 __device__ __forceinline__ int sequence_of(const int* query_starts, int sequences, int token) {
   const int lane = threadIdx.x % 32;
   for (int base = 0; base < sequences; base += 32) {
-    const bool ends_behind = base + lane < sequences && query_starts[base + lane + 1] > token;
-    const u32 found = __ballot_sync(kFullWarp, ends_behind);
+    const bool ends_after = base + lane < sequences && query_starts[base + lane + 1] > token;
+    const u32 found = __ballot_sync(kFullWarp, ends_after);
     if (found != 0) return base + __ffs(found) - 1;
   }
   return sequences;
+}
+
+// The block that holds a position of a sequence.
+__device__ __forceinline__ int block_at(const StepInputs& inputs, const StepSizes& sizes, int sequence, int position) {
+  return inputs.block_table[i64(sequence) * sizes.blocks_per_sequence + position / kBlockTokens];
 }
 
 // Offsets in a layer of the cache, in elements.

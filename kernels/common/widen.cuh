@@ -35,7 +35,7 @@ template <class T> struct Widen<i8, T> {
   static __device__ __forceinline__ void pairs(u32 (&out)[kPairs], u32 word) {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
-      const u32 spread = __byte_perm(word, 0, i == 0 ? 0x4140 : 0x4342);  // {0, code, 0, code}
+      const u32 spread = __byte_perm(word, 0, i == 0 ? 0x4140 : 0x4342);  // {0, q, 0, q}
       // the lower seven bits minus the sign bit with its weight of 128
       out[i] = ptx::sub_rn_x2<T>(ptx::lop3_and_or<0x007f007f>(spread, kUnits2<T>),
                                  ptx::lop3_and_or<0x00800080>(spread, kUnits2<T>));
@@ -51,10 +51,10 @@ template <class T> struct Widen<i4, T> {
     for (int i = 0; i < kPairs; ++i) out[i] = pair(word >> (4 * i));
   }
 
-  // The same with kAbove added to each code, which saves a subtraction.
-  static constexpr float kAbove = 8 + (sizeof(T) == 2 && kUnits2<T> == kUnits2<bf16> ? 128 : 1024);
+  // The same with kOffset added to each value, which saves a subtraction.
+  static constexpr float kOffset = 8 + (sizeof(T) == 2 && kUnits2<T> == kUnits2<bf16> ? 128 : 1024);
 
-  static __device__ __forceinline__ void pairs_above(u32 (&out)[kPairs], u32 word) {
+  static __device__ __forceinline__ void pairs_with_offset(u32 (&out)[kPairs], u32 word) {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) out[i] = ptx::lop3_and_or<0x000f000f>(word >> (4 * i), kUnits2<T>);
   }

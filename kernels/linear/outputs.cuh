@@ -1,28 +1,29 @@
-// The outputs of a block of a product, from the fragments that wgmma leaves: scaled, with the epilogue, rounded
-// once.
+// The outputs of a block of a product, from the fragments of wgmma: scaled, with the epilogue, rounded once.
 //
-//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
+//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
+//     kN / 2 + n
 //   bias [kN] of B, residual as y; each is nullptr (written in the unit) or added in float, before and after F
-//   Y may be i8 or f8e4m3: codes of the results, times a reciprocal. Then there is no residual
+//   Y may be i8 or f8e4m3: the results times a reciprocal, quantized. Then there is no residual
 //   A warpgroup for each 64 rows. The block starts at `row`, and at strip `strip` of 16 rows of w; for kSwiglu, eight
 //   of the first half and then the same eight of the second
 #pragma once
-#include "common/codes.cuh"
+#include "common/quantized.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
-#include "linear/behind.cuh"
+#include "linear/epilogue.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/stmatrix.cuh"
 
 namespace smelt {
 
-// Products of numbers mean themselves.
+// For products of unquantized values.
 struct Unchanged {
   __device__ __forceinline__ void operator()(float (&)[2], int, int) const {}
 };
 
-// Products of codes: times the scale of the row of x, and that of the row of w. Scales of groups were applied to them.
+// Products of quantized values: times the scale of the row of x, and that of the row of w. Scales of groups were
+// applied before.
 template <class XS, class WS, int kN> struct Rescaled {
   float x[2];  // of the rows in the two halves of a fragment
   const typename WS::Type* w;
@@ -39,12 +40,12 @@ template <class XS, class WS, int kN> struct Rescaled {
 
 template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu, class F> struct BlockOutputs {
   static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
-  static constexpr bool kCodes = sizeof(Y) == 1;
+  static constexpr bool kQuantized = sizeof(Y) == 1;
   static constexpr int kConsumers = 2 * kBlockRows;  // threads
   static constexpr int kOutN = kSwiglu ? kN / 2 : kN;  // columns of y
   static constexpr int kOutCols = kSwiglu ? kBlockCols / 2 : kBlockCols;
   static constexpr int kPitch = 2 * kOutCols + 16;  // bytes of a row of results in shared memory: no bank conflicts
-  // Of shared memory that results pass through, once all consumers are done with what was there.
+  // Shared memory that results pass through, once all consumers have read its previous contents.
   static constexpr int kBytes = sizeof(Y) == 2 ? kBlockRows * kPitch : 0;
 
   Y* y;
@@ -53,7 +54,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
   int rows;
   int row;
   int strip;
-  float reciprocal = 1.0f;  // of the scale of codes
+  float reciprocal = 1.0f;  // of the scale of a quantized y
 
   // The bias of two neighbouring rows of w.
   __device__ __forceinline__ void add_bias(int n, float& low, float& high) const {
@@ -62,7 +63,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
     if (n + 1 < kN) high += to_float(bias[n + 1]);
   }
 
-  // The first column of y that this lane has in the fragments `p`.
+  // This lane's first column of y in the fragments `p`.
   __device__ __forceinline__ int column(int p) const {
     return (kSwiglu ? 8 : 16) * strip + 8 * p + 2 * int(threadIdx.x % 4);
   }
@@ -88,7 +89,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
       add_bias(n, product[0], product[1]);
       y = {apply<F>(product[0]), apply<F>(product[1])};
     }
-    if constexpr (!kCodes) {
+    if constexpr (!kQuantized) {
       if (residual != nullptr && to < rows) add_residual(y, residual + (i64(to) * kOutN + n), n);
     }
     return y;
@@ -107,19 +108,19 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
 
   // Two results as they are stored.
   __device__ __forceinline__ Vec<Y, 2> stored(const Vec<float, 2>& results) const {
-    if constexpr (kCodes) {
-      return codes_of<Y, 2>(results.at, reciprocal);
+    if constexpr (kQuantized) {
+      return quantize<Y, 2>(results.at, reciprocal);
     } else {
       return {from_float<Y>(results[0]), from_float<Y>(results[1])};
     }
   }
 
-  // The first of the two rows of y that this lane has in a fragment; the other is eight further.
+  // This lane's first row of y in a fragment; the second one is eight further.
   __device__ __forceinline__ int first_row() const {
     return row + 16 * int(threadIdx.x / 32) + int(threadIdx.x % 32) / 4;
   }
 
-  // The scales of the rows of x that this lane has, where they are by row.
+  // The scales of this lane's rows of x, if they are per row.
   template <class XS> __device__ __forceinline__ void row_scales(const typename XS::Type* scales, float (&x)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
@@ -136,7 +137,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
     }
   }
 
-  // Floats and codes go to y as they lie in fragments: four lanes write 32 or 8 bytes of a row.
+  // Floats and quantized values are stored straight from fragments: four lanes write 32 or 8 bytes of a row.
   template <class D, class Scale>
   __device__ __forceinline__ void store_fragments(const D (&sums)[kBlockCols / 2], const Scale& scale) const {
     const int first = first_row();
@@ -156,7 +157,7 @@ template <class B, class Y, int kN, int kBlockRows, int kBlockCols, bool kSwiglu
     }
   }
 
-  // Each warp has 16 rows of the block: to shared memory as fragments, from there to y as vectors.
+  // Each warp has 16 rows of the block: fragments go to shared memory, from there vectors to y.
   template <class D, class Scale>
   __device__ __forceinline__ void store_rows(const D (&sums)[kBlockCols / 2], const Scale& scale) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = (kSwiglu ? 8 : 16) * strip;

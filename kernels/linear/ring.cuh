@@ -1,5 +1,5 @@
 // A ring in shared memory from which consumer warpgroups multiply: each stage has 128 bytes of k, of the rows of x and
-// of the strips of w of a block. One thread of a warp of its own asks the copy engine for them.
+// of the strips of w of a block. One thread of a separate warp issues the TMA copies.
 //
 //   map_x  of x: box {kStepCols, kBlockRows}, 128-byte swizzle, zeros outside
 //   map_w  of the units of w, as words of 8 bytes {256, units of a strip, strips}: box {256, 1, kBlockCols / 16}, zeros
@@ -7,6 +7,7 @@
 //   Tiles go rows first: blocks that read the same weights run together
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mbarrier.cuh"
@@ -16,16 +17,16 @@ namespace smelt {
 
 template <int kStepCount, int kStepCols, int kBlockRows, int kBlockCols, int kStages> struct ProductRing {
   static_assert(kBlockRows == 64 || kBlockRows == 128, "one or two warpgroups");
-  static_assert(kStages >= 2, "a step is given back when the next one is on its way");
+  static_assert(kStages >= 2, "a stage is released one step late");
 
   static constexpr int kSteps = kStepCount;
   static constexpr int kConsumers = 2 * kBlockRows;  // threads: one warpgroup per 64 rows
   static constexpr int kThreads = kConsumers + 32;
   static constexpr int kRowBytes = kBlockRows * 128;
   static constexpr int kStageBytes = kRowBytes + kBlockCols * 128;
-  static constexpr int kBarriers = kStages * kStageBytes;  // where they lie: full [kStages], empty [kStages]
+  static constexpr int kBarriers = kStages * kStageBytes;  // their offset: full [kStages], empty [kStages]
   static constexpr int kBytes = kBarriers + 16 * kStages;
-  static_assert(kBytes <= 232448, "what a block may have");
+  static_assert(kBytes <= kMaxSharedBytes, "shared memory of a block");
 
   const TensorMap* map_x;
   const TensorMap* map_w;
@@ -35,7 +36,7 @@ template <int kStepCount, int kStepCols, int kBlockRows, int kBlockCols, int kSt
   int row;    // the first of the block
   int strip;
 
-  // Announces what step `step` brings, and asks for its weights. One thread does, as for the rows.
+  // Announces the bytes of a step, and copies its weights. Called by one thread, as copy_rows is.
   __device__ __forceinline__ void copy_weights(int step) {
     const int stage = step % kStages;
     ptx::mbarrier_arrive_expect_tx(full + 8 * stage, kStageBytes);
@@ -47,7 +48,7 @@ template <int kStepCount, int kStepCols, int kBlockRows, int kBlockCols, int kSt
     ptx::cp_async_bulk_tensor_2d(ring + stage * kStageBytes, map_x, kStepCols * step, row, full + 8 * stage);
   }
 
-  // Finds the outputs of the block, sets up the ring, and asks for the first weights. All threads call it.
+  // Finds the outputs of the block, sets up the ring, and starts the first copies of weights. All threads call it.
   __device__ __forceinline__ void stream(int tile, int rows) {
     ring = ptx::shared_address(shared_memory());
     full = ring + kBarriers;
@@ -69,7 +70,7 @@ template <int kStepCount, int kStepCols, int kBlockRows, int kBlockCols, int kSt
       for (int step = 0; step < min(kStages, kSteps); ++step) copy_weights(step);
   }
 
-  // Brings everything else. One thread calls it.
+  // All other copies. One thread calls it.
   __device__ __forceinline__ void fill() {
     for (int step = 0; step < min(kStages, kSteps); ++step) copy_rows(step);
     for (int step = kStages; step < kSteps; ++step) {
@@ -105,7 +106,7 @@ template <int kStepCount, int kStepCols, int kBlockRows, int kBlockCols, int kSt
       for (int k = 0; k < 4; ++k) product(d, a + k * ptx::kWgmmaStep, b + k * ptx::kWgmmaStep, step > 0 || k > 0);
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<1>();
-      // The products of the step before are done: its place may be filled again.
+      // The products of the previous step are done: its stage may be filled again.
       if (step > 0) release(stage == 0 ? kStages - 1 : stage - 1);
       if (++stage == kStages) stage = 0, parity ^= 1;
     }

@@ -1,10 +1,9 @@
-// y = x * w^T (+ bias) (+ residual) for many rows: the copy engine fills a ring in shared memory, warpgroups multiply
-// from it.
+// y = x * w^T (+ bias) (+ residual) for many rows: TMA fills a ring in shared memory, warpgroups multiply from it.
 //
 //   y, bias, residual as in linear/outputs.cuh
 //   x [rows][kK] and w of T (bf16, f16), read through their maps alone (linear/ring.cuh). So kK % 8 == 0
-//   w     tiled (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the second): [ceil(kN / 16)][ceil(kK / 64)] units of 16 outputs x 64 k, 2048 bytes: two atoms of 8 outputs x 128
-//         bytes, one after the other; the 16-byte chunk c of row r of an atom stands at chunk c ^ r. Padding is zero
+//   w     tiled as in common/tiled.cuh (for kSwiglu each strip has 8 rows of the first half, then the same 8 of the
+//         second), a unit being 16 outputs x 64 k. Padding is zero
 //   rows  the rows there are. Sums in float, rounded once
 //
 // One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols).
@@ -23,9 +22,9 @@ struct LinearWgmma {
 
   using Ring = ProductRing<ceil_div(kK, 64), 64, kBlockRows, kBlockCols, kStages>;
   using Outputs = BlockOutputs<T, Y, kN, kBlockRows, kBlockCols, kSwiglu, F>;
-  static_assert(Outputs::kBytes <= Ring::kBarriers, "the results take the place of the ring");
+  static_assert(Outputs::kBytes <= Ring::kBarriers, "results replace the ring");
   static constexpr int kThreads = Ring::kThreads;
-  static constexpr int kBlocks = 1;  // of a multiprocessor, for __launch_bounds__(kThreads, kBlocks)
+  static constexpr int kBlocks = 1;  // per multiprocessor, for __launch_bounds__(kThreads, kBlocks)
   static constexpr int kSharedBytes = Ring::kBytes;
 
   Y* y;

@@ -1,26 +1,28 @@
-// y = x * w^T (+ bias) (+ residual) for many rows of numbers, where w is codes times scales: each warp widens its codes,
-// less their zeros, to T in registers, where they are exact, and multiplies from there.
+// y = x * w^T (+ bias) (+ residual) for many rows of 16-bit floats, and a quantized w: each warp widens its weights,
+// with their zero points subtracted, to T in registers, which is exact, and multiplies from there.
 //
-//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row kN / 2 + n
+//   y [rows][kN] of Y: F of each sum; with kSwiglu [rows][kN / 2]: silu(product with row n of w) * product with row
+//         kN / 2 + n
 //   bias [kN] of T, residual as y; each is nullptr (written in the unit) or added in float, before and after F
 //   x [rows][kK] of T (bf16, f16), read through map_x: box {64, kBlockRows}, 128-byte swizzle, zeros outside. So
 //         kK % 8 == 0
 //   w of C (i8, f8e4m3, i4), tiled as in common/tiled.cuh, a unit being 16 outputs x 128 k, or 256 of i4, read through
 //         map_w: of units as words of 8 bytes {256, units of a strip, strips}, box {256, 1, kBlockCols / 16}, zeros
 //         outside. For kSwiglu a strip has eight rows of the first half and then the same eight of the second
-//   WS, zeros  the Scales of w: of whole rows, or in groups of a multiple of 128 columns; a zero for each, or nullptr
+//   w_scales of WS: of whole rows, or in groups of a multiple of 128 columns; zero_points: one per scale, or nullptr
 //
-// The weights are the operand of 64 rows of wgmma, which may come from registers, and the rows of x its columns: so y is
-// computed transposed. Sums in float. With groups, each 128 columns are summed separately, and then, times their scales, to
-// the whole sum. One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols), rows
-// first. A warpgroup for each 64 columns, then one of which a thread asks for copies.
+// The weights are the operand of 64 rows of wgmma, which may come from registers, and the rows of x its columns: so y
+// is computed transposed. Sums in float. With groups, each 128 columns are summed separately, and then, times their
+// scales, added to the whole sum. One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) *
+// ceil(kN / kBlockCols), rows first. A warpgroup per 64 columns, then one of which a thread issues the copies.
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "common/scales.cuh"
 #include "common/silu.cuh"
 #include "common/tiled.cuh"
 #include "common/widen.cuh"
-#include "linear/behind.cuh"
+#include "linear/epilogue.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
 #include "ptx/mbarrier.cuh"
@@ -30,15 +32,15 @@
 
 namespace smelt {
 
-template <class T, class C, class Y, class WS, int kN, int kK, int kBlockRows, int kBlockCols, int kStages, bool kZeros,
-          bool kSwiglu, class F = Same>
+template <class T, class C, class Y, class WS, int kN, int kK, int kBlockRows, int kBlockCols, int kStages,
+          bool kZeroPoint, bool kSwiglu, class F = Same>
 struct LinearWgmmaWeights {
-  static_assert(sizeof(T) == 2 && sizeof(C) == 1, "codes to bf16 or f16");
+  static_assert(sizeof(T) == 2 && sizeof(C) == 1, "quantized values to bf16 or f16");
   static_assert(sizeof(Y) == 2 || sizeof(Y) == 4, "16-bit floats or float");
   static_assert(kK % 8 == 0, "rows of x of whole 16-byte chunks");
   static_assert(kBlockRows == 32 || kBlockRows % 64 == 0 && kBlockRows <= 256, "a width that wgmma_m64k16 has");
   static_assert(kBlockCols == 64 || kBlockCols == 128, "one or two warpgroups");
-  static_assert(kStages >= 2, "a step is given back when the next one is on its way");
+  static_assert(kStages >= 2, "a stage is released one step late");
   static_assert(WS::kShared % 128 == 0, "groups of whole steps");
   static_assert(!kSwiglu || kN % 16 == 0, "whole strips of both halves");
 
@@ -54,21 +56,21 @@ struct LinearWgmmaWeights {
   static constexpr int kOutCols = kSwiglu ? kBlockCols / 2 : kBlockCols;
   static constexpr int kSums = kBlockRows / 2;  // of a thread
 
-  // shared memory: rows of x and codes of w on their way in
+  // shared memory: rings of rows of x and of weights
   static constexpr int kRowBytes = kBlockRows * 256;   // a step: two tiles of 64 columns
-  static constexpr int kCodeBytes = kBlockCols * 128;  // a unit of each strip
-  static constexpr int kCodes = kStages * kRowBytes;
-  static constexpr int kBarriers = kCodes + kStages * kCodeBytes;
+  static constexpr int kWeightBytes = kBlockCols * 128;  // a unit of each strip
+  static constexpr int kWeightsAt = kStages * kRowBytes;
+  static constexpr int kBarriers = kWeightsAt + kStages * kWeightBytes;
   static constexpr int kSharedBytes = kBarriers + 32 * kStages;
-  static_assert(kSharedBytes <= 232448, "what a block may have");
+  static_assert(kSharedBytes <= kMaxSharedBytes, "shared memory of a block");
   static constexpr int kPitch = kOutCols + 8;  // elements of a row of results in shared memory
-  static_assert(kBlockRows * kPitch * 2 <= kBarriers, "the results take the place of the rings");
+  static_assert(kBlockRows * kPitch * 2 <= kBarriers, "results replace the rings");
 
   Y* y;
   const T* x;
   const C* w;
   const typename WS::Type* w_scales;
-  const i8* zeros;
+  const i8* zero_points;
   const T* bias;
   const Y* residual;
   const TensorMap* map_x;
@@ -79,19 +81,20 @@ struct LinearWgmmaWeights {
   int row;     // the first of the block
   int strip;
 
-  // Barriers: of the rows and the codes of each stage, full and empty.
+  // Barriers: of the rows and the weights of each stage, full and empty.
   __device__ __forceinline__ u32 barrier(int kind, int stage) const {
     return shared + kBarriers + 8 * (kind * kStages + stage);
   }
   __device__ __forceinline__ u32 rows_full(int stage) const { return barrier(0, stage); }
   __device__ __forceinline__ u32 rows_empty(int stage) const { return barrier(1, stage); }
-  __device__ __forceinline__ u32 codes_full(int stage) const { return barrier(2, stage); }
-  __device__ __forceinline__ u32 codes_empty(int stage) const { return barrier(3, stage); }
+  __device__ __forceinline__ u32 weights_full(int stage) const { return barrier(2, stage); }
+  __device__ __forceinline__ u32 weights_empty(int stage) const { return barrier(3, stage); }
 
-  __device__ __forceinline__ void copy_codes(int unit) {
+  __device__ __forceinline__ void copy_weights(int unit) {
     const int stage = unit % kStages;
-    ptx::mbarrier_arrive_expect_tx(codes_full(stage), kCodeBytes);
-    ptx::cp_async_bulk_tensor_3d(shared + kCodes + stage * kCodeBytes, map_w, 0, unit, strip, codes_full(stage));
+    ptx::mbarrier_arrive_expect_tx(weights_full(stage), kWeightBytes);
+    const u32 to = shared + kWeightsAt + stage * kWeightBytes;
+    ptx::cp_async_bulk_tensor_3d(to, map_w, 0, unit, strip, weights_full(stage));
   }
 
   __device__ __forceinline__ void copy_rows(int step) {
@@ -114,14 +117,14 @@ struct LinearWgmmaWeights {
       for (int stage = 0; stage < kStages; ++stage) {
         ptx::mbarrier_init(rows_full(stage), 1);
         ptx::mbarrier_init(rows_empty(stage), kConsumers / 32);
-        ptx::mbarrier_init(codes_full(stage), 1);
-        ptx::mbarrier_init(codes_empty(stage), kConsumers / 32);
+        ptx::mbarrier_init(weights_full(stage), 1);
+        ptx::mbarrier_init(weights_empty(stage), kConsumers / 32);
       }
       ptx::fence_mbarrier_init();
     }
     __syncthreads();
     if (threadIdx.x == kConsumers)
-      for (int unit = 0; unit < min(kStages, ceil_div(kSteps, kUnitSteps)); ++unit) copy_codes(unit);
+      for (int unit = 0; unit < min(kStages, ceil_div(kSteps, kUnitSteps)); ++unit) copy_weights(unit);
   }
 
   __device__ __forceinline__ void tile(int) {
@@ -144,34 +147,34 @@ struct LinearWgmmaWeights {
     for (int step = 0; step < kSteps; ++step) {
       const int unit = step / kUnitSteps;
       if (step % kUnitSteps == 0 && unit >= kStages) {
-        ptx::mbarrier_wait(codes_empty(unit % kStages), (unit / kStages - 1) & 1);
-        copy_codes(unit);
+        ptx::mbarrier_wait(weights_empty(unit % kStages), (unit / kStages - 1) & 1);
+        copy_weights(unit);
       }
       if (step >= kStages) ptx::mbarrier_wait(rows_empty(step % kStages), (step / kStages - 1) & 1);
       copy_rows(step);
     }
   }
 
-  // The row of w that this lane has in the lower or the upper half of the 16 of its warp, which may be past the last.
+  // This lane's row of w in the lower or the upper half of the 16 of its warp; it may be past the last.
   __device__ __forceinline__ int output(int half) const {
     const int from = strip + int(threadIdx.x) / 32, g = int(threadIdx.x) % 32 / 4;
     return kSwiglu ? half * (kN / 2) + 8 * from + g : 16 * from + 8 * half + g;
   }
 
-  // This lane's part of the weights of a step: of 16 columns at a time, pairs of the lower and the upper row, then those
-  // eight columns further.
+  // This lane's part of the weights of a step: of 16 columns at a time, pairs of the lower and the upper row, then
+  // those eight columns further.
   __device__ __forceinline__ void widen(u32 (&pairs)[8][4], int step) const {
     const int unit = step / kUnitSteps, stage = unit % kStages, g = int(threadIdx.x) % 32 / 4, q = int(threadIdx.x) % 4;
-    T zero[2];
-    if constexpr (kZeros) {
+    T zero_point[2];
+    if constexpr (kZeroPoint) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int n = min(output(half), kN - 1);
-        zero[half] = from_float<T>(to_float(zeros[WS::line(n) + WS::column(128 * step)]));
+        zero_point[half] = from_float<T>(to_float(zero_points[WS::line(n) + WS::column(128 * step)]));
       }
     }
-    ptx::mbarrier_wait(codes_full(stage), unit / kStages & 1);
-    const u32 from = shared + kCodes + stage * kCodeBytes + int(threadIdx.x) / 32 * 2048 + g * 128;
+    ptx::mbarrier_wait(weights_full(stage), unit / kStages & 1);
+    const u32 from = shared + kWeightsAt + stage * kWeightBytes + int(threadIdx.x) / 32 * 2048 + g * 128;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if constexpr (kUnitSteps == 2) {
@@ -192,8 +195,8 @@ struct LinearWgmmaWeights {
           pairs[chunk][half] = widened[0], pairs[chunk][half + 2] = widened[1];
         }
       }
-      if constexpr (kZeros) {
-        const u32 both = u32(zero[half].bits) * 0x10001u;
+      if constexpr (kZeroPoint) {
+        const u32 both = u32(zero_point[half].bits) * 0x10001u;
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
           pairs[k][half] = ptx::sub_rn_x2<T>(pairs[k][half], both);
@@ -203,10 +206,10 @@ struct LinearWgmmaWeights {
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0 && ((step + 1) % kUnitSteps == 0 || step + 1 == kSteps))
-      ptx::mbarrier_arrive(codes_empty(stage));
+      ptx::mbarrier_arrive(weights_empty(stage));
   }
 
-  // Waits for the rows of a step, and asks for their products with weights.
+  // Waits for the rows of a step, and starts their products with weights.
   __device__ __forceinline__ void products(float (&d)[kSums], const u32 (&pairs)[8][4], int step, bool add) const {
     const int stage = step % kStages;
     ptx::mbarrier_wait(rows_full(stage), step / kStages & 1);
@@ -234,11 +237,11 @@ struct LinearWgmmaWeights {
     ptx::wgmma_wait_group<0>();
   }
 
-  // Multiplies what was widened, and widens what comes next meanwhile.
+  // Multiplies the widened weights, and widens the next ones meanwhile.
   __device__ __forceinline__ void multiply_step(float (&sums)[kSums], const u32 (&pairs)[8][4], u32 (&next)[8][4],
                                                 int step) const {
     products(sums, pairs, step, step > 0);
-    // The products of the step before are done: its rows and weights may be replaced.
+    // The products of the previous step are done: its rows and weights may be replaced.
     ptx::wgmma_wait_group<1>();
     if (step > 0) release(step - 1);
     if (step + 1 < kSteps) widen(next, step + 1);
@@ -266,12 +269,12 @@ struct LinearWgmmaWeights {
   // Sums 4j and 4j + 1 are of the lower row of w with rows 8j + 2q and 8j + 2q + 1 of x, the next two of the upper row.
   __device__ __forceinline__ void store(const float (&sums)[kSums]) const {
     const int warp = int(threadIdx.x) / 32, g = int(threadIdx.x) % 32 / 4, q = int(threadIdx.x) % 4;
-    float scale[2], shift[2];
+    float scale[2], bias_sum[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int n = min(output(half), kN - 1);
       scale[half] = kGrouped ? 1.0f : WS::at(w_scales, n, 0);
-      shift[half] = bias != nullptr ? to_float(bias[n]) : 0.0f;
+      bias_sum[half] = bias != nullptr ? to_float(bias[n]) : 0.0f;
     }
     Y* const staged = reinterpret_cast<Y*>(shared_memory());
     // Shared memory is free once all consumers are here.
@@ -279,18 +282,18 @@ struct LinearWgmmaWeights {
 #pragma unroll
     for (int i = 0; i < kBlockRows / 4; ++i) {
       const int r = i / 2 * 8 + 2 * q + i % 2;
-      const float low = sums[i / 2 * 4 + i % 2] * scale[0] + shift[0];
-      const float high = sums[i / 2 * 4 + 2 + i % 2] * scale[1] + shift[1];
+      const float low = sums[i / 2 * 4 + i % 2] * scale[0] + bias_sum[0];
+      const float high = sums[i / 2 * 4 + 2 + i % 2] * scale[1] + bias_sum[1];
       if constexpr (kSwiglu) {
-        put(staged, r, 8 * warp + g, silu_for<Y>(low) * high);
+        store_result(staged, r, 8 * warp + g, silu_for<Y>(low) * high);
       } else {
-        put(staged, r, 16 * warp + g, apply<F>(low));
-        put(staged, r, 16 * warp + 8 + g, apply<F>(high));
+        store_result(staged, r, 16 * warp + g, apply<F>(low));
+        store_result(staged, r, 16 * warp + 8 + g, apply<F>(high));
       }
     }
     if constexpr (sizeof(Y) == 2) {
       ptx::bar_sync<1, kConsumers>();
-      write(staged);
+      store_rows(staged);
     }
   }
 
@@ -298,7 +301,7 @@ struct LinearWgmmaWeights {
   __device__ __forceinline__ int first() const { return (kSwiglu ? 8 : 16) * strip; }
 
   // A result goes to y, eight lanes writing 32 bytes of a row; of 16 bits, by way of shared memory.
-  __device__ __forceinline__ void put(Y* staged, int r, int column, float value) const {
+  __device__ __forceinline__ void store_result(Y* staged, int r, int column, float value) const {
     const int to = row + r, n = first() + column;
     if (to >= rows || n >= kOutN) return;
     if (residual != nullptr) value += to_float(residual[i64(to) * kOutN + n]);
@@ -309,7 +312,7 @@ struct LinearWgmmaWeights {
     }
   }
 
-  __device__ __forceinline__ void write(const Y* staged) const {
+  __device__ __forceinline__ void store_rows(const Y* staged) const {
     constexpr int kWidth = vector_width<Y, kOutN>();
     using Store = Vec<Y, kWidth>;
     constexpr int kChunks = kOutCols / kWidth;  // of a row

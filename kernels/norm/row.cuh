@@ -5,8 +5,8 @@
 
 namespace smelt {
 
-// In each iteration a thread takes kWidth columns. kCentred: the mean is subtracted first, and there may be a bias.
-template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCentred = false> struct NormRow {
+// In each iteration a thread takes kWidth columns. kCentered: the mean is subtracted first, and there may be a bias.
+template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCentered = false> struct NormRow {
   static_assert(kBlock % 32 == 0 && kBlock >= 32 && kBlock <= 1024, "whole warps");
   static constexpr int kWidth = vector_width<T, kCols>();
   static constexpr int kTurns = ceil_div(kCols, kWidth * kBlock);
@@ -18,7 +18,7 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
 
   float x[kKeptTurns][kWidth];
   Weights weights[kKeptTurns];
-  Weights shift[kCentred ? kKeptTurns : 1];
+  Weights biases[kCentered ? kKeptTurns : 1];
 
   // Calls `visit(at, column)` for the first column of each iteration, which is stored at `at`.
   template <class Visit> static __device__ __forceinline__ void each(Visit visit) {
@@ -49,8 +49,8 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
 
   __device__ __forceinline__ void load_weight(const W* weight, const W* bias, int at, int column) {
     weights[at] = *reinterpret_cast<const Weights*>(weight + column);
-    if constexpr (kCentred) {
-      if (bias != nullptr) shift[at] = *reinterpret_cast<const Weights*>(bias + column);
+    if constexpr (kCentered) {
+      if (bias != nullptr) biases[at] = *reinterpret_cast<const Weights*>(bias + column);
     }
   }
 
@@ -71,12 +71,12 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
     each([&](int at, int column) {
       read(column, x[at]);
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) sum += kCentred ? x[at][i] : x[at][i] * x[at][i];
+      for (int i = 0; i < kWidth; ++i) sum += kCentered ? x[at][i] : x[at][i] * x[at][i];
     });
 
     // reduce
     float mean = 0.0f;
-    if constexpr (kCentred) {
+    if constexpr (kCentered) {
       mean = block_sum<kBlock>(sum) / kCols;
       sum = 0.0f;
       each([&](int at, int column) {
@@ -96,10 +96,10 @@ template <class T, class N, class W, int kCols, float kEps, int kBlock, bool kCe
     Vec<N, kWidth> values;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      float value = kCentred ? x[at][i] - moments.mean : x[at][i];
+      float value = kCentered ? x[at][i] - moments.mean : x[at][i];
       value = value * moments.scale * to_float(weights[at][i]);
-      if constexpr (kCentred) {
-        if (bias != nullptr) value += to_float(shift[at][i]);
+      if constexpr (kCentered) {
+        if (bias != nullptr) value += to_float(biases[at][i]);
       }
       values[i] = from_float<N>(value);
     }

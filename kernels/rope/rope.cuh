@@ -31,10 +31,10 @@ __device__ __forceinline__ void copy_heads(const T* row, Place place, Read read 
   for (int i = threadIdx.x; i < kHeads * kVectors; i += kRopeThreads) {
     const int head = i / kVectors, element = kFirst + i % kVectors * kWidth;
     const Vec<T, kWidth> values = *reinterpret_cast<const Vec<T, kWidth>*>(row + head * kHeadDim + element);
-    float held[kWidth];
+    float elements[kWidth];
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) held[j] = read(values[j], head, element + j);
-    store_rounded(place(head) + element, held);
+    for (int j = 0; j < kWidth; ++j) elements[j] = read(values[j], head, element + j);
+    store_rounded(place(head) + element, elements);
   }
 }
 
@@ -114,20 +114,16 @@ template <class T, class KV, int kKvHeads, int kHeadDim> struct AppendKv {
   KV* kv;
   const T* k;
   const T* v;
-  const int* positions;
-  const int* query_starts;
-  const int* block_table;
-  int tokens;
-  int sequences;
-  int blocks_per_sequence;
+  StepInputs inputs;
+  StepSizes sizes;
 
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
-    const int sequence = sequence_of(query_starts, sequences, tile);
-    if (sequence == sequences) return;
-    const int position = positions[tile];
-    KV* block = Cache::block(kv, block_table[i64(sequence) * blocks_per_sequence + position / kBlockTokens]);
+    const int sequence = sequence_of(inputs.query_starts, sizes.sequences, tile);
+    if (sequence == sizes.sequences) return;
+    const int position = inputs.positions[tile];
+    KV* block = Cache::block(kv, block_at(inputs, sizes, sequence, position));
     const auto key = [&](int head) { return block + Cache::key(head, position); };
     const auto value = [&](int head) { return key(head) + Cache::kValues; };
     const i64 start = i64(tile) * (kKvHeads * kHeadDim);
@@ -147,26 +143,20 @@ struct RopeAppendKv {
   Y* q;
   KV* kv;
   const T* qkv;
-  const int* positions;
-  const int* query_starts;
-  const int* block_table;
+  StepInputs inputs;
   const float* frequencies;
   const typename Norm::Weight* q_norm_weight;
   const typename Norm::Weight* k_norm_weight;
-  int tokens;
-  int sequences;
-  int blocks_per_sequence;
+  StepSizes sizes;
 
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
     const T* row = qkv + i64(tile) * ((kHeads + 2 * kKvHeads) * kHeadDim);
-    const int position = positions[tile];
-    const int sequence = sequence_of(query_starts, sequences, tile);
+    const int position = inputs.positions[tile];
+    const int sequence = sequence_of(inputs.query_starts, sizes.sequences, tile);
     KV* block = nullptr;  // none for padding
-    if (sequence < sequences) {
-      block = Cache::block(kv, block_table[i64(sequence) * blocks_per_sequence + position / kBlockTokens]);
-    }
+    if (sequence < sizes.sequences) block = Cache::block(kv, block_at(inputs, sizes, sequence, position));
     const auto key = [&](int head) { return block + Cache::key(head, position); };
     const auto value = [&](int head) { return key(head) + Cache::kValues; };
 

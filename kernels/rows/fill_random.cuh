@@ -40,7 +40,7 @@ template <class T, int kOrder> struct FillRandom {
   }
 
   // The 4-bit value of an element.
-  __device__ __forceinline__ u32 code(u64 i) const { return from_float<i4>(value(i)).bits & 0xf; }
+  __device__ __forceinline__ u32 bits(u64 i) const { return from_float<i4>(value(i)).bits & 0xf; }
 
   __device__ __forceinline__ void store(u64 i) {
     const u64 at = first + i, col = at % cols;
@@ -50,7 +50,7 @@ template <class T, int kOrder> struct FillRandom {
       out[at] = from_float<T>(value(i));
     } else if constexpr (kUnitCols<T> == kUnitCols<i4>) {
       // neighbours share a word that holds zeros, each as 8: adding 8 to a value flips its upper bit
-      atomicXor(reinterpret_cast<u32*>(out) + tiled_word(row, col, cols), code(i) << tiled_shift(col));
+      atomicXor(reinterpret_cast<u32*>(out) + tiled_word(row, col, cols), bits(i) << tiled_shift(col));
     } else {
       out[tiled_at<T>(row, col, cols)] = from_float<T>(value(i));
     }
@@ -61,7 +61,7 @@ template <class T, int kOrder> struct FillRandom {
     const u64 stride = u64(gridDim.x) * kThreads * kStep;
     for (u64 i = (u64(tile) * kThreads + threadIdx.x) * kStep; i < elements; i += stride) {
       if constexpr (kOrder == 3) {
-        out[(first + i) / 2].bits = u8(code(i) | code(i + 1) << 4);
+        out[(first + i) / 2].bits = u8(bits(i) | bits(i + 1) << 4);
       } else {
         store(i);
       }

@@ -1,6 +1,6 @@
 // Quantization of rows to C, in float: q = x * (1 / scale).
 //
-//   QuantizeBlocks   codes [rows][kCols], scales [rows][ceil(kCols / kPart)] in float, of x [rows][kCols] of T. The
+//   QuantizeBlocks   quantized [rows][kCols], scales [rows][ceil(kCols / kPart)] in float, of x [rows][kCols] of T. The
 //                    scale of kPart neighbours, a power of two or all, is their largest magnitude / the largest of C
 //   RmsNormQuantize  the same of x, normalized with weights [kCols] of W that no earlier launch writes, and rounded
 //                    to N
@@ -9,7 +9,7 @@
 //   Grid: rows times spans of a row for QuantizeBlocks, rows for those with a norm, one block of kBlock threads each;
 //         ceil(rows * kCols / 2048) blocks for Quantize
 #pragma once
-#include "common/codes.cuh"
+#include "common/quantized.cuh"
 #include "norm/row.cuh"
 #include "rows/elementwise.cuh"
 
@@ -19,7 +19,7 @@ namespace smelt {
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
 // A span of a row that one block quantizes: all of it, or a group that is wider than a warp.
-template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan {
+template <class C, int kCols, int kPart, int kWidth, int kBlock> struct QuantizedSpan {
   static_assert(kPart % kWidth == 0 || kPart == kCols, "vectors within a part");
   static constexpr int kParts = ceil_div(kCols, kPart);
   // Neighbouring lanes that share a scale; if there is one scale for the span, the whole block does.
@@ -33,12 +33,12 @@ template <class C, int kCols, int kPart, int kWidth, int kBlock> struct CodeSpan
   static constexpr int kKeptTurns = kKept ? kTurns : 1;
 
   // `read(at, column, values)` returns the values of an iteration, in a long span twice.
-  template <class Read> static __device__ __forceinline__ void write(C* codes, float* scales, int tile, Read read) {
+  template <class Read> static __device__ __forceinline__ void write(C* quantized, float* scales, int tile, Read read) {
     const i64 row = tile / kSpans;
     const int start = tile % kSpans * kSpan;
     float values[kKeptTurns][kWidth];
     const auto store = [&](const float (&x)[kWidth], int column, float reciprocal) {
-      *reinterpret_cast<Vec<C, kWidth>*>(codes + row * kCols + column) = codes_of<C, kWidth>(x, reciprocal);
+      *reinterpret_cast<Vec<C, kWidth>*>(quantized + row * kCols + column) = quantize<C, kWidth>(x, reciprocal);
     };
     const auto column_of = [&](int turn) { return start + (turn * kBlock + int(threadIdx.x)) * kWidth; };
     const auto within = [&](int column) { return column < kCols && (kSpans == 1 || column < start + kSpan); };
@@ -97,9 +97,9 @@ template <class T, int kWidth> __device__ __forceinline__ void load_floats(const
 template <class T, class C, int kCols, int kPart, int kBlock> struct QuantizeBlocks {
   static constexpr int kThreads = kBlock;
   static constexpr int kWidth = kPart == kCols ? vector_width<T, kCols>() : smaller(vector_width<T, kCols>(), kPart);
-  using Span = CodeSpan<C, kCols, kPart, kWidth, kBlock>;
+  using Span = QuantizedSpan<C, kCols, kPart, kWidth, kBlock>;
 
-  C* codes;
+  C* quantized;
   float* scales;
   const T* x;
   int rows;
@@ -109,7 +109,7 @@ template <class T, class C, int kCols, int kPart, int kBlock> struct QuantizeBlo
   __device__ __forceinline__ void tile(int tile) {
     const T* from = x + i64(tile / Span::kSpans) * kCols;
     const auto read = [&](int, int column, float (&values)[kWidth]) { load_floats(from + column, values); };
-    Span::write(codes, scales, tile, read);
+    Span::write(quantized, scales, tile, read);
   }
 };
 
@@ -117,10 +117,10 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kPart, 
   static constexpr int kThreads = kBlock;
   using Row = NormRow<T, N, W, kCols, kEps, kBlock>;
   static constexpr int kWidth = Row::kWidth;
-  using Span = CodeSpan<C, kCols, kPart, kWidth, kBlock>;
+  using Span = QuantizedSpan<C, kCols, kPart, kWidth, kBlock>;
   static_assert(Span::kSpans == 1, "a scale for each row, or for as many columns as a warp has");
 
-  C* codes;
+  C* quantized;
   float* scales;
   const T* x;
   const W* weight;
@@ -134,7 +134,7 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kPart, 
     const T* from = x + i64(tile) * kCols;
     const auto read = [&](int column, float (&elements)[kWidth]) { Row::read(from + column, elements); };
     const auto moments = row.moments(read);
-    Span::write(codes, scales, tile, [&](int at, int column, float (&values)[kWidth]) {
+    Span::write(quantized, scales, tile, [&](int at, int column, float (&values)[kWidth]) {
       const auto normed = row.normed(moments, weight, nullptr, at, column, read);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) values[i] = to_float(normed[i]);
@@ -147,7 +147,7 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kBlock>
   using Row = NormRow<T, N, W, kCols, kEps, kBlock>;
   static constexpr int kWidth = Row::kWidth;
 
-  C* codes;
+  C* quantized;
   const T* x;
   const W* weight;
   const float* scale;
@@ -167,7 +167,8 @@ template <class T, class N, class W, class C, int kCols, float kEps, int kBlock>
       float values[kWidth];
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) values[i] = to_float(normed[i]);
-      *reinterpret_cast<Vec<C, kWidth>*>(codes + i64(tile) * kCols + column) = codes_of<C, kWidth>(values, reciprocal);
+      auto* const to = reinterpret_cast<Vec<C, kWidth>*>(quantized + i64(tile) * kCols + column);
+      *to = quantize<C, kWidth>(values, reciprocal);
     });
   }
 };
@@ -176,7 +177,7 @@ template <class T, class C, class S, int kCols, int kPart, bool kEachRow> struct
   static constexpr int kThreads = kElementThreads;
   static constexpr int kWidth = kPart == kCols ? vector_width<T, kCols>() : smaller(vector_width<T, kCols>(), kPart);
 
-  C* codes;
+  C* quantized;
   const T* x;
   const S* scales;
   int rows;
@@ -189,7 +190,7 @@ template <class T, class C, class S, int kCols, int kPart, bool kEachRow> struct
       const float scale = to_float(scales[row * ceil_div(kCols, kPart) + at % kCols / kPart]);
       float values[kWidth];
       load_floats(x + at, values);
-      *reinterpret_cast<Vec<C, kWidth>*>(codes + at) = codes_of<C, kWidth>(values, __frcp_rn(scale));
+      *reinterpret_cast<Vec<C, kWidth>*>(quantized + at) = quantize<C, kWidth>(values, __frcp_rn(scale));
     });
   }
 };

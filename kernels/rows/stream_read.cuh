@@ -1,11 +1,13 @@
-// Reads memory once, as fast as it comes, and adds up its words: what the reads of any kernel can reach at the most.
+// Reads memory once and adds up its words: an upper bound on the read bandwidth of any kernel.
 //
 //   sums   [tiles]                 the sum of the 32-bit words of each tile, carries beyond 32 bits dropped
 //   words  [tiles][kTileBytes / 4]
-//   Grid: a block of one warp for each tile. The copy engine brings kCopyBytes at a time; with 16 stages of 4096 bytes, three
-//   blocks fit a multiprocessor, which has 192 KiB under way: several times what 4.6 TB/s need at a microsecond of latency.
+//   Grid: a block of one warp for each tile. TMA copies kCopyBytes at a time; with 16 stages of 4096 bytes, three
+//   blocks fit a multiprocessor, which has 192 KiB in flight: several times what 4.6 TB/s need at a microsecond of
+//   latency.
 #pragma once
 #include "common/body.cuh"
+#include "common/limits.cuh"
 #include "common/reduce.cuh"
 #include "ptx/bulk.cuh"
 #include "ptx/load.cuh"
@@ -20,7 +22,7 @@ template <int kStages, int kCopies> struct StreamRead {
   static constexpr int kSharedBytes = kBarriers + 8 * kStages;
   static constexpr i64 kTileBytes = i64(kCopies) * kCopyBytes;
   static_assert(kStages <= kCopies, "every stage is used");
-  static_assert(kSharedBytes <= 232448, "what a block may have");
+  static_assert(kSharedBytes <= kMaxSharedBytes, "shared memory of a block");
 
   i32* sums;
   const f32* words;

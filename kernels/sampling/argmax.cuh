@@ -47,18 +47,18 @@ template <class T, int kCols, int kClasses, int kCluster> struct Argmax {
     Candidate found = {-kInfinity, kNone};
     bool usable = true;
     for (int start = (rank * kThreads + int(threadIdx.x)) * kWidth; start < kClasses; start += kBatch * kStride) {
-      Values held[kBatch];
+      Values batch[kBatch];
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
         const int col = start + b * kStride;
-        if (col < kClasses) held[b] = *reinterpret_cast<const Values*>(values + col);
+        if (col < kClasses) batch[b] = *reinterpret_cast<const Values*>(values + col);
       }
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const int col = start + b * kStride + i;
-          const float value = col < kClasses ? to_float(held[b][i]) : -kInfinity;
+          const float value = col < kClasses ? to_float(batch[b][i]) : -kInfinity;
           usable &= value < kInfinity;  // false for NaN
           // columns come in ascending order: the first of equals stays
           if (value > found.value) found = {value, col};

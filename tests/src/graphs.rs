@@ -272,7 +272,7 @@ impl Builder {
             quantized,
             epilogue: Epilogues::default(),
             to: Some(self.dtype(x)),
-            codes: None,
+            quantize_to: None,
         };
         let y = self.add(product, &[codes, weight, scales[0], scales[1]]);
         self.values.push(y);
@@ -294,7 +294,7 @@ impl Builder {
             quantized,
             epilogue: Epilogues::default(),
             to: Some(DType::F32),
-            codes: None,
+            quantize_to: None,
         };
         let sum = self.add(sum, &[codes, weight, scale, Value { result: 1, ..weight }]);
         self.last.push(sum);
@@ -323,7 +323,7 @@ impl Builder {
                     quantized,
                     epilogue: Epilogues::default(),
                     to: self.to(x, b),
-                    codes: None,
+                    quantize_to: None,
                 },
                 &[x, codes, scale],
             )

@@ -26,11 +26,11 @@ impl SeededWeights {
         let ty = self.types.get(key).ok_or_else(|| format!("there is no tensor `{key}`"))?;
         let elements = ty.const_shape().ok_or_else(|| format!("`{key}` has a symbolic size"))?.iter().product();
         // Norm weights are around 1. The others keep the values of a few layers of some tens of elements near 1.
-        let gain = ty.shape.len() == 1 && !key.ends_with("bias");
+        let norm_weight = ty.shape.len() == 1 && !key.ends_with("bias");
         let (mean, std) = match ty.width().filter(|_| key.ends_with("fan_in")) {
             // products with rows of values near 1 stay near 1, however long the rows are
             Some(width) => (0.0, (width as f32).powf(-0.5)),
-            None if gain => (1.0, 0.25),
+            None if norm_weight => (1.0, 0.25),
             None => (0.0, 0.5),
         };
         // quantized values use most of their range

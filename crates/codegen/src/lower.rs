@@ -10,8 +10,8 @@ use plan::{
     TextFile, Tiles, Weight, WeightData,
 };
 
-use crate::buffers::Buffers;
 use crate::cuda::{Built, Compiler};
+use crate::memory::Buffers;
 use crate::recipe::{Recipe, WriteError};
 use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, cost, kernels, select};
 

@@ -3,11 +3,13 @@
 //! A result never reuses the bytes of an operand that dies in the same step. That would not make any arena of the
 //! models in this repository smaller: all are fullest where a product is wider than its operands.
 
+mod buffers;
 mod search;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+pub(crate) use buffers::Buffers;
 use search::search;
 
 /// A buffer to place.

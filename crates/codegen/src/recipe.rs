@@ -1,7 +1,8 @@
 //! Recipes: how a weight of the plan is computed from tensors of the checkpoint. Evaluated a range at a time, in
 //! parallel, while the plan is written: no tensor is ever whole in memory.
 
-mod coded;
+mod mapped;
+mod scaled;
 mod tiled;
 
 use std::ops::Range;
@@ -12,9 +13,9 @@ use ir::{EvalError, Graph, HostData, HostTensor, Value, WeightSource, constant_v
 use plan::{CHUNK_BYTES, DType, PlanError, PlanWriter, RandomPart, Tiles};
 use rayon::prelude::*;
 
-pub use self::coded::{BlockScales, Coded};
+pub use self::mapped::Mapped;
+pub use self::scaled::{BlockScales, Scaled};
 use self::tiled::Matrix;
-use crate::mapped::Mapped;
 
 /// An elementwise recipe: element `i` of the weight depends on few elements of the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +36,7 @@ pub enum Recipe {
     /// An elementwise formula of other recipes.
     Mapped(Box<Mapped>),
     /// Quantization or dequantization.
-    Coded(Box<Coded>),
+    Scaled(Box<Scaled>),
     /// The scales of quantized values.
     BlockScales(Box<BlockScales>),
     /// A value that was computed by the interpreter: frequencies, and other small constants.
@@ -85,8 +86,8 @@ impl Recipe {
             let (result, width) = (value.result as usize, ty.width().unwrap_or(1));
             return Ok(Recipe::Mapped(Box::new(Mapped { formula, result, parts, width, elements })));
         }
-        if let Some(coded) = Recipe::coded(graph, value, weights)? {
-            return Ok(coded);
+        if let Some(scaled) = Recipe::scaled(graph, value, weights)? {
+            return Ok(scaled);
         }
         if elements > MAX_VALUE_ELEMENTS {
             return Err(error(&format!(
@@ -98,7 +99,7 @@ impl Recipe {
     }
 
     /// The recipe of `quantize`, `quantize_blocks` or `dequantize` of a constant matrix.
-    fn coded(graph: &Graph, value: Value, weights: &dyn WeightSource) -> Result<Option<Recipe>, EvalError> {
+    fn scaled(graph: &Graph, value: Value, weights: &dyn WeightSource) -> Result<Option<Recipe>, EvalError> {
         let operands = graph.operands(value.op);
         let shape = |value: Value| {
             let shape = graph.tensor(value).and_then(ir::TensorType::const_shape);
@@ -109,21 +110,28 @@ impl Recipe {
             let (rows, cols) = quantize.block();
             let block = [rows, cols.unwrap_or(shape_of_matrix[1])];
             let matrix = Recipe::of(graph, operands[0], weights)?;
-            let (shape, codes) = (shape_of_matrix, quantize.to);
-            let scales = BlockScales { matrix: matrix.clone(), shape, block, codes, known: OnceLock::new() };
+            let (shape, quantized) = (shape_of_matrix, quantize.to);
+            let scales = BlockScales { matrix: matrix.clone(), shape, block, quantized, known: OnceLock::new() };
             let scale_shape = scales.scale_shape();
             let scales = Recipe::BlockScales(Box::new(scales));
-            let coded = Coded { matrix, shape, scales, scale_shape, zero: None, to: codes };
-            return Ok(Some(if value.result == 0 { Recipe::Coded(Box::new(coded)) } else { coded.scales }));
+            let scaled = Scaled { matrix, shape, scales, scale_shape, zero_point: None, to: quantized };
+            return Ok(Some(if value.result == 0 { Recipe::Scaled(Box::new(scaled)) } else { scaled.scales }));
         }
         let quantize = graph.producer::<Quantize>(value).map(|(_, quantize)| quantize.to);
         let dequantize = graph.producer::<Dequantize>(value).map(|(_, dequantize)| dequantize.to);
         let scale_shape = operands.get(1).copied().and_then(shape);
         let Some((to, scale_shape)) = quantize.or(dequantize).zip(scale_shape) else { return Ok(None) };
-        let zero = operands.get(2).map(|zero| Recipe::of(graph, *zero, weights)).transpose()?;
+        let zero_point = operands.get(2).map(|value| Recipe::of(graph, *value, weights)).transpose()?;
         let [matrix, scales] = [operands[0], operands[1]].map(|operand| Recipe::of(graph, operand, weights));
         let (matrix, scales) = (matrix?, scales?);
-        Ok(Some(Recipe::Coded(Box::new(Coded { matrix, shape: shape_of_matrix, scales, scale_shape, zero, to }))))
+        Ok(Some(Recipe::Scaled(Box::new(Scaled {
+            matrix,
+            shape: shape_of_matrix,
+            scales,
+            scale_shape,
+            zero_point,
+            to,
+        }))))
     }
 
     /// Computes values that ranges need of the whole weight.
@@ -132,9 +140,9 @@ impl Recipe {
             Recipe::Cast(inner, _) | Recipe::Packed(inner) | Recipe::Tiled { inner, .. } => inner.prepare(weights),
             Recipe::Concat(parts) => parts.iter().try_for_each(|part| part.prepare(weights)),
             Recipe::Mapped(mapped) => mapped.parts.iter().try_for_each(|part| part.prepare(weights)),
-            Recipe::Coded(coded) => {
-                coded.matrix.prepare(weights)?;
-                coded.scales.prepare(weights)
+            Recipe::Scaled(scaled) => {
+                scaled.matrix.prepare(weights)?;
+                scaled.scales.prepare(weights)
             }
             Recipe::BlockScales(scales) => {
                 scales.matrix.prepare(weights)?;
@@ -157,7 +165,7 @@ impl Recipe {
             Recipe::Tensor { dtype, .. } | Recipe::Cast(_, dtype) | Recipe::Value(_, dtype) => *dtype,
             Recipe::Concat(parts) => parts.first().map_or(DType::F32, Recipe::dtype),
             Recipe::Mapped(mapped) => mapped.dtype(),
-            Recipe::Coded(coded) => coded.to,
+            Recipe::Scaled(scaled) => scaled.to,
             Recipe::BlockScales(_) => DType::F32,
         }
     }
@@ -171,7 +179,7 @@ impl Recipe {
             Recipe::Cast(inner, _) => inner.elements(),
             Recipe::Concat(parts) => parts.iter().map(Recipe::elements).sum(),
             Recipe::Mapped(mapped) => mapped.elements,
-            Recipe::Coded(coded) => coded.shape.iter().product(),
+            Recipe::Scaled(scaled) => scaled.shape.iter().product(),
             Recipe::BlockScales(scales) => scales.scale_shape().iter().product(),
             Recipe::Value(value, _) => value.shape.iter().product::<usize>() as u64,
         }
@@ -191,7 +199,7 @@ impl Recipe {
                 parts.map(|parts| parts.concat())
             }
             Recipe::Tiled { inner, .. } | Recipe::Packed(inner) => inner.random(weights),
-            Recipe::Coded(coded) => coded.random(weights),
+            Recipe::Scaled(scaled) => scaled.random(weights),
             Recipe::BlockScales(scales) => scales.random(weights),
             Recipe::Mapped(_) | Recipe::Value(..) => None,
         }
@@ -209,7 +217,7 @@ impl Recipe {
                 Ok(())
             }
             Recipe::Mapped(mapped) => mapped.read(weights, range, out),
-            Recipe::Coded(coded) => coded.read(weights, range, out),
+            Recipe::Scaled(scaled) => scaled.read(weights, range, out),
             Recipe::BlockScales(scales) => {
                 DType::F32.encode(scales.floats(weights, range)?, out);
                 Ok(())
@@ -232,9 +240,9 @@ impl Recipe {
                 Matrix { inner, rows: *rows, cols: *cols, tiles: *tiles, halves: *halves }.read(weights, range, out)
             }
             Recipe::Packed(inner) => {
-                let mut codes = vec![0; 2 * out.len()];
-                inner.read(weights, 2 * range.start..2 * range.end, &mut codes)?;
-                let pairs = codes.as_chunks::<2>().0.iter();
+                let mut bytes = vec![0; 2 * out.len()];
+                inner.read(weights, 2 * range.start..2 * range.end, &mut bytes)?;
+                let pairs = bytes.as_chunks::<2>().0.iter();
                 out.iter_mut().zip(pairs).for_each(|(byte, [first, second])| *byte = first & 0xf | second << 4);
                 Ok(())
             }

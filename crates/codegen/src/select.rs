@@ -7,7 +7,7 @@ use std::fmt::Write;
 use ir::{Graph, OpId, expand};
 use plan::{Param, Scalar};
 
-use crate::tuning::{Candidates, Codes, Timed, print_timed};
+use crate::tuning::{Candidates, CodeHashes, Timed, print_timed};
 use crate::{Call, Catalog, ProgramShape, Refusal, Site};
 
 /// The kernels chosen for the programs of a graph.
@@ -56,7 +56,7 @@ pub struct Candidate {
 pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Result<Selection, Vec<String>> {
     let mut chosen = Vec::new();
     let mut problems: Vec<String> = Vec::new();
-    let mut codes = Codes::default();
+    let mut hashes = CodeHashes::default();
     for program in programs {
         let mut choices = HashMap::new();
         let mut refusals: Vec<(OpId, String, Vec<Candidate>)> = Vec::new();
@@ -64,7 +64,7 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
             if graph.is_constant(graph.result(op)) {
                 return true;
             }
-            match choose(&Site { graph, op, program }, catalog, &mut codes) {
+            match choose(&Site { graph, op, program }, catalog, &mut hashes) {
                 Ok(choice) => {
                     choices.insert(op, choice);
                     true
@@ -97,7 +97,7 @@ pub fn select(graph: &Graph, catalog: &Catalog, programs: &[ProgramShape]) -> Re
 
 /// The kernel for an op: the fastest configuration of all, if timings are known, or else the first kernel that supports
 /// it. If all of those are slow, a composite op is expanded, and any other gets the first of them.
-fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choice, Vec<Candidate>> {
+fn choose(site: &Site<'_>, catalog: &Catalog, hashes: &mut CodeHashes) -> Result<Choice, Vec<Candidate>> {
     let mut refused = Vec::new();
     let mut slow = None;
     for kernel in catalog.iter() {
@@ -105,7 +105,7 @@ fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choic
             Ok(call) => match catalog.refused(&call) {
                 None => {
                     let choice = Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None };
-                    return Ok(by_timings(choice, site, catalog, codes));
+                    return Ok(by_timings(choice, site, catalog, hashes));
                 }
                 Some(reason) => {
                     slow = slow.or_else(|| Some((refused.len(), call, reason.to_owned())));
@@ -126,12 +126,12 @@ fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choic
 }
 
 /// The fastest of all candidates, if timings are known; otherwise the heuristic's choice.
-fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
+fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, hashes: &mut CodeHashes) -> Choice {
     let timings = catalog.timings();
     if timings.ops.is_empty() {
         return choice;
     }
-    let mut candidates = Candidates::of(site, catalog, &choice.call, codes);
+    let mut candidates = Candidates::of(site, catalog, &choice.call, hashes);
     let Some((fastest, timed)) = timings.decide(&candidates) else { return choice };
     let candidate = candidates.list.swap_remove(fastest);
     Choice { kernel: candidate.kernel, call: candidate.call, timed, ..choice }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use plan::DType;
+use plan::devices::sm90;
 
 use crate::{Catalog, kernels};
 
@@ -50,7 +51,7 @@ impl Target {
 
     /// Tokens per KV block. 64 rows of one head are contiguous: one bulk copy on a GPU, a page or two on a CPU.
     pub fn block_tokens(self) -> u32 {
-        64
+        sm90::KV_BLOCK_TOKENS
     }
 
     /// The kernels of the target.

@@ -37,6 +37,11 @@ pub struct Operands {
 }
 
 impl Operands {
+    /// The name of an operand.
+    pub fn name(&self, index: usize) -> Option<&'static str> {
+        self.required.iter().chain(self.optional).nth(index).copied().or(self.rest)
+    }
+
     /// Whether an op may have this many operands; the error says how many are allowed.
     pub fn check(&self, count: usize) -> Result<(), String> {
         let (least, most) = (self.required.len(), self.required.len() + self.optional.len());

@@ -5,6 +5,7 @@ mod check;
 pub mod claims;
 mod codec;
 mod cubin;
+pub mod devices;
 mod dim;
 mod dtype;
 mod dump;

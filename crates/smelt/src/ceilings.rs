@@ -3,7 +3,7 @@
 //! that goes wrong here stops what they are measured for.
 
 use codegen::cuda::Compiler;
-use codegen::{Catalog, Target, Untimed, chosen, read_rate};
+use codegen::{Catalog, Measurable, Target, chosen, read_rate};
 use passes::quantize::Format;
 use plan::{DType, Executor, Machine};
 use runtime::{CpuExecutor, CudaExecutor};
@@ -273,7 +273,7 @@ fn with_product<R>(
     target: Target,
     size: u64,
     wanted: &Measured,
-    with: impl FnOnce(&Catalog, &Untimed<'_>) -> Result<R, Error>,
+    with: impl FnOnce(&Catalog, &Measurable<'_>) -> Result<R, Error>,
 ) -> Result<R, Error> {
     let Measured { activations, weights, format, .. } = *wanted;
     let [rows, outputs, inputs] = [size; 3];
@@ -349,7 +349,7 @@ mod tests {
     /// A kernel that is chosen for want of a better one would be no ceiling.
     #[test]
     fn products_are_those_of_tensor_cores() {
-        for (wanted, kernel) in OF_GPU.iter().zip(["linear_wgmma", "linear_wgmma_codes"]) {
+        for (wanted, kernel) in OF_GPU.iter().zip(["linear_wgmma", "linear_wgmma_quantized"]) {
             let found = with_product(Target::Sm90a, 8192, wanted, |_, launch| Ok(launch.kernel())).unwrap();
             assert_eq!(found, kernel);
         }

@@ -97,8 +97,8 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], epilogue: &str, n
             true => {
                 let attrs = attrs.replace("{to", &format!("{{eps = 1e-5, norm = {dtype}, to"));
                 format!(
-                    "%gain = constant @\"gain\" : {dtype}[{k}]\n  \
-                     %xq, %xs = rms_norm_quantize %x, %gain {attrs} : {types}"
+                    "%weight = constant @\"norm_weight\" : {dtype}[{k}]\n  \
+                     %xq, %xs = rms_norm_quantize %x, %weight {attrs} : {types}"
                 )
             }
             false => format!("%xq, %xs = quantize_blocks %x {attrs} : {types}"),

@@ -39,7 +39,7 @@ fn lines_before(to: &str, dtype: &str, [n, k]: [u64; 2], [t, b]: [u64; 2]) -> St
         "graph @codes<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %x = embedding %tokens, %table : {dtype}[T, {k}]\n  \
          %row = constant @\"row\" : f32[1, 64]\n  %r8, %s = quantize_blocks %row {{to = {to}}} : {to}[1, 64], f32[1, 1]\n  \
-         %gain = constant @\"gain\" : {dtype}[{k}]\n  %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n  \
+         %weight = constant @\"norm_weight\" : {dtype}[{k}]\n  %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n  \
          %bias = constant @\"w.bias\" : {dtype}[{n}]"
     )
 }
@@ -58,10 +58,10 @@ fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &s
     let epilogue = if n % 2 == 1 { "" } else { epilogue };
     let (width, (bias, listed)) = (width(n, epilogue), attributes(epilogue));
     let text = format!(
-        "{before}\n  %a = rms_norm_quantize %x, %gain, %s {{eps = 1e-5, norm = {dtype}, to = {to}}} : {to}[T, {k}]\n  \
+        "{before}\n  %a = rms_norm_quantize %x, %weight, %s {{eps = 1e-5, norm = {dtype}, to = {to}}} : {to}[T, {k}]\n  \
          %w8, %ws = quantize_blocks %w {{to = {to}}} : {to}[{n}, {k}], f32[{n}, 1]\n  \
          %codes = fused_linear %a, %w8, %s, %ws{bias}, %s \
-         {{quantized = [x, weight], {listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
+         {{quantized = [x, weight], {listed}to = f32, quantize_to = {to}}} : {to}[T, {width}]\n  {after}\n}}\n",
         before = lines_before(to, dtype, [n, k], tokens),
         after = lines_after(to, dtype, width),
     );
@@ -73,12 +73,12 @@ fn chain(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &s
 fn coded_result(to: &str, dtype: &str, [n, k]: [u64; 2], tokens: [u64; 2], epilogue: &str) -> Case {
     let epilogue = if n % 2 == 1 { "" } else { epilogue };
     let (width, (bias, listed)) = (width(n, epilogue), attributes(epilogue));
-    let (gain, before) = match tokens[0] {
-        1 => (", %gain", format!("prologue = rms_norm(1e-5, {dtype}), ")),
+    let (weight, before) = match tokens[0] {
+        1 => (", %weight", format!("prologue = rms_norm(1e-5, {dtype}), ")),
         _ => ("", String::new()),
     };
     let text = format!(
-        "{start}\n  %codes = fused_linear %x, %w{gain}{bias}, %s {{{before}{listed}to = f32, codes = {to}}} : {to}[T, {width}]\n  \
+        "{start}\n  %codes = fused_linear %x, %w{weight}{bias}, %s {{{before}{listed}to = f32, quantize_to = {to}}} : {to}[T, {width}]\n  \
          {after}\n}}\n",
         start = lines_before(to, dtype, [n, k], tokens),
         after = lines_after(to, dtype, width),

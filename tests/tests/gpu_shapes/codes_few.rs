@@ -49,7 +49,7 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epi
         format!("%table = constant @\"table\" : {dtype}[32, {k}]"),
         format!("%narrow = embedding %tokens, %table : {dtype}[T, {k}]"),
         format!("%wide = {widening} : f32[T, {k}]"),
-        format!("%gain = constant @\"gain\" : {dtype}[{k}]"),
+        format!("%weight = constant @\"norm_weight\" : {dtype}[{k}]"),
         format!("%shift = constant @\"shift.bias\" : {dtype}[{k}]"),
         format!("%bias = constant @\"w.bias\" : {dtype}[{n}]"),
         format!("%residuals = constant @\"residuals\" : {result}[32, {width}]"),
@@ -67,8 +67,8 @@ fn linear(format: Format, dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epi
     let mut operands = vec![x, if zero { "%shifted" } else { "%codes" }];
     operands.extend(match before {
         "" => &[][..],
-        "layer_norm" => &["%gain", "%shift"],
-        _ => &["%gain"],
+        "layer_norm" => &["%weight", "%shift"],
+        _ => &["%weight"],
     });
     operands.push("%scale");
     operands.extend(zero.then_some("%zero"));

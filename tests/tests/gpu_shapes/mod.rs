@@ -82,8 +82,8 @@ fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epilogue: &st
     let norm = if before.is_empty() { String::new() } else { format!("prologue = {before}(1e-5, {dtype}), ") };
     let x = match before {
         "" => "",
-        "layer_norm" => ", %gain, %shift",
-        _ => ", %gain",
+        "layer_norm" => ", %weight, %shift",
+        _ => ", %weight",
     };
     let result = if epilogue.ends_with("add") { "f32" } else { dtype };
     let x_dtype = if before.is_empty() { dtype } else { "f32" };
@@ -94,7 +94,7 @@ fn fused_linear(dtype: &str, [n, k, t, b]: [u64; 4], before: &str, epilogue: &st
     let text = format!(
         "graph @fused<T in 1..{t}, B in 1..{b}>(%tokens: i32[T]) {{\n  \
          %table = constant @\"table\" : {dtype}[32, {k}]\n  %narrow = embedding %tokens, %table : {dtype}[T, {k}]\n  \
-         %wide = cast %narrow {{to = f32}} : f32[T, {k}]\n  %gain = constant @\"gain\" : {dtype}[{k}]\n  \
+         %wide = cast %narrow {{to = f32}} : f32[T, {k}]\n  %weight = constant @\"norm_weight\" : {dtype}[{k}]\n  \
          %shift = constant @\"shift.bias\" : {dtype}[{k}]\n  \
          %residuals = constant @\"residuals\" : f32[32, {width}]\n  %r = embedding %tokens, %residuals : f32[T, {width}]\n  \
          %bias = constant @\"w.bias\" : {dtype}[{n}]\n  %w = constant @\"fan_in\" : {dtype}[{n}, {k}]\n  \
@@ -158,19 +158,19 @@ fn rows() -> Vec<Case> {
             let text = format!(
                 "graph @rows<T in 1..{t}, B in 1..{t}>(%tokens: i32[T], %others: i32[T]) {{\n  \
                  %table = constant @\"table\" : {dtype}[32, {cols}]\n  %x = embedding %tokens, %table : {dtype}[T, {cols}]\n  \
-                 %y = embedding %others, %table : {dtype}[T, {cols}]\n  %gain = constant @\"gain\" : {dtype}[{cols}]\n  \
-                 %normed = rms_norm %x, %gain {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
-                 %sum, %summed = add_rms_norm %x, %y, %gain {{eps = 1e-6}} : {dtype}[T, {cols}], {dtype}[T, {cols}]\n  \
-                 %gain16 = constant @\"gain16\" : bf16[{cols}]\n  \
-                 %other = rms_norm %y, %gain16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
-                 %sum2, %other2 = add_rms_norm %y, %x, %gain16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
+                 %y = embedding %others, %table : {dtype}[T, {cols}]\n  %weight = constant @\"norm_weight\" : {dtype}[{cols}]\n  \
+                 %normed = rms_norm %x, %weight {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
+                 %sum, %summed = add_rms_norm %x, %y, %weight {{eps = 1e-6}} : {dtype}[T, {cols}], {dtype}[T, {cols}]\n  \
+                 %norm_weight16 = constant @\"norm_weight16\" : bf16[{cols}]\n  \
+                 %other = rms_norm %y, %norm_weight16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
+                 %sum2, %other2 = add_rms_norm %y, %x, %norm_weight16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
                  %shift = constant @\"shift.bias\" : {dtype}[{cols}]\n  %shift16 = constant @\"shift16.bias\" : bf16[{cols}]\n  \
-                 %centred = layer_norm %x, %gain, %shift {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
-                 %bare = layer_norm %y, %gain16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
-                 %sum3, %other3 = add_layer_norm %x, %y, %gain16, %shift16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
+                 %centred = layer_norm %x, %weight, %shift {{eps = 1e-5}} : {dtype}[T, {cols}]\n  \
+                 %bare = layer_norm %y, %norm_weight16 {{eps = 1e-5, to = {other}}} : {other}[T, {cols}]\n  \
+                 %sum3, %other3 = add_layer_norm %x, %y, %norm_weight16, %shift16 {{eps = 1e-5, to = {other}}} : {dtype}[T, {cols}], {other}[T, {cols}]\n  \
                  %added = add %x, %y : {dtype}[T, {cols}]\n  %product = mul %x, %y : {dtype}[T, {cols}]\n  \
                  %active = silu %x : {dtype}[T, {cols}]\n  %gated = silu_mul %x, %y : {dtype}[T, {cols}]\n  \
-                 %mapped, %capped = map %x, %gain, %y {{f = [add(x0, x1), gelu(v0), softcap(v1, 2.0), clamp(x2, -0.5, 0.25), \
+                 %mapped, %capped = map %x, %weight, %y {{f = [add(x0, x1), gelu(v0), softcap(v1, 2.0), clamp(x2, -0.5, 0.25), \
                  mul(v2, v3), {dtype}(v4), f16(v2)]}} : {dtype}[T, {cols}], f16[T, {cols}]\n  \
                  %narrow = cast %x {{to = f16}} : f16[T, {cols}]\n  %wide = cast %x {{to = f32}} : f32[T, {cols}]\n  \
                  return %normed, %sum, %summed, %other, %sum2, %other2, %centred, %bare, %sum3, %other3, %added, %product, %active, %gated, %mapped, \
@@ -242,11 +242,11 @@ fn attention() -> Vec<Case> {
                     }
                     false => (String::new(), "%qkv", String::new()),
                 };
-                let (gains, operands, eps) = match normed {
+                let (weights, operands, eps) = match normed {
                     true => {
-                        let gain = |name| format!("  %{name} = constant @\"{name}\" : {dtype}[{head_dim}]\n");
-                        let gains = gain("q.gain") + &gain("k.gain");
-                        (gains, ", %q.gain, %k.gain", ", norm_eps = 1e-6")
+                        let weight = |name| format!("  %{name} = constant @\"{name}\" : {dtype}[{head_dim}]\n");
+                        let weights = weight("q.norm_weight") + &weight("k.norm_weight");
+                        (weights, ", %q.norm_weight, %k.norm_weight", ", norm_eps = 1e-6")
                     }
                     false => (String::new(), "", ""),
                 };
@@ -257,7 +257,7 @@ fn attention() -> Vec<Case> {
                      %frequencies = rope_frequencies {{dim = {half}, theta = 10000.0, scaling = default}} : f32[{quarter}]\n  \
                      %table = constant @\"table\" : {dtype}[32, {width}]\n  \
                      %small = embedding %tokens, %table : {dtype}[T, {width}]\n  \
-                     %qkv = scale %small {{by = {by:?}}} : {dtype}[T, {width}]\n{widened}{gains}  \
+                     %qkv = scale %small {{by = {by:?}}} : {dtype}[T, {width}]\n{widened}{weights}  \
                      %q, %cache = rope_append_kv {row}, %positions, %query_starts, %block_table, %frequencies{operands} \
                      {{group = 0, layer = 1, head_dim = {head_dim}, heads = {heads}, kv_heads = {kv_heads}{eps}{to}}} : \
                      {dtype}[T, {q}], effect\n  \

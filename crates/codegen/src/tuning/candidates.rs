@@ -28,11 +28,11 @@ pub(crate) struct Candidate {
 
 /// Hashes of code by units and their own headers, shared by many ops.
 #[derive(Debug, Default)]
-pub(crate) struct Codes {
+pub(crate) struct CodeHashes {
     of_units: HashMap<(String, Vec<Header>), String>,
 }
 
-impl Codes {
+impl CodeHashes {
     /// Of the flattened unit; for kernels of the program itself, of its version.
     fn of(&mut self, call: &Call) -> String {
         let Some(device) = &call.device else { return env!("CARGO_PKG_VERSION").to_owned() };
@@ -44,7 +44,7 @@ impl Codes {
 impl Candidates {
     /// The candidates for an op whose heuristic's choice is `first`. All require the same weight layouts, so that no
     /// weight is stored twice for two programs.
-    pub fn of(site: &Site<'_>, catalog: &Catalog, first: &Call, codes: &mut Codes) -> Candidates {
+    pub fn of(site: &Site<'_>, catalog: &Catalog, first: &Call, hashes: &mut CodeHashes) -> Candidates {
         let mut list: Vec<Candidate> = Vec::new();
         for kernel in catalog.iter() {
             for call in kernel.candidates(site).unwrap_or_default() {
@@ -58,14 +58,14 @@ impl Candidates {
         if list.len() < 2 {
             return Candidates { op: String::new(), list: Vec::new() };
         }
-        list.iter_mut().for_each(|candidate| candidate.code = codes.of(&candidate.call));
+        list.iter_mut().for_each(|candidate| candidate.code = hashes.of(&candidate.call));
         Candidates { op: op_text(site), list }
     }
 
     /// Only the selected kernel.
-    pub fn only(site: &Site<'_>, choice: &Choice, codes: &mut Codes) -> Candidates {
+    pub fn only(site: &Site<'_>, choice: &Choice, hashes: &mut CodeHashes) -> Candidates {
         let (kernel, call) = (choice.kernel, choice.call.clone());
-        let (text, code) = (configured(kernel, &call), codes.of(&call));
+        let (text, code) = (configured(kernel, &call), hashes.of(&call));
         Candidates { op: op_text(site), list: vec![Candidate { kernel, call, text, code }] }
     }
 }

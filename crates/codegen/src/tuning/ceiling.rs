@@ -1,5 +1,5 @@
-//! What a device does at most: how fast a kernel that does nothing else reads its memory, and what a launch takes at its
-//! best.
+//! What a device does at most: how fast a kernel that does nothing else reads its memory, and what a launch takes at
+//! its best.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use plan::{
 };
 
 use super::clock::{self, Clock};
+use super::measurable::Measurable;
 use super::trial::{Trial, empty_plan};
-use super::untimed::Untimed;
 use crate::cuda::Compiler;
 use crate::kernels::cuda::{READ_TILE_BYTES, fill_random, stream_read};
 use crate::{Catalog, CodegenError, Site};
@@ -89,7 +89,7 @@ fn agree(sums: &[i32], weight: &Weight) -> bool {
     sums.len() as u64 == tiles && [0, tiles - 1].into_iter().all(|tile| sums[tile as usize] == expected(tile))
 }
 
-impl Untimed<'_> {
+impl Measurable<'_> {
     /// What a launch of the first candidate takes at its best, the longer program of which has `more` launches.
     pub fn best(
         &self,

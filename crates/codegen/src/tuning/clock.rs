@@ -47,8 +47,8 @@ impl<'a> Clock<'a> {
         Ok(start.elapsed())
     }
 
-    /// What a launch takes at its best, where the second program has `more` of it than the first: the difference leaves out
-    /// what a step and the first launch cost.
+    /// What a launch takes at its best, where the second program has `more` of it than the first: the difference leaves
+    /// out what a step and the first launch cost.
     pub fn best(&mut self, more: u32) -> Result<Duration, ExecError> {
         let mut least = [Duration::MAX; 2];
         // the first run warms up

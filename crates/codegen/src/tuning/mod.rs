@@ -4,12 +4,12 @@
 mod candidates;
 mod ceiling;
 mod clock;
+mod measurable;
 mod timings;
 mod trial;
-mod untimed;
 
-pub(crate) use candidates::{Candidates, Codes};
+pub(crate) use candidates::{Candidates, CodeHashes};
 pub use ceiling::read_rate;
+pub use measurable::{Measurable, chosen, untimed};
 pub(crate) use timings::print_timed;
 pub use timings::{Outcome, Timed, Timings};
-pub use untimed::{Untimed, chosen, untimed};

@@ -39,7 +39,7 @@ impl Trial {
         2 * candidate + 1
     }
 
-    /// The trials of candidates that want their weights in the same layouts; `more` is how many launches a program has
+    /// The trials of candidates that require the same weight layouts; `more` is how many launches a program has
     /// besides the first, where it has several.
     pub fn new(
         site: &Site<'_>,
@@ -232,8 +232,8 @@ impl<'a> Bench<'a> {
                 let buffer = self.buffer(value)?;
                 match dtype {
                     DType::I32 => {
-                        let name = graph.value_name(value).to_owned();
-                        self.inputs.push((name.clone(), self.step.values(&name, &sizes)));
+                        let (name, input) = (graph.value_name(value).to_owned(), StepInput::of(self.site, index));
+                        self.inputs.push((name.clone(), self.step.values(input, &sizes)));
                         self.ports.push(Port { name, buffer });
                     }
                     _ => self.produce(catalog, dtype, sizes, buffer)?,
@@ -245,7 +245,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// A launch that writes a buffer: a weight of another dtype, cast to that of the buffer, or made codes of.
+    /// A launch that writes a buffer: a weight of another dtype, cast to that of the buffer, or quantized.
     fn produce(&mut self, catalog: &Catalog, dtype: DType, sizes: Vec<u64>, buffer: u32) -> Result<(), String> {
         let source = if dtype == DType::F32 { DType::BF16 } else { DType::F32 };
         let mut outputs = vec![Arg::Buffer(buffer)];
@@ -254,7 +254,7 @@ impl<'a> Bench<'a> {
             true => {
                 let rows = sizes.first().copied().unwrap_or(1);
                 outputs.push(Arg::Buffer(self.place(format!("scales of {buffer}"), DType::F32, vec![rows, 1])));
-                (Op::new(QuantizeBlocks { to: dtype, rows: None, cols: None }), &["codes", "scales"])
+                (Op::new(QuantizeBlocks { to: dtype, rows: None, cols: None }), &["quantized", "scales"])
             }
         };
         let mut graph = Graph::new("producer", Vec::new(), Vec::new());
@@ -339,6 +339,26 @@ fn empty_launch(name: &str, kernel: u32, call: &Call, program: &ProgramShape) ->
     })
 }
 
+/// A step input, by the name of the operand in the op's declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StepInput {
+    Positions,
+    QueryStarts,
+    BlockTable,
+}
+
+impl StepInput {
+    /// The step input that an operand of an op is.
+    fn of(site: &Site<'_>, operand: usize) -> Option<StepInput> {
+        match site.graph.op(site.op).operands().name(operand)? {
+            "positions" => Some(StepInput::Positions),
+            "query_starts" => Some(StepInput::QueryStarts),
+            "block_table" => Some(StepInput::BlockTable),
+            _ => None,
+        }
+    }
+}
+
 /// The tokens of a step that is typical for a program: one new token of each sequence, or a prompt.
 struct StepSizes {
     tokens: u64,
@@ -348,22 +368,22 @@ struct StepSizes {
 }
 
 impl StepSizes {
-    /// From the step inputs among the operands: ops without them do not care.
+    /// From the step inputs among the operands; one token without them.
     fn of(site: &Site<'_>, block_tokens: u32) -> StepSizes {
         let block_tokens = u64::from(block_tokens);
         let mut sizes = StepSizes { tokens: 1, sequences: 1, blocks_per_sequence: 1, block_tokens };
-        for operand in site.graph.operands(site.op) {
+        for (operand, value) in site.graph.operands(site.op).into_iter().enumerate() {
             let bound = |index: usize| {
-                let dim = site.graph.tensor(operand).and_then(|ty| ty.shape.get(index))?;
+                let dim = site.graph.tensor(value).and_then(|ty| ty.shape.get(index))?;
                 site.program.bound(dim)
             };
-            match site.graph.value_name(operand) {
-                "positions" => sizes.tokens = bound(0).unwrap_or(1),
-                "block_table" => {
+            match StepInput::of(site, operand) {
+                Some(StepInput::Positions) => sizes.tokens = bound(0).unwrap_or(1),
+                Some(StepInput::BlockTable) => {
                     sizes.sequences = bound(0).unwrap_or(1);
                     sizes.blocks_per_sequence = bound(1).unwrap_or(1);
                 }
-                _ => {}
+                Some(StepInput::QueryStarts) | None => {}
             }
         }
         sizes
@@ -389,18 +409,48 @@ impl StepSizes {
         self.context().div_ceil(self.block_tokens)
     }
 
-    /// The values of a step input; zeros for those that are none of the sequence.
-    fn values(&self, name: &str, sizes: &[u64]) -> Vec<i32> {
+    /// The values of an operand; zeros if it is not a step input.
+    fn values(&self, input: Option<StepInput>, sizes: &[u64]) -> Vec<i32> {
         let (run, used) = (self.run(), self.used_blocks());
-        let value = |index: u64| match name {
-            "positions" => self.context() - run + index % run,
-            "query_starts" => (index * run).min(self.tokens),
-            "block_table" => {
+        let value = |index: u64| match input {
+            Some(StepInput::Positions) => self.context() - run + index % run,
+            Some(StepInput::QueryStarts) => (index * run).min(self.tokens),
+            Some(StepInput::BlockTable) => {
                 let (sequence, block) = (index / self.blocks_per_sequence, index % self.blocks_per_sequence);
                 if block < used { sequence * used + block } else { 0 }
             }
-            _ => 0,
+            None => 0,
         };
         (0..sizes.iter().product()).map(|index| value(index) as i32).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::Limits;
+
+    use super::*;
+
+    /// Step inputs under other names than those of a model.
+    const GRAPH: &str = "\
+graph @g<T in 1..8, B in 1..8>(%k: bf16[T, 16], %v: bf16[T, 16], %at: i32[T], %starts: i32[B + 1], %blocks: i32[B, 4]) {
+  kv 0 : bf16 {layers = 1, kv_heads = 1, head_dim = 16, block_tokens = 64}
+  %cache = append_kv %k, %v, %at, %starts, %blocks {group = 0, layer = 0} : effect
+  return %cache
+}
+";
+
+    #[test]
+    fn step_inputs_are_known_by_their_op_not_by_their_names() {
+        let graph = ir::text::parse(GRAPH, &ir::ops::OpSet::standard()).expect("a graph").graph;
+        let limits =
+            Limits { max_batch_size: 8, max_input_len: 8, max_seq_len: 8, max_num_tokens: 8, max_logit_rows: 8 };
+        let programs = ProgramShape::all(&graph, &limits);
+        let op = graph.ops().next().expect("an op");
+        let site = Site { graph: &graph, op, program: programs.last().expect("a program") };
+        let step = StepSizes::of(&site, 64);
+        assert_eq!((step.tokens, step.sequences, step.blocks_per_sequence), (8, 8, 4));
+        assert_eq!(step.values(StepInput::of(&site, 3), &[9]), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(step.values(StepInput::of(&site, 0), &[2]), [0, 0]);
     }
 }

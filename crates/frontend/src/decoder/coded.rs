@@ -27,7 +27,7 @@ impl Builder<'_> {
             quantized: Quantized { x: x_scale.is_some(), weight: true, zero_point: zero.is_some() },
             epilogue: Epilogues(bias.iter().map(|_| Epilogue::Bias).collect()),
             to: if x_scale.is_some() { result } else { to },
-            codes: None,
+            quantize_to: None,
         };
         let operands: Vec<Value> =
             [Some(x), Some(codes), x_scale, Some(scale), zero, bias].into_iter().flatten().collect();

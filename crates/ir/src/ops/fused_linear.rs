@@ -23,10 +23,11 @@ op! {
     /// listed in `quantized` mean `(q - zero_point) * scale`, as in `dequantize`. The further operands are
     /// those of `prologue`, `quantized` and `epilogue`, in order: the weight of `rms_norm`, or weight and bias of
     /// `layer_norm`; the scales of `x` and `weight`, the zero points of the weight; the bias, the residual. The result
-    /// has the dtype of `x`, or `to`; with `codes` it is quantized to that dtype as by `quantize`, with a scale `[1,
-    /// 1]` that is the last operand.
+    /// has the dtype of `x`, or `to`; with `quantize_to` it is quantized to that dtype as by `quantize`, with a scale
+    /// `[1, 1]` that is the last operand.
     pub struct FusedLinear = "fused_linear" (x, weight; more..) {
-        prologue: Option<Prologue>, quantized: Quantized, epilogue: Epilogues, to: Option<DType>, codes: Option<DType>
+        prologue: Option<Prologue>, quantized: Quantized, epilogue: Epilogues, to: Option<DType>,
+        quantize_to: Option<DType>
     }
 }
 
@@ -199,31 +200,31 @@ pub struct Scales<T> {
     /// The scales of the weight, if it is quantized.
     pub weight: Option<T>,
     /// Zero points of the weight.
-    pub zero: Option<T>,
+    pub zero_point: Option<T>,
 }
 
 impl<T> Default for Scales<T> {
     fn default() -> Scales<T> {
-        Scales { x: None, weight: None, zero: None }
+        Scales { x: None, weight: None, zero_point: None }
     }
 }
 
 impl<T: Copy> Scales<T> {
     /// Which of them exist.
     pub fn quantized(&self) -> Quantized {
-        Quantized { x: self.x.is_some(), weight: self.weight.is_some(), zero_point: self.zero.is_some() }
+        Quantized { x: self.x.is_some(), weight: self.weight.is_some(), zero_point: self.zero_point.is_some() }
     }
 
     /// The existing ones, in operand order.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<T> {
-        [self.x, self.weight, self.zero].into_iter().flatten()
+        [self.x, self.weight, self.zero_point].into_iter().flatten()
     }
 }
 
 /// The operands after the weight.
 struct More<T> {
     /// Those of the prologue.
-    before: Vec<T>,
+    prologue: Vec<T>,
     scales: Scales<T>,
     /// The epilogue, with its operands.
     epilogues: Vec<(Epilogue, Option<T>)>,
@@ -235,11 +236,11 @@ impl FusedLinear {
     /// The operands after the weight; `None` if their number is wrong.
     fn more<T: Copy>(&self, operands: &[T]) -> Option<More<T>> {
         let mut more = operands.get(2..)?.iter().copied();
-        let wanted = self.prologue.map_or(0, |before| before.norm.operands());
-        let before: Vec<T> = more.by_ref().take(wanted).collect();
-        (before.len() == wanted).then_some(())?;
+        let wanted = self.prologue.map_or(0, |prologue| prologue.norm.operands());
+        let prologue: Vec<T> = more.by_ref().take(wanted).collect();
+        (prologue.len() == wanted).then_some(())?;
         let mut scales = Scales::default();
-        let places = [&mut scales.x, &mut scales.weight, &mut scales.zero];
+        let places = [&mut scales.x, &mut scales.weight, &mut scales.zero_point];
         for (place, taken) in
             places.into_iter().zip([self.quantized.x, self.quantized.weight, self.quantized.zero_point])
         {
@@ -249,8 +250,8 @@ impl FusedLinear {
         for epilogue in &self.epilogue.0 {
             epilogues.push((*epilogue, if epilogue.takes_operand() { Some(more.next()?) } else { None }));
         }
-        let scale = if self.codes.is_some() { Some(more.next()?) } else { None };
-        more.next().is_none().then_some(More { before, scales, epilogues, scale })
+        let scale = if self.quantize_to.is_some() { Some(more.next()?) } else { None };
+        more.next().is_none().then_some(More { prologue, scales, epilogues, scale })
     }
 }
 
@@ -258,28 +259,28 @@ impl Semantics for FusedLinear {
     const CLASS: OpClass = OpClass::Matmul;
 
     fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-        let plain = self.prologue.is_none() && self.quantized == Quantized::default() && self.codes.is_none();
+        let plain = self.prologue.is_none() && self.quantized == Quantized::default() && self.quantize_to.is_none();
         if plain && matches!(self.epilogue.0.as_slice(), [] | [Epilogue::Bias]) {
             return type_error(
                 "expected a prologue, an epilogue or quantized operands, without which it is a `linear`",
             );
         }
         let expected = 2
-            + self.prologue.map_or(0, |before| before.norm.operands())
+            + self.prologue.map_or(0, |prologue| prologue.norm.operands())
             + [self.quantized.x, self.quantized.weight, self.quantized.zero_point]
                 .into_iter()
                 .filter(|taken| *taken)
                 .count()
             + self.epilogue.0.iter().filter(|epilogue| epilogue.takes_operand()).count()
-            + usize::from(self.codes.is_some());
+            + usize::from(self.quantize_to.is_some());
         let found = operands.len();
-        let Some(More { before, scales, epilogues, scale }) = self.more(operands) else {
+        let Some(More { prologue, scales, epilogues, scale }) = self.more(operands) else {
             return type_error(format!("expected {expected} operands, found {found}"));
         };
         let x = operands[0].tensor()?;
         if let Some(Prologue { norm, eps, to }) = self.prologue {
             let to = (to != x.dtype).then_some(to);
-            let operands = [&operands[..1], &before].concat();
+            let operands = [&operands[..1], &prologue].concat();
             match norm {
                 Norm::Rms => RmsNorm { eps, head_dim: None, to }.infer(&operands)?,
                 Norm::Layer => LayerNorm { eps, to }.infer(&operands)?,
@@ -289,7 +290,7 @@ impl Semantics for FusedLinear {
         for (epilogue, operand) in epilogues {
             ty = epilogue.infer(ty, operand)?;
         }
-        if let Some((to, scale)) = self.codes.zip(scale) {
+        if let Some((to, scale)) = self.quantize_to.zip(scale) {
             expect_scale_of_all(scale.tensor()?)?;
             return Quantize { to }.infer(&[&ty.into(), scale]);
         }
@@ -297,8 +298,8 @@ impl Semantics for FusedLinear {
     }
 
     fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-        let More { before, scales, epilogues, scale } = self.more(operands).ok_or("wrong number of operands")?;
-        let normed = match (self.prologue, before.as_slice()) {
+        let More { prologue, scales, epilogues, scale } = self.more(operands).ok_or("wrong number of operands")?;
+        let normed = match (self.prologue, prologue.as_slice()) {
             (Some(Prologue { norm: Norm::Rms, eps, to }), [weight]) => {
                 Some(rms_norm(operands[0], weight, eps).rounded(to))
             }
@@ -308,14 +309,14 @@ impl Semantics for FusedLinear {
             _ => None,
         };
         let x = scales.x.map(|scale| dequantize(&[operands[0], scale]));
-        let weight = scales.weight.map(|scale| match scales.zero {
+        let weight = scales.weight.map(|scale| match scales.zero_point {
             Some(zero) => dequantize(&[operands[1], scale, zero]),
             None => dequantize(&[operands[1], scale]),
         });
         let x = x.as_ref().or(normed.as_ref()).unwrap_or(operands[0]);
         let product = product(x, weight.as_ref().unwrap_or(operands[1]));
         let value = epilogues.into_iter().fold(product, |value, (epilogue, operand)| epilogue.eval(value, operand));
-        Ok(vec![match self.codes.zip(scale) {
+        Ok(vec![match self.quantize_to.zip(scale) {
             Some((to, scale)) => quantize(&[&value, scale], to),
             None => value,
         }])
@@ -324,7 +325,7 @@ impl Semantics for FusedLinear {
     fn expand(&self, graph: &Graph, id: OpId) -> Option<Patch> {
         let mut parts = LinearParts::of(graph, id)?;
         let mut patch = Patch::new();
-        if let Some((Prologue { norm, eps, to }, more)) = parts.before.take() {
+        if let Some((Prologue { norm, eps, to }, more)) = parts.prologue.take() {
             let to = (graph.tensor(parts.x)?.dtype != to).then_some(to);
             let operands: Vec<PatchValue> = [parts.x].into_iter().chain(more).map(PatchValue::from).collect();
             let normed = match norm {
@@ -335,10 +336,10 @@ impl Semantics for FusedLinear {
             patch.replace(graph.result(id), linear);
             return Some(patch);
         }
-        if let Some((to, scale)) = parts.codes.take() {
+        if let Some((to, scale)) = parts.quantize_to.take() {
             let linear = parts.add(graph, &mut patch, parts.x.into())?;
-            let codes = patch.add(graph, Quantize { to }, &[linear, scale.into()]);
-            patch.replace(graph.result(id), codes);
+            let quantized = patch.add(graph, Quantize { to }, &[linear, scale.into()]);
+            patch.replace(graph.result(id), quantized);
             return Some(patch);
         }
         if matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]) {
@@ -369,7 +370,7 @@ impl Semantics for FusedLinear {
 impl FusedLinear {
     /// The type of the product, whose operands may be quantized.
     fn product(&self, x: &TensorType, weight: &TensorType, scales: Scales<&Type>) -> Result<TensorType, TypeError> {
-        let zero = scales.zero.map(|zero| zero.tensor()).transpose()?;
+        let zero = scales.zero_point.map(|zero| zero.tensor()).transpose()?;
         let mut types = Vec::new();
         for (name, ty, scale, zero) in [("x", x, scales.x, None), ("weight", weight, scales.weight, zero)] {
             types.push(match scale {
@@ -381,7 +382,7 @@ impl FusedLinear {
                 None => ty.clone().into(),
             });
         }
-        if scales.zero.is_some() && scales.weight.is_none() {
+        if scales.zero_point.is_some() && scales.weight.is_none() {
             return type_error("expected scales with the zero points of the weight");
         }
         if scales.x.is_some() && (self.prologue.is_some() || self.to.is_none()) {
@@ -443,7 +444,7 @@ pub struct OrderedEpilogue {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearParts {
     /// The prologue, with its operands.
-    pub before: Option<(Prologue, Vec<Value>)>,
+    pub prologue: Option<(Prologue, Vec<Value>)>,
     /// The activations.
     pub x: Value,
     /// The weight.
@@ -455,7 +456,7 @@ pub struct LinearParts {
     /// The dtype of the result, before quantization if it is quantized.
     pub result: DType,
     /// The dtype of a quantized result, with its scale.
-    pub codes: Option<(DType, Value)>,
+    pub quantize_to: Option<(DType, Value)>,
 }
 
 impl LinearParts {
@@ -467,14 +468,14 @@ impl LinearParts {
         if graph.cast::<Linear>(id).is_some() {
             let epilogue = operands.get(2).map(|bias| (Epilogue::Bias, Some(*bias))).into_iter().collect();
             let scales = Scales::default();
-            return Some(LinearParts { before: None, x, weight, scales, epilogue, result, codes: None });
+            return Some(LinearParts { prologue: None, x, weight, scales, epilogue, result, quantize_to: None });
         }
         let fused = graph.cast::<FusedLinear>(id)?;
-        let More { before, scales, epilogues: epilogue, scale } = fused.more(&operands)?;
-        let before = fused.prologue.map(|prologue| (prologue, before));
-        let codes = fused.codes.zip(scale);
-        let result = if codes.is_some() { fused.to.unwrap_or(graph.tensor(x)?.dtype) } else { result };
-        Some(LinearParts { before, x, weight, scales, epilogue, result, codes })
+        let More { prologue: more, scales, epilogues: epilogue, scale } = fused.more(&operands)?;
+        let prologue = fused.prologue.map(|prologue| (prologue, more));
+        let quantize_to = fused.quantize_to.zip(scale);
+        let result = if quantize_to.is_some() { fused.to.unwrap_or(graph.tensor(x)?.dtype) } else { result };
+        Some(LinearParts { prologue, x, weight, scales, epilogue, result, quantize_to })
     }
 
     /// The epilogue, in order.
@@ -518,7 +519,7 @@ impl LinearParts {
 
     /// The dtype in which the product reads `x`.
     pub fn product_dtype(&self, graph: &Graph) -> Option<DType> {
-        match self.before {
+        match self.prologue {
             Some((Prologue { to, .. }, _)) => Some(to),
             None => Some(graph.tensor(self.x)?.dtype),
         }
@@ -526,15 +527,15 @@ impl LinearParts {
 
     /// Adds the linear layer over dequantized operands, in f32, to a patch.
     fn widened(&self, graph: &Graph, patch: &mut Patch) -> Option<PatchValue> {
-        let mut meaning = |codes: Value, scales: &[Option<Value>]| match scales {
-            [None, ..] => PatchValue::from(codes),
+        let mut dequantized = |value: Value, scales: &[Option<Value>]| match scales {
+            [None, ..] => PatchValue::from(value),
             scales => {
-                let operands = std::iter::once(codes).chain(scales.iter().copied().flatten());
+                let operands = std::iter::once(value).chain(scales.iter().copied().flatten());
                 patch.add(graph, Dequantize { to: DType::F32 }, &operands.map(PatchValue::from).collect::<Vec<_>>())
             }
         };
-        let x = meaning(self.x, &[self.scales.x]);
-        let weight = meaning(self.weight, &[self.scales.weight, self.scales.zero]);
+        let x = dequantized(self.x, &[self.scales.x]);
+        let weight = dequantized(self.weight, &[self.scales.weight, self.scales.zero_point]);
         let to = (patch.tensor(graph, x)?.dtype != self.result).then_some(self.result);
         let bias = self.operand(Epilogue::Bias).map(PatchValue::from);
         Some(patch.add(graph, Linear { to }, &[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>()))
@@ -545,17 +546,18 @@ impl LinearParts {
         let x_dtype = patch.tensor(graph, x)?.dtype;
         let to = (x_dtype != self.result).then_some(self.result);
         let mut operands = vec![x, self.weight.into()];
-        operands.extend(self.before.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
+        operands.extend(self.prologue.iter().flat_map(|(_, more)| more).copied().map(PatchValue::from));
         operands.extend(self.scales.iter().map(PatchValue::from));
         operands.extend(self.epilogue.iter().filter_map(|(_, operand)| operand.map(PatchValue::from)));
-        operands.extend(self.codes.map(|(_, scale)| PatchValue::from(scale)));
+        operands.extend(self.quantize_to.map(|(_, scale)| PatchValue::from(scale)));
         let (epilogue, quantized) = (self.epilogues(), self.scales.quantized());
-        let plain = self.before.is_none() && quantized == Quantized::default() && self.codes.is_none();
+        let plain = self.prologue.is_none() && quantized == Quantized::default() && self.quantize_to.is_none();
         if plain && matches!(epilogue.as_slice(), [] | [Epilogue::Bias]) {
             return Some(patch.add(graph, Linear { to }, &operands));
         }
-        let prologue = self.before.as_ref().map(|(prologue, _)| *prologue);
-        let codes = self.codes.map(|(dtype, _)| dtype);
-        Some(patch.add(graph, FusedLinear { prologue, quantized, epilogue: Epilogues(epilogue), to, codes }, &operands))
+        let prologue = self.prologue.as_ref().map(|(prologue, _)| *prologue);
+        let quantize_to = self.quantize_to.map(|(dtype, _)| dtype);
+        let fused = FusedLinear { prologue, quantized, epilogue: Epilogues(epilogue), to, quantize_to };
+        Some(patch.add(graph, fused, &operands))
     }
 }

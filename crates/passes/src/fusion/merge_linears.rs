@@ -33,7 +33,7 @@ fn merge_linears(graph: &Graph, id: OpId) -> Option<Patch> {
     };
     let weight = joined("weight", &|linear| Some(linear.weight))?;
     let scale = joined("scale", &|linear| linear.scales.weight);
-    let zero = joined("zero", &|linear| linear.scales.zero);
+    let zero = joined("zero", &|linear| linear.scales.zero_point);
     let bias = joined("bias", &|linear| linear.operand(Epilogue::Bias));
     let x = siblings[0].1.x;
     let operands = [Some(x.into()), Some(weight), siblings[0].1.scales.x.map(PatchValue::from), scale, zero, bias];
@@ -74,8 +74,8 @@ fn siblings(graph: &Graph, id: OpId) -> Option<Vec<(OpId, LinearParts)>> {
 /// The parts of a linear layer with nothing but a bias fused, and scales that can be concatenated by rows.
 fn alone(graph: &Graph, id: OpId) -> Option<LinearParts> {
     let parts = LinearParts::of(graph, id)?;
-    let alone = parts.before.is_none()
-        && parts.codes.is_none()
+    let alone = parts.prologue.is_none()
+        && parts.quantize_to.is_none()
         && matches!(parts.epilogues().as_slice(), [] | [Epilogue::Bias]);
     let by_rows = parts.scales.weight.is_none() || block_rows(graph, &parts).is_some();
     (alone && by_rows).then_some(parts)
@@ -92,8 +92,8 @@ fn block_rows(graph: &Graph, parts: &LinearParts) -> Option<u64> {
 
 /// The operands to concatenate: all except the activations and their scales.
 fn constants(linear: &LinearParts) -> Vec<Value> {
-    let Scales { weight, zero, .. } = linear.scales;
-    [Some(linear.weight), weight, zero, linear.operand(Epilogue::Bias)].into_iter().flatten().collect()
+    let Scales { weight, zero_point, .. } = linear.scales;
+    [Some(linear.weight), weight, zero_point, linear.operand(Epilogue::Bias)].into_iter().flatten().collect()
 }
 
 /// The operands of a concatenated weight, or the weight itself: nested joins are not canonical.

@@ -13,13 +13,13 @@ rewrite_pass! {
 }
 
 fn norm_linear(graph: &Graph, id: OpId) -> Option<Patch> {
-    let mut parts = LinearParts::of(graph, id).filter(|parts| parts.before.is_none())?;
+    let mut parts = LinearParts::of(graph, id).filter(|parts| parts.prologue.is_none())?;
     graph.used_once(parts.x).then_some(())?;
     let (norm, eps) = norm(graph, parts.x)?;
     let operands = graph.operands(parts.x.op);
     let (x, weight_and_bias) = operands.split_first()?;
     let to = graph.tensor(parts.x)?.dtype;
-    parts.before = Some((Prologue { norm, eps, to }, weight_and_bias.to_vec()));
+    parts.prologue = Some((Prologue { norm, eps, to }, weight_and_bias.to_vec()));
     let mut patch = Patch::new();
     let fused = parts.add(graph, &mut patch, (*x).into())?;
     patch.replace(graph.result(id), fused);

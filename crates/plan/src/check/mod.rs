@@ -9,14 +9,13 @@ use std::fmt::Display;
 use program::check_program;
 
 use crate::cubin;
+use crate::devices::sm90;
 use crate::{Buffer, DType, KvGroup, Layout, Plan, Problems, SymbolValues, WEIGHT_ALIGN, Weight, WeightData};
 
 /// Sizes above this, and sums of sizes, are refused: they cannot be real, and later sums must not overflow.
 const MAX_BYTES: u64 = 1 << 48;
-/// Threads per block, and bytes of dynamic shared memory per block, that any GPU so far has at most. (CUDA C++
-/// Programming Guide, "Compute Capabilities".)
+/// Threads per block that any GPU so far has at most. (CUDA C++ Programming Guide, "Compute Capabilities".)
 const MAX_THREADS: u32 = 1024;
-const MAX_SHARED_BYTES: u32 = 227 << 10;
 /// Maximum size of a name: several fit into one error.
 const MAX_NAME_BYTES: usize = 512;
 /// Axes of a tensor.
@@ -123,7 +122,7 @@ fn check_code(plan: &Plan, problems: &mut Problems) {
         let fits = match &kernel.code {
             None => !on_gpu,
             Some(code) => {
-                let block = (1..=MAX_THREADS).contains(&code.threads) && code.shared_bytes <= MAX_SHARED_BYTES;
+                let block = (1..=MAX_THREADS).contains(&code.threads) && code.shared_bytes <= sm90::SHARED_BYTES;
                 on_gpu && block
             }
         };

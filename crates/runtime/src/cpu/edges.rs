@@ -145,7 +145,7 @@ fn products_stay_inside_their_rows() {
         for rows in [1, 2, 3, 5] {
             for columns in [1, 3, 9] {
                 for dtype in [DType::F32, DType::F16, DType::BF16] {
-                    product(rows, columns, width, dtype, 0, false).expect("numbers");
+                    product(rows, columns, width, dtype, 0, false).expect("floats");
                 }
                 let counts = (0..8).map(|shift| width.div_ceil(1 << shift)).chain([1]);
                 let counts = counts.filter(|count| plan::scale_block(width as u64, *count as u64).is_some());
@@ -160,7 +160,7 @@ fn products_stay_inside_their_rows() {
                         if dtype == DType::I4 && width % 2 != 0 {
                             continue;
                         }
-                        product(rows, columns, width, dtype, groups, zeros).expect("codes");
+                        product(rows, columns, width, dtype, groups, zeros).expect("quantized");
                     }
                 }
             }
@@ -172,7 +172,7 @@ fn products_stay_inside_their_rows() {
 fn numbers_have_no_scales() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for groups in [1, 5, 10] {
-            let refused = product(1, 3, 10, dtype, groups, false).expect_err("scales of numbers");
+            let refused = product(1, 3, 10, dtype, groups, false).expect_err("scales of floats");
             assert_eq!(
                 refused,
                 format!("expected an unquantized weight, or a quantized one with scales, found {dtype} with scales")
@@ -209,11 +209,11 @@ fn rows_stay_inside_their_tensors() {
                 .expect("the largest");
             let cols = [("cols", Scalar::Int(4))];
             for dtype in [DType::I8, DType::F8E4M3] {
-                let codes = || Owned::new(dtype, &[rows, width]);
-                let mut made = [codes(), Owned::new(DType::F32, &[rows, width.div_ceil(4)])];
-                run("quantize_blocks", &cols, &mut [x("x")], &mut made, None).expect("codes and scales");
+                let quantized = || Owned::new(dtype, &[rows, width]);
+                let mut made = [quantized(), Owned::new(DType::F32, &[rows, width.div_ceil(4)])];
+                run("quantize_blocks", &cols, &mut [x("x")], &mut made, None).expect("quantized and scales");
                 let scale = Owned::random(DType::F32, &[1, width], "scale");
-                run("quantize", &[], &mut [x("x"), scale], &mut [codes()], None).expect("codes");
+                run("quantize", &[], &mut [x("x"), scale], &mut [quantized()], None).expect("quantized");
             }
             for dtype in [DType::F32, DType::BF16, DType::I8] {
                 let mut inputs = [Owned::ints(&[3], &[0, 4, 2]), Owned::random(dtype, &[5, width], "table")];

@@ -16,10 +16,10 @@ pub(super) fn check_codes(file: &PlanFile) -> Result<(), ExecError> {
     let is_nan = |code: &u8| code & 0x7f == 0x7f;
     for weight in &file.plan().weights {
         if let (DType::F8E4M3, WeightData::Stored { offset }) = (weight.dtype, &weight.data) {
-            let codes = file.stored(*offset, weight.bytes().unwrap_or(0));
+            let stored = file.stored(*offset, weight.bytes().unwrap_or(0));
             // no early end within a piece, so that the loop is vectorized
             let found = |piece: &[u8]| piece.iter().filter(|code| is_nan(code)).count() > 0;
-            if codes.par_chunks(PIECE).any(found) {
+            if stored.par_chunks(PIECE).any(found) {
                 let reason = format!("E4M3 weight `{}` contains NaN, expected finite values", weight.name);
                 return Err(PlanError::Corrupt { path: file.path().to_owned(), reason }.into());
             }

@@ -14,8 +14,8 @@ use super::{Args, CpuKernel, Tensor};
 use plan::{BLOCK, DType, Formula, Kernel, Registers, Scalar};
 
 /// `f(x @ weight^T + bias) + residual`. Inputs x, weight, the scales that `quantized` lists, optionally bias, and a
-/// residual if `epilogue` is `add`; `f` is an optional elementwise formula. A task has `columns_per_task` columns of all
-/// rows.
+/// residual if `epilogue` is `add`; `f` is an optional elementwise formula. A task has `columns_per_task` columns of
+/// all rows.
 #[derive(Default)]
 pub(super) struct Linear {
     formula: Option<Formula>,
@@ -71,34 +71,34 @@ impl<'a> Operands<'a> {
         ))
     }
 
-    /// These rows of x; quantized ones are widened into `numbers`, times their scales if a row has several.
-    fn rows<'b>(&'b self, rows: Range<usize>, scales: &Scales, numbers: &'b mut Vec<f32>) -> Result<&'b [f32], String> {
+    /// These rows of x; quantized ones are widened into `floats`, times their scales if a row has several.
+    fn rows<'b>(&'b self, rows: Range<usize>, scales: &Scales, floats: &'b mut Vec<f32>) -> Result<&'b [f32], String> {
         let (width, first) = (self.width(), rows.start);
         let range = rows.start * width..rows.end * width;
-        numbers.clear();
+        floats.clear();
         // SAFETY: each dtype has its type.
         unsafe {
             match self.x.dtype() {
-                DType::I8 => append(&self.x.elements::<i8>()[range], width, scales, first, numbers),
-                DType::F8E4M3 => append(&self.x.elements::<E4m3>()[range], width, scales, first, numbers),
+                DType::I8 => append(&self.x.elements::<i8>()[range], width, scales, first, floats),
+                DType::F8E4M3 => append(&self.x.elements::<E4m3>()[range], width, scales, first, floats),
                 _ => return Ok(&self.x.floats()?[range]),
             }
         }
-        Ok(numbers)
+        Ok(floats)
     }
 }
 
 /// Appends rows of quantized values as f32, times their scales if a row has several.
-fn append<W: Weight>(codes: &[W], width: usize, scales: &Scales, first: usize, to: &mut Vec<f32>) {
+fn append<W: Weight>(quantized: &[W], width: usize, scales: &Scales, first: usize, to: &mut Vec<f32>) {
     match scales.of_rows() {
-        Some(_) => append_widened(codes, width, scales, first, to),
-        None => append_scaled(codes, width, scales, first, to),
+        Some(_) => append_widened(quantized, width, scales, first, to),
+        None => append_scaled(quantized, width, scales, first, to),
     }
 }
 
 dispatch!(
     fn append_widened<W: Weight>(
-        codes: &[W],
+        quantized: &[W],
         width: usize,
         scales: &Scales,
         first: usize,
@@ -107,7 +107,7 @@ dispatch!(
 );
 dispatch!(
     fn append_scaled<W: Weight>(
-        codes: &[W],
+        quantized: &[W],
         width: usize,
         scales: &Scales,
         first: usize,
@@ -237,10 +237,10 @@ fn slice<W: Weight>(
     let row_scales = x_scales.of_rows().map_or_else(|| vec![1.0; rows], <[f32]>::to_vec);
     let column_scales = scales.of_rows().map_or_else(|| vec![1.0; columns.len()], <[f32]>::to_vec);
     let mut results = vec![0.0; ROW_TILE.min(rows) * columns.len()];
-    let mut numbers = Vec::new();
+    let mut floats = Vec::new();
     for start in (0..rows).step_by(ROW_TILE) {
         let count = ROW_TILE.min(rows - start);
-        let x = operands.rows(start..start + count, &x_scales, &mut numbers)?;
+        let x = operands.rows(start..start + count, &x_scales, &mut floats)?;
         let job = Job {
             x,
             weight,
@@ -338,9 +338,9 @@ fn widened_columns<L: Lanes, W: Weight, const GROUPS: bool, const ZEROS: bool>(
     let mut panel = Vec::new();
     for first in (0..bias.len()).step_by(3) {
         let range = first..(first + 3).min(bias.len());
-        let codes = &job.weight[range.start * line..range.end * line];
+        let quantized = &job.weight[range.start * line..range.end * line];
         panel.clear();
-        append_rows::<L, W, GROUPS, ZEROS>(codes, width, scales, first, &mut panel);
+        append_rows::<L, W, GROUPS, ZEROS>(quantized, width, scales, first, &mut panel);
         let job = Job { x, weight: &panel, first, width, scales, row_scales, column_scales, bias };
         columns::<L, f32, false, false, 4, 3>(&job, count, range, results);
     }

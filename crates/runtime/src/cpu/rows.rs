@@ -3,9 +3,10 @@
 use super::simd::with_element;
 use super::{Args, CpuKernel, RowArgs, RowKernel, Tensor};
 use plan::DType;
+use plan::devices::cpu;
 
-/// Rows per task. Code generation sizes grids with the same number.
-const ROWS: usize = 8;
+/// Rows per task.
+const ROWS: usize = cpu::ROWS_PER_TASK as usize;
 
 /// The rows of a task.
 pub(super) fn task_rows(task: usize, rows: usize) -> std::ops::Range<usize> {

@@ -107,7 +107,7 @@ pub(super) struct QuantizeBlocks;
 pub(super) struct Quantize;
 
 /// Writes quantized values, by the reciprocal of their scale.
-fn write_codes(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<(), String> {
+fn write_quantized(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<(), String> {
     with_element!(out.dtype(), E => {
         // SAFETY: the type is that of the dtype; rows are divided between tasks.
         narrow::<E>(values, 1.0 / scale, unsafe { out.write(at..at + values.len())? });
@@ -117,12 +117,12 @@ fn write_codes(values: &[f32], scale: f32, out: &Tensor, at: usize) -> Result<()
 
 dispatch!(
     /// Some values times a factor, rounded to the nearest quantized value.
-    fn narrow<E: Element>(values: &[f32], factor: f32, codes: &mut [E]) -> () = narrow_body
+    fn narrow<E: Element>(values: &[f32], factor: f32, quantized: &mut [E]) -> () = narrow_body
 );
 
 #[inline(always)]
-fn narrow_body<L: Lanes, E: Element>(values: &[f32], factor: f32, codes: &mut [E]) {
-    codes.iter_mut().zip(values).for_each(|(code, value)| *code = E::narrow(value * factor));
+fn narrow_body<L: Lanes, E: Element>(values: &[f32], factor: f32, quantized: &mut [E]) {
+    quantized.iter_mut().zip(values).for_each(|(to, value)| *to = E::narrow(value * factor));
 }
 
 fn check_codes(args: &Args) -> Result<(), String> {
@@ -160,13 +160,13 @@ impl CpuKernel for QuantizeBlocks {
 
     unsafe fn run(&self, args: &Args, task: usize) -> Result<(), String> {
         let (x, width) = (args.inputs[0].floats()?, args.inputs[0].width());
-        let (codes, scales) = (&args.outputs[0], &args.outputs[1]);
+        let (quantized, scales) = (&args.outputs[0], &args.outputs[1]);
         let cols = QuantizeBlocks::cols(args);
         for row in task_rows(task, args.inputs[0].row_count()) {
             let values = &x[row * width..(row + 1) * width];
             for (index, block) in values.chunks(cols).enumerate() {
-                let scale = plan::scale_of(plan::largest_magnitude(0.0, block), codes.dtype());
-                write_codes(block, scale, codes, row * width + index * cols)?;
+                let scale = plan::scale_of(plan::largest_magnitude(0.0, block), quantized.dtype());
+                write_quantized(block, scale, quantized, row * width + index * cols)?;
                 let at = row * scales.width() + index;
                 // SAFETY: rows are divided between tasks.
                 unsafe { scales.write::<f32>(at..at + 1)?[0] = scale };
@@ -198,7 +198,7 @@ impl CpuKernel for Quantize {
             for (index, block) in x[row * width..(row + 1) * width].chunks(blocks.cols).enumerate() {
                 let at = blocks.index(row, index * blocks.cols);
                 let scale = args.inputs[1].widened(at..at + 1)?;
-                write_codes(block, scale[0], &args.outputs[0], row * width + index * blocks.cols)?;
+                write_quantized(block, scale[0], &args.outputs[0], row * width + index * blocks.cols)?;
             }
         }
         Ok(())

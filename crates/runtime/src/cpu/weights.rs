@@ -128,14 +128,14 @@ mod tests {
     fn packed_codes_come_lower_half_first() {
         // every byte, and less than a vector
         let bytes: Vec<Pair> = (0..=255).chain(7..10).map(Pair).collect();
-        let codes: Vec<f32> =
+        let quantized: Vec<f32> =
             bytes.iter().flat_map(|byte| [(byte.0 << 4) as i8 >> 4, byte.0 as i8 >> 4]).map(f32::from).collect();
         let (mut found, mut portable) = (vec![0.5], Vec::new());
         let scales = Scales::none(1, 2 * bytes.len());
         append(&bytes, &scales, &mut found);
         append_row::<Portable, Pair>(&bytes, &scales, &mut portable);
-        assert_eq!(found[1..], codes);
-        assert_eq!(portable, codes);
+        assert_eq!(found[1..], quantized);
+        assert_eq!(portable, quantized);
         found.clear();
         append(&[Pair(0x8f), Pair(0x70)], &scales, &mut found);
         assert_eq!(found, [-1.0, -8.0, 0.0, 7.0]);

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use plan::devices::sm90;
 use plan::{CHUNK_BYTES, ExecError, Layout, PlanError, PlanFile, RandomPart, Scalar, Tiles, Weight, WeightData};
 
 use super::driver::{Context, Function, Memory, Pinned, Stream};
@@ -15,7 +16,7 @@ use super::launch::check_params;
 /// Threads that verify and copy chunks: each reads at some 2 GB/s, and a PCIe 5 link has 50.
 const UPLOAD_THREADS: usize = 8;
 /// Blocks of a fill: several per multiprocessor, in a grid-stride loop.
-const FILL_BLOCKS: u32 = 1056;
+const FILL_BLOCKS: u32 = 8 * sm90::MULTIPROCESSORS;
 
 /// Size of the parameters of a fill: out, seed, mean, std, first element, elements, rows, columns.
 const FILL_PARAM_BYTES: [usize; 8] = [8, 8, 4, 4, 8, 8, 8, 8];

@@ -197,7 +197,7 @@ fn scheme(graph: &Graph, parts: &LinearParts) -> Result<Scheme, String> {
             "its rows of {cols} values of {bits} bits are not whole 32-bit words, as compressed-tensors requires"
         ));
     }
-    let writable = parts.scales.zero.is_none() && (scheme.packed() || scheme.bits == 8);
+    let writable = parts.scales.zero_point.is_none() && (scheme.packed() || scheme.bits == 8);
     writable.then_some(scheme).ok_or_else(other)
 }
 

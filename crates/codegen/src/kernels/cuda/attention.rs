@@ -2,32 +2,40 @@
 //! reference loops for everything else.
 
 use ir::ops::{GatherRows, LinearParts, PagedAttention, Quantize, QuantizeBlocks, RopeAttention};
-use ir::{KvDecl, OpId};
+use ir::{DeclaredOp, KvDecl, OpId};
 use plan::{DType, Dim, ProgramKind};
 
 use super::body::{Body, c_float, c_type};
-use super::linear::{MULTIPROCESSORS, few_takes};
-use super::rope::{HeadNorm, frequencies};
-use super::{dim, is_16_bit, is_byte_code};
-use crate::kernels::distinct;
-use crate::{Call, Refusal, Site};
+use super::heads::{HeadNorm, frequencies};
+use super::kv::{BLOCK_TOKENS, check_blocks, with_step};
+use super::linear::few;
+use super::quantized::is_8_bit;
+use super::{MULTIPROCESSORS, is_16_bit};
+use crate::kernels::{Row, distinct};
+use crate::{Call, KvUse, Refusal, Site};
 
-/// Block size of the KV cache in GPU kernels.
-const BLOCK_TOKENS: u32 = 64;
+pub(super) const ROPE_ATTENTION_DECODE: Row =
+    Row::new("rope_attention_decode", &[RopeAttention::MNEMONIC], "kernels/attention/decode.cuh", |site| {
+        rope_decode(site, None)
+    })
+    .tuned(rope_decode_candidates);
+
+pub(super) const ATTENTION_DECODE: Row =
+    Row::new("attention_decode", &[PagedAttention::MNEMONIC], "kernels/attention/decode.cuh", |site| {
+        decode(site, None)
+    })
+    .tuned(decode_candidates);
+
+pub(super) const ATTENTION_PREFILL: Row =
+    Row::new("attention_prefill", &[PagedAttention::MNEMONIC], "kernels/attention/prefill.cuh", prefill);
+
+pub(super) const ATTENTION_REFERENCE: Row =
+    Row::new("attention_reference", &[PagedAttention::MNEMONIC], "kernels/attention/reference.cuh", reference);
+
 /// Warps per block. In the reference kernel each handles a query head of a token.
 const WARPS: u32 = 4;
 /// Maximum number of blocks (a cluster) that share the context of a sequence and KV head.
 const SPLITS: [u64; 4] = [8, 4, 2, 1];
-
-/// The KV group of an op, whose block size must be supported.
-pub(super) fn check_blocks<'a>(site: &Site<'a>, group: u32) -> Result<&'a KvDecl, Refusal> {
-    let kv = site.graph.kv().get(group as usize);
-    let kv = kv.ok_or_else(|| Refusal::because(format!("there is no KV group {group}")))?;
-    match kv.block_tokens {
-        BLOCK_TOKENS => Ok(kv),
-        other => Err(Refusal::because(format!("requires KV blocks of {BLOCK_TOKENS} tokens, found {other}"))),
-    }
-}
 
 /// Parameters of all attention kernels.
 struct Shape<'a> {
@@ -43,12 +51,12 @@ fn shape<'a>(site: &Site<'a>) -> Result<Shape<'a>, Refusal> {
     let kv = check_blocks(site, op.group)?;
     let width = site.operand_type(0)?.width().ok_or_else(|| Refusal::because("its rows have a symbolic width"))?;
     let heads = width / u64::from(op.head_dim);
-    Ok(Shape { op, kv, heads, tokens: dim(site, 0, 0)?, sequences: dim(site, 4, 0)? })
+    Ok(Shape { op, kv, heads, tokens: site.dim(0, 0)?, sequences: site.dim(4, 0)? })
 }
 
 /// Whether tensor cores support these queries, or why not.
 fn check_tensor_cores(queries: DType, kv: &KvDecl, head_dim: u32, scale: f32) -> Result<(), Refusal> {
-    if !is_16_bit(queries) || (queries != kv.dtype && !is_byte_code(kv.dtype)) {
+    if !is_16_bit(queries) || (queries != kv.dtype && !is_8_bit(kv.dtype)) {
         return Err(Refusal::because("requires 16-bit queries, and a cache of the same type or an 8-bit one"));
     }
     if !head_dim.is_multiple_of(16) || !(16..=256).contains(&head_dim) {
@@ -81,14 +89,12 @@ impl Shape<'_> {
     }
 
     fn call(&self, site: &Site<'_>, mut body: Body) -> Result<Call, Refusal> {
-        body.kv = Some((self.op.group, self.op.layer, false));
-        let blocks = dim(site, 4, 1)?;
-        let body = body.scalar("tokens", self.tokens.clone()).scalar("sequences", self.sequences.clone());
-        body.scalar("blocks_per_sequence", blocks).call(site)
+        body.kv = Some(KvUse::reading(self.op.group, self.op.layer));
+        with_step(body, site, 4)?.call(site)
     }
 }
 
-pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
+fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
     one_token(site)?;
@@ -96,7 +102,7 @@ pub(super) fn decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refus
     let splits = splits.unwrap_or_else(|| splits_of(site, &shape.tokens, clusters));
     let instance = shape.instance(site, "AttentionDecode", &[splits])?;
     let grid = shape.tokens.clone() * (clusters * splits).into();
-    let body = decode_body("attention_decode", instance, shape.kv, grid, splits);
+    let body = decode_body(&ATTENTION_DECODE, instance, shape.kv, grid, splits);
     Ok(shape.call(site, body)?.int("splits", splits as i64))
 }
 
@@ -124,7 +130,7 @@ fn splits_for(clusters: u64) -> u64 {
 }
 
 /// Fewer blocks per sequence merge less, more blocks read less each.
-pub(super) fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+fn decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     distinct(decode(site, None), SPLITS.into_iter().map(|splits| decode(site, Some(splits))))
 }
 
@@ -133,8 +139,8 @@ fn row_bytes(kv: &KvDecl) -> u32 {
     kv.head_dim * kv.dtype.bytes() as u32
 }
 
-fn decode_body(name: &'static str, instance: String, kv: &KvDecl, grid: Dim, splits: u64) -> Body {
-    let mut body = Body::new(name, "attention/decode.cuh", instance, WARPS * 32, grid);
+fn decode_body(kernel: &Row, instance: String, kv: &KvDecl, grid: Dim, splits: u64) -> Body {
+    let mut body = Body::of(kernel, instance, WARPS * 32, grid);
     body.cluster = splits as u32;
     // as in the body: each warp has 16 keys and values of a block in each stage, two blocks fit a multiprocessor
     let share = 16 * row_bytes(kv);
@@ -143,7 +149,7 @@ fn decode_body(name: &'static str, instance: String, kv: &KvDecl, grid: Dim, spl
     body
 }
 
-pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
+fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
     let op = site.cast::<RopeAttention>()?;
     one_token(site)?;
     let (kv, qkv, out) = (check_blocks(site, op.group)?, site.operand_type(0)?, site.result_type()?);
@@ -157,26 +163,25 @@ pub(super) fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, 
     }
     let (half, norm) = (frequencies(site, 4)?, HeadNorm::of(site, op.norm_eps)?);
     let (types, scale) = ([out.dtype, kv.dtype, qkv.dtype].map(c_type).join(", "), c_float(scale));
-    let (tokens, sequences, blocks) = (dim(site, 0, 0)?, dim(site, 3, 0)?, dim(site, 3, 1)?);
+    let tokens = site.dim(0, 0)?;
     let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
     let shape = format!("{heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}");
     let alone = !before_few(site, site.op);
     let instance = format!("RopeAttentionDecode<{types}, {shape}, {}, {alone}>", norm.ty);
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
-    let mut body = decode_body("rope_attention_decode", instance, kv, grid, splits);
+    let mut body = decode_body(&ROPE_ATTENTION_DECODE, instance, kv, grid, splits);
     // after the stages: rotated queries, padded, key and value, and two tables of sines and cosines
     let queries = u64::from(heads / kv_heads) * u64::from(head_dim + 8) * 2;
-    let turned = queries + 2 * u64::from(row_bytes(kv)) + 2 * half.max(1) * 4;
-    body.shared_bytes += turned.next_multiple_of(16) as u32;
-    body.kv = Some((group, layer, true));
+    let rotated = queries + 2 * u64::from(row_bytes(kv)) + 2 * half.max(1) * 4;
+    body.shared_bytes += rotated.next_multiple_of(16) as u32;
+    body.kv = Some(KvUse::attending(group, layer));
     body.absent = norm.absent;
-    let body = body.scalar("tokens", tokens).scalar("sequences", sequences).scalar("blocks_per_sequence", blocks);
-    let call = body.call(site)?.attending().int("splits", splits as i64);
+    let call = with_step(body, site, 3)?.call(site)?.int("splits", splits as i64);
     Ok(if alone { call.text("overlap", "none") } else { call })
 }
 
-/// Whether the linears that read the first result of an op, perhaps as codes or some rows of it, have their weights in
-/// rings: only those may start beside attention.
+/// Whether the linear layers that read the first result of an op, perhaps quantized or gathered, are all of
+/// `linear_few`: only those may start beside attention.
 fn before_few(site: &Site<'_>, op: OpId) -> bool {
     let graph = site.graph;
     let users = graph.uses(graph.result(op));
@@ -187,17 +192,17 @@ fn before_few(site: &Site<'_>, op: OpId) -> bool {
                 || graph.cast::<Quantize>(user.op).is_some()
                 || graph.cast::<GatherRows>(user.op).is_some();
             match LinearParts::of(graph, user.op) {
-                Some(_) => few_takes(&site),
+                Some(_) => few::supports(&site),
                 None => passes_on && before_few(&site, user.op),
             }
         })
 }
 
-pub(super) fn rope_decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+fn rope_decode_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
     distinct(rope_decode(site, None), SPLITS.into_iter().map(|splits| rope_decode(site, Some(splits))))
 }
 
-pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
+fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     shape.tensor_cores(site)?;
     let head_dim = shape.op.head_dim;
@@ -206,22 +211,22 @@ pub(super) fn prefill(site: &Site<'_>) -> Result<Call, Refusal> {
     let instance = shape.instance(site, "AttentionPrefill", &[])?;
     let tiles = (shape.tokens.clone() * shape.group().into()).ceil_div(rows) + shape.sequences.clone();
     let grid = tiles * u64::from(shape.op.kv_heads).into();
-    let mut body = Body::new("attention_prefill", "attention/prefill.cuh", instance, WARPS * 32, grid);
+    let mut body = Body::of(&ATTENTION_PREFILL, instance, WARPS * 32, grid);
     // queries, and two stages of the keys and values of a block; if quantized, one stage and the one being converted
-    let (stages, codes) = if is_byte_code(shape.kv.dtype) { (1, 2 * BLOCK_TOKENS * head_dim) } else { (2, 0) };
-    body.shared_bytes = (rows as u32 + stages * 2 * BLOCK_TOKENS) * head_dim * 2 + codes;
+    let (stages, quantized) = if is_8_bit(shape.kv.dtype) { (1, 2 * BLOCK_TOKENS * head_dim) } else { (2, 0) };
+    body.shared_bytes = (rows as u32 + stages * 2 * BLOCK_TOKENS) * head_dim * 2 + quantized;
     Ok(shape.call(site, body)?.int("rows", rows as i64))
 }
 
-pub(super) fn plain(site: &Site<'_>) -> Result<Call, Refusal> {
+fn reference(site: &Site<'_>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let head_dim = shape.op.head_dim;
     if head_dim > 512 {
         return Err(Refusal::because(format!("requires a head dimension of at most 512, found {head_dim}")));
     }
-    let instance = shape.instance(site, "AttentionPlain", &[])?;
+    let instance = shape.instance(site, "AttentionReference", &[])?;
     let grid = (shape.tokens.clone() * shape.heads.into()).ceil_div(WARPS.into());
-    shape.call(site, Body::new("attention_plain", "attention/plain.cuh", instance, WARPS * 32, grid))
+    shape.call(site, Body::of(&ATTENTION_REFERENCE, instance, WARPS * 32, grid))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use ir::{TensorType, Type};
 use plan::{DType, Dim, TensorMap};
 
 use crate::cuda::Header;
-use crate::{Call, DeviceCall, Refusal, Site};
+use crate::kernels::Row;
+use crate::{Call, DeviceCall, KvUse, Refusal, Site};
 
 /// An instantiation of a body, and how it is launched.
 #[derive(Clone, Debug)]
@@ -41,8 +42,8 @@ pub struct Body {
     pub scalars: Vec<(&'static str, Dim)>,
     /// Number of blocks.
     pub grid: Dim,
-    /// The part of the KV cache, as `(group, layer, writes)`.
-    pub kv: Option<(u32, u32, bool)>,
+    /// The part of the KV cache that it accesses.
+    pub kv: Option<KvUse>,
 }
 
 impl Body {
@@ -68,6 +69,12 @@ impl Body {
         }
     }
 
+    /// The body of one of smelt's kernels.
+    pub(super) fn of(kernel: &Row, instance: String, threads: u32, grid: Dim) -> Body {
+        let include = kernel.file.strip_prefix("kernels/").unwrap_or(kernel.file);
+        Body::new(kernel.name, include, instance, threads, grid)
+    }
+
     /// A body of a file outside of `kernels/`; the instance is named with its namespace.
     pub fn own(name: &'static str, file: Header, instance: String, threads: u32, grid: Dim) -> Body {
         let body = Body::new(name, file.path, String::new(), threads, grid);
@@ -83,8 +90,8 @@ impl Body {
     /// The call of this body for an op. Arguments are the op's results and tensor operands, in order; the KV cache is
     /// the last among those it belongs to.
     pub fn call(self, site: &Site<'_>) -> Result<Call, Refusal> {
-        let kv_type = self.kv.and_then(|(group, ..)| site.graph.kv().get(group as usize)).map(|group| group.dtype);
-        let writes = self.kv.is_some_and(|(.., writes)| writes);
+        let kv_type = self.kv.and_then(|kv| site.graph.kv().get(kv.group as usize)).map(|group| group.dtype);
+        let writes = self.kv.is_some_and(|kv| kv.writes);
         let dtypes = |values: &mut dyn Iterator<Item = ir::Value>| -> Vec<DType> {
             let tensors = values.filter_map(|value| match site.graph.ty(value) {
                 Type::Effect => None,
@@ -104,11 +111,8 @@ impl Body {
             scalars: self.scalars.into_iter().map(|(_, dim)| dim).collect(),
         };
         let mut call = Call::grid(self.grid);
-        call.device = Some(device);
-        Ok(match self.kv {
-            Some((group, layer, writes)) => call.kv(group, layer, writes),
-            None => call,
-        })
+        (call.device, call.kv) = (Some(device), self.kv);
+        Ok(call)
     }
 
     /// The text of the unit.

@@ -1,17 +1,26 @@
 //! `kernels/norm`: one block per row, or per head.
 
-use ir::Value;
 use ir::ops::{AddLayerNorm, AddRmsNorm, LayerNorm, RmsNorm};
+use ir::{DeclaredOp, Value};
 use plan::{DType, Dim};
 
 use super::body::{Body, c_float, c_type};
-use super::{row_count, width};
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
+
+pub(super) const RMS_NORM: Row = Row::new("rms_norm", &[RmsNorm::MNEMONIC], "kernels/norm/norm.cuh", rms_norm);
+
+pub(super) const ADD_RMS_NORM: Row =
+    Row::new("add_rms_norm", &[AddRmsNorm::MNEMONIC], "kernels/norm/norm.cuh", add_rms_norm);
+
+pub(super) const LAYER_NORM: Row = Row::new("layer_norm", &[LayerNorm::MNEMONIC], "kernels/norm/norm.cuh", layer_norm);
+
+pub(super) const ADD_LAYER_NORM: Row =
+    Row::new("add_layer_norm", &[AddLayerNorm::MNEMONIC], "kernels/norm/norm.cuh", add_layer_norm);
 
 /// A body of the family.
 struct Norm {
-    name: &'static str,
-    file: &'static str,
+    kernel: &'static Row,
     ty: &'static str,
     /// Number of operands, and of results, with the shape of x.
     rows: usize,
@@ -20,51 +29,48 @@ struct Norm {
     head_dim: Option<u32>,
 }
 
-pub(super) fn rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
+fn rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let RmsNorm { eps, head_dim, .. } = *site.cast::<RmsNorm>()?;
-    Norm { name: "rms_norm", file: "norm/rms_norm.cuh", ty: "RmsNorm", rows: 1, eps, head_dim }.call(site, &[])
+    Norm { kernel: &RMS_NORM, ty: "RmsNorm", rows: 1, eps, head_dim }.call(site, &[])
 }
 
-pub(super) fn add_rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
+fn add_rms_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<AddRmsNorm>()?.eps;
-    Norm { name: "add_rms_norm", file: "norm/rms_norm.cuh", ty: "AddRmsNorm", rows: 2, eps, head_dim: None }
-        .call(site, &[])
+    Norm { kernel: &ADD_RMS_NORM, ty: "AddRmsNorm", rows: 2, eps, head_dim: None }.call(site, &[])
 }
 
-pub(super) fn layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
+fn layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<LayerNorm>()?.eps;
-    Norm { name: "layer_norm", file: "norm/layer_norm.cuh", ty: "LayerNorm", rows: 1, eps, head_dim: None }
-        .call(site, &[2])
+    Norm { kernel: &LAYER_NORM, ty: "LayerNorm", rows: 1, eps, head_dim: None }.call(site, &[2])
 }
 
-pub(super) fn add_layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
+fn add_layer_norm(site: &Site<'_>) -> Result<Call, Refusal> {
     let eps = site.cast::<AddLayerNorm>()?.eps;
-    Norm { name: "add_layer_norm", file: "norm/layer_norm.cuh", ty: "AddLayerNorm", rows: 2, eps, head_dim: None }
-        .call(site, &[3])
+    Norm { kernel: &ADD_LAYER_NORM, ty: "AddLayerNorm", rows: 2, eps, head_dim: None }.call(site, &[3])
 }
 
 impl Norm {
     /// The call, with an index for each operand that may be absent.
     fn call(&self, site: &Site<'_>, optional: &[usize]) -> Result<Call, Refusal> {
-        let (width, rows) = (width(site)?, row_count(site)?);
+        let (width, rows) = (site.width()?, site.row_count()?);
         let cols = self.head_dim.map_or(width, u64::from);
         // heads of a row are contiguous, as rows are
         let rows = rows * Dim::from(width / cols.max(1));
         let operands = site.graph.operands(site.op);
-        let gain = c_type(gain(site, operands.get(self.rows..).unwrap_or_default())?);
+        let weight = c_type(weight_dtype(site, operands.get(self.rows..).unwrap_or_default())?);
         let threads = threads(cols);
         let value = c_type(site.operand_type(0)?.dtype);
         let normed = site.graph.results(site.op).last().map(|normed| site.tensor(normed)).transpose()?;
         let normed = normed.map_or(value, |ty| c_type(ty.dtype));
-        let instance = format!("{}<{value}, {normed}, {gain}, {cols}, {}, {threads}>", self.ty, c_float(self.eps));
-        let mut body = Body::new(self.name, self.file, instance, threads, rows.clone());
+        let instance = format!("{}<{value}, {normed}, {weight}, {cols}, {}, {threads}>", self.ty, c_float(self.eps));
+        let mut body = Body::of(self.kernel, instance, threads, rows.clone());
         body.absent = optional.iter().copied().filter(|place| *place >= operands.len()).collect();
         Ok(body.scalar("rows", rows).call(site)?.int("threads", threads))
     }
 }
 
 /// The dtype of the norm's weight and bias, which it reads before it waits for its rows.
-pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal> {
+pub(super) fn weight_dtype(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal> {
     let mut dtypes = Vec::new();
     for factor in factors {
         if !site.graph.is_constant(*factor) {
@@ -75,8 +81,8 @@ pub(super) fn gain(site: &Site<'_>, factors: &[Value]) -> Result<DType, Refusal>
         dtypes.push(site.tensor(*factor)?.dtype);
     }
     match dtypes.as_slice() {
-        [gain] => Ok(*gain),
-        [gain, bias] if gain == bias => Ok(*gain),
+        [weight] => Ok(*weight),
+        [weight, bias] if weight == bias => Ok(*weight),
         _ => Err(Refusal::because("requires a weight and a bias of one type")),
     }
 }

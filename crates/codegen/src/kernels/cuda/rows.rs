@@ -1,52 +1,60 @@
 //! `kernels/rows`: copies of rows, and elementwise ops.
 
+use ir::DeclaredOp;
 use ir::ops::{Embedding, GatherRows, Split, Swiglu};
 use plan::{Code, DType, Layout, Param, Scalar};
 
 use super::body::{Body, c_type};
-use super::{dim, is, linear, row_count, width};
+use super::element_grid::{self, THREADS};
+use super::layout::layout_of;
 use crate::cuda::flatten;
+use crate::kernels::Row;
 use crate::{Call, Refusal, Site};
 
-pub(super) const THREADS: u32 = 256;
-/// Elements per block: eight per thread, one 16-byte vector of a 16-bit type.
-pub(super) const BLOCK_ELEMENTS: u64 = 8 * THREADS as u64;
+pub(super) const SWIGLU: Row = Row::new("swiglu", &[Swiglu::MNEMONIC], "kernels/rows/elementwise.cuh", swiglu);
 
-/// Blocks are assigned elements of the result, independent of rows.
-pub(super) fn swiglu(site: &Site<'_>) -> Result<Call, Refusal> {
-    is::<Swiglu>(site)?;
-    let (rows, cols) = (row_count(site)?, width(site)?);
+pub(super) const SPLIT: Row = Row::new("split", &[Split::MNEMONIC], "kernels/rows/split.cuh", split);
+
+pub(super) const EMBEDDING: Row =
+    Row::new("embedding", &[Embedding::MNEMONIC], "kernels/rows/embedding.cuh", embedding);
+
+pub(super) const GATHER_ROWS: Row =
+    Row::new("gather_rows", &[GatherRows::MNEMONIC], "kernels/rows/embedding.cuh", gather_rows);
+
+fn swiglu(site: &Site<'_>) -> Result<Call, Refusal> {
+    site.cast::<Swiglu>()?;
+    let (rows, cols) = (site.row_count()?, site.width()?);
     let instance = format!("Swiglu<{}, {cols}>", c_type(site.result_type()?.dtype));
-    let grid = (rows.clone() * cols.into()).ceil_div(BLOCK_ELEMENTS);
-    Body::new("swiglu", "rows/elementwise.cuh", instance, THREADS, grid).scalar("rows", rows).call(site)
+    let grid = element_grid::blocks(&rows, cols);
+    Body::of(&SWIGLU, instance, THREADS, grid).scalar("rows", rows).call(site)
 }
 
-pub(super) fn gather_rows(site: &Site<'_>) -> Result<Call, Refusal> {
-    is::<GatherRows>(site)?;
-    let (cols, rows) = (width(site)?, row_count(site)?);
+fn gather_rows(site: &Site<'_>) -> Result<Call, Refusal> {
+    site.cast::<GatherRows>()?;
+    let (cols, rows) = (site.width()?, site.row_count()?);
     let instance = format!("GatherRows<{}, {cols}>", c_type(site.result_type()?.dtype));
-    let body = Body::new("gather_rows", "rows/embedding.cuh", instance, THREADS, rows.clone());
-    body.scalar("rows", rows).scalar("x_rows", dim(site, 0, 0)?).call(site)
+    let body = Body::of(&GATHER_ROWS, instance, THREADS, rows.clone());
+    body.scalar("rows", rows).scalar("x_rows", site.dim(0, 0)?).call(site)
 }
 
 /// Reads the packed form of a table that a linear layer uses packed: one copy serves both.
-pub(super) fn embedding(site: &Site<'_>) -> Result<Call, Refusal> {
-    is::<Embedding>(site)?;
-    let (cols, tokens) = (width(site)?, row_count(site)?);
-    let layout = linear::layout_of(site.graph, site.operand(1)?);
+fn embedding(site: &Site<'_>) -> Result<Call, Refusal> {
+    site.cast::<Embedding>()?;
+    let (cols, tokens) = (site.width()?, site.row_count()?);
+    let layout = layout_of(site.graph, site.operand(1)?);
     let tiled = layout == Layout::Tiled;
     let instance = format!("Embedding<{}, {cols}, {tiled}>", c_type(site.result_type()?.dtype));
-    let body = Body::new("embedding", "rows/embedding.cuh", instance, THREADS, tokens.clone());
-    let call = body.scalar("tokens", tokens).scalar("vocab", dim(site, 1, 0)?).call(site)?;
+    let body = Body::of(&EMBEDDING, instance, THREADS, tokens.clone());
+    let call = body.scalar("tokens", tokens).scalar("vocab", site.dim(1, 0)?).call(site)?;
     Ok(if tiled { call.layout(1, layout).int("tiled", 1) } else { call })
 }
 
-pub(super) fn split(site: &Site<'_>) -> Result<Call, Refusal> {
+fn split(site: &Site<'_>) -> Result<Call, Refusal> {
     let split = site.cast::<Split>()?;
-    let rows = row_count(site)?;
+    let rows = site.row_count()?;
     let sizes: Vec<String> = split.sizes.iter().map(u32::to_string).collect();
     let instance = format!("Split<{}, {}>", c_type(site.result_type()?.dtype), sizes.join(", "));
-    let mut body = Body::new("split", "rows/split.cuh", instance, THREADS, rows.clone());
+    let mut body = Body::of(&SPLIT, instance, THREADS, rows.clone());
     body.outputs_in_array = true;
     body.scalar("rows", rows).call(site)
 }

@@ -1,66 +1,69 @@
-//! `kernels/linear/skinny.cuh`: weights, or codes of them, stream past few rows.
+//! `kernels/linear/skinny.cuh`: few rows; weights stream into registers.
 
 use plan::DType;
+use plan::devices::sm90;
 
 use super::arguments::{Arguments, operands};
-use super::codes::Codes;
-use super::{MULTIPROCESSORS, Shape, WIDE, check_tiled, few, shape};
-use crate::kernels::cuda::SHARED_BYTES;
+use super::{LINEARS, Shape, WIDE, check_tiled, few, shape};
+use crate::kernels::cuda::MULTIPROCESSORS;
 use crate::kernels::cuda::body::Body;
-use crate::kernels::distinct;
+use crate::kernels::cuda::quantized::QuantizedOperands;
+use crate::kernels::{Row, distinct};
 use crate::{Call, Refusal, Site};
 
-/// Rows up to which a linear is a stream of weights.
+/// Rows up to which the bytes of the weight decide.
 const SKINNY_ROWS: u64 = 32;
-/// The same for wide weights, whose blocks are busy with more rows, too: beyond, those of wgmma read x less often.
+/// The same for wide weights: with more rows, `wgmma` reads x less often.
 const WIDE_ROWS: u64 = 16;
-/// Rows that every block may norm for itself: with two or more, a launch that norms them once costs less than reading
-/// them in each block.
+/// Rows that every block may norm for itself: with two or more, a launch that norms them once costs less.
 const NORM_ROWS: u64 = 1;
 
-pub(in crate::kernels::cuda) fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
+pub(in crate::kernels::cuda) const LINEAR_SKINNY: Row =
+    Row::new("linear_skinny", LINEARS, "kernels/linear/skinny.cuh", |site| skinny(site, None)).tuned(candidates);
+
+fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal> {
     let shape = shape(site)?;
     let layout = check_tiled(site, &shape)?;
     let bound = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
     let most = if shape.n >= WIDE { WIDE_ROWS } else { SKINNY_ROWS };
     if bound > most {
         let n = shape.n;
-        return Err(Refusal::because(format!("takes {most} rows of {n} outputs, this program has up to {bound}")));
+        return Err(Refusal::because(format!("supports {most} rows of {n} outputs, this program has up to {bound}")));
     }
     let rows = bound.next_multiple_of(8);
-    let codes = Codes::of(site.graph, &shape.parts)?;
-    let config = config.unwrap_or_else(|| match codes.coded {
+    let quantized = QuantizedOperands::of(site.graph, &shape.parts)?;
+    let config = config.unwrap_or_else(|| match quantized.any {
         false => SkinnyConfig::of(shape.n, shape.k, rows),
-        true => SkinnyConfig::of_codes(shape.n, shape.k, rows, &codes),
+        true => SkinnyConfig::of_quantized(shape.n, shape.k, rows, &quantized),
     });
     let SkinnyConfig { warps, strips, depth } = config;
     let Shape { n, k, .. } = shape;
     // partial sums of each warp, padded so that they lie in different banks
     let mut shared_bytes = warps * rows * (16 * strips + 4) * 4;
-    if shape.parts.before.is_some() {
+    if shape.parts.prologue.is_some() {
         if bound > NORM_ROWS {
             return Err(Refusal::because(format!("norms {NORM_ROWS} rows, this program has up to {bound}")));
         }
         shared_bytes += bound * (k + 32) * 2;
     }
-    let more = Arguments::of(site, &shape, &codes, bound)?.text();
-    if shared_bytes > SHARED_BYTES.into() {
+    let more = Arguments::of(site, &shape, &quantized, bound)?.text();
+    if shared_bytes > sm90::SHARED_BYTES.into() {
         return Err(Refusal::because(format!("its normed rows take {shared_bytes} bytes of shared memory")));
     }
     let types = shape.types(site);
     let instance = format!("LinearSkinny<{types}, {n}, {k}, {rows}, {warps}, {strips}, {depth}{more}>");
     let grid = n.div_ceil(16 * strips).into();
-    let mut body = Body::new("linear_skinny", "linear/skinny.cuh", instance, warps as u32 * 32, grid);
+    let mut body = Body::of(&LINEAR_SKINNY, instance, warps as u32 * 32, grid);
     body.says_blocks = true;
     body.shared_bytes = shared_bytes as u32;
     let call = shape.call(site, body, &operands(&shape))?.layout(1, layout);
     Ok(call.int("rows", rows as i64).int("warps", warps as i64).int("strips", strips as i64).int("depth", depth as i64))
 }
 
-pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    if few::takes(site) {
+fn candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+    if few::supports(site) {
         // beside blocks that stay, this kernel would have a small L1, through which its weights go
-        return Err(Refusal::because("linear_few takes it, and a program has one of both"));
+        return Err(Refusal::because("linear_few supports it, and a program has one of both"));
     }
     let shape = shape(site)?;
     let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);
@@ -68,20 +71,20 @@ pub(in crate::kernels::cuda) fn skinny_candidates(site: &Site<'_>) -> Result<Vec
     distinct(skinny(site, None), others.map(|config| skinny(site, Some(config))))
 }
 
-/// How few rows are spread over warps.
+/// The shape of a block, and the loads that its warps have in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::kernels::cuda) struct SkinnyConfig {
+pub(super) struct SkinnyConfig {
     /// Warps of a block, which share the columns of its strips.
     warps: u64,
     /// Strips of 16 outputs of a block.
     strips: u64,
-    /// Units of 2 KiB that a warp has under way in each strip.
+    /// Units of 2 KiB that a warp has in flight in each strip.
     depth: u64,
 }
 
 impl SkinnyConfig {
-    /// What was fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
-    /// share what is read of x; a multiprocessor wants some 100 KB under way, and all blocks should run at once.
+    /// The fastest on an H200 for weights of these sizes and this many rows (`bench/weight-layout.json`). Two strips
+    /// share their reads of x; a multiprocessor needs some 100 KB in flight, and all blocks should run at once.
     fn of(n: u64, k: u64, rows: u64) -> SkinnyConfig {
         let strips = n.div_ceil(16);
         let even = strips.is_multiple_of(2);
@@ -96,23 +99,26 @@ impl SkinnyConfig {
         SkinnyConfig { warps, strips, depth }
     }
 
-    /// For codes, which take more registers than they fill: fewer units are under way, so that two blocks still share a
-    /// multiprocessor. Not timed yet.
-    fn of_codes(n: u64, k: u64, rows: u64, codes: &Codes) -> SkinnyConfig {
+    /// For quantized weights, which take registers to widen: fewer units are in flight, so that two blocks still share
+    /// a multiprocessor. Not timed yet.
+    fn of_quantized(n: u64, k: u64, rows: u64, quantized: &QuantizedOperands) -> SkinnyConfig {
         let strips = n.div_ceil(16);
         let even = strips.is_multiple_of(2);
-        let (of_4_bits, many) = (codes.weight_dtype == DType::I4, strips > 3 * MULTIPROCESSORS);
+        let (of_4_bits, many) = (quantized.weight_dtype == DType::I4, strips > 3 * MULTIPROCESSORS);
         let (warps, strips, depth) = match rows {
-            0..=8 if codes.zero => (8, 1, 1),
-            0..=8 if codes.x.is_some_and(|x| x.cols > 0) => (8, 1, 3),
+            0..=8 if quantized.zero_point => (8, 1, 1),
+            0..=8 if quantized.x.is_some_and(|x| x.cols > 0) => (8, 1, 3),
             // scales of blocks take registers, and widening e4m3 takes more than integers
-            0..=8 if codes.weight_dtype == DType::F8E4M3 && codes.weight.is_some_and(|weight| weight.cols > 0) => {
+            0..=8
+                if quantized.weight_dtype == DType::F8E4M3
+                    && quantized.weight.is_some_and(|weight| weight.cols > 0) =>
+            {
                 (8, 1, 2)
             }
-            0..=8 if even && many && codes.x.is_none() => (8, 2, if of_4_bits { 1 } else { 2 }),
+            0..=8 if even && many && quantized.x.is_none() => (8, 2, if of_4_bits { 1 } else { 2 }),
             0..=8 if strips > 2 * MULTIPROCESSORS && !many => (8, 1, 2),
-            0..=8 if even && strips > 200 && k < 8192 && codes.x.is_none() => (8, 2, if of_4_bits { 2 } else { 4 }),
-            // a row of 4-bit codes as long as this, on few strips, would spill with more under way
+            0..=8 if even && strips > 200 && k < 8192 && quantized.x.is_none() => (8, 2, if of_4_bits { 2 } else { 4 }),
+            // 4-bit rows as long as this, on few strips, would spill with more in flight
             0..=8 if of_4_bits && k >= 8192 && strips < 64 => (8, 1, 1),
             0..=8 => (8, 1, if of_4_bits { 2 } else { 3 }),
             _ if even => (8, 2, 1),
@@ -121,7 +127,7 @@ impl SkinnyConfig {
         SkinnyConfig { warps, strips, depth }
     }
 
-    /// What came close for some sizes, or won (`bench/weight-layout.json`).
+    /// Those that came close for some sizes, or won (`bench/weight-layout.json`).
     fn others(n: u64, rows: u64) -> Vec<SkinnyConfig> {
         let all: &[(u64, u64, u64)] = match rows {
             0..=8 => &[(8, 1, 2), (8, 1, 4), (16, 1, 1), (16, 1, 2), (4, 1, 4), (8, 2, 1), (8, 2, 2), (8, 2, 4)],
@@ -148,16 +154,16 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_4_bits_have_half_as_many_units_under_way() {
-        let codes = |weight_dtype| Codes {
-            coded: true,
+    fn weights_of_4_bits_have_half_as_many_units_in_flight() {
+        let quantized = |weight_dtype| QuantizedOperands {
+            any: true,
             x_dtype: DType::BF16,
             x: None,
             weight_dtype,
             weight: None,
-            zero: false,
+            zero_point: false,
         };
-        let depth = |dtype, n, k| SkinnyConfig::of_codes(n, k, 8, &codes(dtype)).depth;
+        let depth = |dtype, n, k| SkinnyConfig::of_quantized(n, k, 8, &quantized(dtype)).depth;
         assert_eq!([depth(DType::I8, 28672, 4096), depth(DType::I4, 28672, 4096)], [2, 1]);
         assert_eq!([depth(DType::I8, 4096, 4096), depth(DType::I4, 4096, 4096)], [4, 2]);
     }

@@ -12,7 +12,7 @@ use crate::Recipe;
 
 /// A matrix that is computed from another one and its scales.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Coded {
+pub struct Scaled {
     /// The unquantized input of quantization, or the quantized one of dequantization.
     pub matrix: Recipe,
     /// Rows and columns.
@@ -22,12 +22,12 @@ pub struct Coded {
     /// Their rows and columns.
     pub scale_shape: [u64; 2],
     /// A zero point per scale, if there are any.
-    pub zero: Option<Recipe>,
+    pub zero_point: Option<Recipe>,
     /// Type of an element.
     pub to: DType,
 }
 
-impl Coded {
+impl Scaled {
     /// Computes a range of elements as little-endian bytes.
     pub fn read(&self, weights: &dyn WeightSource, range: Range<u64>, out: &mut [u8]) -> Result<(), String> {
         let values = self.matrix.floats(weights, range.clone())?;
@@ -37,7 +37,11 @@ impl Coded {
         let first = range.start / cols_of_matrix / rows;
         let last = (range.end - 1) / cols_of_matrix / rows + 1;
         let scales = self.scales.floats(weights, first * width..last * width)?;
-        let zeros = self.zero.as_ref().map(|zero| zero.floats(weights, first * width..last * width)).transpose()?;
+        let zeros = self
+            .zero_point
+            .as_ref()
+            .map(|zero_point| zero_point.floats(weights, first * width..last * width))
+            .transpose()?;
         let mut at = range.start;
         let mut values_left = &values[..];
         let mut results = Vec::with_capacity(values.len());
@@ -62,13 +66,13 @@ impl Coded {
     /// Random parts with the distribution of a quantized random matrix: they use the full range.
     pub fn random(&self, weights: &dyn WeightSource) -> Option<Vec<RandomPart>> {
         let Recipe::BlockScales(scales) = &self.scales else { return None };
-        let codes = |part: RandomPart| {
-            let scale = likely_scale(&part, scales.codes);
+        let quantized = |part: RandomPart| {
+            let scale = likely_scale(&part, scales.quantized);
             RandomPart { mean: part.mean / scale, std: part.std / scale, ..part }
         };
         // dequantized values have none
         self.to.largest_code()?;
-        Some(self.matrix.random(weights)?.into_iter().map(codes).collect())
+        Some(self.matrix.random(weights)?.into_iter().map(quantized).collect())
     }
 
     /// Rows and columns that share a scale.
@@ -81,8 +85,8 @@ impl Coded {
 }
 
 /// The scale of a block of many random numbers.
-fn likely_scale(part: &RandomPart, codes: DType) -> f32 {
-    scale_of(part.mean.abs() + RandomPart::BOUND * part.std, codes)
+fn likely_scale(part: &RandomPart, quantized: DType) -> f32 {
+    scale_of(part.mean.abs() + RandomPart::BOUND * part.std, quantized)
 }
 
 /// The scales of a matrix's blocks.
@@ -95,7 +99,7 @@ pub struct BlockScales {
     /// Rows and columns of a block.
     pub block: [u64; 2],
     /// The quantized type.
-    pub codes: DType,
+    pub quantized: DType,
     /// The scales, once they are computed.
     pub known: OnceLock<Vec<f32>>,
 }
@@ -117,7 +121,7 @@ impl BlockScales {
         }
         let scales = |part: RandomPart| {
             let elements = part.elements.div_ceil(lines) * self.scale_shape()[1];
-            RandomPart { elements, mean: likely_scale(&part, self.codes), std: 0.0, ..part }
+            RandomPart { elements, mean: likely_scale(&part, self.quantized), std: 0.0, ..part }
         };
         Some(parts.into_iter().map(scales).collect())
     }
@@ -157,7 +161,7 @@ impl BlockScales {
                 *largest = largest_magnitude(*largest, values);
             }
         }
-        let scales: Vec<f32> = largest.into_iter().map(|largest| scale_of(largest, self.codes)).collect();
+        let scales: Vec<f32> = largest.into_iter().map(|largest| scale_of(largest, self.quantized)).collect();
         match scales.iter().all(|scale| scale.is_finite()) {
             true => Ok(scales),
             false => {
@@ -195,28 +199,28 @@ mod tests {
         let elements = shape.iter().product();
         let source = Random(RandomPart::named("w", elements, 0.0, 0.02));
         let matrix = Recipe::Tensor { key: "w".to_owned(), dtype: DType::F32, elements };
-        for (codes, block) in [(DType::I8, [1, 512]), (DType::F8E4M3, [32, 128]), (DType::I4, [1, 128])] {
+        for (quantized, block) in [(DType::I8, [1, 512]), (DType::F8E4M3, [32, 128]), (DType::I4, [1, 128])] {
             let known = OnceLock::new();
-            let scales = BlockScales { matrix: matrix.clone(), shape, block, codes, known };
+            let scales = BlockScales { matrix: matrix.clone(), shape, block, quantized, known };
             let scale_shape = scales.scale_shape();
             let parts = scales.random(&source).unwrap();
             assert_eq!(parts.iter().map(|part| part.elements).sum::<u64>(), scale_shape.iter().product::<u64>());
             let real = scales.floats(&source, 0..1).unwrap()[0];
             // the extremes of a block are somewhat within those of all values
             let made = parts[0].value(0);
-            assert!(made >= real && made < 1.6 * real, "{codes}: {made} for {real}");
-            let coded = Coded {
+            assert!(made >= real && made < 1.6 * real, "{quantized}: {made} for {real}");
+            let scaled = Scaled {
                 matrix: matrix.clone(),
                 shape,
                 scales: Recipe::BlockScales(Box::new(scales)),
                 scale_shape,
-                zero: None,
-                to: codes,
+                zero_point: None,
+                to: quantized,
             };
-            let parts = coded.random(&source).unwrap();
-            let largest = (0..elements).map(|index| codes.round(parts[0].value(index)).abs()).fold(0.0, f32::max);
-            let most = codes.largest_code().unwrap();
-            assert!(parts.len() == 1 && largest > 0.8 * most && largest <= most, "{codes}: {largest} of {most}");
+            let parts = scaled.random(&source).unwrap();
+            let largest = (0..elements).map(|index| quantized.round(parts[0].value(index)).abs()).fold(0.0, f32::max);
+            let most = quantized.largest_code().unwrap();
+            assert!(parts.len() == 1 && largest > 0.8 * most && largest <= most, "{quantized}: {largest} of {most}");
         }
     }
 }

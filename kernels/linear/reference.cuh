@@ -1,14 +1,15 @@
-// y = x @ w^T + bias for any sizes and float types, in float on CUDA cores: for checking, and for what tensor cores
-// cannot take.
+// y = x @ w^T + bias for any sizes and float types, in float on CUDA cores: for checking, and for shapes and types that
+// tensor cores do not support.
 //
-//   y [rows][kN] of Y, x [rows][kK] of X, w [kN][kK] of W, bias [kN] of B, which is read where kBias
-//   x and w may be codes: i8, f8e4m3, or i4 in a byte each, and mean (code - zero) * scale with scales as XScales and
-//   WScales say (common/scales.cuh) and, where kZero, a zero of the weight for each of them; else x_scale, w_scale and
-//   w_zero are nullptr
-//   x is row-major. The order of w is kOrder: 0 row-major, 1 tiled, 2 tiled with the rows of the two halves taking turns
-//   (common/tiled.cuh; codes of 4 bits as there)
-//   LinearPlain     grid ceil(rows / 64) * ceil(kN / 64), row tiles first; 64 x 64 outputs a block, k in order
-//   LinearPlainFew  grid ceil(kN / 8); a warp for each output of up to 8 rows, its lanes share k; w is row-major
+//   y [rows][kN] of Y, x [rows][kK] of X, w [kN][kK] of W, bias [kN] of B, read if kBias
+//   x and w may be quantized: i8, f8e4m3, or i4 in a byte each, and mean (q - zero_point) * scale with scales as
+//     XScales
+//   and WScales say (common/scales.cuh) and, if kZeroPoint, a zero point of the weight per scale; otherwise x_scale,
+//   w_scale and w_zero_point are nullptr
+//   x is row-major. The order of w is kOrder: 0 row-major, 1 tiled, 2 tiled with the rows of the two halves interleaved
+//   (common/tiled.cuh; 4-bit values as there)
+//   LinearReference     grid ceil(rows / 64) * ceil(kN / 64), row tiles first; 64 x 64 outputs per block, k in order
+//   LinearReferenceFew  grid ceil(kN / 8); a warp per output of up to 8 rows, its lanes share k; w is row-major
 #pragma once
 #include "common/body.cuh"
 #include "common/reduce.cuh"
@@ -18,11 +19,11 @@
 
 namespace smelt {
 
-// Elements of a matrix [kN][kK] of W in the order kOrder, as the numbers that they mean.
-template <class W, class WScales, bool kZero, int kOrder, int kN, int kK> struct PlainWeight {
+// Elements of a matrix [kN][kK] of W in the order kOrder, dequantized.
+template <class W, class WScales, bool kZeroPoint, int kOrder, int kN, int kK> struct ReferenceWeight {
   const W* w;
   const typename WScales::Type* scale;
-  const i8* zero;
+  const i8* zero_point;
 
   __device__ __forceinline__ float stored(int row, int col) const {
     const i64 place = kOrder == 2 ? half_row_place(row, kN) : row;
@@ -36,20 +37,20 @@ template <class W, class WScales, bool kZero, int kOrder, int kN, int kK> struct
     }
   }
 
-  // What an element that is stored as `code` means.
-  __device__ __forceinline__ float meaning(float code, int row, int col) const {
-    if constexpr (!WScales::kScaled) return code;
+  // The value of an element that is stored as `q`.
+  __device__ __forceinline__ float dequantize(float q, int row, int col) const {
+    if constexpr (!WScales::kScaled) return q;
     const int at = WScales::line(row) + WScales::column(col);
-    if constexpr (kZero) code -= to_float(zero[at]);
-    return code * to_float(scale[at]);
+    if constexpr (kZeroPoint) q -= to_float(zero_point[at]);
+    return q * to_float(scale[at]);
   }
 
-  __device__ __forceinline__ float at(int row, int col) const { return meaning(stored(row, col), row, col); }
+  __device__ __forceinline__ float at(int row, int col) const { return dequantize(stored(row, col), row, col); }
 };
 
 template <class X, class W, class B, class Y, int kN, int kK, bool kBias, class XScales = Unscaled,
-          class WScales = Unscaled, bool kZero = false, int kOrder = 0>
-struct LinearPlain {
+          class WScales = Unscaled, bool kZeroPoint = false, int kOrder = 0>
+struct LinearReference {
   static constexpr int kThreads = 256;
   static constexpr int kTile = 64;  // rows and outputs of a block
   static constexpr int kStep = 16;  // of k
@@ -61,7 +62,7 @@ struct LinearPlain {
   const W* w;
   const typename XScales::Type* x_scale;
   const typename WScales::Type* w_scale;
-  const i8* w_zero;
+  const i8* w_zero_point;
   const B* bias;
   int rows;
 
@@ -75,7 +76,7 @@ struct LinearPlain {
     const int row_tiles = ceil_div(rows, kTile);
     const int row = tile % row_tiles * kTile, output = tile / row_tiles * kTile;
     const int r = threadIdx.x / 16 * 4, n = threadIdx.x % 16 * 4;  // of this thread's 4 x 4 outputs
-    const PlainWeight<W, WScales, kZero, kOrder, kN, kK> weight = {w, w_scale, w_zero};
+    const ReferenceWeight<W, WScales, kZeroPoint, kOrder, kN, kK> weight = {w, w_scale, w_zero_point};
     float next_left[kLoads], next_right[kLoads];
     const auto load = [&](int k) {
 #pragma unroll
@@ -131,22 +132,22 @@ struct LinearPlain {
 };
 
 template <class X, class W, class B, class Y, int kN, int kK, bool kBias, class XScales = Unscaled,
-          class WScales = Unscaled, bool kZero = false, int kOrder = 0>
-struct LinearPlainFew {
+          class WScales = Unscaled, bool kZeroPoint = false, int kOrder = 0>
+struct LinearReferenceFew {
   static_assert(kOrder == 0, "row-major");
   static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kRows = 8;
   static constexpr int kWidth = sizeof(X) > sizeof(W) ? vector_width<X, kK>() : vector_width<W, kK>();
   static constexpr int kStride = 32 * kWidth;  // of the k of a lane
-  static constexpr int kBatch = 4;             // vectors of weights that a lane has on their way
+  static constexpr int kBatch = 4;             // vectors of weights that a lane has in flight
 
   Y* y;
   const X* x;
   const W* w;
   const typename XScales::Type* x_scale;
   const typename WScales::Type* w_scale;
-  const i8* w_zero;
+  const i8* w_zero_point;
   const B* bias;
   int rows;
 
@@ -155,7 +156,7 @@ struct LinearPlainFew {
   __device__ __forceinline__ void tile(int tile) {
     const int output = tile * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (output >= kN) return;
-    const PlainWeight<W, WScales, kZero, kOrder, kN, kK> weight = {w, w_scale, w_zero};
+    const ReferenceWeight<W, WScales, kZeroPoint, kOrder, kN, kK> weight = {w, w_scale, w_zero_point};
     float sums[kRows] = {};
     for (int start = lane * kWidth; start < kK; start += kBatch * kStride) {
       // load
@@ -171,16 +172,16 @@ struct LinearPlainFew {
       for (int b = 0; b < kBatch; ++b) {
         const int k = start + b * kStride;
         if (k >= kK) break;
-        float means[kWidth];
+        float dequantized[kWidth];
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) means[i] = weight.meaning(to_float(weights[b][i]), output, k + i);
+        for (int i = 0; i < kWidth; ++i) dequantized[i] = weight.dequantize(to_float(weights[b][i]), output, k + i);
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
           if (row >= rows) break;
           const Vec<X, kWidth> values = *reinterpret_cast<const Vec<X, kWidth>*>(x + i64(row) * kK + k);
 #pragma unroll
           for (int i = 0; i < kWidth; ++i)
-            sums[row] += means[i] * (to_float(values[i]) * XScales::at(x_scale, row, k + i));
+            sums[row] += dequantized[i] * (to_float(values[i]) * XScales::at(x_scale, row, k + i));
         }
       }
     }

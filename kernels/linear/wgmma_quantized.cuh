@@ -1,16 +1,16 @@
-// y = x * w^T (+ bias) (+ residual) for many rows where both are codes times scales, on the tensor cores' 8 bits.
+// y = x * w^T (+ bias) (+ residual) for many rows if both are quantized, on the tensor cores' 8-bit types.
 //
-//   y, bias, residual as in linear/outputs.cuh; where y is codes, *y_scale is their scale
+//   y, bias, residual as in linear/outputs.cuh; if y is quantized, *y_scale is its scale
 //   x [rows][kK] and w of C (i8, f8e4m3), read through their maps alone (linear/ring.cuh). So kK % 16 == 0
 //   w     tiled as in common/tiled.cuh, a unit being 16 outputs x 128 k
 //   XS, WS  the Scales of x and w: of whole rows (or blocks of them, or all), or in groups of a multiple of 128
 //         columns; those of w in groups must be the same for all rows of a block, of both halves
 //
-// Sums of i8 are exact. Sums of f8e4m3 are kept by tensor cores in some 14 bits, so each 128 columns are summed separately,
-// and then to a sum in float. So are those of groups, times their scales; other scales are applied to the whole sum.
-// One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols).
+// Sums of i8 are exact. Sums of f8e4m3 are kept by tensor cores in some 14 bits, so each 128 columns are summed
+// separately, and then added in float. So are those of groups, times their scales; other scales are applied to the
+// whole sum. One block per kBlockRows x kBlockCols outputs; grid ceil(rows / kBlockRows) * ceil(kN / kBlockCols).
 #pragma once
-#include "common/codes.cuh"
+#include "common/quantized.cuh"
 #include "linear/outputs.cuh"
 #include "linear/ring.cuh"
 
@@ -18,8 +18,8 @@ namespace smelt {
 
 template <class C, class B, class Y, class XS, class WS, int kN, int kK, int kBlockRows, int kBlockCols, int kStages,
           bool kSwiglu, class F = Same>
-struct LinearWgmmaCodes {
-  static_assert(sizeof(C) == 1 && kK % 16 == 0, "codes of a byte, rows of x of whole 16-byte chunks");
+struct LinearWgmmaQuantized {
+  static_assert(sizeof(C) == 1 && kK % 16 == 0, "8-bit values, rows of x of whole 16-byte chunks");
   static_assert(kBlockCols == 32 || kBlockCols % 64 == 0 && kBlockCols <= 256, "a width that wgmma_m64k32 has");
   static_assert(XS::kShared % 128 == 0 && WS::kShared % 128 == 0, "groups of whole steps");
   static constexpr int kHalfCols = kSwiglu ? kBlockCols / 2 : kBlockCols;
@@ -28,12 +28,12 @@ struct LinearWgmmaCodes {
 
   using Ring = ProductRing<ceil_div(kK, 128), 128, kBlockRows, kBlockCols, kStages>;
   using Outputs = BlockOutputs<B, Y, kN, kBlockRows, kBlockCols, kSwiglu, F>;
-  static_assert(Outputs::kBytes <= Ring::kBarriers, "the results take the place of the ring");
+  static_assert(Outputs::kBytes <= Ring::kBarriers, "results replace the ring");
   static constexpr int kThreads = Ring::kThreads;
   static constexpr int kBlocks = 1;
   static constexpr int kSharedBytes = Ring::kBytes;
-  // What tensor cores add up in.
-  static constexpr bool kExact = kLargestCode<C> == kLargestCode<i8>;
+  // The type of the tensor cores' sums.
+  static constexpr bool kExact = kLargestQuantized<C> == kLargestQuantized<i8>;
   static constexpr bool kInSteps = !kExact || XS::kGrouped || WS::kGrouped;
   template <bool kIntegers> struct SumOf { using Type = float; };
   template <> struct SumOf<true> { using Type = int; };
@@ -63,7 +63,7 @@ struct LinearWgmmaCodes {
       ring.fill();
     } else if (threadIdx.x < Ring::kConsumers) {
       Outputs outputs = {y, bias, residual, rows, ring.row, ring.strip};
-      if constexpr (Outputs::kCodes) outputs.reciprocal = __frcp_rn(*y_scale);
+      if constexpr (Outputs::kQuantized) outputs.reciprocal = __frcp_rn(*y_scale);
       Rescaled<XS, WS, kN> rescaled = {{}, w_scales};
       outputs.template row_scales<XS>(x_scales, rescaled.x);
       if constexpr (kInSteps) {
@@ -78,8 +78,8 @@ struct LinearWgmmaCodes {
     }
   }
 
-  // What the products of a step are multiplied by: for the rows in the two halves of fragments, and for the two halves
-  // of a gated product.
+  // The scales of the products of a step: for the rows in the two halves of fragments, and for the two halves of a
+  // gated product.
   __device__ __forceinline__ void group_scales(int step, int first, float (&scale)[2][2]) const {
     float of_x[2] = {1.0f, 1.0f}, of_w[2] = {1.0f, 1.0f};
 #pragma unroll

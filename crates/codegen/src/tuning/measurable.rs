@@ -1,4 +1,4 @@
-//! Ops without timings, and measuring them.
+//! Ops whose candidates can be measured, and measuring them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ir::{Graph, OpId};
 use plan::{ExecError, Executor};
 
-use super::candidates::{Candidate, Candidates, Codes};
+use super::candidates::{Candidate, Candidates, CodeHashes};
 use super::clock::{self, Clock};
 use super::trial::Trial;
 use super::{Outcome, Timings};
@@ -22,36 +22,36 @@ const TIME_PER_CANDIDATE: Duration = Duration::from_millis(300);
 /// If a single launch takes as long, the overhead of a step is negligible.
 const LONG: Duration = Duration::from_millis(5);
 
-/// An op of a program whose candidates have no timings.
-pub struct Untimed<'a> {
+/// An op of a program, with candidates to measure.
+pub struct Measurable<'a> {
     pub(super) graph: &'a Graph,
     pub(super) program: &'a ProgramShape,
     pub(super) id: OpId,
     pub(super) candidates: Candidates,
 }
 
-/// The ops of the programs without sufficient timings that have a choice. Each is listed once, however many layers have
+/// The ops with a choice of kernels that lack timings. Each is listed once, however many layers have
 /// it. Programs are those selected without timings.
 pub fn untimed<'a>(
     selection: &'a Selection,
     catalog: &Catalog,
     programs: &'a [ProgramShape],
     timings: &Timings,
-) -> Vec<Untimed<'a>> {
-    let mut codes = Codes::default();
+) -> Vec<Measurable<'a>> {
+    let mut hashes = CodeHashes::default();
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     for (index, program) in programs.iter().enumerate() {
         let chosen = selection.program(index);
         for (id, choice) in chosen.launches() {
             let site = Site { graph: chosen.graph(), op: id, program };
-            let candidates = Candidates::of(&site, catalog, &choice.call, &mut codes);
+            let candidates = Candidates::of(&site, catalog, &choice.call, &mut hashes);
             if candidates.list.is_empty() || timings.of(&candidates).is_some() {
                 continue;
             }
             let texts: Vec<String> = candidates.list.iter().map(|candidate| candidate.text.clone()).collect();
             if seen.insert((candidates.op.clone(), texts)) {
-                found.push(Untimed { graph: chosen.graph(), program, id, candidates });
+                found.push(Measurable { graph: chosen.graph(), program, id, candidates });
             }
         }
     }
@@ -59,18 +59,18 @@ pub fn untimed<'a>(
 }
 
 /// The ops that a step of a program runs, each with only its selected kernel as a candidate: to measure the step.
-pub fn chosen<'a>(selection: &'a Selection, programs: &'a [ProgramShape], index: usize) -> Vec<Untimed<'a>> {
-    let mut codes = Codes::default();
+pub fn chosen<'a>(selection: &'a Selection, programs: &'a [ProgramShape], index: usize) -> Vec<Measurable<'a>> {
+    let mut hashes = CodeHashes::default();
     let (chosen, program) = (selection.program(index), &programs[index]);
     let launches = chosen.launches().map(|(id, choice)| {
         let site = Site { graph: chosen.graph(), op: id, program };
-        let candidates = Candidates::only(&site, choice, &mut codes);
-        Untimed { graph: chosen.graph(), program, id, candidates }
+        let candidates = Candidates::only(&site, choice, &mut hashes);
+        Measurable { graph: chosen.graph(), program, id, candidates }
     });
     launches.collect()
 }
 
-impl Untimed<'_> {
+impl Measurable<'_> {
     /// Nanoseconds per launch of the first candidate, if timings have it with the same code.
     pub fn time(&self, timings: &Timings) -> Option<u64> {
         timings.of(&self.candidates)?.first()?.nanoseconds.as_ref().ok().copied()

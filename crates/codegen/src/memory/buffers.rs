@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ir::{Graph, Value};
 use plan::{Arg, Buffer, Dim, Port, SymbolValues, WEIGHT_ALIGN};
 
-use crate::memory::{Request, place};
+use super::{Request, place};
 use crate::{CodegenError, ProgramShape};
 
 /// The buffers of one program under construction.

@@ -14,7 +14,7 @@
 
 namespace smelt {
 
-template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct AttentionPlain {
+template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScale> struct AttentionReference {
   static_assert(kHeads % kKvHeads == 0, "query heads share kv heads in equal groups");
   static_assert(kHeadDim >= 1 && kHeadDim <= 512, "a lane holds at most 16 elements of a head");
   static constexpr int kThreads = 128;
@@ -22,23 +22,19 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
 
   T* out;
   const T* q;
-  const int* positions;
-  const int* query_starts;
-  const int* block_table;
+  StepInputs inputs;
   const KV* kv;
-  int tokens;
-  int sequences;
-  int blocks_per_sequence;
+  StepSizes sizes;
 
   __device__ __forceinline__ void stream(int) {}
 
   __device__ __forceinline__ void tile(int tile) {
     const int lane = threadIdx.x % 32;
     const i64 warp = i64(tile) * (kThreads / 32) + threadIdx.x / 32;
-    if (warp >= i64(tokens) * kHeads) return;
+    if (warp >= i64(sizes.tokens) * kHeads) return;
     const int token = int(warp / kHeads);
     const int head = int(warp % kHeads);
-    const int sequence = sequence_of(query_starts, sequences, token);
+    const int sequence = sequence_of(inputs.query_starts, sizes.sequences, token);
 
     // load
     float query[kPerLane], sum[kPerLane];
@@ -52,9 +48,9 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     // reduce
     float top = minus_infinity();
     float weight = 0.0f;
-    if (sequence < sequences) {
-      const int last = positions[token];
-      const int* table = block_table + i64(sequence) * blocks_per_sequence;
+    if (sequence < sizes.sequences) {
+      const int last = inputs.positions[token];
+      const int* table = inputs.block_table + i64(sequence) * sizes.blocks_per_sequence;
       const int kv_head = head / (kHeads / kKvHeads);
       for (int position = 0; position <= last; ++position) {
         const KV* keys = kv + keys_offset<kKvHeads, kHeadDim>(table[position / kBlockTokens], kv_head);
@@ -81,7 +77,7 @@ template <class T, class KV, int kHeads, int kKvHeads, int kHeadDim, float kScal
     }
 
     // store
-    const float share = sequence < sequences ? 1.0f / weight : 0.0f;
+    const float share = sequence < sizes.sequences ? 1.0f / weight : 0.0f;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int d = i * 32 + lane;
