@@ -16,6 +16,7 @@ mod models;
 mod planted;
 mod random;
 mod runner;
+mod skip;
 mod snapshot;
 mod traced;
 mod weights;
@@ -33,6 +34,7 @@ pub use models::{model_folders, model_graph};
 pub use planted::plant_outliers;
 pub use random::Random;
 pub use runner::{Suite, cases, folder, run};
+pub use skip::skip;
 pub use traced::Traced;
 pub use weights::SeededWeights;
 

@@ -45,11 +45,10 @@ impl Command for RunDevice {
     }
 
     fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
-        let executor = match (device::executor(), device::compiler()) {
-            (Ok(executor), Ok(_)) => executor,
-            (Err(reason), _) | (_, Err(reason)) => return Ok(Outcome::Skipped(reason)),
-        };
-        check(suite, &case.with_block_tokens(DEVICE_BLOCK_TOKENS), Target::Sm90a, &executor)
+        match device::available() {
+            Ok(()) => check(suite, &case.with_block_tokens(DEVICE_BLOCK_TOKENS), Target::Sm90a, &device::executor()?),
+            Err(reason) => Ok(Outcome::Skipped(reason)),
+        }
     }
 }
 
