@@ -120,7 +120,7 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
 fn tolerance(graph: &Graph) -> Tolerance {
     match Tolerance::of(Numerics::Rounding, graph) {
         Tolerance::Relative(rounding) => Tolerance::Relative(rounding.max(1e-3)),
-        Tolerance::Exact => Tolerance::Exact,
+        other => other,
     }
 }
 
