@@ -93,9 +93,8 @@ impl<'a> Failures<'a> {
         for line in output.lines() {
             let started = line.trim_start();
             if let Some(name) = started.strip_prefix("Running ").or_else(|| started.strip_prefix("Doc-tests ")) {
-                target = name.split(" (").next().unwrap_or(name);
-            }
-            if line.starts_with("---- ") && line.ends_with(" ----") {
+                (target, in_error) = (name.split(" (").next().unwrap_or(name), false);
+            } else if line.starts_with("---- ") && line.ends_with(" ----") {
                 (in_test, in_error) = (true, false);
                 found.tests.push(vec![line]);
             } else if line == "failures:" || line.starts_with("test result: ") {
