@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use ir::text::Parsed;
 use ir::{Graph, OpSet};
 
+use crate::Edit;
+
 /// One `.ir` file.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -21,8 +23,21 @@ pub struct Case {
     pub sizes: BTreeMap<String, u64>,
     /// `// weights: dummy`: constants are random runs that the plan describes.
     pub dummy_weights: bool,
+    /// `// fires-with: s/OLD/NEW/`: what makes the passes fire, where they change nothing.
+    pub fires_with: Option<FiresWith>,
+    /// `// near-miss: NAME: s/OLD/NEW/`: what keeps the passes from firing, where they change something.
+    pub near_misses: Vec<(String, Edit)>,
     /// The whole text, comments included.
     pub text: String,
+}
+
+/// Proof that passes change nothing for the reason that the case shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FiresWith {
+    /// They fire on the graph with this edit.
+    Edit(Edit),
+    /// `nothing, REASON`: they never change a graph.
+    Nothing,
 }
 
 /// An `// error: …` comment.
@@ -44,10 +59,19 @@ impl Case {
         let first = first.ok_or_else(|| format!("{name}: expected `// test: COMMAND` on the first line"))?;
         let mut words = first.split_whitespace().map(str::to_owned);
         let command = words.next().ok_or_else(|| format!("{name}: expected a command after `// test:`"))?;
-        let header = |key: &str| text.lines().find_map(|line| line.strip_prefix("// ")?.strip_prefix(key));
-        let sizes = sizes(header("sizes: ").unwrap_or_default()).map_err(|error| format!("{name}: {error}"))?;
-        let dummy_weights = header("weights: ") == Some("dummy");
-        Ok(Case { name, path: path.to_owned(), command, args: words.collect(), sizes, dummy_weights, text })
+        let headers = |key| text.lines().filter_map(move |line| line.strip_prefix("// ")?.strip_prefix(key));
+        let wrong = |error: String| format!("{name}: {error}");
+        let sizes = sizes(headers("sizes: ").next().unwrap_or_default()).map_err(wrong)?;
+        let dummy_weights = headers("weights: ").next() == Some("dummy");
+        let fires_with = headers("fires-with: ").next().map(fires_with).transpose().map_err(wrong)?;
+        let near_misses = headers("near-miss: ").map(near_miss).collect::<Result<_, _>>().map_err(wrong)?;
+        let (path, args) = (path.to_owned(), words.collect());
+        Ok(Case { name, path, command, args, sizes, dummy_weights, fires_with, near_misses, text })
+    }
+
+    /// The graph with an edit, without comments.
+    pub fn edited(&self, edit: &Edit) -> Result<Case, String> {
+        Ok(Case { text: edit.apply(&self.body())?, ..self.clone() })
     }
 
     /// The same case with another KV block size.
@@ -104,6 +128,17 @@ impl Case {
         });
         errors.map(|(line, message)| ExpectedError { line, message }).collect()
     }
+}
+
+/// `s/OLD/NEW/` or `nothing, REASON`
+fn fires_with(text: &str) -> Result<FiresWith, String> {
+    if text.starts_with("nothing, ") { Ok(FiresWith::Nothing) } else { text.parse().map(FiresWith::Edit) }
+}
+
+/// `NAME: s/OLD/NEW/`
+fn near_miss(text: &str) -> Result<(String, Edit), String> {
+    let (name, edit) = text.split_once(": ").ok_or_else(|| format!("expected `NAME: s/OLD/NEW/`, found `{text}`"))?;
+    Ok((name.to_owned(), edit.parse()?))
 }
 
 /// `T = 9, B = 2`

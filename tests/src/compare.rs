@@ -12,6 +12,8 @@ pub enum Tolerance {
     Exact,
     /// `|a - b| <= tolerance * max(1, |a|)`.
     Relative(f32),
+    /// The root mean square of all differences of an output is at most this share of that of its values.
+    Share(f32),
 }
 
 impl Tolerance {
@@ -19,6 +21,7 @@ impl Tolerance {
     pub fn of(numerics: Numerics, graph: &Graph) -> Tolerance {
         match numerics {
             Numerics::Exact => Tolerance::Exact,
+            Numerics::Quantizing { percent } => Tolerance::Share(percent as f32 / 100.0),
             // graphs that differ by design are not compared
             Numerics::Rounding | Numerics::Different => Tolerance::Relative(rounding(coarsest(graph))),
         }
@@ -80,11 +83,20 @@ fn compare_one(expected: &HostData, found: &HostData, tolerance: Tolerance) -> R
         (HostData::F32(expected), HostData::F32(found)) if expected.len() == found.len() => (expected, found),
         _ => return Err(format!("expected {expected:?}, found {found:?}")),
     };
+    if let Tolerance::Share(most) = tolerance {
+        let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
+        let difference = squares(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+        let share = (difference / squares(&mut expected.iter().copied())).sqrt();
+        return match difference == 0.0 || share <= f64::from(most) {
+            true => Ok(()),
+            false => Err(format!("expected a share of at most {most} that differs, found {share:.4}")),
+        };
+    }
     let mut worst: Option<(f32, usize)> = None;
     for (index, (a, b)) in expected.iter().zip(found).enumerate() {
         let excess = match tolerance {
             _ if a.to_bits() == b.to_bits() => 0.0,
-            Tolerance::Exact => f32::INFINITY,
+            Tolerance::Exact | Tolerance::Share(_) => f32::INFINITY,
             Tolerance::Relative(tolerance) => {
                 let excess = (a - b).abs() / (tolerance * a.abs().max(1.0));
                 // a NaN on one side only, or infinity beside a number

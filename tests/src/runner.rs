@@ -1,7 +1,7 @@
 //! Finds the cases of a suite, runs those of a command, and reports all failures at once.
 
 use std::any::Any;
-use std::io::Write;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,6 +10,7 @@ use ir::Graph;
 use passes::{Changed, Numerics, PassReport};
 use smelt::Driver;
 
+use crate::skip::note;
 use crate::{COMMANDS, Case, Command, Outcome, SeededWeights, run_passes, snapshot};
 
 /// What one command ran.
@@ -93,7 +94,7 @@ impl Suite {
             ran += 1;
             match run_case(self, *command, case) {
                 Ok(None) => {}
-                Ok(Some(reason)) => skipped.push((case.name.as_str(), reason)),
+                Ok(Some(reason)) => skipped.push(reason),
                 Err(reason) => failures.push(format!("{}: {reason}", case.name)),
             }
         }
@@ -151,30 +152,13 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("see above")
 }
 
-/// The skipped cases by reason; of many, the first and their number.
-fn by_reason<'a>(skipped: &'a [(&str, String)]) -> Vec<(&'a str, Vec<String>)> {
-    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
-    for (case, reason) in skipped {
-        match reasons.iter_mut().find(|(known, _)| known == reason) {
-            Some((_, cases)) => cases.push((*case).to_owned()),
-            None => reasons.push((reason, vec![(*case).to_owned()])),
-        }
-    }
-    for (_, cases) in &mut reasons {
-        if let more @ 3.. = cases.len().saturating_sub(1) {
-            cases.truncate(1);
-            cases.push(format!("and {more} more"));
-        }
-    }
-    reasons
-}
-
-/// A line per command, and one for all when the last of them is done. Written past the test harness, which would hide
-/// it for passing tests: a skip is never silent.
-fn report(name: &str, count: Count, skipped: &[(&str, String)]) {
+/// A line per command, one per reason for which it skipped cases, and one for all when the last command is done. Written
+/// past the test harness: a skip is never silent.
+fn report(name: &str, count: Count, skipped: &[String]) {
     let mut text = format!("filetests: {name}: {} cases, {} skipped\n", count.ran, count.skipped);
-    for (reason, cases) in by_reason(skipped) {
-        text.push_str(&format!("  skipped {}: {reason}\n", cases.join(", ")));
+    for reason in skipped.iter().collect::<BTreeSet<_>>() {
+        let cases = skipped.iter().filter(|other| *other == reason).count();
+        text.push_str(&format!("skipped: {name}, {cases} cases: {reason}\n"));
     }
     let mut finished = FINISHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     finished.push(count);
@@ -183,6 +167,5 @@ fn report(name: &str, count: Count, skipped: &[(&str, String)]) {
         let skipped: usize = finished.iter().map(|count| count.skipped).sum();
         text.push_str(&format!("filetests: {own} cases, {skipped} skipped\n"));
     }
-    // a closed stderr is not a failure
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    note(&text);
 }

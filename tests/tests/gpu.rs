@@ -1,5 +1,4 @@
 //! Plans on a GPU: every kernel compared with the interpreter, the oracles with transformers, runs with each other.
-//! Without a device or NVRTC the tests are reported as skipped; `SMELT_REQUIRE_GPU=1` makes that a failure.
 
 mod common;
 mod gpu_damage;
@@ -20,21 +19,13 @@ use smelt::{
 };
 use tests::{Case, Scenario, SeededWeights, Tolerance, compare, compile, device, execute, folder, interpret};
 
-/// Whether GPU tests can run here; prints why not.
+/// Whether GPU tests can run here; otherwise the running test is skipped.
 fn available() -> bool {
-    let missing = match (device::executor(), device::compiler()) {
-        (Ok(_), Ok(_)) => return true,
-        (Err(reason), _) | (_, Err(reason)) => reason,
-    };
-    assert!(std::env::var_os("SMELT_REQUIRE_GPU").is_none(), "no GPU tests: {missing}");
-    eprintln!("skipped: {missing}");
-    false
+    device::available().map_err(|reason| tests::skip(&reason)).is_ok()
 }
 
 fn driver() -> Driver {
-    let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
-    let folders = move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect();
-    Driver::new().cuda_folders(folders).unit_cache(std::env::temp_dir().join("smelt-test-units"))
+    Driver::new().cuda_folders(device::cuda_folders).unit_cache(device::unit_cache())
 }
 
 fn load(model: &Path, target: &str, compile: CompileOptions) -> Llm {

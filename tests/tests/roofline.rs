@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use passes::{Numerics, Pass, PassList, Pipeline, pipeline};
+use passes::{Pass, PassList, Pipeline, pipeline};
 use plan::{Machine, Plan, Program, Symbol, SymbolValues, context, full_step, step_cost, upper_bounds};
 use smelt::{CompileOptions, Driver, Dumps, Quiet, Target, TargetChoice, WeightsChoice};
 use tests::{SeededWeights, folder, lower, model_folders, model_graph, run_passes};
@@ -19,7 +19,7 @@ fn step(plan: &Plan, program: &Program, values: &SymbolValues) -> f64 {
 fn what_passes_make_is_not_predicted_to_be_slower() {
     let passes = PassList::standard();
     // quantization passes are required if requested
-    let must = |pass: &Arc<dyn Pass>| pass.required() && pass.numerics() != Numerics::Different;
+    let must = |pass: &Arc<dyn Pass>| pass.required() && !pass.numerics().on_purpose();
     let required = passes.iter().map(|info| info.pass.clone()).filter(must).collect();
     let pipelines = [pipeline::standard(), Pipeline::of(required)];
     for model in model_folders().unwrap() {

@@ -202,10 +202,7 @@ fn large_layer() -> Graph {
 
 #[test]
 fn candidates_of_gpus_compile_and_their_trials_are_sound() {
-    let compiler = match device::compiler() {
-        Ok(compiler) => compiler,
-        Err(reason) => return eprintln!("skipped: {reason}"),
-    };
+    let Some(compiler) = device::compiler_or_skip() else { return };
     let catalog = Target::Sm90a.catalog();
     for graph in [layer(), large_layer()] {
         let programs = ProgramShape::all(&graph, &limits(&graph));

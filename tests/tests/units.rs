@@ -1,11 +1,10 @@
 //! Every unit of the oracles' plans and of an 8B-shaped plan is compiled with NVRTC, also on machines without a GPU.
-//! Without NVRTC this is reported as skipped.
 
 mod common;
 mod gpu_shapes;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use codegen::ProgramShape;
 use codegen::cuda::find;
@@ -16,24 +15,9 @@ use smelt::{
 };
 use tests::{SeededWeights, Traced, compile, device, folder};
 
-/// A driver with the NVRTC of the tests, and a directory for units; `None` if there is no NVRTC.
-fn driver(units: Option<PathBuf>) -> Option<Driver> {
-    if let Err(reason) = device::compiler() {
-        eprintln!("skipped: {reason}");
-        return None;
-    }
-    let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
-    let folders = move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect();
-    let driver = Driver::new().cuda_folders(folders);
-    Some(match units {
-        Some(folder) => driver.unit_cache(folder),
-        None => driver,
-    })
-}
-
-/// Units that other runs of these tests have compiled.
-fn cache() -> Option<PathBuf> {
-    Some(std::env::temp_dir().join("smelt-test-units"))
+/// A driver with the tests' NVRTC and compiled units; `None` if there is no NVRTC.
+fn driver() -> Option<Driver> {
+    device::with_nvrtc(Driver::new().unit_cache(device::unit_cache()))
 }
 
 fn options(dtype: DType) -> CompileOptions {
@@ -43,20 +27,20 @@ fn options(dtype: DType) -> CompileOptions {
 
 #[test]
 fn files_of_no_use_are_passed_over() {
-    let Some(home) = std::env::var_os("SMELT_CUDA_HOME").map(PathBuf::from) else {
-        return eprintln!("skipped: SMELT_CUDA_HOME is not set");
-    };
+    if device::compiler_or_skip().is_none() {
+        return;
+    }
     let scratch = tempfile::tempdir().unwrap();
     let broken = scratch.path().join("libnvrtc.so.13");
     std::fs::write(&broken, "no library").unwrap();
-    let found = find(&[scratch.path().to_owned(), home.clone()]).unwrap();
-    assert!(found.path.is_some_and(|path| path.starts_with(&home)));
+    let found = find(&[&[scratch.path().to_owned()], &device::cuda_folders()[..]].concat()).unwrap();
+    assert!(found.path.is_some_and(|path| !path.starts_with(scratch.path())));
     assert!(found.skipped.len() == 1 && found.skipped[0].starts_with(broken.to_str().unwrap()), "{:?}", found.skipped);
 }
 
 #[test]
 fn plans_of_the_oracles_build_and_open() {
-    let Some(driver) = driver(cache()) else { return };
+    let Some(driver) = driver() else { return };
     let scratch = tempfile::tempdir().unwrap();
     let mut units = 0;
     for name in ORACLES {
@@ -77,7 +61,7 @@ fn plans_of_the_oracles_build_and_open() {
 
 #[test]
 fn an_8b_plan_builds_from_its_config_alone() {
-    let Some(driver) = driver(cache()) else { return };
+    let Some(driver) = driver() else { return };
     let scratch = tempfile::tempdir().unwrap();
     let plan = scratch.path().join("8b.plan");
     let config = folder().join("../bench/configs/llama-3.1-8b");
@@ -97,7 +81,7 @@ fn an_8b_plan_builds_from_its_config_alone() {
 /// No unit comes from a cache: the compiler of CUDA C must be deterministic, too.
 #[test]
 fn the_same_input_gives_the_same_bytes() {
-    if let Some(driver) = driver(None) {
+    if let Some(driver) = device::with_nvrtc(Driver::new()) {
         compile_twice(&driver, &demo(), &options(DType::BF16));
     }
 }
@@ -105,7 +89,7 @@ fn the_same_input_gives_the_same_bytes() {
 /// Some of the shapes that the GPU tests run.
 #[test]
 fn odd_shapes_build() {
-    if driver(cache()).is_none() {
+    if driver().is_none() {
         return;
     }
     for case in gpu_shapes::cases().into_iter().step_by(11) {
@@ -122,7 +106,7 @@ fn odd_shapes_build() {
 /// noticed.
 #[test]
 fn the_kernels_that_measure_ceilings_build() {
-    let Ok(compiler) = device::compiler() else { return eprintln!("skipped: no NVRTC") };
+    let Some(compiler) = device::compiler_or_skip() else { return };
     let refused = codegen::read_rate(&Traced::default(), &compiler, 64 << 20).unwrap_err().to_string();
     assert!(refused.contains("its sums are not those of the memory"), "{refused}");
     let product = "\
@@ -171,7 +155,7 @@ fn a_layer_of_a_starcoder2_decode_step_has_five_launches() {
     let config = scratch.path().join("config.json");
     std::fs::write(&config, r#"{"architectures": ["Starcoder2ForCausalLM"], "num_hidden_layers": 3}"#).unwrap();
     assert_eq!(
-        launches(&config, 0, None, &driver(cache()).unwrap_or_default()),
+        launches(&config, 0, None, &driver().unwrap_or_default()),
         [
             "%layers.0.attn.q_k_v = fused_linear : linear_few",
             "%layers.0.attn.mixed = rope_attention : rope_attention_decode",

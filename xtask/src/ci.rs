@@ -1,11 +1,11 @@
 //! `cargo xtask ci`: formatting, lints, tests (also under AddressSanitizer), damaged inputs and the README's tour. All
-//! of them run, so that one push shows everything that is wrong.
+//! of them run, so that one push shows everything that is wrong; the last lines repeat what was skipped and what failed.
 
 use std::path::Path;
 use std::time::Instant;
 
 use crate::process::{cargo, run as run_command, works};
-use crate::{mutate, sanitize, test, tour};
+use crate::{mutate, sanitize, summary, test, tour};
 
 type Step = fn(&Path) -> Result<(), String>;
 
@@ -27,17 +27,24 @@ pub fn run(root: &Path) -> Result<(), String> {
         println!("== {name}");
         let start = Instant::now();
         if let Err(error) = step(root) {
-            eprintln!("error: {error}");
-            failures.push(name);
+            println!("error: {error}");
+            failures.push((name, error));
         }
         println!("== {name} took {} s", start.elapsed().as_secs());
     }
-    if failures.is_empty() { Ok(()) } else { Err(format!("failed: {}", failures.join(", "))) }
+    summary::print_skips();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    for (name, error) in &failures {
+        println!("== {name} failed: {}", error.trim_end());
+    }
+    Err(format!("failed: {}", failures.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
 }
 
 fn fmt(root: &Path) -> Result<(), String> {
     if !works(&mut cargo(root, ["fmt", "--version"])) {
-        println!("skipped: no rustfmt here (`rustup component add rustfmt`)");
+        summary::skip("fmt", "no rustfmt here (`rustup component add rustfmt`)");
         return Ok(());
     }
     run_command(&mut cargo(root, ["fmt", "--all", "--check"]))
@@ -45,7 +52,7 @@ fn fmt(root: &Path) -> Result<(), String> {
 
 fn clippy(root: &Path) -> Result<(), String> {
     if !works(&mut cargo(root, ["clippy", "--version"])) {
-        println!("skipped: no clippy here (`rustup component add clippy`)");
+        summary::skip("clippy", "no clippy here (`rustup component add clippy`)");
         return Ok(());
     }
     run_command(&mut cargo(root, ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
@@ -54,13 +61,13 @@ fn clippy(root: &Path) -> Result<(), String> {
 /// Licences, advisories and duplicates of all dependencies, by deny.toml. `tidy` checks the licences in any case.
 fn deny(root: &Path) -> Result<(), String> {
     if !works(&mut cargo(root, ["deny", "--version"])) {
-        println!("skipped: no cargo-deny here, advisories and duplicates are not checked (`cargo install cargo-deny`)");
+        summary::skip("deny", "no cargo-deny here for advisories and duplicates (`cargo install cargo-deny`)");
         return Ok(());
     }
     // advisories are fetched from the network: without it, the rest is still checked
     let offline = !works(&mut cargo(root, ["deny", "fetch", "db"]));
     if offline {
-        println!("skipped: the database of advisories cannot be fetched");
+        summary::skip("advisories", "their database cannot be fetched");
     }
     let which: &[&str] = if offline { &["bans", "licenses", "sources"] } else { &[] };
     run_command(&mut cargo(root, [&["deny", "--locked", "check"], which].concat()))

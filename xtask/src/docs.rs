@@ -155,7 +155,8 @@ fn passes(_: &Path, answer: &Value) -> Result<String, String> {
     let mut out = head("Passes", "crates/passes/src/list.rs and pipeline.rs");
     out.push_str(
         "The pipeline of `compile`, from top to bottom. *Exact* passes keep every value, to the last bit; those that *round*\n\
-         omit a rounding to 16 bits or sum in another order. *Required* passes cannot be disabled.\n\n\
+         omit a rounding to 16 bits or sum in another order. Passes that quantize change what a layer computes *within* a\n\
+         share of its values, by the root mean square. *Required* passes cannot be disabled.\n\n\
          | | | values | what it does |\n| --- | --- | --- | --- |\n",
     );
     let passes = list(answer, "passes")?;

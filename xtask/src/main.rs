@@ -9,6 +9,7 @@ mod process;
 mod replay;
 mod sanitize;
 mod snapshots;
+mod summary;
 mod test;
 mod tidy;
 mod tour;

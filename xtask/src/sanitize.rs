@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{cargo, run as run_command, works};
+use crate::summary;
 
 /// The only target that these tests have been run on; the compiler has its library there.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -18,9 +19,7 @@ pub fn run(root: &Path) -> Result<(), String> {
 
 fn address_sanitizer(root: &Path) -> Result<(), String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
-        println!(
-            "SKIPPED: AddressSanitizer runs only on {TARGET}: memory accesses of plan and runtime were not checked"
-        );
+        summary::skip("AddressSanitizer", &format!("memory accesses are checked only on {TARGET}"));
         return Ok(());
     }
     let mut command = cargo(root, ["test", "--package", "plan", "--package", "runtime", "--lib"]);
@@ -45,7 +44,7 @@ fn miri(root: &Path) -> Result<(), String> {
         miri
     };
     if !works(&mut miri(&["--version"])) || !works(&mut miri(&["setup"])) {
-        println!("SKIPPED: no Miri here (`rustup +nightly component add miri rust-src`)");
+        summary::skip("Miri", "it is not installed (`rustup +nightly component add miri rust-src`)");
         return Ok(());
     }
     let mut command =

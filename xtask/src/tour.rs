@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{cargo, run as run_command};
+use crate::process::{cargo, run as run_command, run_as};
 use crate::test;
 
 /// Code blocks that are run, one shell for all of a page.
@@ -19,7 +19,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     let old = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(root.join("target/release")).chain(std::env::split_paths(&old));
     let path = std::env::join_paths(folders).map_err(|error| error.to_string())?;
-    let home = test::nvrtc_home(root);
+    let home = test::nvrtc_home(root)?;
     for page in pages {
         let text = std::fs::read_to_string(&page).map_err(|error| format!("{}: {error}", page.display()))?;
         let script = script(&text);
@@ -35,10 +35,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         bash.envs(home.as_ref().map(|home| ("SMELT_CUDA_HOME", home)));
         bash.current_dir(root).env("PATH", &path).args(["-c", &format!("set -euxo pipefail\n{script}")]);
         // The script is long: the shell shows its lines as it runs them.
-        let status = bash.status().map_err(|error| format!("bash did not start: {error}"))?;
-        if !status.success() {
-            return Err(format!("the commands of {name} failed ({status})"));
-        }
+        run_as(&format!("bash with the commands of {name}"), &mut bash)?;
     }
     Ok(())
 }

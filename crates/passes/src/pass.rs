@@ -21,7 +21,7 @@ pub trait Pass: fmt::Debug + Send + Sync {
 
     /// Whether it cannot be disabled: later stages need it, or an option asked for its effect on values.
     fn required(&self) -> bool {
-        self.numerics() == Numerics::Different
+        self.numerics().on_purpose()
     }
 
     /// Whether it needs activation statistics: it then runs only with a calibration.
@@ -45,8 +45,22 @@ pub enum Numerics {
     Exact,
     /// Rounding only: fewer roundings to 16 bits, or sums in another order.
     Rounding,
+    /// Fewer bits of weights, activations or the KV cache: what one layer computes differs by at most this share, the
+    /// root mean square of the difference over that of the values. Bounds are one and a half times the share of normally
+    /// distributed values, or more.
+    Quantizing {
+        /// The share.
+        percent: u32,
+    },
     /// Intended: the pass changes what the graph computes. Values are not compared.
     Different,
+}
+
+impl Numerics {
+    /// Whether the pass changes values by more than rounding: it runs only if asked for.
+    pub fn on_purpose(self) -> bool {
+        matches!(self, Numerics::Quantizing { .. } | Numerics::Different)
+    }
 }
 
 /// Whether a pass changed the graph.

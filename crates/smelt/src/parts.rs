@@ -131,12 +131,13 @@ fn entry(entry: &Entry) -> PipelineEntry {
 
 fn pass(pass: &dyn Pass, summary: &str) -> PassPart {
     let numerics = match pass.numerics() {
-        Numerics::Exact => "exact",
-        Numerics::Rounding => "rounding",
-        Numerics::Different => "different",
+        Numerics::Exact => "exact".to_owned(),
+        Numerics::Rounding => "rounding".to_owned(),
+        Numerics::Quantizing { percent } => format!("within {percent} %"),
+        Numerics::Different => "different".to_owned(),
     };
     let (name, summary) = (pass.name().into_owned(), summary.to_owned());
-    PassPart { name, summary, numerics: numerics.to_owned(), required: pass.required() }
+    PassPart { name, summary, numerics, required: pass.required() }
 }
 
 fn op(info: &ir::OpInfo) -> OpPart {

@@ -8,6 +8,7 @@ use smelt::extend::{Body, Call, Header, Kernel, Refusal, Site};
 use smelt::{
     CompileOptions, Driver, Dumps, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, TargetChoice,
 };
+use tests::device::with_nvrtc;
 
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")
@@ -52,16 +53,6 @@ fn every_subcommand_knows_the_parts() {
     expect(&run(&["inspect", &file]), "soft_clip");
     expect(&run(&["generate", &file, "--prompt", "This function returns", "--max-tokens", "8"]), "Result<T, E>");
     std::fs::remove_file(plan).unwrap();
-}
-
-/// The driver with the tests' NVRTC; `None` if there is none.
-fn with_nvrtc(driver: Driver) -> Option<Driver> {
-    if let Err(reason) = tests::device::compiler() {
-        eprintln!("skipped: {reason}");
-        return None;
-    }
-    let home = std::env::var_os("SMELT_CUDA_HOME").map(Into::into);
-    Some(driver.cuda_folders(move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect()))
 }
 
 #[test]

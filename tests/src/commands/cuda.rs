@@ -1,5 +1,5 @@
-//! `// test: cuda TARGET`: the units of a graph's kernels, before their includes are flattened. `nvrtc` compiles the
-//! units of the same cases, if NVRTC is available.
+//! `// test: cuda TARGET KERNELS…`: the units of a graph's kernels, or of those that are named, before their includes are
+//! flattened. `nvrtc` compiles all units of the same cases, if NVRTC is available.
 
 use super::target;
 use crate::{Case, Command, Outcome, Suite, device, lower};
@@ -18,8 +18,24 @@ impl Command for Cuda {
         };
         let (graph, weights, _) = suite.fused(case)?;
         let lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
-        Ok(Outcome::Text(lowered.selection.print_units()))
+        of_kernels(&lowered.selection.print_units(), &case.args[1..]).map(Outcome::Text)
     }
+}
+
+/// The units that define one of these kernels, or all if none is named.
+fn of_kernels(units: &str, kernels: &[String]) -> Result<String, String> {
+    const BETWEEN: &str = "}\n\n// ";
+    let defines = |unit: &str, kernel: &String| unit.contains(&format!("\n{kernel}("));
+    if let Some(unknown) = kernels.iter().find(|kernel| !defines(units, kernel)) {
+        return Err(format!("no unit defines `{unknown}`"));
+    }
+    let wanted = |unit: &&str| kernels.is_empty() || kernels.iter().any(|kernel| defines(unit, kernel));
+    let shown: Vec<&str> = units.split(BETWEEN).filter(wanted).collect();
+    let text = shown.join(BETWEEN);
+    // the first and the last one lost their ends to the split
+    let (start, end) =
+        (if text.starts_with("//") { "" } else { "// " }, if text.ends_with("}\n") { "" } else { "}\n" });
+    Ok(format!("{start}{text}{end}"))
 }
 
 pub struct Nvrtc;

@@ -13,7 +13,7 @@ impl Command for Eval {
     fn run(&self, suite: &Suite, case: &Case) -> Result<Outcome, String> {
         let graph = suite.graph(case)?;
         let (after, weights, numerics) = suite.fused(case)?;
-        pass::same_meaning(case, &graph, &after, &weights, numerics)?;
+        pass::same_meaning(suite, case, &graph, &after, &weights, numerics)?;
         Ok(Outcome::Passed)
     }
 }

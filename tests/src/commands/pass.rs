@@ -1,12 +1,15 @@
 //! `// test: pass NAMES…`: the effect of passes on a graph, as a diff. The graph means the same before and after, as
-//! far as the passes' numerics promise, and a second run changes nothing.
+//! far as the passes' numerics promise, and a second run changes nothing. A graph that the passes leave alone differs
+//! by an edit from one that they change.
 
 use std::sync::Arc;
 
-use ir::{DerivedWeights, Graph, WeightSource};
+use ir::{DerivedWeights, Graph, OpSet, WeightSource};
 use passes::{Changed, Numerics};
 
-use crate::{Case, Command, Outcome, Scenario, SeededWeights, Suite, Tolerance, compare, interpret, run_passes_over};
+use crate::{
+    Case, Command, FiresWith, Outcome, Scenario, SeededWeights, Suite, Tolerance, compare, interpret, run_passes_over,
+};
 
 pub struct Pass;
 
@@ -26,29 +29,67 @@ impl Command for Pass {
     }
 }
 
-/// The effect of passes on a case, as a diff.
+/// The effect of passes on a case, as a diff. Where they change nothing, or with an edit nothing more, the case proves
+/// that this is for the reason that it shows.
 pub(super) fn difference_of(suite: &Suite, case: &Case, passes: Vec<Arc<dyn passes::Pass>>) -> Result<Outcome, String> {
     let numerics = passes.iter().map(|pass| pass.numerics()).max().unwrap_or(Numerics::Exact);
     let pipeline = passes::Pipeline::of(passes);
+    let change_with = |edit| case.edited(edit).and_then(|case| change(suite, &case, &pipeline, numerics));
+    let Some(text) = change(suite, case, &pipeline, numerics)? else {
+        return match &case.fires_with {
+            Some(FiresWith::Nothing) => Ok(Outcome::Text("(no change)\n".to_owned())),
+            Some(FiresWith::Edit(edit)) => {
+                match change_with(edit).map_err(|error| format!("with its edit: {error}"))? {
+                    Some(_) => Ok(Outcome::Text("(no change)\n".to_owned())),
+                    None => Err("nothing changes, with the edit of `fires-with` either".to_owned()),
+                }
+            }
+            None => {
+                Err("nothing changes: expected `// fires-with: s/OLD/NEW/`, an edit that makes the passes fire, so \
+                         that the case shows why they do not"
+                    .to_owned())
+            }
+        };
+    };
+    if case.fires_with.is_some() {
+        return Err("the passes fire, with no need for the edit of `fires-with`".to_owned());
+    }
+    for (name, edit) in &case.near_misses {
+        if let Some(text) = change_with(edit).map_err(|error| format!("near miss `{name}`: {error}"))? {
+            return Err(format!("near miss `{name}`: the passes fire:\n{text}"));
+        }
+    }
+    Ok(Outcome::Text(text))
+}
+
+/// What passes change, as a diff; checked.
+fn change(
+    suite: &Suite,
+    case: &Case,
+    pipeline: &passes::Pipeline,
+    numerics: Numerics,
+) -> Result<Option<String>, String> {
     let graph = suite.graph(case)?;
     let seeded = SeededWeights::of(&graph, case.dummy_weights);
     let weights = DerivedWeights::over(&seeded);
-    let (after, reports) = run_passes_over(&pipeline, &graph, &weights)?;
+    let (after, reports) = run_passes_over(pipeline, &graph, &weights)?;
 
     let text = difference(&graph, &after);
     let changed = reports.iter().any(|report| report.changed == Changed::Yes);
     if changed != text.is_some() {
         return Err(format!("the passes report changed = {changed}, the text says {}", text.is_some()));
     }
-    if let Some(again) = difference(&after, &run_passes_over(&pipeline, &after, &weights)?.0) {
+    if let Some(again) = difference(&after, &run_passes_over(pipeline, &after, &weights)?.0) {
         return Err(format!("a second run changes the graph again:\n{again}"));
     }
-    same_meaning(case, &graph, &after, &weights, numerics)?;
-    Ok(Outcome::Text(text.unwrap_or_else(|| "(no change)\n".to_owned())))
+    same_meaning(suite, case, &graph, &after, &weights, numerics)?;
+    Ok(text)
 }
 
-/// Evaluates both graphs on the seeded inputs of the case. If they differ by design, the second must have values.
+/// Evaluates both graphs on the seeded inputs of the case. If they differ by design, the second must have values; what
+/// is quantized is compared with what nothing quantizes, the KV cache included.
 pub(super) fn same_meaning(
+    suite: &Suite,
     case: &Case,
     before: &Graph,
     after: &Graph,
@@ -56,11 +97,27 @@ pub(super) fn same_meaning(
     numerics: Numerics,
 ) -> Result<(), String> {
     let scenario = Scenario::new(&case.name, &case.sizes, before)?;
-    let expected = interpret(before, weights, &scenario)?;
     let found = interpret(after, weights, &scenario)?;
-    match numerics {
-        Numerics::Different => Ok(()),
-        _ => compare(before, &expected, &found, Tolerance::of(numerics, before)),
+    let expected = match numerics {
+        Numerics::Different => return Ok(()),
+        Numerics::Quantizing { .. } => interpret(&with_float_cache(before, suite.driver.ops())?, weights, &scenario)?,
+        Numerics::Exact | Numerics::Rounding => interpret(before, weights, &scenario)?,
+    };
+    compare(before, &expected, &found, Tolerance::of(numerics, before))
+}
+
+/// The graph with KV caches of f32.
+fn with_float_cache(graph: &Graph, ops: &OpSet) -> Result<Graph, String> {
+    let text: Vec<String> = ir::text::print(graph).lines().map(float_cache).collect();
+    let parsed = ir::text::parse(&text.join("\n"), ops).map_err(|error| error.to_string())?;
+    Ok(parsed.graph)
+}
+
+/// `kv 0 : i8 {…}` with f32, and any other line as it is.
+fn float_cache(line: &str) -> String {
+    match (line.trim_start().starts_with("kv "), line.split_once(" : "), line.split_once(" {")) {
+        (true, Some((group, _)), Some((_, shape))) => format!("{group} : f32 {{{shape}"),
+        _ => line.to_owned(),
     }
 }
 
@@ -70,4 +127,45 @@ fn difference(before: &Graph, after: &Graph) -> Option<String> {
     let diff = similar::TextDiff::from_lines(&before, &after);
     let text = diff.unified_diff().context_radius(before.lines().count()).to_string();
     (before != after).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The outcome of `fuse-silu-mul` for a case with these headers, on a graph with this op after `silu`.
+    fn outcome(headers: &str, op: &str) -> Result<Outcome, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("case.ir");
+        let text = format!(
+            "// test: pass fuse-silu-mul\n{headers}graph @g<T in 1..8>(%x: f32[T, 4], %y: f32[T, 4]) {{
+  %a = silu %x : f32[T, 4]\n  %z = {op} %a, %y : f32[T, 4]\n  return %z\n}}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        Pass.run(&Suite::standard(), &Case::load(folder.path(), &path)?)
+    }
+
+    #[test]
+    fn no_change_must_be_proved() {
+        let unchanged = Ok(Outcome::Text("(no change)\n".to_owned()));
+        assert_eq!(outcome("// fires-with: s/add/mul/\n", "add"), unchanged);
+        let refused = |headers, op, message: &str| {
+            let error = outcome(headers, op).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        };
+        refused("", "add", "expected `// fires-with: s/OLD/NEW/`");
+        refused("// fires-with: s/%y/%x/\n", "add", "with the edit of `fires-with` either");
+        refused("// fires-with: s/sub/mul/\n", "add", "`sub` does not occur");
+        refused("// fires-with: s/silu/mul/\n", "add", "with its edit: ");
+        refused("// fires-with: mul\n", "add", "expected `s/OLD/NEW/`, found `mul`");
+        refused("// fires-with: s/mul/mul/\n", "mul", "with no need for the edit");
+    }
+
+    #[test]
+    fn near_misses_must_not_fire() {
+        let miss = "// near-miss: a sum: s/mul/add/\n";
+        assert!(outcome(miss, "mul").unwrap() != Outcome::Text("(no change)\n".to_owned()));
+        let error = outcome(&format!("{miss}// near-miss: other names: s/%y/%other/\n"), "mul").unwrap_err();
+        assert!(error.starts_with("near miss `other names`: the passes fire:\n"), "{error}");
+    }
 }

@@ -17,7 +17,7 @@ impl Command for Pipeline {
         let graph = suite.graph(case)?;
         let weights = SeededWeights::of(&graph, case.dummy_weights);
         let (after, reports) = run_passes(&suite.driver.pipeline().until(stage), &graph, &weights)?;
-        pass::same_meaning(case, &graph, &after, &weights, suite.numerics(&reports))?;
+        pass::same_meaning(suite, case, &graph, &after, &weights, suite.numerics(&reports))?;
         Ok(Outcome::Text(ir::text::print(&after)))
     }
 }

@@ -1,4 +1,5 @@
-//! `// test: verify STAGE`: the errors of `// error: …` comments are found on their lines, and no others.
+//! `// test: verify STAGE`: the errors of `// error: …` comments are found on their lines, and no others. The parser stops
+//! at its first error: the rest is then read without that line, as long as errors are expected there.
 
 use std::collections::BTreeSet;
 
@@ -47,12 +48,24 @@ pub(super) fn stage(case: &Case) -> Result<Stage, String> {
 
 /// Messages, each with the possible lines.
 fn found(suite: &Suite, case: &Case, stage: Stage) -> Vec<(BTreeSet<usize>, String)> {
-    let parsed = match ir::text::parse(&case.text, suite.driver.ops()) {
-        Ok(parsed) => parsed,
-        Err(error) => return vec![(BTreeSet::from([error.line]), error.message)],
+    let last = case.expected_errors().last().map_or(0, |error| error.line);
+    let (mut text, mut errors) = (case.text.clone(), Vec::new());
+    let parsed = loop {
+        match ir::text::parse(&text, suite.driver.ops()) {
+            Ok(parsed) => break parsed,
+            Err(error) => {
+                errors.push((BTreeSet::from([error.line]), error.message));
+                if error.line >= last {
+                    return errors;
+                }
+                let others = text.lines().zip(1..).map(|(line, number)| if number == error.line { "" } else { line });
+                text = others.collect::<Vec<_>>().join("\n");
+            }
+        }
     };
     let found = ir::verify(&parsed.graph, stage).err().unwrap_or_default();
-    found.into_iter().map(|diagnostic| (lines(case, &parsed, &diagnostic), diagnostic.message)).collect()
+    errors.extend(found.into_iter().map(|diagnostic| (lines(case, &parsed, &diagnostic), diagnostic.message)));
+    errors
 }
 
 /// The line of the op that computes the value, of `graph` if it is an input; also that of `return`, if an output has

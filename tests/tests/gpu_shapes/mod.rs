@@ -20,6 +20,8 @@ fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
         args: Vec::new(),
         sizes: sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect(),
         dummy_weights: false,
+        fires_with: None,
+        near_misses: Vec::new(),
         text,
     }
 }

@@ -87,7 +87,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
     match report.findings.len() {
         0 => Ok(()),
-        wrong => Err(format!("{wrong} of {} mutants were handled wrongly", report.count())),
+        wrong => Err(format!("{wrong} of {} mutants were handled wrongly\n{}", report.count(), report.wrong())),
     }
 }
 

@@ -111,6 +111,18 @@ impl Report {
         self.groups().into_iter().flat_map(|group| group.into_iter().take(EXAMPLES))
     }
 
+    /// The findings, similar ones once.
+    pub fn wrong(&self) -> String {
+        let group = |group: Vec<&Finding>| {
+            let first = group[0];
+            let faults: Vec<String> = first.outcome.faults.iter().map(Fault::to_string).collect();
+            let (count, message) = (group.len(), first.message());
+            let head = format!("wrong: {} ({count} mutants): {}\n  {message}\n", first.kind, faults.join(", "));
+            format!("{head}  {}\n  {} --only {}\n", first.line, self.again, first.index)
+        };
+        self.groups().into_iter().map(group).collect()
+    }
+
     /// The counts and findings as JSON. Only the seconds depend on the machine.
     pub fn json(&self) -> String {
         let kind = |(name, counts): (&&str, &Counts)| {
@@ -148,14 +160,7 @@ impl fmt::Display for Report {
             let largest = format!("{} MiB #{}", counts.largest.0, counts.largest.1);
             writeln!(f, "{name:<18} {:>7} {slowest:>16} {largest:>16}  {}", counts.mutants, ends.join(", "))?;
         }
-        for group in self.groups() {
-            let first = group[0];
-            let faults: Vec<String> = first.outcome.faults.iter().map(Fault::to_string).collect();
-            writeln!(f, "wrong: {} ({} mutants): {}", first.kind, group.len(), faults.join(", "))?;
-            writeln!(f, "  {}", first.message())?;
-            writeln!(f, "  {}", first.line)?;
-            writeln!(f, "  {} --only {}", self.again, first.index)?;
-        }
+        f.write_str(&self.wrong())?;
         writeln!(f, "{} mutants in {} s, {} wrong", self.count(), self.seconds, self.findings.len())
     }
 }

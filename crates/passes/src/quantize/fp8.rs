@@ -28,7 +28,7 @@ impl Pass for QuantizeFp8 {
     }
 
     fn numerics(&self) -> Numerics {
-        Numerics::Different
+        Numerics::Quantizing { percent: 6 }
     }
 
     fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {

@@ -44,7 +44,8 @@ impl Pass for QuantizeInt4Gptq {
     }
 
     fn numerics(&self) -> Numerics {
-        Numerics::Different
+        // 22 where the calibration has an outlier that the inputs have not: it is traded for the others
+        Numerics::Quantizing { percent: 34 }
     }
 
     fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
