@@ -5,10 +5,7 @@ use std::sync::Arc;
 use crate::Pass;
 use crate::calibration::InsertObservers;
 use crate::pipeline::{self, Entry};
-use crate::quantize::{
-    QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq, QuantizeInt8Smoothquant,
-    QuantizeInt8Weight, ScaleKv,
-};
+use crate::quantize::{ActivationScales, Format, Layers, ScaleKv};
 
 /// Passes in the order of their names, and those of a program after them.
 #[derive(Clone, Debug)]
@@ -24,18 +21,10 @@ impl PassList {
             Entry::Pass(pass) => Some(Arc::clone(pass)),
             Entry::Reach(_) | Entry::Slot(_) => None,
         });
-        let inserted: [Arc<dyn Pass>; 9] = [
-            Arc::new(InsertObservers),
-            Arc::new(QuantizeFp8::default()),
-            Arc::new(QuantizeFp8Block::default()),
-            Arc::new(QuantizeInt4::default()),
-            Arc::new(QuantizeInt4Awq::default()),
-            Arc::new(QuantizeInt4Gptq::default()),
-            Arc::new(QuantizeInt8Smoothquant::default()),
-            Arc::new(QuantizeInt8Weight::default()),
-            Arc::new(ScaleKv::default()),
-        ];
-        let mut passes: Vec<Arc<dyn Pass>> = in_pipeline.chain(inserted).collect();
+        let pass = |format: Format| format.pass(Layers::Inner, ActivationScales::Dynamic);
+        let formats = Format::ALL.into_iter().map(pass);
+        let inserted: [Arc<dyn Pass>; 2] = [Arc::new(InsertObservers), Arc::new(ScaleKv::default())];
+        let mut passes: Vec<Arc<dyn Pass>> = in_pipeline.chain(formats).chain(inserted).collect();
         passes.sort_by_key(|pass| pass.name());
         passes.dedup_by_key(|pass| pass.name());
         PassList { passes }
