@@ -44,8 +44,8 @@ fn logits_and_tokens_are_those_of_transformers() {
 #[test]
 fn optimized_and_unoptimized_graphs_agree() {
     let passes = passes::PassList::standard();
-    let optional = passes.iter().filter(|info| !info.pass.required());
-    let disabled: Vec<String> = optional.map(|info| info.pass.name().into_owned()).collect();
+    let optional = passes.iter().filter(|pass| !pass.required());
+    let disabled: Vec<String> = optional.map(|pass| pass.name().into_owned()).collect();
     for name in ORACLES {
         let prompts = Expected::read(name).prompts;
         let plain = CompileOptions { disabled_passes: disabled.clone(), ..Default::default() };

@@ -46,8 +46,8 @@ fn random_graphs_keep_their_meaning() {
     let absent: Vec<&str> = absent.iter().map(|op| op.mnemonic).filter(|name| !seen.ops.contains(name)).collect();
     assert!(absent.is_empty(), "no graph had {absent:?}: they lack a piece in tests/src/graphs.rs");
     eprintln!("{cases} graphs; changed by each pass alone, and in the pipeline: {:?}", seen.changed);
-    for info in PassList::standard().iter() {
-        let name = info.pass.name();
+    for pass in PassList::standard().iter() {
+        let name = pass.name();
         if name == "scale-kv" {
             continue; // for quantized caches, which no graph here has: a rounded value could be quantized either way
         }
@@ -82,12 +82,12 @@ fn check(graph: &Graph, narrow: bool, executor: &CpuExecutor, seen: &mut Seen) -
     }
     same(&parsed.graph, Numerics::Exact, &weights)?;
 
-    for info in PassList::standard().iter() {
-        let name = info.pass.name();
-        let alone = Pipeline::of(vec![info.pass.clone()]);
+    for pass in PassList::standard().iter() {
+        let name = pass.name();
+        let alone = Pipeline::of(vec![pass.clone()]);
         let made = DerivedWeights::over(&weights);
         let (after, reports) = run_passes_over(&alone, graph, &made)?;
-        same(&after, info.pass.numerics(), &made).map_err(|reason| format!("`{name}`: {reason}"))?;
+        same(&after, pass.numerics(), &made).map_err(|reason| format!("`{name}`: {reason}"))?;
         let changed = text::print(&after) != printed;
         if changed != (reports[0].changed == Changed::Yes) {
             return Err(format!("`{name}` reports the opposite of changed = {changed}"));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::process::{cargo, run as run_command, works};
+use crate::tidy::Tree;
 use crate::{mutate, sanitize, summary, test, tour};
 
 type Step = fn(&Path) -> Result<(), String>;
@@ -13,7 +14,7 @@ type Step = fn(&Path) -> Result<(), String>;
 pub fn run(root: &Path) -> Result<(), String> {
     // Cheap ones first.
     let steps: [(&str, Step); 7] = [
-        ("fmt", fmt),
+        ("fmt", |root| format(root, true)),
         ("clippy", clippy),
         ("deny", deny),
         ("test", |root| test::run(root, &[])),
@@ -42,12 +43,21 @@ pub fn run(root: &Path) -> Result<(), String> {
     Err(format!("failed: {}", failures.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
 }
 
-fn fmt(root: &Path) -> Result<(), String> {
+/// Formats every Rust file, or fails if `check` finds one that is not. By their names: rustfmt does not look for modules
+/// in lists such as `ops!`.
+pub fn format(root: &Path, check: bool) -> Result<(), String> {
     if !works(&mut cargo(root, ["fmt", "--version"])) {
         summary::skip("fmt", "no rustfmt here (`rustup component add rustfmt`)");
         return Ok(());
     }
-    run_command(&mut cargo(root, ["fmt", "--all", "--check"]))
+    let tree = Tree::read(root)?;
+    let files = tree.with_extension("rs").map(|file| file.path.as_str());
+    let options = ["fmt", "--all", "--"].into_iter().chain(check.then_some("--check"));
+    match works(&mut cargo(root, options.chain(files))) {
+        true => Ok(()),
+        false if check => Err("some files are not formatted: run `cargo xtask fmt`".to_owned()),
+        false => Err("`cargo fmt` failed".to_owned()),
+    }
 }
 
 fn clippy(root: &Path) -> Result<(), String> {

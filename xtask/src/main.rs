@@ -29,6 +29,8 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Format every Rust file, also those that `cargo fmt` does not find: modules that a list declares.
+    Fmt,
     /// Check the invariants of ARCHITECTURE.md.
     Tidy,
     /// Run the README's commands like a reader.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
     let command = Command::parse();
     let result = root().and_then(|root| match command {
         Command::Test { args } => test::run(&root, &args),
+        Command::Fmt => ci::format(&root, false),
         Command::Tidy => tidy::run(&root),
         Command::Tour => tour::run(&root),
         Command::Bench { tables: true, .. } => bench::write_tables(&root),

@@ -27,9 +27,8 @@ pub struct CompileArgs {
     /// Weight type: auto (the checkpoint's), f32, f16 or bf16.
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
-    /// Format of the linear layers, lm_head excluded: bf16, f16 or f32 (same as --dtype), int8-weight,
-    /// int8-smoothquant, fp8, fp8-block, int4, int4-awq or int4-gptq; with mixed, `compile` chooses one per layer.
-    #[arg(long, value_name = "FORMAT", value_parser = parse_precision)]
+    /// Format of the linear layers, lm_head excluded.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_precision, help = precision_help("bf16, f16 or f32 (same as --dtype), "))]
     pub precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
@@ -41,12 +40,11 @@ pub struct CompileArgs {
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
     #[arg(long, value_name = "FILE")]
     pub precision_map: Option<PathBuf>,
-    /// Activation scales of int8-smoothquant and fp8: dynamic (one per token) or static (from the calibration).
-    #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
+    /// Activation scales, dynamic or static.
+    #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales, help = scales_help())]
     pub activation_scales: ActivationScales,
-    /// Calibration file, required by int8-smoothquant, int4-awq, int4-gptq and static scales; the activations file is
-    /// looked for next to it.
-    #[arg(long, value_name = "FILE.json")]
+    /// Calibration file; the activations file is looked for next to it.
+    #[arg(long, value_name = "FILE.json", help = calibration_help("; the activations file is looked for next to it"))]
     pub calibration: Option<PathBuf>,
     /// Maximum number of concurrent sequences [default: 8].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
@@ -272,6 +270,24 @@ pub fn parse_precision(text: &str) -> Result<PrecisionChoice, String> {
             text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, mixed, bf16, f16, f32"))
         }
     }
+}
+
+/// Help for --precision: the formats, after others.
+pub fn precision_help(others: &str) -> String {
+    let formats = Format::names(|_| true);
+    format!("Format of the linear layers, lm_head excluded: {others}{formats}; with mixed, one is chosen per layer")
+}
+
+/// Help for --activation-scales.
+pub fn scales_help() -> String {
+    let formats = Format::names(Format::allows_static_scales);
+    format!("Activation scales of {formats}: dynamic (one per token) or static (from the calibration)")
+}
+
+/// Help for --calibration, with what follows it.
+pub fn calibration_help(more: &str) -> String {
+    let formats = Format::names(|format| format.needs_calibration(ActivationScales::Dynamic));
+    format!("Calibration file, required by {formats}, and by static scales{more}")
 }
 
 /// Formats of the KV cache.

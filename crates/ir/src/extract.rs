@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::graph::GraphError;
-use crate::ops::KvAccess;
-use crate::{Graph, OpId, Output, Type, Value};
+use crate::{Graph, KvAccess, OpId, Output, Type, Value};
 
 /// The ops that `outputs` depend on, up to `inputs`: values that become inputs of the subgraph, under their names.
 /// Other inputs of the graph, and constants, are included as needed; KV cache layers are renumbered.
@@ -24,7 +23,7 @@ pub fn extract(graph: &Graph, inputs: &[Value], outputs: &[Output]) -> Result<Gr
     for id in graph.ops().filter(|id| needed.contains(id)) {
         let operands: Vec<Value> = graph.operands(id).iter().map(|operand| values[operand]).collect();
         let names: Vec<&str> = graph.results(id).map(|result| graph.value_name(result)).collect();
-        let moved = layers.place(graph, id).and_then(|(group, layer)| KvAccess::moved(graph.op(id), group, layer));
+        let moved = layers.place(graph, id).and_then(|(group, layer)| graph.op(id).on_layer(group, layer));
         let added = part.add(moved.unwrap_or_else(|| graph.op(id).clone()), &operands, &names)?;
         for (old, new) in graph.results(id).zip(part.results(added)) {
             // a result that is also an input is read from outside
@@ -92,5 +91,5 @@ impl Layers {
 fn access(graph: &Graph, id: OpId) -> Option<KvAccess> {
     let operands = graph.operands(id);
     let types: Vec<&Type> = operands.iter().map(|value| graph.ty(*value)).collect();
-    KvAccess::of(graph.op(id), &types)
+    graph.op(id).kv_access(&types)
 }

@@ -4,6 +4,27 @@ use plan::DType;
 
 use crate::HostTensor;
 
+/// The part of the KV cache that an op accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvAccess {
+    /// KV group.
+    pub group: u32,
+    /// Layer within the group.
+    pub layer: u32,
+    /// Width of a row of keys, `kv_heads * head_dim`.
+    pub width: u64,
+    /// Number and size of the heads of a row; `None` for `append_kv`, which leaves them to the cache.
+    pub heads: Option<(u32, u32)>,
+}
+
+impl KvAccess {
+    /// The access of an op that knows its heads.
+    pub fn of_heads(group: u32, layer: u32, kv_heads: u32, head_dim: u32) -> KvAccess {
+        let width = u64::from(kv_heads) * u64::from(head_dim);
+        KvAccess { group, layer, width, heads: Some((kv_heads, head_dim)) }
+    }
+}
+
 /// Layers of a graph with one shape of keys and values, which share one pool of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvDecl {

@@ -24,7 +24,7 @@ pub use extract::extract;
 pub use graph::{Graph, GraphError, Output};
 pub use host::{HostData, HostTensor};
 pub use interpreter::{Environment, EvalError, constant_value, evaluate};
-pub use kv::{KvDecl, KvState, Slot, Tokens};
+pub use kv::{KvAccess, KvDecl, KvState, Slot, Tokens};
 pub use op::{AttrInfo, DeclaredOp, Op, OpClass, OpDef, OpInfo, Operands, Semantics};
 pub use ops::OpSet;
 /// Element types, sizes and formulas, from the types that compiler and runtime share.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use plan::{DType, Formula};
 
-use crate::{AttrReader, AttrValue, Graph, HostTensor, KvState, OpId, Patch, Type, TypeError};
+use crate::{AttrReader, AttrValue, Graph, HostTensor, KvAccess, KvState, OpId, Patch, Type, TypeError};
 
 /// How an op relates the elements of its operands to those of its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +55,8 @@ impl Operands {
     }
 }
 
-/// The interface of an op: six methods that every op has, `expand` for composite ops, and `formula` for elementwise
-/// ones.
+/// The interface of an op: six methods that every op has, `expand` for composite ops, `formula` for elementwise ones,
+/// and two for ops with state in the KV cache.
 pub trait OpDef: Any + fmt::Debug + Send + Sync {
     /// The name in text, `snake_case`.
     fn mnemonic(&self) -> &'static str;
@@ -83,6 +83,17 @@ pub trait OpDef: Any + fmt::Debug + Send + Sync {
         let _ = results;
         None
     }
+
+    /// The part of the KV cache that the op accesses, given the types of its operands; `None` without state.
+    fn kv_access(&self, _: &[&Type]) -> Option<KvAccess> {
+        None
+    }
+
+    /// The same op on another layer of the KV cache; `None` without state.
+    fn on_layer(&self, group: u32, layer: u32) -> Option<Op> {
+        let _ = (group, layer);
+        None
+    }
 }
 
 /// What is written by hand for an op, in addition to its `op!` declaration.
@@ -100,6 +111,15 @@ pub trait Semantics {
     /// See [`OpDef::formula`].
     fn formula(&self, results: &[DType]) -> Option<Formula> {
         let _ = results;
+        None
+    }
+    /// See [`OpDef::kv_access`].
+    fn kv_access(&self, _: &[&Type]) -> Option<KvAccess> {
+        None
+    }
+    /// See [`OpDef::on_layer`].
+    fn on_layer(&self, group: u32, layer: u32) -> Option<Op> {
+        let _ = (group, layer);
         None
     }
 }
@@ -278,6 +298,14 @@ macro_rules! op {
 
             fn formula(&self, results: &[$crate::DType]) -> Option<$crate::Formula> {
                 $crate::Semantics::formula(self, results)
+            }
+
+            fn kv_access(&self, operands: &[&$crate::Type]) -> Option<$crate::KvAccess> {
+                $crate::Semantics::kv_access(self, operands)
+            }
+
+            fn on_layer(&self, group: u32, layer: u32) -> Option<$crate::Op> {
+                $crate::Semantics::on_layer(self, group, layer)
             }
         }
     };

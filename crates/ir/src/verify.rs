@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::graph::infer;
-use crate::ops::{Cast, Concat, KvAccess, Split};
-use crate::{Graph, OpId, Type, Value};
+use crate::ops::{Cast, Concat, Split};
+use crate::{Graph, KvAccess, OpId, Type, Value};
 
 /// The stage of a graph. Each stage forbids what the passes before it remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +114,7 @@ impl Check<'_> {
         for value in graph.results(id) {
             self.symbols(value);
         }
-        if let Some(access) = KvAccess::of(graph.op(id), &types) {
+        if let Some(access) = graph.op(id).kv_access(&types) {
             self.kv_access(id, access);
         }
     }

@@ -133,20 +133,38 @@ fn kebab_case(path: &str) -> String {
     out
 }
 
-/// Declares a pass that applies rewrite rules until none applies. `, required` after the numerics makes it impossible
-/// to disable.
+/// Declares a pass that applies rewrite rules until none applies. Its documentation is also its summary. `, required`
+/// after the numerics makes it impossible to disable.
 ///
 /// ```text
 /// rewrite_pass! {
-///     /// `silu(g) * u → silu_mul(g, u)`
-///     pub struct FuseSiluMul(Numerics::Rounding) { silu_mul }
+///     /// `a rule → its result`
+///     pub struct NameOfThePass(Numerics::Rounding) { name_of_the_rule }
 /// }
 /// ```
 #[macro_export]
 macro_rules! rewrite_pass {
     (
         $(#[doc = $doc:literal])+
-        pub struct $name:ident($numerics:expr $(, $required:ident)?) { $($rule:ident),+ $(,)? }
+        pub struct $name:ident($($about:tt)+) { $($rule:ident),+ $(,)? }
+    ) => {
+        $crate::graph_pass! {
+            $(#[doc = $doc])+
+            pub struct $name($($about)+) = |graph, _| {
+                let rules = [$($crate::ir::Rule { name: stringify!($rule), apply: &$rule }),+];
+                Ok(($crate::ir::rewrite(graph, &rules)? > 0).into())
+            };
+        }
+    };
+}
+
+/// Declares a pass that is a function of graph and context, like [`rewrite_pass!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! graph_pass {
+    (
+        $(#[doc = $doc:literal])+
+        pub struct $name:ident($numerics:expr $(, $required:ident)?) = |$graph:ident, $ctx:pat_param| $run:expr;
     ) => {
         $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, Default)]
@@ -167,11 +185,10 @@ macro_rules! rewrite_pass {
 
             fn run(
                 &self,
-                graph: &mut $crate::ir::Graph,
-                _: &$crate::PassContext<'_>,
+                $graph: &mut $crate::ir::Graph,
+                $ctx: &$crate::PassContext<'_>,
             ) -> Result<$crate::Changed, $crate::PassError> {
-                let rules = [$($crate::ir::Rule { name: stringify!($rule), apply: &$rule }),+];
-                Ok(($crate::ir::rewrite(graph, &rules)? > 0).into())
+                $run
             }
         }
     };

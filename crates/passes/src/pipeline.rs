@@ -4,12 +4,9 @@ use std::sync::Arc;
 
 use ir::Stage;
 
-use crate::{
-    Canonicalize, EliminateCommonSubexpressions, FoldCasts, FuseAddLayerNorm, FuseAddRmsNorm, FuseElementwise,
-    FuseLinearActivation, FuseLinearAdd, FuseLinearQuantize, FuseLinearSwiglu, FuseNormLinear, FuseNormQuantize,
-    FuseRopeAppendKv, FuseRopeAttention, FuseSiluMul, FuseSwiglu, GatherRowsEarly, MergeLinears, Pass, RemoveDeadOps,
-    Simplify,
-};
+use crate::Pass;
+use crate::cleanup::*;
+use crate::fusion::*;
 
 /// Where a user's passes may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,19 +51,19 @@ pub fn standard() -> Pipeline {
             Entry::Slot(Slot::BeforeFusion),
             pass(GatherRowsEarly), // first: it moves through simple ops, and fused ones have several results
             pass(MergeLinears),    // the fusions below look for the splits it makes
-            pass(FuseSiluMul),
-            pass(FuseSwiglu),           // after fuse-silu-mul, whose op it matches
-            pass(FuseLinearSwiglu),     // after fuse-swiglu, whose op it matches
-            pass(FuseLinearActivation), // after fuse-silu-mul: a gating activation is fused with its gate
-            pass(FuseLinearAdd),        // before fuse-add-rms-norm: in an epilogue the sum costs no launch
-            pass(FuseLinearQuantize),   // after the other epilogues
-            pass(FuseAddRmsNorm),       // sums of anything else
-            pass(FuseAddLayerNorm),     // the same
-            pass(FuseNormLinear),       // after the two above, which fuse more
-            pass(FuseNormQuantize),     // for the same reason
-            pass(FuseRopeAppendKv),     // after merge-linears: q, k and v must be one packed row
-            pass(FuseRopeAttention),    // after fuse-rope-append-kv, whose op it matches
-            pass(FuseElementwise),      // last: takes what no fusion above has a kernel for
+            pass(FuseSiluMul),     // before fuse-linear-activation, which would take the activation from its gate
+            pass(FuseSwiglu),      // after fuse-silu-mul, whose op it matches
+            pass(FuseLinearSwiglu), // after fuse-swiglu, whose op it matches
+            pass(FuseLinearActivation), // after fuse-silu-mul: activations that are left gate nothing
+            pass(FuseLinearAdd),   // before fuse-add-rms-norm: in an epilogue the sum costs no launch
+            pass(FuseLinearQuantize), // after the other epilogues
+            pass(FuseAddRmsNorm),  // sums of anything else
+            pass(FuseAddLayerNorm), // the same
+            pass(FuseNormLinear),  // after the two above, which fuse more
+            pass(FuseNormQuantize), // for the same reason
+            pass(FuseRopeAppendKv), // after merge-linears: q, k and v must be one packed row
+            pass(FuseRopeAttention), // after fuse-rope-append-kv, whose op it matches
+            pass(FuseElementwise), // last: takes what no fusion above has a kernel for
             pass(RemoveDeadOps),
             Entry::Reach(Stage::Fused),
             Entry::Slot(Slot::AfterFusion),

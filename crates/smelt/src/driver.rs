@@ -94,7 +94,7 @@ impl Driver {
     /// The same driver with a pass added at the end of a slot of the pipeline.
     pub fn pass(mut self, slot: Slot, pass: impl Pass + 'static) -> Driver {
         let pass: Arc<dyn Pass> = Arc::new(pass);
-        self.passes.add(Arc::clone(&pass), pass.summary());
+        self.passes.add(Arc::clone(&pass));
         self.slots.push((slot, pass));
         self
     }
@@ -114,7 +114,7 @@ impl Driver {
                     let reason = format!("a pass `{name}` already exists, give the rule another name");
                     return Err(Error::BadInput(format!("{}: {reason}", path.display())));
                 }
-                driver.passes.add(rule.clone(), "a rewrite rule");
+                driver.passes.add(rule.clone());
                 driver.slots.push((slot, rule));
                 driver.rules.push(name);
             }
@@ -212,7 +212,7 @@ impl Driver {
     /// The pass of this name; the error lists known ones.
     pub(crate) fn pass_named(&self, name: &str) -> Result<Arc<dyn Pass>, Error> {
         self.passes.find(name).ok_or_else(|| {
-            let known: Vec<String> = self.passes.iter().map(|info| info.pass.name().into_owned()).collect();
+            let known: Vec<String> = self.passes.iter().map(|pass| pass.name().into_owned()).collect();
             let near = ir::text::nearest(name, known.iter().map(String::as_str));
             let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
             Error::Usage(format!("unknown pass `{name}`, expected one of: {}{near}", known.join(", ")))
@@ -322,7 +322,7 @@ impl CpuKernel for Shared<dyn CpuKernel> {
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let passes: Vec<Cow<'_, str>> = self.passes.iter().map(|info| info.pass.name()).collect();
+        let passes: Vec<Cow<'_, str>> = self.passes.iter().map(|pass| pass.name()).collect();
         f.debug_struct("Driver").field("passes", &passes).field("slots", &self.slots).finish_non_exhaustive()
     }
 }

@@ -57,7 +57,7 @@ pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 pub use parts::{AttrPart, KernelPart, OpPart, Parts, PassPart, PipelineEntry};
-pub use passes::calibration::{Calibration, ClipMethod, Codes, Histogram, TensorStats};
+pub use passes::calibration::{Calibration, ClipMethod, Histogram, TensorStats};
 pub use passes::quantize::{ActivationScales, Format};
 pub use passes::{PassOptions, Slot};
 pub use plan::{

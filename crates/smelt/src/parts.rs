@@ -107,7 +107,7 @@ impl Driver {
         Parts {
             schema_version: 1,
             pipeline: pipeline.entries().iter().map(entry).collect(),
-            passes: self.passes().iter().map(|info| pass(info.pass.as_ref(), info.summary)).collect(),
+            passes: self.passes().iter().map(|each| pass(each.as_ref())).collect(),
             ops: self.ops().iter().map(op).collect(),
             kernels: kernels.collect(),
         }
@@ -129,14 +129,14 @@ fn entry(entry: &Entry) -> PipelineEntry {
     }
 }
 
-fn pass(pass: &dyn Pass, summary: &str) -> PassPart {
+fn pass(pass: &dyn Pass) -> PassPart {
     let numerics = match pass.numerics() {
         Numerics::Exact => "exact".to_owned(),
         Numerics::Rounding => "rounding".to_owned(),
         Numerics::Quantizing { percent } => format!("within {percent} %"),
         Numerics::Different => "different".to_owned(),
     };
-    let (name, summary) = (pass.name().into_owned(), summary.to_owned());
+    let (name, summary) = (pass.name().into_owned(), pass.summary().to_owned());
     PassPart { name, summary, numerics, required: pass.required() }
 }
 

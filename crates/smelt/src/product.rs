@@ -4,7 +4,7 @@
 use codegen::{Catalog, CodegenError, ProgramShape, Selection, select};
 use ir::ops::{Cast, Linear};
 use ir::{DType, DerivedWeights, Graph, NoWeights, Op, TensorType};
-use passes::quantize::{Format, Layers, unsearched};
+use passes::quantize::{Format, Layers};
 use passes::{PassContext, PassManager, Silent};
 use plan::ProgramKind;
 
@@ -46,7 +46,7 @@ impl Product {
         let y = graph.result(linear.map_err(frontend::ImportError::from)?);
         graph.add_output("y", y);
         let layers = Layers::Named(["y".to_owned()].into());
-        let passes = self.format.map(|format| unsearched(format, layers)).into_iter().collect();
+        let passes = self.format.map(|format| format.nearest(layers)).into_iter().collect();
         let pipeline = precision::quantizing(driver.pipeline(), passes);
         let weights = DerivedWeights::over(&NoWeights);
         let ran = PassManager::default().run(&pipeline, &mut graph, &PassContext::new(&weights), &mut Silent);

@@ -66,7 +66,7 @@ impl List {
 }
 
 fn pass_lines(passes: &[PassPart]) -> String {
-    passes.iter().map(|pass| format!("{:<32} {}\n", pass.name, pass.summary)).collect()
+    passes.iter().map(|pass| format!("{}\n    {}\n", pass.name, pass.summary)).collect()
 }
 
 /// Ops with operands, attributes and documentation.

@@ -8,7 +8,10 @@ use smelt::{ActivationScales, CompileOptions, Driver, Error, Format, PrecisionOp
 
 use super::compile::{WithChoice, with_repro};
 use super::mixed::{Choice, MixedArgs};
-use crate::args::{CacheArgs, IgnoreArgs, PrecisionChoice, parse_format, parse_scales, read_map};
+use crate::args::{
+    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, parse_format, parse_scales, precision_help, read_map,
+    scales_help,
+};
 use crate::failure::Failure;
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration, reads_model};
 use crate::progress::Stderr;
@@ -21,9 +24,7 @@ pub struct Quantize {
     /// Directory to write, which must not exist.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Format of the linear layers, lm_head excluded: int8-weight, int8-smoothquant, fp8, fp8-block, int4, int4-awq or
-    /// int4-gptq; with mixed, one is chosen per layer.
-    #[arg(long, value_name = "FORMAT", value_parser = parse_codes)]
+    #[arg(long, value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
     precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
@@ -31,11 +32,9 @@ pub struct Quantize {
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
     #[arg(long, value_name = "FILE")]
     precision_map: Option<PathBuf>,
-    /// Activation scales of int8-smoothquant and fp8: dynamic (one per token) or static (from the calibration).
-    #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
+    #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales, help = scales_help())]
     activation_scales: ActivationScales,
-    /// Calibration file, required by int8-smoothquant, int4-awq, int4-gptq and static scales.
-    #[arg(long, value_name = "FILE.json")]
+    #[arg(long, value_name = "FILE.json", help = calibration_help(""))]
     calibration: Option<PathBuf>,
     #[command(flatten)]
     ignored: IgnoreArgs,

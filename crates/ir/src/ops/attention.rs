@@ -5,8 +5,8 @@ use plan::DType;
 use super::norm::{check_heads, normalize};
 use super::rope::{check_rope, rotate};
 use crate::{
-    Graph, HostTensor, KvState, Op, OpClass, OpId, Patch, PatchValue, Semantics, Slot, TensorType, Tokens, Type,
-    TypeError, Value, expect_dtype, expect_rank, expect_same, op, type_error,
+    Graph, HostTensor, KvAccess, KvState, Op, OpClass, OpId, Patch, PatchValue, Semantics, Slot, TensorType, Tokens,
+    Type, TypeError, Value, expect_dtype, expect_rank, expect_same, op, type_error,
 };
 
 op! {
@@ -77,56 +77,6 @@ impl RopeAppendKv {
     }
 }
 
-/// The part of the KV cache that an op accesses, for the verifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvAccess {
-    /// KV group.
-    pub group: u32,
-    /// Layer within the group.
-    pub layer: u32,
-    /// Width of a row of keys, `kv_heads * head_dim`.
-    pub width: u64,
-    /// Number and size of the heads of a row; `None` for `append_kv`, which leaves them to the cache.
-    pub heads: Option<(u32, u32)>,
-}
-
-impl KvAccess {
-    /// The access of an op, given the types of its operands; `None` for ops without state.
-    pub fn of(op: &Op, operands: &[&Type]) -> Option<KvAccess> {
-        if let Some(op) = op.cast::<AppendKv>() {
-            let width = operands[0].tensor().ok()?.width()?;
-            return Some(KvAccess { group: op.group, layer: op.layer, width, heads: None });
-        }
-        let of_heads = |group, layer, kv_heads: u32, head_dim: u32| {
-            let width = u64::from(kv_heads) * u64::from(head_dim);
-            KvAccess { group, layer, width, heads: Some((kv_heads, head_dim)) }
-        };
-        if let Some(op) = op.cast::<PagedAttention>() {
-            return Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim));
-        }
-        if let Some(op) = op.cast::<RopeAttention>() {
-            return Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim));
-        }
-        let op = op.cast::<RopeAppendKv>()?;
-        Some(of_heads(op.group, op.layer, op.kv_heads, op.head_dim))
-    }
-
-    /// The same op on another layer; `None` for ops without state.
-    pub fn moved(op: &Op, group: u32, layer: u32) -> Option<Op> {
-        if op.cast::<AppendKv>().is_some() {
-            return Some(Op::new(AppendKv { group, layer }));
-        }
-        if let Some(op) = op.cast::<PagedAttention>() {
-            return Some(Op::new(PagedAttention { group, layer, ..op.clone() }));
-        }
-        if let Some(op) = op.cast::<RopeAttention>() {
-            return Some(Op::new(RopeAttention { group, layer, ..op.clone() }));
-        }
-        let op = op.cast::<RopeAppendKv>()?;
-        Some(Op::new(RopeAppendKv { group, layer, ..op.clone() }))
-    }
-}
-
 /// Checks the step inputs against the packed tokens of `x`.
 fn check_step(x: &TensorType, step: &[&Type]) -> Result<(), TypeError> {
     let (positions, starts, table) = (step[0].tensor()?, step[1].tensor()?, step[2].tensor()?);
@@ -182,6 +132,15 @@ impl Semantics for AppendKv {
         }
         Ok(vec![HostTensor::effect()])
     }
+
+    fn kv_access(&self, operands: &[&Type]) -> Option<KvAccess> {
+        let width = operands[0].tensor().ok()?.width()?;
+        Some(KvAccess { group: self.group, layer: self.layer, width, heads: None })
+    }
+
+    fn on_layer(&self, group: u32, layer: u32) -> Option<Op> {
+        Some(Op::new(AppendKv { group, layer }))
+    }
 }
 
 impl Semantics for RopeAppendKv {
@@ -224,6 +183,14 @@ impl Semantics for RopeAppendKv {
         }
         Ok(vec![HostTensor::f32([positions.len(), q_width], queries), HostTensor::effect()])
     }
+
+    fn kv_access(&self, _: &[&Type]) -> Option<KvAccess> {
+        Some(KvAccess::of_heads(self.group, self.layer, self.kv_heads, self.head_dim))
+    }
+
+    fn on_layer(&self, group: u32, layer: u32) -> Option<Op> {
+        Some(Op::new(RopeAppendKv { group, layer, ..self.clone() }))
+    }
 }
 
 impl Semantics for RopeAttention {
@@ -262,6 +229,14 @@ impl Semantics for RopeAttention {
         patch.replace(graph.result(id), mixed);
         patch.replace(Value { op: id, result: 1 }, effect);
         Some(patch)
+    }
+
+    fn kv_access(&self, _: &[&Type]) -> Option<KvAccess> {
+        Some(KvAccess::of_heads(self.group, self.layer, self.kv_heads, self.head_dim))
+    }
+
+    fn on_layer(&self, group: u32, layer: u32) -> Option<Op> {
+        Some(Op::new(RopeAttention { group, layer, ..self.clone() }))
     }
 }
 
@@ -319,5 +294,13 @@ impl Semantics for PagedAttention {
             }
         }
         Ok(vec![HostTensor::f32(operands[0].shape.clone(), out)])
+    }
+
+    fn kv_access(&self, _: &[&Type]) -> Option<KvAccess> {
+        Some(KvAccess::of_heads(self.group, self.layer, self.kv_heads, self.head_dim))
+    }
+
+    fn on_layer(&self, group: u32, layer: u32) -> Option<Op> {
+        Some(Op::new(PagedAttention { group, layer, ..self.clone() }))
     }
 }

@@ -1,68 +1,76 @@
-//! Elementwise ops. Each is a formula, from which reference semantics, CPU and GPU code are derived.
+//! Elementwise ops, one row each. Each is a formula, from which reference semantics, CPU and GPU code are derived.
 
 use plan::{Apply, DType, Formula, ScalarFn, Store, Term};
 
 use super::map::{evaluate, full_type};
-use crate::{HostTensor, KvState, OpClass, Semantics, TensorType, Type, TypeError, expect_same, op, type_error};
+use crate::{
+    HostTensor, KvState, OpClass, OpInfo, Semantics, TensorType, Type, TypeError, expect_same, op, type_error,
+};
 
-op! {
+/// Ops that are one function of [`ScalarFn`]. Its arguments are the operands, then the attributes.
+macro_rules! elementwise {
+    ($(
+        $(#[doc = $doc:literal])+
+        $op:ident = $mnemonic:literal ($($operand:ident),+) $({ $($number:ident),+ })? is $function:ident;
+    )+) => {
+        $(
+            op! {
+                $(#[doc = $doc])+
+                pub struct $op = $mnemonic ($($operand),+) { $($($number: f32),+)? }
+            }
+
+            impl Semantics for $op {
+                const CLASS: OpClass = OpClass::Elementwise;
+
+                fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
+                    Ok(vec![same_dtype(operands, &[$($(self.$number),+)?])?.into()])
+                }
+
+                fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
+                    Ok(self.formula(&[DType::F32]).map_or_else(Vec::new, |formula| evaluate(&formula, operands)))
+                }
+
+                fn formula(&self, results: &[DType]) -> Option<Formula> {
+                    let operands = [$(stringify!($operand)),+].len() as u32;
+                    let numbers: &[f32] = &[$($(self.$number),+)?];
+                    let args = (0..operands).map(Term::Input).chain(numbers.iter().copied().map(Term::Number));
+                    chain(vec![Apply { function: ScalarFn::$function, args: args.collect() }], results)
+                }
+            }
+        )+
+
+        /// The ops of this file.
+        pub(super) fn listed() -> Vec<OpInfo> {
+            vec![OpInfo::of::<Cast>(), $(OpInfo::of::<$op>()),+]
+        }
+    };
+}
+
+elementwise! {
     /// `a + b`, of equal types; one of them may be a row `[N]` that is broadcast.
-    pub struct Add = "add" (a, b) {}
-}
-
-op! {
+    Add = "add" (a, b) is Add;
     /// `a * b`, of equal types; one of them may be a row `[N]` that is broadcast.
-    pub struct Mul = "mul" (a, b) {}
-}
-
-op! {
+    Mul = "mul" (a, b) is Mul;
     /// `x * by`, with a constant `by`.
-    pub struct Scale = "scale" (x) { by: f32 }
-}
-
-op! {
+    Scale = "scale" (x) { by } is Mul;
     /// `x + by`, with a constant `by`.
-    pub struct Offset = "offset" (x) { by: f32 }
-}
-
-op! {
+    Offset = "offset" (x) { by } is Add;
     /// `x / (1 + exp(-x))`.
-    pub struct Silu = "silu" (x) {}
-}
-
-op! {
+    Silu = "silu" (x) is Silu;
     /// `1 / (1 + exp(-x))`.
-    pub struct Sigmoid = "sigmoid" (x) {}
-}
-
-op! {
+    Sigmoid = "sigmoid" (x) is Sigmoid;
     /// `tanh(x)`.
-    pub struct Tanh = "tanh" (x) {}
-}
-
-op! {
+    Tanh = "tanh" (x) is Tanh;
     /// `max(x, 0)`.
-    pub struct Relu = "relu" (x) {}
-}
-
-op! {
+    Relu = "relu" (x) is Relu;
     /// `x * P(X <= x)` of a standard normal variable `X`. (GELU, arXiv 1606.08415.)
-    pub struct Gelu = "gelu" (x) {}
-}
-
-op! {
+    Gelu = "gelu" (x) is Gelu;
     /// The tanh approximation of `gelu`: `gelu_pytorch_tanh` and `gelu_new` in Hugging Face files.
-    pub struct GeluTanh = "gelu_tanh" (x) {}
-}
-
-op! {
+    GeluTanh = "gelu_tanh" (x) is GeluTanh;
     /// `cap * tanh(x / cap)`: bounds logits by `cap`. (Gemma 2, arXiv 2408.00118.)
-    pub struct Softcap = "softcap" (x) { cap: f32 }
-}
-
-op! {
+    Softcap = "softcap" (x) { cap } is Softcap;
     /// `min(max(x, low), high)`.
-    pub struct Clamp = "clamp" (x) { low: f32, high: f32 }
+    Clamp = "clamp" (x) { low, high } is Clamp;
 }
 
 op! {
@@ -70,13 +78,9 @@ op! {
     pub struct Cast = "cast" (x) { to: DType }
 }
 
-/// The first operand, and the second.
-const X: Term = Term::Input(0);
-const Y: Term = Term::Input(1);
-
 /// A formula whose last step is its only result.
 pub(super) fn chain(steps: Vec<Apply>, results: &[DType]) -> Option<Formula> {
-    let value = steps.len().checked_sub(1).map_or(X, |last| Term::Step(last as u32));
+    let value = steps.len().checked_sub(1).map_or(Term::Input(0), |last| Term::Step(last as u32));
     let [dtype] = *results else { return None };
     Formula::new(steps, vec![Store { dtype, value }]).ok()
 }
@@ -93,43 +97,6 @@ fn same_dtype(operands: &[&Type], numbers: &[f32]) -> Result<TensorType, TypeErr
         Some(number) => type_error(format!("expected a finite number, found {number}")),
         None => Ok(full.clone()),
     }
-}
-
-/// Semantics of ops that are one scalar function of operands and constants, in the order of its arguments.
-macro_rules! functions {
-    ($($op:ident: $function:ident($op_self:ident: $($operand:ident),+ $(; $($number:ident),+)?);)+) => {$(
-        impl Semantics for $op {
-            const CLASS: OpClass = OpClass::Elementwise;
-
-            fn infer(&self, operands: &[&Type]) -> Result<Vec<Type>, TypeError> {
-                Ok(vec![same_dtype(operands, &[$($(self.$number),+)?])?.into()])
-            }
-
-            fn eval(&self, operands: &[&HostTensor], _: &mut KvState) -> Result<Vec<HostTensor>, String> {
-                Ok(self.formula(&[DType::F32]).map_or_else(Vec::new, |formula| evaluate(&formula, operands)))
-            }
-
-            fn formula(&$op_self, results: &[DType]) -> Option<Formula> {
-                let args = vec![$($operand),+ $($(, Term::Number($op_self.$number))+)?];
-                chain(vec![Apply { function: ScalarFn::$function, args }], results)
-            }
-        }
-    )+};
-}
-
-functions! {
-    Add: Add(self: X, Y);
-    Mul: Mul(self: X, Y);
-    Scale: Mul(self: X; by);
-    Offset: Add(self: X; by);
-    Silu: Silu(self: X);
-    Sigmoid: Sigmoid(self: X);
-    Tanh: Tanh(self: X);
-    Relu: Relu(self: X);
-    Gelu: Gelu(self: X);
-    GeluTanh: GeluTanh(self: X);
-    Softcap: Softcap(self: X; cap);
-    Clamp: Clamp(self: X; low, high);
 }
 
 impl Semantics for Cast {

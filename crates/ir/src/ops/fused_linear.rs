@@ -1,6 +1,8 @@
 //! A linear layer with prologue and epilogue: the result of linear fusions. It is expanded again if a target has no
 //! kernel for all of it.
 
+mod pointwise;
+
 use std::fmt;
 
 use plan::{DType, Formula};
@@ -10,11 +12,13 @@ use super::linear::{add_bias, product};
 use super::map::evaluate;
 use super::norm::rms_norm;
 use super::quantize::{check_scales, dequantize, expect_codes, expect_scale_of_all, quantize};
-use super::{Add, Dequantize, LayerNorm, Linear, Map, Pointwise, Quantize, RmsNorm, Swiglu, gated};
+use super::{Add, Dequantize, LayerNorm, Linear, Map, Quantize, RmsNorm, Swiglu, gated};
 use crate::{
     AttrValue, Attribute, Graph, HostTensor, KvState, OpClass, OpId, Patch, PatchValue, Semantics, TensorType, Type,
     TypeError, Value, expect_rank, expect_same, op, type_error,
 };
+
+pub use pointwise::Pointwise;
 
 op! {
     /// The product `x * weight^T`, with a norm of `x` before it if `prologue` has one, then the `epilogue`, in f32

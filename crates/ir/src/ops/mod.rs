@@ -1,44 +1,44 @@
-//! The ops, one per file, and their list.
-
-mod argmax;
-mod attention;
-mod concat;
-mod constant;
-mod elementwise;
-mod embedding;
-mod fused_linear;
-mod gated;
-mod gather;
-mod layer_norm;
-mod linear;
-mod map;
-mod norm;
-mod norm_quantize;
-mod pointwise;
-pub mod quantize;
-mod rope;
-
-pub use argmax::Argmax;
-pub use attention::{AppendKv, KvAccess, PagedAttention, RopeAppendKv, RopeAttention};
-pub use concat::{Concat, Split};
-pub use constant::{Constant, Input};
-pub use elementwise::{Add, Cast, Clamp, Gelu, GeluTanh, Mul, Offset, Relu, Scale, Sigmoid, Silu, Softcap, Tanh};
-pub use embedding::Embedding;
-pub use fused_linear::{
-    Epilogue, Epilogues, FusedLinear, LinearParts, Norm, OrderedEpilogue, Prologue, Quantized, Scales,
-};
-pub use gated::{SiluMul, Swiglu};
-pub use gather::GatherRows;
-pub use layer_norm::{AddLayerNorm, LayerNorm};
-pub use linear::Linear;
-pub use map::Map;
-pub use norm::{AddRmsNorm, RmsNorm};
-pub use norm_quantize::RmsNormQuantize;
-pub use pointwise::Pointwise;
-pub use quantize::{Dequantize, Quantize, QuantizeBlocks};
-pub use rope::{Rope, RopeFrequencies, RopeScaling};
+//! The ops, one line per file.
 
 use crate::{DeclaredOp, OpInfo};
+
+/// Declares the files with their ops: the modules, what they export, and the list that text may name.
+macro_rules! ops {
+    ($($file:ident: $($op:ident),+;)+) => {
+        $(mod $file;)+
+        $(pub use $file::*;)+
+
+        /// The ops of these files.
+        fn listed() -> Vec<OpInfo> {
+            vec![$($(OpInfo::of::<$op>()),+),+]
+        }
+    };
+}
+
+ops! {
+    argmax: Argmax;
+    attention: AppendKv, PagedAttention, RopeAppendKv, RopeAttention;
+    concat: Concat, Split;
+    embedding: Embedding;
+    fused_linear: FusedLinear;
+    gated: SiluMul, Swiglu;
+    gather: GatherRows;
+    layer_norm: AddLayerNorm, LayerNorm;
+    linear: Linear;
+    map: Map;
+    norm: AddRmsNorm, RmsNorm;
+    norm_quantize: RmsNormQuantize;
+    quantize: Dequantize, Quantize, QuantizeBlocks;
+    rope: Rope, RopeFrequencies;
+}
+
+// `constant` and inputs have a syntax of their own in text
+mod constant;
+// lists its ops itself, in its rows
+mod elementwise;
+
+pub use constant::{Constant, Input};
+pub use elementwise::*;
 
 /// The ops that text may name. `constant` and graph inputs have their own syntax.
 #[derive(Clone, Debug)]
@@ -49,48 +49,10 @@ pub struct OpSet {
 impl OpSet {
     /// The ops of smelt.
     pub fn standard() -> OpSet {
-        macro_rules! list {
-            ($($op:ident),* $(,)?) => { OpSet { ops: vec![$(OpInfo::of::<$op>()),*] } };
-        }
-        list![
-            Add,
-            AddLayerNorm,
-            AddRmsNorm,
-            AppendKv,
-            Argmax,
-            Cast,
-            Clamp,
-            Concat,
-            Dequantize,
-            Embedding,
-            FusedLinear,
-            GatherRows,
-            Gelu,
-            GeluTanh,
-            LayerNorm,
-            Linear,
-            Map,
-            Mul,
-            Offset,
-            PagedAttention,
-            Quantize,
-            QuantizeBlocks,
-            Relu,
-            RmsNorm,
-            RmsNormQuantize,
-            Rope,
-            RopeAppendKv,
-            RopeAttention,
-            RopeFrequencies,
-            Scale,
-            Sigmoid,
-            Silu,
-            SiluMul,
-            Softcap,
-            Split,
-            Swiglu,
-            Tanh,
-        ]
+        let mut ops = elementwise::listed();
+        ops.extend(listed());
+        ops.sort_by_key(|op| op.mnemonic);
+        OpSet { ops }
     }
 
     /// The same set with one more op.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ir::DType;
+
 use super::Histogram;
 
 /// The clipping method of a tensor.
@@ -63,40 +65,26 @@ impl FromStr for ClipMethod {
     }
 }
 
-/// 8-bit formats with one scale per tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codes {
-    /// Integers up to 127.
-    Int8,
-    /// Floats with 4 bits of exponent and 3 of mantissa, without infinities: up to 448.
-    Fp8E4m3,
+/// The largest quantized value.
+fn largest(to: DType) -> f64 {
+    f64::from(to.largest_code().unwrap_or(1.0))
 }
 
-impl Codes {
-    /// The largest quantized value.
-    pub fn largest(self) -> f64 {
-        match self {
-            Codes::Int8 => 127.0,
-            Codes::Fp8E4m3 => 448.0,
-        }
-    }
+/// The nearest quantized value of a magnitude, ties to even; saturates.
+fn nearest(magnitude: f64, to: DType) -> f64 {
+    let magnitude = magnitude.min(largest(to));
+    let step = match to {
+        // 3 bits after the leading one; below 2^-6 the step is constant
+        DType::F8E4M3 => (magnitude.max(2_f64.powi(-6)).log2().floor() - 3.0).exp2(),
+        _ => 1.0,
+    };
+    (magnitude / step).round_ties_even() * step
+}
 
-    /// The nearest quantized value of a magnitude, ties to even; saturates.
-    fn nearest(self, magnitude: f64) -> f64 {
-        let magnitude = magnitude.min(self.largest());
-        let step = match self {
-            Codes::Int8 => 1.0,
-            // 3 bits after the leading one; below 2^-6 the step is constant
-            Codes::Fp8E4m3 => (magnitude.max(2_f64.powi(-6)).log2().floor() - 3.0).exp2(),
-        };
-        (magnitude / step).round_ties_even() * step
-    }
-
-    /// A magnitude after quantization and dequantization.
-    fn rounded(self, magnitude: f64, clip: f64) -> f64 {
-        let scale = clip / self.largest();
-        self.nearest(magnitude / scale) * scale
-    }
+/// A magnitude after quantization and dequantization.
+fn rounded(magnitude: f64, clip: f64, to: DType) -> f64 {
+    let scale = clip / largest(to);
+    nearest(magnitude / scale, to) * scale
 }
 
 /// The searches try a clip every this many bins: of a range that is at least half used, 8 of 2048 are under 1 %.
@@ -106,12 +94,12 @@ const STRIDE: usize = 8;
 const LEAST: usize = 128;
 
 /// The clip of magnitudes with this histogram, the largest of which is `absmax`.
-pub(super) fn clip(histogram: &Histogram, absmax: f32, method: ClipMethod, codes: Codes) -> f32 {
+pub(super) fn clip(histogram: &Histogram, absmax: f32, method: ClipMethod, to: DType) -> f32 {
     match method {
         ClipMethod::MinMax => absmax,
         ClipMethod::Percentile(percent) => percentile(histogram, percent).min(f64::from(absmax)) as f32,
-        ClipMethod::Entropy => least(histogram, absmax, |bins, clip| divergence(histogram, bins, clip, codes)),
-        ClipMethod::Mse => least(histogram, absmax, |_, clip| mean_square_error(histogram, clip, codes)),
+        ClipMethod::Entropy => least(histogram, absmax, |bins, clip| divergence(histogram, bins, clip, to)),
+        ClipMethod::Mse => least(histogram, absmax, |_, clip| mean_square_error(histogram, clip, to)),
     }
 }
 
@@ -150,7 +138,7 @@ fn centre(histogram: &Histogram, bin: usize) -> f64 {
 }
 
 /// The mean square error of quantization, with each magnitude at the center of its bin.
-pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, codes: Codes) -> f64 {
+pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, to: DType) -> f64 {
     if clip <= 0.0 {
         return 0.0;
     }
@@ -158,7 +146,7 @@ pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, codes: Codes) 
     let sum: f64 = counted
         .map(|(bin, count)| {
             let magnitude = centre(histogram, bin);
-            *count as f64 * (magnitude - codes.rounded(magnitude, clip)).powi(2)
+            *count as f64 * (magnitude - rounded(magnitude, clip, to)).powi(2)
         })
         .sum();
     sum / histogram.total().max(1) as f64
@@ -167,7 +155,7 @@ pub(super) fn mean_square_error(histogram: &Histogram, clip: f64, codes: Codes) 
 /// The KL divergence of the quantized distribution from the original one, as in TensorRT's calibrator: the reference is
 /// the first `bins` bins with everything above added to the last; it is compared with the same bins without the values
 /// above, each quantized count spread evenly over its non-empty bins.
-fn divergence(histogram: &Histogram, bins: usize, clip: f64, codes: Codes) -> f64 {
+fn divergence(histogram: &Histogram, bins: usize, clip: f64, to: DType) -> f64 {
     if bins == 0 || clip <= 0.0 {
         return 0.0;
     }
@@ -175,8 +163,8 @@ fn divergence(histogram: &Histogram, bins: usize, clip: f64, codes: Codes) -> f6
     let above: u64 = histogram.bins()[bins..].iter().sum();
     let reference = |bin: usize| (inside[bin] + if bin == bins - 1 { above } else { 0 }) as f64;
     let (total, kept) = (histogram.total() as f64, inside.iter().sum::<u64>() as f64);
-    let scale = clip / codes.largest();
-    let code = |bin: usize| codes.nearest(centre(histogram, bin) / scale);
+    let scale = clip / largest(to);
+    let code = |bin: usize| nearest(centre(histogram, bin) / scale, to);
     let (mut divergence, mut start) = (0.0, 0);
     while start < bins {
         let first = code(start);

@@ -12,7 +12,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use clip::{ClipMethod, Codes};
+pub use clip::ClipMethod;
 pub use histogram::{BINS, Histogram};
 pub use observers::{InsertObservers, Observed, observed};
 pub use stats::TensorStats;

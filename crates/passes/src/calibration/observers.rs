@@ -3,7 +3,7 @@
 use ir::ops::{AppendKv, Linear};
 use ir::{Graph, Value};
 
-use crate::{Changed, Pass, PassContext, PassError};
+use crate::{Changed, Numerics, PassError, graph_pass};
 
 /// A value that calibration observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +34,19 @@ pub fn observed(graph: &Graph) -> Vec<Observed> {
     found
 }
 
-/// Inputs of linear layers and values stored in the KV cache become outputs, under their own names.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct InsertObservers;
+graph_pass! {
+    /// Inputs of linear layers and values stored in the KV cache become outputs, under their own names.
+    pub struct InsertObservers(Numerics::Exact) = |graph, _| insert(graph);
+}
 
-impl Pass for InsertObservers {
-    fn summary(&self) -> &'static str {
-        "makes inputs of linear layers and keys and values outputs, for calibration"
-    }
-
-    fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<Changed, PassError> {
-        let mut changed = false;
-        for Observed { value, .. } in observed(graph) {
-            let name = graph.value_name(value).to_owned();
-            if graph.outputs().iter().all(|output| output.name != name) {
-                graph.add_output(&name, value);
-                changed = true;
-            }
+fn insert(graph: &mut Graph) -> Result<Changed, PassError> {
+    let mut changed = false;
+    for Observed { value, .. } in observed(graph) {
+        let name = graph.value_name(value).to_owned();
+        if graph.outputs().iter().all(|output| output.name != name) {
+            graph.add_output(&name, value);
+            changed = true;
         }
-        Ok(changed.into())
     }
+    Ok(changed.into())
 }

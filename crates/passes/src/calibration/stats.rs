@@ -1,6 +1,8 @@
 //! Statistics of one tensor: of all values, per channel, per token.
 
-use super::{CalibrationError, ClipMethod, Codes, Histogram, clip};
+use ir::DType;
+
+use super::{CalibrationError, ClipMethod, Histogram, clip};
 
 /// Statistics of a tensor over all tokens of a run. A row is a token; a channel is an index in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,9 +85,9 @@ impl TensorStats {
         self.channel_absmax.iter().fold(0.0, |largest, value| largest.max(*value))
     }
 
-    /// The clip of a method for this 8-bit format, with one scale for the whole tensor.
-    pub fn clip(&self, method: ClipMethod, format: Codes) -> f32 {
-        clip::clip(&self.histogram, self.absmax(), method, format)
+    /// The clip of a method for quantization to this dtype, with one scale for the whole tensor.
+    pub fn clip(&self, method: ClipMethod, to: DType) -> f32 {
+        clip::clip(&self.histogram, self.absmax(), method, to)
     }
 
     /// Adds statistics of the same tensor from elsewhere.

@@ -1,5 +1,6 @@
 //! Cases computed by hand, and properties of merging, clipping and the text.
 
+use ir::DType;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -45,16 +46,16 @@ fn what_is_no_number_is_counted() {
 #[test]
 fn clips_by_hand() {
     let stats = ramp_and_outlier();
-    assert_eq!(stats.clip(ClipMethod::MinMax, Codes::Int8), 8000.0);
+    assert_eq!(stats.clip(ClipMethod::MinMax, DType::I8), 8000.0);
     // 512 of 1024 values are in 0..512: bins are 4 wide
-    assert_eq!(stats.clip(ClipMethod::Percentile(50.0), Codes::Int8), 512.0);
-    assert_eq!(stats.clip(ClipMethod::Percentile(100.0), Codes::Int8), 8000.0);
+    assert_eq!(stats.clip(ClipMethod::Percentile(50.0), DType::I8), 512.0);
+    assert_eq!(stats.clip(ClipMethod::Percentile(100.0), DType::I8), 8000.0);
     // dense values near 0 are not resolved if one value in 1001 takes most of the range
     let mut dense: Vec<f32> = (0..1000).map(|value| 1000.0 * (value as f32 / 1000.0).powi(4)).collect();
     dense.push(8000.0);
-    assert!(TensorStats::of(1, &dense).clip(ClipMethod::Entropy, Codes::Int8) < 2000.0);
+    assert!(TensorStats::of(1, &dense).clip(ClipMethod::Entropy, DType::I8) < 2000.0);
     // floating-point values are as dense below an outlier as without it
-    assert!(stats.clip(ClipMethod::Mse, Codes::Fp8E4m3) > 4000.0);
+    assert!(stats.clip(ClipMethod::Mse, DType::F8E4M3) > 4000.0);
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn a_mean_square_error_by_hand() {
     // steps of 1/127: 0.5 is nearest to 64 of them; 1 is clipped
     let errors: [f64; 2] = [centre - 64.0 / 127.0, 1.0 / 2048.0];
     let expected = errors.iter().map(|error| error * error).sum::<f64>() / 2.0;
-    let found = mean_square_error(&stats.histogram, 1.0, Codes::Int8);
+    let found = mean_square_error(&stats.histogram, 1.0, DType::I8);
     assert!((found - expected).abs() < 1e-15, "{found} {expected}");
 }
 
@@ -73,7 +74,7 @@ fn a_mean_square_error_by_hand() {
 fn constant_zeros_have_a_clip_of_zero() {
     let stats = TensorStats::of(2, &[0.0; 8]);
     for method in ClipMethod::ALL {
-        assert_eq!(stats.clip(method, Codes::Int8), 0.0, "{method}");
+        assert_eq!(stats.clip(method, DType::I8), 0.0, "{method}");
     }
 }
 
@@ -157,12 +158,12 @@ proptest! {
     fn clips_keep_their_promises(values in values(), low in 1.0..100.0_f64, more in 0.0..50.0_f64) {
         let stats = TensorStats::of(4, &values);
         let (absmax, high) = (stats.absmax(), (low + more).min(100.0));
-        for codes in [Codes::Int8, Codes::Fp8E4m3] {
-            let clip = |method| stats.clip(method, codes);
+        for to in [DType::I8, DType::F8E4M3] {
+            let clip = |method| stats.clip(method, to);
             prop_assert_eq!(clip(ClipMethod::MinMax), absmax);
             prop_assert!(clip(ClipMethod::Percentile(low)) <= clip(ClipMethod::Percentile(high)));
             prop_assert!(ClipMethod::ALL.iter().all(|method| clip(*method) <= absmax));
-            let error = |clip: f32| mean_square_error(&stats.histogram, clip.into(), codes);
+            let error = |clip: f32| mean_square_error(&stats.histogram, clip.into(), to);
             prop_assert!(error(clip(ClipMethod::Mse)) <= error(absmax));
         }
     }

@@ -2,21 +2,16 @@
 
 use ir::Graph;
 
-use crate::{Changed, Pass, PassContext, PassError};
+use crate::{Changed, Numerics, PassError, graph_pass};
 
-/// Removes ops with unused results. Ops on the KV cache are kept alive by their effect.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RemoveDeadOps;
+graph_pass! {
+    /// Removes ops with unused results. Ops on the KV cache are kept alive by their effect.
+    // required: the canonical stage forbids unused ops
+    pub struct RemoveDeadOps(Numerics::Exact, required) = |graph, _| remove_dead_ops(graph);
+}
 
-impl Pass for RemoveDeadOps {
-    fn required(&self) -> bool {
-        // the canonical stage forbids unused ops
-        true
-    }
-
-    fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<Changed, PassError> {
-        let ids: Vec<_> = graph.ops().collect();
-        let removed: usize = ids.into_iter().rev().map(|id| graph.remove_unused(id)).sum();
-        Ok((removed > 0).into())
-    }
+fn remove_dead_ops(graph: &mut Graph) -> Result<Changed, PassError> {
+    let ids: Vec<_> = graph.ops().collect();
+    let removed: usize = ids.into_iter().rev().map(|id| graph.remove_unused(id)).sum();
+    Ok((removed > 0).into())
 }

@@ -7,11 +7,7 @@ use std::sync::Arc;
 use ir::ops::{Cast, Constant, Linear};
 use ir::{Graph, Value};
 
-use super::formats::QuantizeInt8;
-use super::{
-    ActivationScales, Format, Layers, QuantizeFp8, QuantizeFp8Block, QuantizeInt4, QuantizeInt4Awq, QuantizeInt4Gptq,
-    QuantizeInt8Smoothquant, QuantizeInt8Weight,
-};
+use super::{ActivationScales, Format, Layers};
 use crate::Pass;
 
 /// A linear layer of an imported graph.
@@ -165,41 +161,11 @@ impl Assignment {
         for (name, format) in &self.formats {
             by_format.entry(*format).or_default().insert(name.clone());
         }
-        let passes = by_format.into_iter().map(|(format, names)| format.pass_over(Layers::Named(names), activations));
+        let passes = by_format.into_iter().map(|(format, names)| format.pass(Layers::Named(names), activations));
         let mut passes: Vec<Arc<dyn Pass>> = passes.collect();
         // first: they fold factors into linear layers that are not quantized yet
         passes.sort_by_key(|pass| !pass.needs_calibration());
         passes
-    }
-}
-
-impl Format {
-    /// The pass that applies the format to linear layers.
-    fn pass_over(self, layers: Layers, activations: ActivationScales) -> Arc<dyn Pass> {
-        match self {
-            Format::Int8Weight => Arc::new(QuantizeInt8Weight { layers }),
-            Format::Int8Smoothquant => Arc::new(QuantizeInt8Smoothquant { layers, activations }),
-            Format::Fp8 => Arc::new(QuantizeFp8 { layers, activations }),
-            Format::Fp8Block => Arc::new(QuantizeFp8Block { layers }),
-            Format::Int4 => Arc::new(QuantizeInt4 { layers }),
-            Format::Int4Awq => Arc::new(QuantizeInt4Awq { layers }),
-            Format::Int4Gptq => Arc::new(QuantizeInt4Gptq { layers }),
-        }
-    }
-
-    /// Whether the format needs activation statistics.
-    pub fn needs_calibration(self, activations: ActivationScales) -> bool {
-        self.pass_over(Layers::Inner, activations).needs_calibration()
-    }
-}
-
-/// A pass to the same storage format with round-to-nearest: searches change the quantized values, not the speed of a
-/// product.
-pub fn unsearched(format: Format, layers: Layers) -> Arc<dyn Pass> {
-    match format {
-        Format::Int8Smoothquant => Arc::new(QuantizeInt8 { layers }),
-        Format::Int4 | Format::Int4Awq | Format::Int4Gptq => Arc::new(QuantizeInt4 { layers }),
-        Format::Int8Weight | Format::Fp8 | Format::Fp8Block => format.pass_over(layers, ActivationScales::Dynamic),
     }
 }
 

@@ -5,93 +5,70 @@ use ir::scale_of;
 use ir::{DType, Graph, OpId, Patch, TensorType};
 use rayon::prelude::*;
 
-use super::formats::GROUP;
-use super::group::{find, inputs, magnitudes, members, multiply, rows, weights};
+use super::by_input::{SEARCH_ROWS, magnitudes, members, multiply, rows, weights};
+use super::channel_scaling::{FoldInto, candidates};
+use super::format_info::InputGroup;
+use super::linear::{QuantizedValue, over_quantized};
+use super::nearest::GROUP;
+use super::reconstruction_loss::{Outputs, divided};
 use super::rounding::{absmax, dot, round_by, round_groups};
-use super::sample::{Sample, divided};
-use super::smooth::{Place, candidates};
-use super::{Codes, Layers, SEARCH_ROWS, over_codes};
 use crate::calibration::Rows;
-use crate::{Changed, Numerics, Pass, PassContext, PassError};
+use crate::{PassContext, PassError};
 
 /// Exponents of the activation magnitudes to try: tenths.
 const STEPS: usize = 10;
 /// Scales to try per group, from that of the largest magnitude down to half of it.
 const CLIPS: usize = 10;
 
-/// `linear(x, w) → fused_linear(x / f, q, s) {quantized = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ.
-#[derive(Clone, Debug, Default)]
-pub struct QuantizeInt4Awq {
-    /// Which linear layers.
-    pub layers: Layers,
-}
-
-impl Pass for QuantizeInt4Awq {
-    fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x / f, q, s) {quantized = [weight]}` with `q = quantize(w * f, s) {to = i4}`, by AWQ."
+/// 4-bit weights by AWQ.
+pub(super) fn quantize(graph: &mut Graph, group: &InputGroup<'_>) -> Result<(), PassError> {
+    let &InputGroup { x, layers, ctx, .. } = group;
+    let linears = members(graph, layers, x);
+    let rows = rows(graph, ctx, x, SEARCH_ROWS)?;
+    let fold = FoldInto::of(graph, ctx, x);
+    let factors = factors(&rows, &fold, &Outputs::of(&rows, &weights(graph, ctx, &linears)?))?;
+    let read = fold.scale(graph, ctx, x, &linears, &factors)?;
+    let rows = divided(&rows, &factors);
+    for linear in members(graph, layers, read) {
+        let matrix = weights(graph, ctx, &[linear])?;
+        let scales = scales(&rows, &Outputs::of(&rows, &matrix));
+        let patch = replaced(graph, ctx, linear, &scales)?;
+        graph.apply("awq", linear, patch)?;
     }
-
-    fn needs_calibration(&self) -> bool {
-        true
-    }
-
-    fn numerics(&self) -> Numerics {
-        // 34 for the three layers of an MLP whose inputs lack the outlier of the calibration
-        Numerics::Quantizing { percent: 50 }
-    }
-
-    fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
-        let inputs = inputs(graph, &self.layers);
-        for name in &inputs {
-            let x = &find(graph, name)?;
-            let linears = members(graph, &self.layers, *x);
-            let rows = rows(graph, ctx, *x, SEARCH_ROWS)?;
-            let place = Place::of(graph, ctx, *x);
-            let factors = factors(&rows, &place, &Sample::of(&rows, &weights(graph, ctx, &linears)?))?;
-            let read = place.smooth(graph, ctx, *x, &linears, &factors)?;
-            let rows = divided(&rows, &factors);
-            for linear in members(graph, &self.layers, read) {
-                let matrix = weights(graph, ctx, &[linear])?;
-                let scales = scales(&rows, &Sample::of(&rows, &matrix));
-                let patch = coded(graph, ctx, linear, &scales)?;
-                graph.apply("awq", linear, patch)?;
-            }
-        }
-        Ok((!inputs.is_empty()).into())
-    }
+    Ok(())
 }
 
 /// The channel factors with the minimum error of round-to-nearest.
-fn factors(rows: &Rows, place: &Place, sample: &Sample<'_>) -> Result<Vec<f32>, PassError> {
+fn factors(rows: &Rows, fold: &FoldInto, outputs: &Outputs<'_>) -> Result<Vec<f32>, PassError> {
     let mean = |total: f32, value: f32| total + value;
     let mut x = magnitudes(rows.iter(), rows.channels, mean);
-    let mut w = magnitudes(sample.weights().iter().copied(), rows.channels, mean);
-    place.share(&mut x);
-    place.share(&mut w);
+    let mut w = magnitudes(outputs.weights().iter().copied(), rows.channels, mean);
+    fold.share(&mut x);
+    fold.share(&mut w);
     let steps = || (0..=STEPS).map(|step| step as f32 / STEPS as f32);
     // the paper's, and those that also scale up channels with small weights
     let blends = steps().map(|power| (power, 0.0)).chain(steps().map(|power| (power, 1.0 - power)));
     let losses = |factors: &Vec<f32>| {
-        Ok(sample.losses(&divided(rows, factors), |_, weight| {
+        Ok(outputs.losses(&divided(rows, factors), |_, weight| {
             multiply(weight, factors);
             round_groups(weight, GROUP as usize, DType::I4);
         }))
     };
-    sample.best(candidates(&x, &w, blends), losses)
+    outputs.best(candidates(&x, &w, blends), losses)
 }
 
 /// Group scales, row by row: clipped if that reduces the output error, which is never larger than with the largest
 /// magnitudes.
-fn scales(rows: &Rows, sample: &Sample<'_>) -> Vec<f32> {
+fn scales(rows: &Rows, outputs: &Outputs<'_>) -> Vec<f32> {
     let group = GROUP as usize;
-    let plain: Vec<Vec<f32>> = sample
+    let plain: Vec<Vec<f32>> = outputs
         .weights()
         .iter()
         .map(|weight| weight.chunks(group).map(|w| scale_of(absmax(w), DType::I4)).collect())
         .collect();
-    let clipped: Vec<Vec<f32>> = sample.weights().par_iter().map(|weight| clipped(rows, weight)).collect();
+    let clipped: Vec<Vec<f32>> = outputs.weights().par_iter().map(|weight| clipped(rows, weight)).collect();
     let losses = |scales: &[Vec<f32>]| {
-        sample.losses(rows, |output, weight| {
+        outputs.losses(rows, |output, weight| {
             let groups = weight.chunks_mut(group).zip(&scales[output]);
             groups.for_each(|(weight, scale)| round_by(weight, *scale, DType::I4));
         })
@@ -122,7 +99,7 @@ fn clipped(rows: &Rows, weight: &[f32]) -> Vec<f32> {
 }
 
 /// The quantized linear layer with these scales, which are stored with the weights.
-fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, scales: &[f32]) -> Result<Patch, PassError> {
+fn replaced(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, scales: &[f32]) -> Result<Patch, PassError> {
     let name = graph.value_name(graph.result(linear));
     let no_linear = || PassError::Other(format!("`{name}`: expected a linear layer over a matrix"));
     let parts = LinearParts::of(graph, linear).ok_or_else(no_linear)?;
@@ -134,7 +111,8 @@ fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, scales: &[f32]) -> 
     let ty = TensorType { dtype: DType::F32, shape: vec![outputs.into(), groups.into()] };
     let scale = patch.add(graph, Constant { key, ty }, &[]);
     let codes = patch.add(graph, Quantize { to: DType::I4 }, &[parts.weight.into(), scale]);
-    over_codes(graph, linear, &mut patch, None, Codes { codes, scale, zero: None }).ok_or_else(no_linear)?;
+    over_quantized(graph, linear, &mut patch, None, QuantizedValue { codes, scale, zero_point: None })
+        .ok_or_else(no_linear)?;
     Ok(patch)
 }
 
@@ -155,16 +133,16 @@ mod tests {
             let mut rows = Rows { channels: 140, values };
             rows.values.chunks_mut(140).for_each(|row| row[outlier] *= 100.0);
             let matrix = [HostTensor::f32([3, 140], numbers.clone())];
-            let sample = Sample::of(&rows, &matrix);
-            let plain = sample.losses(&rows, |_, weight| round_groups(weight, GROUP as usize, DType::I4));
-            let chosen = factors(&rows, &Place::Here, &sample).unwrap();
-            let smoothed = sample.losses(&divided(&rows, &chosen), |_, weight| {
+            let outputs = Outputs::of(&rows, &matrix);
+            let plain = outputs.losses(&rows, |_, weight| round_groups(weight, GROUP as usize, DType::I4));
+            let chosen = factors(&rows, &FoldInto::OwnOp, &outputs).unwrap();
+            let smoothed = outputs.losses(&divided(&rows, &chosen), |_, weight| {
                 multiply(weight, &chosen);
                 round_groups(weight, GROUP as usize, DType::I4);
             });
             prop_assert!(smoothed.iter().sum::<f64>() <= plain.iter().sum::<f64>());
-            let scales = scales(&rows, &sample);
-            let clipped = sample.losses(&rows, |output, weight| {
+            let scales = scales(&rows, &outputs);
+            let clipped = outputs.losses(&rows, |output, weight| {
                 let groups = weight.chunks_mut(GROUP as usize).zip(&scales[output * 2..]);
                 groups.for_each(|(weight, scale)| round_by(weight, *scale, DType::I4));
             });

@@ -12,12 +12,13 @@ use ir::scale_of;
 use ir::{DType, Graph, HostTensor, OpId, Patch, TensorType};
 use rayon::prelude::*;
 
+use super::by_input::{hessian, members, weights};
 use super::cholesky::cholesky;
-use super::formats::GROUP;
-use super::group::{find, hessian, inputs, members, weights};
+use super::format_info::InputGroup;
+use super::linear::{QuantizedValue, over_quantized};
+use super::nearest::GROUP;
 use super::rounding::{absmax, dot, integer};
-use super::{Codes, Layers, over_codes};
-use crate::{Changed, Numerics, Pass, PassContext, PassError};
+use crate::{PassContext, PassError};
 
 /// Damping: this share of the mean of the diagonal is added to each diagonal entry. Directions that the sample hardly
 /// has would otherwise be unconstrained.
@@ -27,42 +28,18 @@ const ROWS: usize = 16;
 /// Scales to try per group, from that of the largest magnitude down to half of it.
 const SCALES: usize = 10;
 
-/// `linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with 4-bit weights by GPTQ.
-#[derive(Clone, Debug, Default)]
-pub struct QuantizeInt4Gptq {
-    /// Which linear layers.
-    pub layers: Layers,
-}
-
-impl Pass for QuantizeInt4Gptq {
-    fn summary(&self) -> &'static str {
-        "`linear(x, w) → fused_linear(x, q, s) {quantized = [weight]}` with 4-bit weights by GPTQ."
+/// 4-bit weights by GPTQ.
+pub(super) fn quantize(graph: &mut Graph, group: &InputGroup<'_>) -> Result<(), PassError> {
+    let planes = Planes::of(&hessian(graph, group.ctx, group.x)?).ok_or_else(|| {
+        let name = graph.value_name(group.x);
+        PassError::Input(format!("the calibration's activations of `{name}` are all zeros, or not finite"))
+    })?;
+    for linear in members(graph, group.layers, group.x) {
+        let matrix = weights(graph, group.ctx, &[linear])?.remove(0);
+        let patch = replaced(graph, group.ctx, linear, &planes.round(&matrix))?;
+        graph.apply("gptq", linear, patch)?;
     }
-
-    fn needs_calibration(&self) -> bool {
-        true
-    }
-
-    fn numerics(&self) -> Numerics {
-        // 22 where the calibration has an outlier that the inputs have not: it is traded for the others
-        Numerics::Quantizing { percent: 34 }
-    }
-
-    fn run(&self, graph: &mut Graph, ctx: &PassContext<'_>) -> Result<Changed, PassError> {
-        let inputs = inputs(graph, &self.layers);
-        for name in &inputs {
-            let x = &find(graph, name)?;
-            let planes = Planes::of(&hessian(graph, ctx, *x)?).ok_or_else(|| {
-                PassError::Input(format!("the calibration's activations of `{name}` are all zeros, or not finite"))
-            })?;
-            for linear in members(graph, &self.layers, *x) {
-                let matrix = weights(graph, ctx, &[linear])?.remove(0);
-                let patch = coded(graph, ctx, linear, &planes.round(&matrix))?;
-                graph.apply("gptq", linear, patch)?;
-            }
-        }
-        Ok((!inputs.is_empty()).into())
-    }
+    Ok(())
 }
 
 /// The quantized matrix, and the scales of its groups.
@@ -72,7 +49,7 @@ struct Rounded {
 }
 
 /// The quantized linear layer, stored with the weights.
-fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, rounded: &Rounded) -> Result<Patch, PassError> {
+fn replaced(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, rounded: &Rounded) -> Result<Patch, PassError> {
     let name = graph.value_name(graph.result(linear));
     let shape = graph.tensor(graph.operands(linear)[1]).and_then(TensorType::const_shape);
     let Some([outputs, inputs]) = shape.and_then(|shape| <[u64; 2]>::try_from(shape).ok()) else {
@@ -86,7 +63,7 @@ fn coded(graph: &Graph, ctx: &PassContext<'_>, linear: OpId, rounded: &Rounded) 
     };
     let codes = constant("codes", DType::I4, inputs, &rounded.codes);
     let scale = constant("scale", DType::F32, inputs.div_ceil(GROUP.into()), &rounded.scales);
-    over_codes(graph, linear, &mut patch, None, Codes { codes, scale, zero: None })
+    over_quantized(graph, linear, &mut patch, None, QuantizedValue { codes, scale, zero_point: None })
         .ok_or_else(|| PassError::Other(format!("`{name}`: expected a linear layer")))?;
     Ok(patch)
 }

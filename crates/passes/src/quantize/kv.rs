@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use ir::ops::{AppendKv, Linear, PagedAttention, RmsNorm, Rope};
 use ir::{DType, Graph, OpId, Value};
 
-use super::group::{shrink_key, width};
-use super::smooth::{Place, rows_of_values, shrunk_norm, shrunk_rows, shrunk_value};
+use super::by_input::{shrink_key, width};
+use super::channel_scaling::{FoldInto, rows_of_values, shrunk_norm, shrunk_rows, shrunk_value};
 use super::static_scales::stats;
 use crate::{Changed, Numerics, Pass, PassContext, PassError};
 
 /// Scales are at most 2 to the power of this, and at least its reciprocal: f16 has range for the products.
 const MOST: f32 = 12.0;
 
-/// Keys and values of a quantized cache are divided by a power of two per head, queries and outputs multiplied.
+/// Scales keys and values of a quantized cache, by the magnitudes of a calibration or by known ones.
 #[derive(Clone, Debug, Default)]
 pub struct ScaleKv {
     known: Option<BTreeMap<u32, KvMagnitudes>>,
@@ -195,7 +195,7 @@ impl Layer {
             match v {
                 Maker::Linear(linear) if self.outs.iter().all(|out| graph.cast::<Linear>(*out).is_some()) => {
                     let rows = rows_of_values(factors.len(), self.head_dim, self.sharers);
-                    Place::Rows { linear, rows }.smooth(graph, ctx, self.mixed, &self.outs, &factors)?;
+                    FoldInto::LinearRows { linear, rows }.scale(graph, ctx, self.mixed, &self.outs, &factors)?;
                 }
                 _ => {
                     v.multiply(graph, ctx, &self.channels(&shrunk(&values), 1))?;

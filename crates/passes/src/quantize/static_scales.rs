@@ -6,9 +6,9 @@ use std::str::FromStr;
 use ir::ops::{Constant, Quantize};
 use ir::{DType, Graph, Patch, TensorType, Value};
 
-use super::Codes;
-use super::group::multiply;
-use crate::calibration::{self, ClipMethod, Rows, TensorStats};
+use super::by_input::multiply;
+use super::linear::QuantizedValue;
+use crate::calibration::{ClipMethod, Rows, TensorStats};
 use crate::{PassContext, PassError};
 
 /// Source of activation scales.
@@ -64,15 +64,14 @@ pub(crate) fn scale(
         method if to == DType::F8E4M3 && method == ClipMethod::default() => ClipMethod::MinMax,
         method => method,
     };
-    let codes = if to == DType::F8E4M3 { calibration::Codes::Fp8E4m3 } else { calibration::Codes::Int8 };
     let clip = match (by, method) {
-        (None, _) => stats.clip(method, codes),
+        (None, _) => stats.clip(method, to),
         (Some(by), ClipMethod::MinMax) => {
             let mut largest = stats.channel_absmax.clone();
             multiply(&mut largest, by);
             super::rounding::absmax(&largest)
         }
-        (Some(_), _) => TensorStats::of(rows.channels, &rows.values).clip(method, codes),
+        (Some(_), _) => TensorStats::of(rows.channels, &rows.values).clip(method, to),
     };
     Ok(ir::scale_of(clip, to))
 }
@@ -84,11 +83,18 @@ pub(crate) fn stats<'a>(ctx: &PassContext<'a>, name: &str) -> Result<&'a TensorS
 }
 
 /// Quantizes `x` with a scale that is stored with the weights.
-pub(crate) fn codes(graph: &Graph, ctx: &PassContext<'_>, patch: &mut Patch, x: Value, scale: f32, to: DType) -> Codes {
+pub(crate) fn quantize(
+    graph: &Graph,
+    ctx: &PassContext<'_>,
+    patch: &mut Patch,
+    x: Value,
+    scale: f32,
+    to: DType,
+) -> QuantizedValue {
     let key = format!("{}.scale.{to}", graph.value_name(x));
     ctx.weights.add(&key, DType::F32, &[scale]);
     let ty = TensorType { dtype: DType::F32, shape: vec![1.into(), 1.into()] };
     let scale = patch.add(graph, Constant { key, ty }, &[]);
     let codes = patch.add(graph, Quantize { to }, &[x.into(), scale]);
-    Codes { codes, scale, zero: None }
+    QuantizedValue { codes, scale, zero_point: None }
 }

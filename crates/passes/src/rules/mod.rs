@@ -69,6 +69,10 @@ impl Pass for TextRule {
         Cow::Owned(self.name.clone())
     }
 
+    fn summary(&self) -> &'static str {
+        "a rewrite rule"
+    }
+
     fn numerics(&self) -> Numerics {
         self.numerics
     }

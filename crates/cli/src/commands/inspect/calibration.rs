@@ -2,7 +2,7 @@
 //! as a page of histograms.
 
 use serde::Serialize;
-use smelt::{Calibration, ClipMethod, Codes, TensorStats};
+use smelt::{Calibration, ClipMethod, DType, TensorStats};
 
 use super::figures::{count, number_of};
 use super::html::{Html, document};
@@ -12,7 +12,7 @@ const BARS: usize = 64;
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 60.0;
 /// The clips that are shown, and the format that they are for.
-const FORMAT: Codes = Codes::Int8;
+const FORMAT: DType = DType::I8;
 
 /// What is shown of a calibration.
 #[derive(Serialize)]

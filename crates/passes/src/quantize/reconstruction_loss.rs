@@ -3,24 +3,24 @@
 use ir::HostTensor;
 use rayon::prelude::*;
 
-use super::group::multiply;
+use super::by_input::multiply;
 use super::rounding::dot;
 use crate::PassError;
 use crate::calibration::Rows;
 
 /// The outputs of linear layers over the same rows.
-pub(crate) struct Sample<'a> {
+pub(crate) struct Outputs<'a> {
     /// Rows of all weights, concatenated: each is an output.
     weights: Vec<&'a [f32]>,
     /// For each output, its value on each row.
     wanted: Vec<Vec<f32>>,
 }
 
-impl<'a> Sample<'a> {
-    pub fn of(rows: &Rows, weights: &'a [HostTensor]) -> Sample<'a> {
+impl<'a> Outputs<'a> {
+    pub fn of(rows: &Rows, weights: &'a [HostTensor]) -> Outputs<'a> {
         let weights: Vec<&[f32]> = weights.iter().flat_map(HostTensor::rows).collect();
         let wanted = weights.par_iter().map(|weight| rows.iter().map(|row| dot(row, weight)).collect()).collect();
-        Sample { weights, wanted }
+        Outputs { weights, wanted }
     }
 
     /// The sum of squared errors of the outputs, computed from these rows and from the weights that `weight` returns

@@ -8,6 +8,9 @@ use super::Layers;
 use crate::calibration::Rows;
 use crate::{PassContext, PassError};
 
+/// Sampled rows of activations on which searches measure the output error.
+pub(crate) const SEARCH_ROWS: usize = 256;
+
 /// The inputs of the linear layers of `layers`, last first: what is folded into a linear layer then comes before its
 /// own quantization. By name, which stays valid when handling one input replaces the op that computes the next.
 pub(crate) fn inputs(graph: &Graph, layers: &Layers) -> Vec<String> {

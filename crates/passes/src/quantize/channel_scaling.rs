@@ -7,35 +7,35 @@
 use ir::ops::{AppendKv, Cast, Constant, LayerNorm, Linear, LinearParts, Mul, PagedAttention, RmsNorm};
 use ir::{DType, Graph, OpId, Patch, PatchValue, TensorType, Value};
 
-use super::group::{shrink_key, width};
+use super::by_input::{shrink_key, width};
 use crate::{PassContext, PassError};
 
 /// Factors are at most 2 to the power of this, and at least its reciprocal: f16 has range for them.
 const MOST: f32 = 12.0;
 
-/// Where the division of activations is folded.
+/// What the division of activations is folded into.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Into the weight of the norm that computes them.
-    Gain(OpId),
-    /// Into the rows of a linear layer before them: channel `c` comes from row `rows[c]`.
-    Rows { linear: OpId, rows: Vec<usize> },
-    /// Into an op of its own.
-    Here,
+pub(crate) enum FoldInto {
+    /// The weight of the norm that computes them.
+    NormWeight(OpId),
+    /// The rows of a linear layer before them: channel `c` comes from row `rows[c]`.
+    LinearRows { linear: OpId, rows: Vec<usize> },
+    /// An op of its own.
+    OwnOp,
 }
 
-impl Place {
+impl FoldInto {
     /// The fold for the channels of `x`.
-    pub fn of(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Place {
+    pub fn of(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> FoldInto {
         let taken = ctx.weights.made(&shrink_key(graph.value_name(x)));
         let found =
             if taken || !only_linears(graph, x) { None } else { norm(graph, x).or_else(|| rows(graph, ctx, x)) };
-        found.unwrap_or(Place::Here)
+        found.unwrap_or(FoldInto::OwnOp)
     }
 
     /// Makes statistics of channels that must share a factor equal: all become their maximum.
     pub fn share(&self, channels: &mut [f32]) {
-        let Place::Rows { rows, .. } = self else { return };
+        let FoldInto::LinearRows { rows, .. } = self else { return };
         let mut largest = vec![0.0f32; channels.len()];
         channels.iter().zip(rows).for_each(|(value, row)| largest[*row] = largest[*row].max(*value));
         channels.iter_mut().zip(rows).for_each(|(value, row)| *value = largest[*row]);
@@ -49,15 +49,15 @@ fn only_linears(graph: &Graph, x: Value) -> bool {
     !outside && graph.uses(x).iter().all(|user| linear(user.op) && graph.operands(user.op)[0] == x)
 }
 
-fn norm(graph: &Graph, x: Value) -> Option<Place> {
+fn norm(graph: &Graph, x: Value) -> Option<FoldInto> {
     let rms_norm = graph.producer::<RmsNorm>(x).map(|(norm, _)| norm);
     let norm = rms_norm.or_else(|| graph.producer::<LayerNorm>(x).map(|(norm, _)| norm))?;
     let constants = &graph.operands(norm)[1..];
-    constants.iter().all(|constant| graph.is_constant(*constant)).then_some(Place::Gain(norm))
+    constants.iter().all(|constant| graph.is_constant(*constant)).then_some(FoldInto::NormWeight(norm))
 }
 
 /// `x = a * linear(..)`, or the attention over values that a linear layer computes.
-fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<Place> {
+fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<FoldInto> {
     // its weight is a tensor of the checkpoint, whose rows can be scaled as they are read
     let foldable = |value: Value| {
         let (linear, _) = graph.producer::<Linear>(value).filter(|_| graph.used_once(value))?;
@@ -67,7 +67,7 @@ fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<Place> {
     if let Some((mul, _)) = graph.producer::<Mul>(x) {
         let full = |value: &Value| graph.tensor(*value) == graph.tensor(x);
         let linear = graph.operands(mul).into_iter().rev().filter(full).find_map(foldable)?;
-        return Some(Place::Rows { linear, rows: (0..graph.tensor(x)?.width()? as usize).collect() });
+        return Some(FoldInto::LinearRows { linear, rows: (0..graph.tensor(x)?.width()? as usize).collect() });
     }
     let (_, attention) = graph.producer::<PagedAttention>(x)?;
     let [_, cache, ..] = graph.operands(x.op)[..] else { return None };
@@ -76,7 +76,7 @@ fn rows(graph: &Graph, ctx: &PassContext<'_>, x: Value) -> Option<Place> {
     let linear = foldable(*graph.operands(append).get(1)?).filter(|_| kept.is_float())?;
     let (head_dim, channels) = (attention.head_dim as usize, graph.tensor(x)?.width()? as usize);
     let sharers = (channels / head_dim / attention.kv_heads as usize).max(1);
-    Some(Place::Rows { linear, rows: rows_of_values(channels, head_dim, sharers) })
+    Some(FoldInto::LinearRows { linear, rows: rows_of_values(channels, head_dim, sharers) })
 }
 
 /// The value channel of each channel after attention, if this many query heads share a head.
@@ -107,10 +107,10 @@ pub(crate) fn candidates(x: &[f32], w: &[f32], blends: impl Iterator<Item = (f32
     all
 }
 
-impl Place {
+impl FoldInto {
     /// Divides the channels of `x` by factors, and multiplies the columns of the linear layers over it: of all if the
     /// division is folded into the producer of `x`, otherwise of `linears`. Returns their new input.
-    pub fn smooth(
+    pub fn scale(
         &self,
         graph: &mut Graph,
         ctx: &PassContext<'_>,
@@ -124,18 +124,18 @@ impl Place {
         let name = graph.value_name(x).to_owned();
         let shrink: Vec<f32> = factors.iter().map(|factor| 1.0 / factor).collect();
         match self {
-            Place::Gain(norm) => {
+            FoldInto::NormWeight(norm) => {
                 let patch = shrunk_norm(graph, ctx, *norm, &shrink);
                 graph.apply("smooth", *norm, patch)?;
             }
-            Place::Rows { linear, rows } => {
+            FoldInto::LinearRows { linear, rows } => {
                 let patch = shrunk_rows(graph, ctx, *linear, rows, &shrink)?;
                 graph.apply("smooth", *linear, patch)?;
             }
-            Place::Here => {}
+            FoldInto::OwnOp => {}
         }
         let mut edit = Edit { graph, ctx, patch: Patch::new() };
-        let (linears, read, result) = if *self == Place::Here {
+        let (linears, read, result) = if *self == FoldInto::OwnOp {
             // each format may have scaled it for its own linear layers
             let names =
                 (0..).map(|index| if index == 0 { format!("{name}.smooth") } else { format!("{name}.smooth.{index}") });
@@ -249,7 +249,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Layers;
-    use super::super::group::{find, inputs, members};
+    use super::super::by_input::{find, inputs, members};
     use super::*;
 
     const BLOCK: &str = r#"graph @block(%x: bf16[3, 8], %q: bf16[3, 16], %k: bf16[3, 8], %positions: i32[3], %query_starts: i32[2], %block_table: i32[1, 1]) {
@@ -277,26 +277,26 @@ mod tests {
         text::parse(BLOCK, &OpSet::standard()).map_or_else(|error| panic!("{error}"), |parsed| parsed.graph)
     }
 
-    fn places(graph: &Graph, ctx: &PassContext<'_>) -> Vec<(String, Place)> {
-        let place = |name: &String| Place::of(graph, ctx, find(graph, name).unwrap());
-        inputs(graph, &Layers::Inner).into_iter().map(|name| (name.clone(), place(&name))).collect()
+    fn folds(graph: &Graph, ctx: &PassContext<'_>) -> Vec<(String, FoldInto)> {
+        let fold = |name: &String| FoldInto::of(graph, ctx, find(graph, name).unwrap());
+        inputs(graph, &Layers::Inner).into_iter().map(|name| (name.clone(), fold(&name))).collect()
     }
 
     #[test]
-    fn each_input_has_its_place() {
+    fn each_input_has_its_fold() {
         let (graph, none) = (block(), NoWeights);
         let weights = DerivedWeights::over(&none);
-        let places = places(&graph, &PassContext::new(&weights));
-        let names: Vec<&str> = places.iter().map(|(name, _)| name.as_str()).collect();
+        let folds = folds(&graph, &PassContext::new(&weights));
+        let names: Vec<&str> = folds.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["gated", "out", "mixed", "normed"]);
-        assert!(matches!(&places[0].1, Place::Rows { rows, .. } if *rows == (0..8).collect::<Vec<_>>()));
+        assert!(matches!(&folds[0].1, FoldInto::LinearRows { rows, .. } if *rows == (0..8).collect::<Vec<_>>()));
         // the gate reads it, too
-        assert_eq!(places[1].1, Place::Here);
+        assert_eq!(folds[1].1, FoldInto::OwnOp);
         let shared = [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7];
-        assert!(matches!(&places[2].1, Place::Rows { rows, .. } if *rows == shared));
-        assert!(matches!(places[3].1, Place::Gain(_)));
+        assert!(matches!(&folds[2].1, FoldInto::LinearRows { rows, .. } if *rows == shared));
+        assert!(matches!(folds[3].1, FoldInto::NormWeight(_)));
         let mut channels = [1.0, 0.0, 0.0, 0.0, 3.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0];
-        places[2].1.share(&mut channels);
+        folds[2].1.share(&mut channels);
         assert_eq!(channels, [3.0, 2.0, 0.0, 0.0, 3.0, 2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 9.0, 1.0, 0.0, 0.0, 9.0]);
     }
 
@@ -331,7 +331,7 @@ mod tests {
         let before = values_of(&graph);
         let smoothed = [("a", 2.0), ("b", 8.0)].map(|(name, factor)| {
             let [x, linear] = ["x", name].map(|name| graph.find(name).unwrap());
-            Place::Here.smooth(&mut graph, &ctx, x, &[linear.op], &[1.0, factor, 0.5, 1.0]).unwrap()
+            FoldInto::OwnOp.scale(&mut graph, &ctx, x, &[linear.op], &[1.0, factor, 0.5, 1.0]).unwrap()
         });
         assert_ne!(smoothed[0], smoothed[1]);
         assert_eq!(before, values_of(&graph));
@@ -372,11 +372,11 @@ mod tests {
             for x in inputs(&graph, &Layers::Inner) {
                 let x = find(&graph, &x).unwrap();
                 let linears = members(&graph, &Layers::Inner, x);
-                let place = Place::of(&graph, &ctx, x);
+                let fold = FoldInto::of(&graph, &ctx, x);
                 let mut factors: Vec<f32> =
                     (0..width(&graph, x).unwrap()).map(|channel| f32::from(exponents[channel % 8] as i16).exp2()).collect();
-                place.share(&mut factors);
-                place.smooth(&mut graph, &ctx, x, &linears, &factors).unwrap();
+                fold.share(&mut factors);
+                fold.scale(&mut graph, &ctx, x, &linears, &factors).unwrap();
             }
             prop_assert_eq!(before, values_of(&graph));
         }
