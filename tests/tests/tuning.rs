@@ -143,7 +143,7 @@ fn devices_are_told_apart_and_other_files_refused() {
     let unknown = message(sandbox.compile(None, Some("abacus")), ErrorKind::Usage);
     assert!(unknown.contains("no timings of device `abacus` for cpu") && unknown.contains(&here), "{unknown}");
     let written = message(sandbox.compile(Some(TimingMode::Write), Some(&here)), ErrorKind::Usage);
-    assert!(written.contains("--timing-device"), "{written}");
+    assert!(written.contains("`timing.device`"), "{written}");
     // the same timings, of two devices
     sandbox.edit(|text| {
         let entries = text.split_once("[\n").unwrap().1.rsplit_once("\n  ]").unwrap().0;

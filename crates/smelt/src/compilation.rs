@@ -425,3 +425,82 @@ impl<S: std::fmt::Debug> std::fmt::Debug for Compilation<'_, S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use codegen::{Call, Kernel, Refusal, Site};
+
+    use super::*;
+    use crate::{Quiet, TargetChoice, TimingMode, TimingOptions};
+
+    /// Supports no op, and writes down what it is offered.
+    #[derive(Clone, Debug, Default)]
+    struct Offered(Arc<Mutex<Vec<String>>>);
+
+    impl Kernel for Offered {
+        fn name(&self) -> &'static str {
+            "offered"
+        }
+
+        fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
+            let (graph, program) = (site.graph, &site.program.name);
+            let (name, op) = (graph.value_name(graph.result(site.op)), graph.op(site.op).mnemonic());
+            self.0.lock().unwrap().push(format!("{program} {name} {op}"));
+            Err(Refusal::OtherOp)
+        }
+
+        fn candidates(&self, _: &Site<'_>) -> Result<Vec<Call>, Refusal> {
+            Err(Refusal::OtherOp)
+        }
+    }
+
+    /// Writes down what happens.
+    #[derive(Default)]
+    struct Events(Vec<&'static str>);
+
+    impl Observer for Events {
+        fn imported(&mut self, _: &Graph) {
+            self.0.push("imported");
+        }
+
+        fn after_pass(&mut self, _: &PassTime, _: &Graph) {
+            self.0.push("pass");
+        }
+
+        fn selected(&mut self, _: &Graph, _: &Selection) {
+            self.0.push("selected");
+        }
+
+        fn lowered(&mut self, _: &Lowered) {
+            self.0.push("lowered");
+        }
+    }
+
+    #[test]
+    fn kernels_are_selected_once_and_observers_see_each_stage() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("timings.json");
+        std::fs::write(&file, "{\"schema_version\": 1, \"timings\": []}").unwrap();
+        let options = CompileOptions {
+            target: TargetChoice::Named("sm_90a".to_owned()),
+            // timings need a selection as much as a plan does
+            timing: Some(TimingOptions { file, mode: Some(TimingMode::Read), device: None }),
+            ..CompileOptions::default()
+        };
+        let (offered, mut events, mut progress) = (Offered::default(), Events::default(), Quiet);
+        let driver = Driver::new().cuda_kernel(offered.clone());
+        let source = Source::open(demo, &options).unwrap();
+        let compilation = Compilation::new(&driver, &source, &options, &mut progress).unwrap().observed(&mut events);
+        assert!(!compilation.lowered().unwrap().plan().programs.is_empty());
+        let mut sites = offered.0.lock().unwrap().clone();
+        let count = sites.len();
+        sites.sort();
+        sites.dedup();
+        assert!(count > 100 && sites.len() == count, "{count} ops were offered, {} of them different", sites.len());
+        events.0.dedup();
+        assert_eq!(events.0, ["imported", "pass", "selected", "lowered"]);
+    }
+}

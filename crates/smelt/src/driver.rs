@@ -187,7 +187,7 @@ impl Driver {
         if let Some(pass) = passes.iter().find(|pass| pass.needs_calibration()) {
             let name = pass.name();
             return Err(Error::Usage(format!(
-                "pass `{name}` needs a calibration, which `compile --calibration` reads"
+                "pass `{name}` needs a calibration, which only `Driver::compile` reads (`precision.calibration`)"
             )));
         }
         let pipeline = if names.is_empty() { self.pipeline() } else { Pipeline::of(passes) };
@@ -257,7 +257,7 @@ impl Driver {
     pub(crate) fn target(&self, choice: &TargetChoice, progress: &mut dyn Progress) -> Result<Target, Error> {
         match choice {
             TargetChoice::Named(name) => {
-                name.parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(format!("--target: {error}")))
+                name.parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(error.to_string()))
             }
             TargetChoice::Auto => {
                 let nvrtc = || self.compiler().map(|compiler| compiler.version()).map_err(|error| error.to_string());

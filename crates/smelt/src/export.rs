@@ -76,7 +76,9 @@ impl Driver {
         };
         let imported = Compilation::new(self, source, &options, progress)?.import_unsampled()?;
         if imported.formats()?.assignment.formats.is_empty() {
-            return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
+            return Err(Error::Usage(
+                "nothing to quantize: expected `precision.linears` or `precision.map`".to_owned(),
+            ));
         }
         let origins = Origins::of(imported.graph());
         let Compilation { job, stage: Optimized { graph } } = imported.optimize_until(Stage::Canonical)?;

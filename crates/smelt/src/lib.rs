@@ -53,7 +53,7 @@ pub use engine::{FinishReason, GenerationParams, ProfiledSequence, ProfiledStep}
 pub use error::{Error, ErrorKind};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
-pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
+pub use llm::{GenerateTimings, Generation, Llm, LoadOptions, NewToken, Prompt};
 pub use mixed::{Goal, Group, GroupFormat, LossCache, Mixed, MixedOptions, Point};
 pub use observer::Observer;
 pub use options::{

@@ -78,7 +78,7 @@ pub struct NewToken {
 
 /// Times in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Timings {
+pub struct GenerateTimings {
     /// From the plan file to the first possible step.
     pub load_ms: f64,
     /// From the request to its first token.
@@ -214,7 +214,7 @@ impl Llm {
         prompts: &[Prompt],
         params: &GenerationParams,
         on_token: &mut dyn FnMut(NewToken),
-    ) -> Result<(Vec<Generation>, Timings), Error> {
+    ) -> Result<(Vec<Generation>, GenerateTimings), Error> {
         let mut requests = Vec::new();
         for prompt in prompts {
             let request = Request { prompt: self.tokens(prompt)?, params: params.clone() };
@@ -236,7 +236,7 @@ impl Llm {
             (Prompt::Tokens(ids), _) => Ok(ids.clone()),
             (Prompt::Text(text), Some(tokenizer)) => Ok(tokenizer.encode(text, true)?),
             (Prompt::Text(_), None) => Err(Error::BadInput(
-                "the checkpoint has no tokenizer.json: pass the prompt as token ids (--prompt-ids 5,6,7)".to_owned(),
+                "the checkpoint has no tokenizer.json: pass the prompt as token ids (`Prompt::Tokens`)".to_owned(),
             )),
         }
     }
@@ -248,7 +248,7 @@ fn run(
     tokenizer: Option<&Tokenizer>,
     requests: Vec<Request>,
     on_token: &mut dyn FnMut(NewToken),
-) -> Result<(Vec<Generation>, Timings), Error> {
+) -> Result<(Vec<Generation>, GenerateTimings), Error> {
     let start = Instant::now();
     let mut first_token = None;
     let mut outputs: Vec<InFlight<'_>> = Vec::new();
@@ -320,14 +320,14 @@ impl InFlight<'_> {
     }
 }
 
-fn timings(start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> Timings {
+fn timings(start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> GenerateTimings {
     let end = Instant::now();
     let first = first_token.unwrap_or(end);
     let decode_ms = end.duration_since(first).as_secs_f64() * 1e3;
     let later = tokens.saturating_sub(prompts);
     let decode_tokens_per_s = if later > 0 { later as f64 / (decode_ms / 1e3) } else { 0.0 };
     let prefill_ms = first.duration_since(start).as_secs_f64() * 1e3;
-    Timings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
+    GenerateTimings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
 }
 
 impl std::fmt::Debug for Llm {

@@ -143,7 +143,7 @@ impl Mixed {
         let mut linears: Vec<LinearInfo> = self.groups.iter().flat_map(|group| group.linears.clone()).collect();
         for (head, format) in &self.heads {
             chosen.formats.extend(format.map(|format| (head.name.clone(), format)));
-            chosen.reasons.insert(head.name.clone(), "set by --lm-head-precision".to_owned());
+            chosen.reasons.insert(head.name.clone(), "set by `precision.head`".to_owned());
             linears.push(head.clone());
         }
         chosen.table(&linears)

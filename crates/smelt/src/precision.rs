@@ -108,8 +108,7 @@ fn scale_kv(
 /// The error for a missing calibration.
 pub(crate) fn uncalibrated(what: &str) -> Error {
     Error::Usage(format!(
-        "{what} requires a calibration: `smelt calibrate DIR --text FILE -o calibration.json` makes one, \
-         `--calibration calibration.json` uses it"
+        "{what} requires a calibration: `Driver::calibrate` makes one, `precision.calibration` names it"
     ))
 }
 

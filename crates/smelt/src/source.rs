@@ -26,7 +26,7 @@ impl Source {
             WeightsChoice::Checkpoint => Checkpoint::open_without(&dir, ignored_tensors)?,
             WeightsChoice::Dummy if !ignored_tensors.is_empty() => {
                 let reason = "dummy weights are only those of the model, there is nothing to ignore";
-                return Err(Error::Usage(format!("--ignore-tensors with --weights dummy: {reason}")));
+                return Err(Error::Usage(format!("`ignored_tensors` with dummy weights: {reason}")));
             }
             WeightsChoice::Dummy => Checkpoint::open_dummy(&dir)?,
         };
@@ -41,7 +41,7 @@ impl Source {
     /// The options for this source, whose weights they name.
     pub(crate) fn options(&self, options: &CompileOptions) -> Result<CompileOptions, Error> {
         if options.precision.linears.is_some() {
-            self.refuse_quantized("expected no --precision or --precision-map")?;
+            self.refuse_quantized("expected no `precision.linears` or `precision.map`")?;
         }
         Ok(CompileOptions { weights: self.weights, ..options.clone() })
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use smelt::{Compilation, CompileReport, Driver, Error, Gate, Gated};
 
-use super::mixed::MixedArgs;
+use super::mixed::{MixedArgs, Requested};
 use crate::args::{CacheArgs, CompileArgs};
 use crate::choice::{Choice, WithChoice};
 use crate::emit::{EmitArgs, compile};
@@ -64,7 +64,8 @@ impl Compile {
         outputs.iter().try_for_each(|path| check_place(path))?;
         self.emit.prepare_folder(&outputs)?;
         let source = open(&self.dir, &options, false)?;
-        let (options, mixed) = self.mixed.options(&driver, &source, (self.compile.precision, options), &self.cache)?;
+        let requested = Requested { precision: self.compile.precision, options };
+        let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;
         let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
             (Some(gate), Some(text), Some(output)) => {

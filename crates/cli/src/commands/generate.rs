@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{Driver, Generation, GenerationParams, NewToken, Prompt, Timings};
+use smelt::{Driver, GenerateTimings, Generation, GenerationParams, NewToken, Prompt};
 
 use crate::args::parse_limit;
 use crate::failure::Failure;
@@ -20,10 +20,10 @@ pub struct Generate {
     #[arg(value_name = "DIR|FILE.plan")]
     model: PathBuf,
     /// Prompt text.
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids", required_unless_present = "prompt_ids")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "Prompt::Tokens", required_unless_present = "Prompt::Tokens")]
     prompt: Option<String>,
     /// Prompt as token ids, comma-separated.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
+    #[arg(id = "Prompt::Tokens", long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
     prompt_ids: Vec<u32>,
     /// Maximum number of tokens to generate [default: 128, or as many as the plan has room for].
     #[arg(long, value_name = "N", value_parser = parse_limit::<u32>)]
@@ -51,7 +51,7 @@ struct Report<'a> {
     token_ids: &'a [u32],
     text: Option<&'a str>,
     finish_reason: &'static str,
-    timings: Timings,
+    timings: GenerateTimings,
 }
 
 impl Generate {

@@ -13,6 +13,7 @@ use super::inspect::html::{Html, document};
 use crate::args::{CacheArgs, PrecisionChoice, parse_count, parse_machine, parse_positive};
 use crate::environment::build_identity;
 use crate::failure::Failure;
+use crate::flags::with_flags;
 use crate::inputs::read_text;
 use crate::output::{print_error, write_file};
 use crate::progress::Stderr;
@@ -22,14 +23,15 @@ use crate::progress::Stderr;
 #[command(next_help_heading = "With --precision mixed")]
 pub struct MixedArgs {
     /// Upper bound on the average bits per weight, scales included, lm_head excluded.
-    #[arg(long, value_name = "BITS", value_parser = parse_positive,
-          conflicts_with_all = ["max_perplexity_increase", "min_speedup"])]
+    #[arg(id = "Goal::Bits", long, value_name = "BITS", value_parser = parse_positive,
+          conflicts_with_all = ["Goal::PerplexityIncrease", "Goal::Speedup"])]
     target_bits: Option<f64>,
     /// Upper bound on the increase of perplexity over the checkpoint's own precision, such as 1%.
-    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
+    #[arg(id = "Goal::PerplexityIncrease", long, value_name = "PERCENT", value_parser = parse_percent,
+          conflicts_with = "Goal::Speedup")]
     max_perplexity_increase: Option<f64>,
     /// Minimum decode speed-up over the unquantized model.
-    #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
+    #[arg(id = "Goal::Speedup", long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Batch size to optimize decoding for.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count::<u32>)]
@@ -53,6 +55,14 @@ pub struct MixedArgs {
     /// HTML page to write, which shows the alternatives and the choice.
     #[arg(long, value_name = "FILE.html")]
     precision_html: Option<PathBuf>,
+}
+
+/// Compilation options whose formats may still be to be chosen.
+pub struct Requested {
+    /// As it was requested.
+    pub precision: Option<PrecisionChoice>,
+    /// Without formats, if `precision` is mixed.
+    pub options: CompileOptions,
 }
 
 /// `1%`, `0.5 %`.
@@ -80,12 +90,12 @@ impl MixedArgs {
         files.into_iter().any(Option::is_some) || !self.formats.is_empty() || self.machine.is_some()
     }
 
-    /// Compilation options with the chosen formats, and the choice, if `precision` is mixed.
+    /// The options with the chosen formats, and the choice, if `precision` is mixed.
     pub fn options(
         &self,
         driver: &Driver,
         source: &Source,
-        (precision, options): (Option<PrecisionChoice>, CompileOptions),
+        Requested { precision, options }: Requested,
         cache: &CacheArgs,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
@@ -134,7 +144,7 @@ impl MixedArgs {
         let mixed = driver.choose_precision(source, &options, &search, &mut progress);
         progress.finish();
         let mixed = mixed?;
-        let table = mixed.table();
+        let table = with_flags(&mixed.table());
         print_error(&mixed.summary());
         if let Some(path) = &self.precision_table {
             write_file(path, table.as_bytes())?;

@@ -79,14 +79,14 @@ impl Costs {
             Goal::Bits(bits) => {
                 let fewest = least(|offer| offer.bits) / weights(groups) as f64;
                 (fewest > bits)
-                    .then(|| format!("--target-bits {bits}: {} need at least {fewest:.2} bits per weight", formats()))
+                    .then(|| format!("`Goal::Bits` {bits}: {} need at least {fewest:.2} bits per weight", formats()))
             }
             Goal::Speedup(speedup) => {
                 let kept: f64 = groups.iter().map(|group| self.offer(group, None, 0.0).seconds).sum();
                 let fastest = self.step_seconds / (self.base_seconds - kept + least(|offer| offer.seconds));
                 (fastest < speedup).then(|| {
                     format!(
-                        "--min-speedup {speedup}: the decode speed-up of {} sequences is at most {fastest:.2} with \
+                        "`Goal::Speedup` {speedup}: the decode speed-up of {} sequences is at most {fastest:.2} with \
                          {} {}, since the rest of the step is unchanged",
                         mixed.batch,
                         formats(),

@@ -121,7 +121,7 @@ impl Search<'_> {
         let mut best = (&picks[high], self.score(groups, &picks[high])?);
         if best.1.perplexity > limit {
             return Err(Error::Usage(format!(
-                "--max-perplexity-increase {}%: the formats of lm_head and the KV cache alone raise the perplexity from \
+                "`Goal::PerplexityIncrease` {}%: the formats of lm_head and the KV cache alone raise the perplexity from \
                  {:.4} to {:.4}",
                 100.0 * part,
                 self.text.reference.perplexity,

@@ -38,7 +38,7 @@ impl Driver {
         };
         let device = match mode {
             TimingMode::Write if device.is_some() => {
-                let reason = "--timing-device is for reading: only this machine's device can be measured";
+                let reason = "`timing.device` is for reading: only this machine's device can be measured";
                 return Err(Error::Usage(reason.to_owned()));
             }
             TimingMode::Write => self.measure(file, &mut cache, target, selected, progress)?,
@@ -46,7 +46,7 @@ impl Driver {
         };
         let timings = cache.of(target.name(), &device).clone();
         let missing = selected.untimed(&timings);
-        let advice = "--timing-cache-mode write measures them";
+        let advice = "`timing.mode` write measures them";
         if mode == TimingMode::Require && !missing.is_empty() {
             let ops: String = missing.iter().map(|untimed| format!("\n  {}", untimed.op())).collect();
             let file = file.display();
@@ -112,7 +112,7 @@ fn device_to_read(cache: &TimingCache, options: &TimingOptions, target: Target) 
         (None, []) => Ok(String::new()),
         (None, [only]) => Ok((*only).to_owned()),
         (None, _) => Err(Error::Usage(format!(
-            "{file} has timings of several devices for {target}, name one with --timing-device: {}",
+            "{file} has timings of several devices for {target}, name one with `timing.device`: {}",
             list(&devices)
         ))),
     }
