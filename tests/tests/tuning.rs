@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use codegen::{ProgramShape, Target, Timings, select, untimed};
 use ir::Graph;
-use smelt::{CompileOptions, Driver, Dumps, Error, ErrorKind, Quiet, TargetChoice, TimingMode, TimingOptions};
+use smelt::{
+    Compilation, CompileOptions, Driver, Error, ErrorKind, Quiet, Source, TargetChoice, TimingMode, TimingOptions,
+};
 use tests::{Case, SeededWeights, Traced, device, folder, limits, model_graph, run_passes};
 
 struct Sandbox {
@@ -30,10 +32,14 @@ impl Sandbox {
             timing: Some(TimingOptions { file: self.cache(), mode, device: device.map(str::to_owned) }),
             ..CompileOptions::default()
         };
-        let (plan, mut dumps) = (self.folder.path().join("x.plan"), Dumps::default());
-        let model = folder().join("oracle/llama-mha");
-        Driver::new().compile(&model, Some(&plan), &options, Some(&mut dumps), &mut Quiet)?;
-        Ok((std::fs::read(plan).unwrap(), dumps.kernels))
+        let (plan, source) =
+            (self.folder.path().join("x.plan"), Source::open(folder().join("oracle/llama-mha"), &options)?);
+        let mut progress = Quiet;
+        let compilation = Compilation::new(&Driver::new(), &source, &options, &mut progress)?;
+        let tuned = compilation.import()?.optimize()?.select()?.tune()?;
+        let kernels = tuned.selection().print();
+        tuned.lower()?.build()?.write(&plan)?;
+        Ok((std::fs::read(plan).unwrap(), kernels))
     }
 
     fn edit(&self, change: impl Fn(&str) -> String) {
@@ -137,7 +143,7 @@ fn devices_are_told_apart_and_other_files_refused() {
     let unknown = message(sandbox.compile(None, Some("abacus")), ErrorKind::Usage);
     assert!(unknown.contains("no timings of device `abacus` for cpu") && unknown.contains(&here), "{unknown}");
     let written = message(sandbox.compile(Some(TimingMode::Write), Some(&here)), ErrorKind::Usage);
-    assert!(written.contains("--timing-device"), "{written}");
+    assert!(written.contains("`timing.device`"), "{written}");
     // the same timings, of two devices
     sandbox.edit(|text| {
         let entries = text.split_once("[\n").unwrap().1.rsplit_once("\n  ]").unwrap().0;

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use smelt::plans::{mapped, partial};
 
 use crate::failure::{BAD_INPUT, Failure};
+use crate::output::print_failure;
 
 /// What a handler needs, set before it is installed.
 struct Before {
@@ -65,7 +66,7 @@ fn end(address: usize) -> ! {
     let failure = Failure::bad_input(format!(
         "{file}: was truncated while it was read: run the command again when the file is complete and nothing writes to it"
     ));
-    let _ = failure.report();
+    let _ = print_failure(failure);
     partial::exit(BAD_INPUT.into())
 }
 

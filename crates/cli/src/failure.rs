@@ -1,13 +1,11 @@
-//! How errors are printed and which exit code they have.
-
-use std::process::ExitCode;
+//! Errors of the command line, and which exit code they have.
 
 use miette::{Diagnostic, MietteHandlerOpts};
 use smelt::plans::clipped;
-use smelt::plans::terminal::{is_obeyed, shown};
+use smelt::plans::terminal::shown;
 use smelt::{Error, ErrorKind};
 
-use crate::output::print_styled;
+use crate::flags::with_flags;
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 unsupported, \
@@ -43,36 +41,29 @@ impl Failure {
         self
     }
 
-    /// Prints the error and returns its exit code. A closed pipe at the other end of stdout is not an error.
-    pub fn report(self) -> ExitCode {
-        let code = self.code;
-        if code != CLOSED_PIPE {
-            // before styling: afterwards all escape sequences in it are our own
-            let short = |text: &str| clipped(shown(text), MAX_BYTES);
-            let message = short(&self.message);
-            let help = self.help.map(|help| short(&help));
-            print_styled(&format!("{:?}", miette::Report::new(Failure { message, help, code })));
-        }
-        ExitCode::from(code)
+    /// The same with names of a limited length, for printing, and without what a terminal would obey.
+    pub fn shown(self) -> Failure {
+        // before styling: afterwards all escape sequences in it are our own
+        let short = |text: &str| clipped(shown(text), MAX_BYTES);
+        Failure { message: short(&self.message), help: self.help.map(|help| short(&help)), code: self.code }
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Whether the other end of stdout is closed, which is not an error.
+    pub fn is_closed_pipe(&self) -> bool {
+        self.code == CLOSED_PIPE
     }
 }
 
 /// Maximum size of an error in bytes, whatever an input or an option contains.
-const MAX_BYTES: usize = 3584;
+pub const MAX_BYTES: usize = 3584;
 
 /// The exit code of a bad input.
 pub const BAD_INPUT: u8 = 3;
-
-/// Prints an error of the command line, or the requested help, and returns the exit code.
-pub fn report_usage(error: &clap::Error) -> ExitCode {
-    let plain = error.render().to_string();
-    match plain.contains(is_obeyed) || plain.len() > MAX_BYTES {
-        true => print_styled(&clipped(shown(&plain), MAX_BYTES)),
-        // with its styles; lost if the pipe is closed
-        false => drop(error.print()),
-    }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
-}
 
 /// What a shell reports for a program that a closed pipe ended: 128 + SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
@@ -90,7 +81,7 @@ impl From<Error> for Failure {
         };
         let help =
             (code == 1).then(|| "this should not happen: please report it with the command that shows it".to_owned());
-        Failure { message: error.to_string(), help, code }
+        Failure { message: with_flags(&error.to_string()), help, code }
     }
 }
 

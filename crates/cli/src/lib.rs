@@ -2,18 +2,24 @@
 //! contains them, and gets every subcommand.
 
 mod args;
+mod choice;
 mod commands;
 #[cfg(unix)]
 mod cut;
+mod emit;
 mod environment;
 mod failure;
+mod flags;
+mod inputs;
+mod load;
 mod output;
 mod progress;
+mod repro;
 mod signals;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use smelt::Driver;
 
 use failure::Failure;
@@ -55,12 +61,13 @@ enum Command {
 pub fn run(driver: Driver) -> ExitCode {
     failure::install();
     signals::install();
+    flags::install(&Cli::command());
     #[cfg(unix)]
     cut::install();
     let driver = driver.cuda_folders(environment::cuda_folders);
     let cli = match Cli::try_parse_from(std::env::args_os().map(args::with_dashes)) {
         Ok(cli) => cli,
-        Err(error) => return failure::report_usage(&error),
+        Err(error) => return output::print_usage(&error),
     };
     let done = match cli.command {
         _ if cli.list.wanted() => cli.list.run(&driver, cli.json),
@@ -81,6 +88,6 @@ pub fn run(driver: Driver) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => output::print_failure(failure),
     }
 }

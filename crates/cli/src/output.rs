@@ -5,13 +5,14 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde::Serialize;
-use smelt::plans::claims;
 use smelt::plans::terminal::{is_obeyed, shown};
+use smelt::plans::{claims, clipped};
 use smelt::{Error, checkpoint_files};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, MAX_BYTES};
 
 fn write(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
@@ -38,6 +39,26 @@ pub fn print_error(line: &str) {
 /// Prints a line in which all control characters are the program's own.
 pub fn print_styled(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints an error and returns its exit code.
+pub fn print_failure(failure: Failure) -> ExitCode {
+    let code = failure.code();
+    if !failure.is_closed_pipe() {
+        print_styled(&format!("{:?}", miette::Report::new(failure.shown())));
+    }
+    ExitCode::from(code)
+}
+
+/// Prints an error of the command line, or the requested help, and returns the exit code.
+pub fn print_usage(error: &clap::Error) -> ExitCode {
+    let plain = error.render().to_string();
+    match plain.contains(is_obeyed) || plain.len() > MAX_BYTES {
+        true => print_styled(&clipped(shown(&plain), MAX_BYTES)),
+        // with its styles; lost if the pipe is closed
+        false => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// Prints a value as JSON, and a newline.

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use smelt::Progress;
 use smelt::plans::terminal::shown;
 
+use crate::flags::with_flags;
 use crate::output::print_error;
 
 /// Warnings that were already printed: several parts of a command may open one checkpoint.
@@ -71,13 +72,13 @@ impl Progress for Stderr {
     }
 
     fn note(&mut self, text: &str) {
-        self.say(&format!("note: {text}"));
+        self.say(&format!("note: {}", with_flags(text)));
     }
 
     fn warning(&mut self, text: &str) {
         let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.insert(text.to_owned()) {
-            self.say(&format!("warning: {text}"));
+            self.say(&format!("warning: {}", with_flags(text)));
         }
     }
 

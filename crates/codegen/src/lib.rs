@@ -17,7 +17,7 @@ mod tuning;
 pub use catalog::Catalog;
 pub use kernel::{About, Call, DeviceCall, Kernel, KvUse, Refusal, Site};
 pub use kernels::cuda::{Body, c_float, c_type};
-pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
+pub use lower::{CodegenError, Lowered, PlanSpec, Selected};
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;
 pub use recipe::{Mapped, Recipe, WriteError};

@@ -11,8 +11,7 @@ use serde::Serialize;
 use text::{TextStream, Tokenizer};
 
 use crate::cache::CACHE_KEY;
-use crate::compile::{Progress, Quiet, open};
-use crate::{CompileOptions, Driver, Error, PlanCache, RunOptions, TargetChoice};
+use crate::{Compilation, CompileOptions, Driver, Error, PlanCache, Progress, Quiet, RunOptions, Source, TargetChoice};
 
 /// A model, ready to generate.
 pub struct Llm {
@@ -79,7 +78,7 @@ pub struct NewToken {
 
 /// Times in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Timings {
+pub struct GenerateTimings {
     /// From the plan file to the first possible step.
     pub load_ms: f64,
     /// From the request to its first token.
@@ -108,6 +107,17 @@ impl Llm {
         if path.exists() && !path.is_dir() && !(path.is_file() && is_config()) {
             return Llm::start(driver, PlanFile::open(path)?, options, progress);
         }
+        progress.phase("reading checkpoint");
+        Llm::compile(driver, &Source::open(path, &options.compile)?, options, progress)
+    }
+
+    /// Compiles a checkpoint, or takes its plan from the cache, and loads that.
+    pub fn compile(
+        driver: &Driver,
+        source: &Source,
+        options: &LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Llm, Error> {
         // a cached plan must not depend on what `auto` meant that day
         let compile = CompileOptions {
             target: TargetChoice::Named(driver.target(&options.compile.target, progress)?.name().to_owned()),
@@ -118,13 +128,11 @@ impl Llm {
         let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
         let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
-            let warnings = driver.compile(path, Some(&unkept), &compile, None, progress)?.warnings;
+            let compiled = Compilation::new(driver, source, &compile, progress)?.write(&unkept)?;
             let llm = Llm::start(driver, PlanFile::open(&unkept)?, options, progress)?;
-            return Ok(Llm { warnings, ..llm });
+            return Ok(Llm { warnings: compiled.warnings, ..llm });
         };
-        // silently: the compilation reports it
-        let checkpoint = open(path, &compile, &mut Quiet)?;
-        let plan = cache.path(&checkpoint.sources(), &compile)?;
+        let plan = cache.path(&source.checkpoint.sources(), &compile)?;
         let key = PlanCache::key(&plan);
         if plan.exists() {
             // only regular files are read or replaced
@@ -136,8 +144,7 @@ impl Llm {
                     // A damaged plan in the cache is recompiled.
                     Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
                     done => {
-                        let warnings = checkpoint.warnings().to_vec();
-                        warnings.iter().for_each(|warning| progress.warning(warning));
+                        let warnings = source.warn(&compile, progress);
                         return done.map(|llm| Llm { warnings, ..llm });
                     }
                 },
@@ -152,9 +159,9 @@ impl Llm {
                 unkept
             }
         };
-        let warnings = driver.keeping(&key).compile(path, Some(&plan), &compile, None, progress)?.warnings;
+        let compiled = Compilation::new(driver, source, &compile, progress)?.keyed(&key).write(&plan)?;
         let llm = Llm::start(driver, PlanFile::open(&plan)?, options, progress)?;
-        Ok(Llm { warnings, ..llm })
+        Ok(Llm { warnings: compiled.warnings, ..llm })
     }
 
     /// Loads a plan onto its device.
@@ -207,7 +214,7 @@ impl Llm {
         prompts: &[Prompt],
         params: &GenerationParams,
         on_token: &mut dyn FnMut(NewToken),
-    ) -> Result<(Vec<Generation>, Timings), Error> {
+    ) -> Result<(Vec<Generation>, GenerateTimings), Error> {
         let mut requests = Vec::new();
         for prompt in prompts {
             let request = Request { prompt: self.tokens(prompt)?, params: params.clone() };
@@ -229,7 +236,7 @@ impl Llm {
             (Prompt::Tokens(ids), _) => Ok(ids.clone()),
             (Prompt::Text(text), Some(tokenizer)) => Ok(tokenizer.encode(text, true)?),
             (Prompt::Text(_), None) => Err(Error::BadInput(
-                "the checkpoint has no tokenizer.json: pass the prompt as token ids (--prompt-ids 5,6,7)".to_owned(),
+                "the checkpoint has no tokenizer.json: pass the prompt as token ids (`Prompt::Tokens`)".to_owned(),
             )),
         }
     }
@@ -241,7 +248,7 @@ fn run(
     tokenizer: Option<&Tokenizer>,
     requests: Vec<Request>,
     on_token: &mut dyn FnMut(NewToken),
-) -> Result<(Vec<Generation>, Timings), Error> {
+) -> Result<(Vec<Generation>, GenerateTimings), Error> {
     let start = Instant::now();
     let mut first_token = None;
     let mut outputs: Vec<InFlight<'_>> = Vec::new();
@@ -313,14 +320,14 @@ impl InFlight<'_> {
     }
 }
 
-fn timings(start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> Timings {
+fn timings(start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> GenerateTimings {
     let end = Instant::now();
     let first = first_token.unwrap_or(end);
     let decode_ms = end.duration_since(first).as_secs_f64() * 1e3;
     let later = tokens.saturating_sub(prompts);
     let decode_tokens_per_s = if later > 0 { later as f64 / (decode_ms / 1e3) } else { 0.0 };
     let prefill_ms = first.duration_since(start).as_secs_f64() * 1e3;
-    Timings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
+    GenerateTimings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
 }
 
 impl std::fmt::Debug for Llm {

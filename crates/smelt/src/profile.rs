@@ -17,7 +17,7 @@ impl Llm {
         let requests: Vec<Request> = requests.collect();
         requests.iter().try_for_each(|request| self.engine.check(request))?;
         self.engine.submit_in_order(true);
-        let profiled = steps(&mut self.engine, requests, (tokens, runs));
+        let profiled = steps(&mut self.engine, requests, tokens, runs);
         self.engine.clear();
         self.engine.submit_in_order(false);
         let plan = self.plan().plan();
@@ -44,7 +44,8 @@ impl Llm {
 fn steps(
     engine: &mut Engine,
     mut requests: Vec<Request>,
-    (tokens, runs): (u32, usize),
+    tokens: u32,
+    runs: usize,
 ) -> Result<Vec<ProfiledStep>, Error> {
     let mut run = Run { engine, generated: HashMap::new(), ended: false };
     let mut profiled = Vec::new();

@@ -1,8 +1,10 @@
-//! Options and a checkpoint to the settings of one compilation. Pure functions.
+//! Options and a checkpoint to the settings of one compilation, and the bound on its arena. Pure functions.
+
+use std::fmt::Write;
 
 use codegen::Target;
 use frontend::{ImportOptions, ModelConfig};
-use plan::{DType, KvGroup, Limits};
+use plan::{DType, KvGroup, Limits, Plan, Program, Step};
 
 use crate::{ActivationScales, CompileOptions, Error, WeightsChoice};
 
@@ -35,7 +37,6 @@ impl Settings {
         options: &CompileOptions,
         model: &ModelConfig,
         stored: DType,
-        sampled_ids: Option<u32>,
     ) -> Result<Settings, Error> {
         let dtype = options.dtype.unwrap_or(stored);
         if !dtype.is_float() {
@@ -62,7 +63,7 @@ impl Settings {
             max_batch_size: limits.max_batch_size,
             max_logit_rows: limits.max_logit_rows,
             max_seq_len: limits.max_seq_len,
-            sampled_ids,
+            sampled_ids: None,
         };
         let kv_blocks = resolve_kv_blocks(options, model, &limits, &import)?;
         Ok(Settings { target, dtype, limits, kv_blocks, import, note, warning })
@@ -110,14 +111,14 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
     let longest = model.max_position_embeddings;
     let usage = |message: String| Err(Error::Usage(message));
     let given = [
-        ("--max-batch-size", options.max_batch_size),
-        ("--max-input-len", options.max_input_len),
-        ("--max-output-len", options.max_output_len),
-        ("--max-seq-len", options.max_seq_len),
-        ("--max-num-tokens", options.max_num_tokens),
+        ("max_batch_size", options.max_batch_size),
+        ("max_input_len", options.max_input_len),
+        ("max_output_len", options.max_output_len),
+        ("max_seq_len", options.max_seq_len),
+        ("max_num_tokens", options.max_num_tokens),
     ];
-    if let Some((flag, _)) = given.into_iter().find(|(_, value)| *value == Some(0)) {
-        return usage(format!("{flag} is 0, expected at least 1"));
+    if let Some((option, _)) = given.into_iter().find(|(_, value)| *value == Some(0)) {
+        return usage(format!("`{option}` is 0, expected at least 1"));
     }
     let sum = match (options.max_input_len, options.max_output_len) {
         (None, None) => None,
@@ -133,12 +134,12 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
     if let Some(window) = model.window.filter(|window| max_seq_len > *window) {
         return Err(Error::Unsupported(format!(
             "sequences of {max_seq_len} tokens: the model has a sliding window of {window}, which is not supported in \
-             longer ones: expected --max-seq-len {window} or less"
+             longer ones: expected `max_seq_len` {window} or less"
         )));
     }
     if sum.is_some_and(|sum| sum > max_seq_len) {
         return usage(format!(
-            "--max-input-len and --max-output-len need {} tokens, but sequences have at most {max_seq_len}",
+            "`max_input_len` and `max_output_len` need {} tokens, but sequences have at most {max_seq_len}",
             sum.unwrap_or(0)
         ));
     }
@@ -146,12 +147,12 @@ fn resolve_limits(options: &CompileOptions, model: &ModelConfig) -> Result<Limit
     let max_num_tokens = options.max_num_tokens.unwrap_or(DEFAULT_NUM_TOKENS.max(max_batch_size));
     if max_num_tokens < max_batch_size {
         return usage(format!(
-            "--max-num-tokens {max_num_tokens} is below --max-batch-size {max_batch_size}: each sequence needs a token"
+            "`max_num_tokens` {max_num_tokens} is below `max_batch_size` {max_batch_size}: each sequence needs a token"
         ));
     }
     // positions and rows are i32 in kernels
     if max_num_tokens > 1 << 24 || max_batch_size > 1 << 16 {
-        return usage("expected --max-num-tokens of at most 16777216 and --max-batch-size of at most 65536".to_owned());
+        return usage("expected `max_num_tokens` of at most 16777216 and `max_batch_size` of at most 65536".to_owned());
     }
     Ok(Limits {
         max_batch_size,
@@ -184,11 +185,43 @@ fn resolve_kv_blocks(
     };
     if blocks == 0 {
         return Err(Error::DoesNotFit(format!(
-            "--kv-cache {} is smaller than one block: {} tokens take {} bytes",
+            "`kv_cache_bytes` {} is smaller than one block: {} tokens take {} bytes",
             options.kv_cache_bytes.unwrap_or(0),
             group.block_tokens,
             group.pool_bytes()
         )));
     }
     u32::try_from(blocks).map_err(|_| Error::Usage(format!("{blocks} KV blocks exceed 32-bit indices")))
+}
+
+/// Bytes of the largest arena of any program.
+pub(crate) fn workspace(plan: &Plan) -> u64 {
+    plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
+}
+
+/// Checks the bound, or says what would be needed and what needs it.
+pub(crate) fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
+    let needed = workspace(plan);
+    let Some(bound) = bound.filter(|bound| *bound < needed) else { return Ok(()) };
+    let mut text =
+        format!("`workspace_bytes` {bound} is too small, {needed} bytes are needed; arena of each program:\n");
+    // Writing to a String cannot fail.
+    for program in &plan.programs {
+        let _ = writeln!(text, "{:>12}  {}", program.arena_bytes, program.name);
+    }
+    if let Some(program) = plan.programs.iter().find(|program| program.arena_bytes == needed) {
+        write_fullest_step(&mut text, program);
+    }
+    text.push_str("(a smaller `max_num_tokens` or `max_batch_size` needs less)");
+    Err(Error::DoesNotFit(text))
+}
+
+fn write_fullest_step(text: &mut String, program: &Program) {
+    let step = program.fullest_step().step;
+    let site = program.steps.get(step as usize).map_or("", |Step::Launch(launch)| &launch.site);
+    let _ = writeln!(text, "live in the fullest step of {}, `{site}`:", program.name);
+    for buffer in program.alive(step) {
+        let shape: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "{:>12}  {} : {}[{}]", buffer.bytes, buffer.name, buffer.dtype, shape.join(", "));
+    }
 }

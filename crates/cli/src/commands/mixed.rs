@@ -1,20 +1,20 @@
 //! `--precision mixed` of `smelt compile` and `smelt quantize`: options of the search, and the page that shows it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 use smelt::plans::Machine;
 use smelt::{
     CompileOptions, Driver, Error, Format, Goal, LossCache, Mixed, MixedOptions, Point, PrecisionMap, RunOptions,
+    Source,
 };
 
-use super::eval::read_text;
-use super::generate::build_identity;
 use super::inspect::html::{Html, document};
 use crate::args::{CacheArgs, PrecisionChoice, parse_count, parse_machine, parse_positive};
+use crate::environment::build_identity;
 use crate::failure::Failure;
+use crate::flags::with_flags;
+use crate::inputs::read_text;
 use crate::output::{print_error, write_file};
 use crate::progress::Stderr;
 
@@ -23,14 +23,15 @@ use crate::progress::Stderr;
 #[command(next_help_heading = "With --precision mixed")]
 pub struct MixedArgs {
     /// Upper bound on the average bits per weight, scales included, lm_head excluded.
-    #[arg(long, value_name = "BITS", value_parser = parse_positive,
-          conflicts_with_all = ["max_perplexity_increase", "min_speedup"])]
+    #[arg(id = "Goal::Bits", long, value_name = "BITS", value_parser = parse_positive,
+          conflicts_with_all = ["Goal::PerplexityIncrease", "Goal::Speedup"])]
     target_bits: Option<f64>,
     /// Upper bound on the increase of perplexity over the checkpoint's own precision, such as 1%.
-    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "min_speedup")]
+    #[arg(id = "Goal::PerplexityIncrease", long, value_name = "PERCENT", value_parser = parse_percent,
+          conflicts_with = "Goal::Speedup")]
     max_perplexity_increase: Option<f64>,
     /// Minimum decode speed-up over the unquantized model.
-    #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
+    #[arg(id = "Goal::Speedup", long, value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Batch size to optimize decoding for.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count::<u32>)]
@@ -54,6 +55,14 @@ pub struct MixedArgs {
     /// HTML page to write, which shows the alternatives and the choice.
     #[arg(long, value_name = "FILE.html")]
     precision_html: Option<PathBuf>,
+}
+
+/// Compilation options whose formats may still be to be chosen.
+pub struct Requested {
+    /// As it was requested.
+    pub precision: Option<PrecisionChoice>,
+    /// Without formats, if `precision` is mixed.
+    pub options: CompileOptions,
 }
 
 /// `1%`, `0.5 %`.
@@ -81,12 +90,12 @@ impl MixedArgs {
         files.into_iter().any(Option::is_some) || !self.formats.is_empty() || self.machine.is_some()
     }
 
-    /// Compilation options with the chosen formats, and the choice, if `precision` is mixed.
+    /// The options with the chosen formats, and the choice, if `precision` is mixed.
     pub fn options(
         &self,
         driver: &Driver,
-        dir: &Path,
-        (precision, options): (Option<PrecisionChoice>, CompileOptions),
+        source: &Source,
+        Requested { precision, options }: Requested,
         cache: &CacheArgs,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
@@ -132,10 +141,10 @@ impl MixedArgs {
         let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
         let search = MixedOptions { goal, batch, text, tokens, formats, machine, run: RunOptions::default(), losses };
         let mut progress = Stderr::new(false);
-        let mixed = driver.choose_precision(dir, &options, &search, &mut progress);
+        let mixed = driver.choose_precision(source, &options, &search, &mut progress);
         progress.finish();
         let mixed = mixed?;
-        let table = mixed.table();
+        let table = with_flags(&mixed.table());
         print_error(&mixed.summary());
         if let Some(path) = &self.precision_table {
             write_file(path, table.as_bytes())?;
@@ -150,42 +159,6 @@ impl MixedArgs {
         let path = self.precision_table.clone().unwrap_or_else(|| PathBuf::from("precision"));
         options.precision.map = Some(PrecisionMap { path, text: table });
         Ok((options, Some(mixed)))
-    }
-}
-
-/// A choice in figures, for `--json`.
-#[derive(Serialize)]
-pub struct Choice {
-    bits: f64,
-    perplexity: f64,
-    reference_perplexity: f64,
-    /// Speed-up of decode steps.
-    speedup: f64,
-    /// The machine whose roofline predicts it; `None` if products were measured.
-    roofline: Option<&'static str>,
-    /// The format of each linear layer, `none` if it is unquantized.
-    linears: BTreeMap<String, &'static str>,
-}
-
-impl Choice {
-    /// What was chosen.
-    pub fn of(mixed: &Mixed) -> Choice {
-        let chosen = mixed.groups.iter().zip(&mixed.chosen.formats);
-        let chosen = chosen.flat_map(|(group, index)| {
-            let format = group.formats[*index].format;
-            group.linears.iter().map(move |linear| (linear, format))
-        });
-        let heads = mixed.heads.iter().map(|(head, format)| (head, *format));
-        let name = |format: Option<Format>| format.map_or("none", Format::name);
-        let linears = chosen.chain(heads).map(|(linear, format)| (linear.name.clone(), name(format)));
-        Choice {
-            bits: mixed.chosen.bits,
-            perplexity: mixed.score.perplexity,
-            reference_perplexity: mixed.reference.perplexity,
-            speedup: mixed.chosen.speedup,
-            roofline: mixed.roofline.map(|machine| machine.name),
-            linears: linears.collect(),
-        }
     }
 }
 

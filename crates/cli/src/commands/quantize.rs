@@ -6,15 +6,16 @@ use clap::Args;
 use smelt::plans::claims;
 use smelt::{ActivationScales, CompileOptions, Driver, Error, Format, PrecisionOptions, QuantizeReport};
 
-use super::compile::{WithChoice, with_repro};
-use super::mixed::{Choice, MixedArgs};
+use super::mixed::{MixedArgs, Requested};
 use crate::args::{
-    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, parse_format, parse_scales, precision_help, read_map,
-    scales_help,
+    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, parse_format, parse_scales, precision_help, scales_help,
 };
+use crate::choice::{Choice, WithChoice};
 use crate::failure::Failure;
+use crate::inputs::{open, read_map};
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration, reads_model};
 use crate::progress::Stderr;
+use crate::repro::with_repro;
 
 /// Quantizes a Hugging Face checkpoint into another, in compressed-tensors format for smelt, transformers and vLLM.
 #[derive(Debug, Args)]
@@ -24,17 +25,17 @@ pub struct Quantize {
     /// Directory to write, which must not exist.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    #[arg(long, value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
+    #[arg(id = "precision.linears", long, value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
     precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
-    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(id = "precision.head", long, value_name = "FORMAT", value_parser = parse_format)]
     lm_head_precision: Option<Format>,
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
-    #[arg(long, value_name = "FILE")]
+    #[arg(id = "precision.map", long, value_name = "FILE")]
     precision_map: Option<PathBuf>,
     #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales, help = scales_help())]
     activation_scales: ActivationScales,
-    #[arg(long, value_name = "FILE.json", help = calibration_help(""))]
+    #[arg(id = "precision.calibration", long, value_name = "FILE.json", help = calibration_help(""))]
     calibration: Option<PathBuf>,
     #[command(flatten)]
     ignored: IgnoreArgs,
@@ -80,10 +81,12 @@ impl Quantize {
         let ignored_tensors = self.ignored.ignore_tensors.clone();
         let options = CompileOptions { precision, ignored_tensors, ..CompileOptions::default() };
         // before minutes are spent on a choice
-        driver.check_quantize(&self.dir, &self.output, &options)?;
-        let (options, mixed) = self.mixed.options(&driver, &self.dir, (self.precision, options), &self.cache)?;
+        let source = open(&self.dir, &options, false)?;
+        driver.check_quantize(&source, &self.output)?;
+        let requested = Requested { precision: self.precision, options };
+        let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;
         let mut progress = Stderr::new(false);
-        let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
+        let report = driver.quantize(&source, &self.output, &options.precision, &mut progress);
         progress.finish();
         let report = report.map_err(|error| with_repro(error, None))?;
         match self.json {

@@ -3,7 +3,6 @@
 
 mod assignment;
 mod awq;
-pub mod budget;
 mod by_input;
 mod channel_scaling;
 mod cholesky;

@@ -100,7 +100,7 @@ impl Exported {
                     exported.untied |= tied && module == HEAD;
                     let scheme = scheme(graph, parts).map_err(|reason| {
                         Error::Unsupported(format!(
-                            "`{module}`: {reason}: expected another format for it in --precision-map, or a line `{module} \
+                            "`{module}`: {reason}: expected another format for it in `precision.map`, or a line `{module} \
                              none`"
                         ))
                     })?;

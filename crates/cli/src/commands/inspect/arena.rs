@@ -4,8 +4,7 @@
 use smelt::plans::Arg;
 
 use super::super::memory::Memory;
-use super::html::Html;
-use super::page::{COLOURS, colour_class};
+use super::html::{COLOURS, Html, colour_class};
 use super::view::View;
 use crate::output::bytes;
 

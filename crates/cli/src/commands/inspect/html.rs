@@ -73,6 +73,14 @@ impl Html {
     }
 }
 
+/// Colours of the style sheet; the last is for all others.
+pub const COLOURS: usize = 8;
+
+/// The class of a colour.
+pub fn colour_class(index: usize) -> String {
+    format!("c{}", index.min(COLOURS - 1))
+}
+
 const STYLE: &str = include_str!("page.css");
 /// Nothing is loaded and nothing runs, whatever a plan contains.
 const POLICY: &str =

@@ -5,7 +5,7 @@ use smelt::plans::{Arg, Dim, Kernel, ProgramKind, Weight};
 
 use super::arena;
 use super::figures::{count, number_of, percent, quantity, time};
-use super::html::{Html, document};
+use super::html::{Html, colour_class, document};
 use super::precision::Precision;
 use super::source::Sources;
 use super::view::{Node, Section, Share, Taken, View, kernel_label};
@@ -93,14 +93,6 @@ fn assumptions(subject: &Subject<'_>, view: &View<'_>) -> String {
         time(machine.launch_seconds),
         causes.join(", ")
     )
-}
-
-/// Colours of the style sheet; the last is for all others.
-pub const COLOURS: usize = 8;
-
-/// The class of a colour.
-pub fn colour_class(index: usize) -> String {
-    format!("c{}", index.min(COLOURS - 1))
 }
 
 fn time_by_op(html: &mut Html, view: &View<'_>) {
