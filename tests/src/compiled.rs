@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use codegen::{Catalog, Lowered, PlanSpec, Target, lower_and_build};
+use codegen::{Catalog, Lowered, PlanSpec, Selected, Target};
 use ir::{Graph, Stage};
 use passes::PassReport;
 use plan::{Limits, Model, PlanFile};
@@ -45,20 +45,18 @@ pub fn compile_for(
     driver: &Driver,
     graph: &Graph,
     target: Target,
-    mut catalog: Catalog,
+    catalog: Catalog,
     weights: &SeededWeights,
     kv_blocks: u32,
 ) -> Result<Compiled, String> {
     let (graph, passes) = run_passes(&driver.pipeline(), graph, weights)?;
     let (verified, spec) = prepare(&graph, target, kv_blocks)?;
-    let lowered = match target.is_gpu() {
-        true => {
-            lower_and_build(verified, &mut catalog, &spec, weights, &device::compiler()?).map(|(lowered, _)| lowered)
-        }
-        false => codegen::lower(verified, &catalog, spec, weights),
-    };
-    let lowered = lowered.map_err(|error| error.to_string())?;
-    let selection = lowered.selection.print();
+    let lowered = Selected::new(verified, catalog, spec).and_then(|selected| selected.lower(weights));
+    let mut lowered = lowered.map_err(|error| error.to_string())?;
+    if target.is_gpu() {
+        (lowered, _) = lowered.build(weights, &device::compiler()?).map_err(|error| error.to_string())?;
+    }
+    let selection = lowered.selection().print();
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = folder.path().join("case.plan");
     lowered.write(&path, weights, &mut |_| {}, &|| Ok(())).map_err(|error| error.to_string())?;
@@ -75,7 +73,8 @@ pub fn lower(
     kv_blocks: u32,
 ) -> Result<Lowered, String> {
     let (verified, spec) = prepare(graph, target, kv_blocks)?;
-    codegen::lower(verified, &driver.catalog(target), spec, weights).map_err(|error| error.to_string())
+    let selected = Selected::new(verified, driver.catalog(target), spec);
+    selected.and_then(|selected| selected.lower(weights)).map_err(|error| error.to_string())
 }
 
 fn prepare(graph: &Graph, target: Target, kv_blocks: u32) -> Result<(ir::Verified<'_>, PlanSpec), String> {

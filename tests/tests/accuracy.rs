@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use smelt::eval::{Passage, WindowOptions, score};
 use smelt::{
     ActivationScales, CalibrateOptions, CompileOptions, Dataset, Driver, Format, Llm, LoadOptions, PrecisionOptions,
-    Quiet, RunOptions, TargetChoice,
+    Quiet, RunOptions, Source, TargetChoice,
 };
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
@@ -28,7 +28,8 @@ fn calibrate(model: &Path, folder: &Path) -> PathBuf {
     let dataset = Dataset { path: PathBuf::from("heldout.txt"), text: text[start..end].to_owned(), lines: false };
     let out = folder.join("calibration.json");
     let options = CalibrateOptions { target: on_cpu(), hessian: true, ..CalibrateOptions::default() };
-    Driver::new().calibrate(model, &dataset, &out, &options, &mut Quiet).unwrap();
+    let source = Source::open(model, &CompileOptions::default()).unwrap();
+    Driver::new().calibrate(&source, &dataset, &out, &options, &mut Quiet).unwrap();
     out
 }
 

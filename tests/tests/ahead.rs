@@ -72,7 +72,7 @@ fn a_request_with_a_place_does_not_wait_for_others_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.plan");
     let options = CompileOptions { max_batch_size: Some(4), max_seq_len: Some(256), ..CompileOptions::default() };
-    Driver::new().compile(&demo(), Some(&path), &options, None, &mut Quiet).unwrap();
+    Driver::new().compile(&demo(), &path, &options, &mut Quiet).unwrap();
     let file = Arc::new(PlanFile::open(&path).unwrap());
     let session = CpuExecutor::new(Some(2)).unwrap().load(Arc::clone(&file)).unwrap();
     let session = Ahead { session, fed_back: Arc::default(), ahead: true };
@@ -103,7 +103,7 @@ fn running_ahead_changes_no_text() {
         kv_cache_bytes: Some(10 * 64 * 1024 * 4),
         ..CompileOptions::default()
     };
-    Driver::new().compile(&demo(), Some(&path), &options, None, &mut Quiet).unwrap();
+    Driver::new().compile(&demo(), &path, &options, &mut Quiet).unwrap();
     let file = Arc::new(PlanFile::open(&path).unwrap());
     let mut plan = file.plan().clone();
     // common tokens are stop tokens, so that some requests end unexpectedly

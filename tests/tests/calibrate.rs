@@ -11,8 +11,8 @@ use passes::calibration::{Activations, Calibration, InsertObservers, TensorStats
 use passes::{Pass, PassContext};
 use plan::DType;
 use smelt::{
-    ActivationFile, CalibrateOptions, CalibrateReport, Dataset, Driver, Error, Progress, Quiet, TargetChoice,
-    activations_path, merge_calibrations, read_calibration,
+    ActivationFile, CalibrateOptions, CalibrateReport, CompileOptions, Dataset, Driver, Error, Progress, Quiet, Source,
+    TargetChoice, activations_path, merge_calibrations, read_calibration,
 };
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
@@ -31,13 +31,18 @@ fn options(hessian: bool) -> CalibrateOptions {
     CalibrateOptions { target, max_len: 32, rows: 20, hessian, ..CalibrateOptions::default() }
 }
 
+/// A checkpoint with its own weights.
+fn opened(dir: impl AsRef<Path>) -> Source {
+    Source::open(dir, &CompileOptions::default()).unwrap()
+}
+
 fn calibrate(
     text: &str,
     out: &Path,
     options: &CalibrateOptions,
     progress: &mut dyn Progress,
 ) -> Result<CalibrateReport, Error> {
-    Driver::new().calibrate(Path::new(DEMO), &dataset(text), out, options, progress)
+    Driver::new().calibrate(&opened(DEMO), &dataset(text), out, options, progress)
 }
 
 /// Both files of a calibration.
@@ -196,7 +201,7 @@ fn merged_files_are_what_one_run_over_both_texts_makes() {
     let text = heldout(1500);
     let pieces: Vec<String> = text.split("\n\n").map(str::to_owned).filter(|piece| piece.len() > 3).collect();
     let run = |text: &[String], out: &str| {
-        Driver::new().calibrate(Path::new(DEMO), &lines(text), &path(out), &options(true), &mut Quiet).unwrap()
+        Driver::new().calibrate(&opened(DEMO), &lines(text), &path(out), &options(true), &mut Quiet).unwrap()
     };
     let (a, b) = pieces.split_at(pieces.len() / 2);
     run(a, "a.json");
@@ -245,7 +250,7 @@ fn what_is_no_number_is_refused_by_name() {
     bytes[at..at + 2].copy_from_slice(&half::bf16::NAN.to_le_bytes());
     std::fs::write(&weights, bytes).unwrap();
     let out = folder.path().join("c.json");
-    let run = Driver::new().calibrate(folder.path(), &dataset("text"), &out, &options(false), &mut Quiet);
+    let run = Driver::new().calibrate(&opened(folder.path()), &dataset("text"), &out, &options(false), &mut Quiet);
     let error = run.unwrap_err();
     assert!(error.to_string().starts_with("`layers.2.post_norm`: "), "{error}");
     assert!(error.to_string().contains("are not finite in sample 0"), "{error}");

@@ -57,7 +57,7 @@ fn a_flipped_bit_in_a_safetensors_header_is_noticed() {
     let note_at = bytes.windows(note.len()).position(|window| window == note).unwrap();
     for (at, byte) in bytes[..header].iter().enumerate() {
         put(&checkpoint.weights(), at, byte ^ 1 << (at % 8));
-        let compile = || Driver::new().compile(checkpoint.path(), None, &CompileOptions::default(), None, &mut Quiet);
+        let compile = || Driver::new().dry_run(checkpoint.path(), &CompileOptions::default(), &mut Quiet);
         match catch_unwind(AssertUnwindSafe(compile)) {
             Err(_) => panic!("byte {at}: panic"),
             Ok(Err(error)) => assert_says(&error.to_string(), &["model.safetensors"]),

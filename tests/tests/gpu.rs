@@ -348,7 +348,7 @@ fn child_of_device_errors() {
     let path = scratch.path().join("x.plan");
     let target = TargetChoice::Named("sm_90a".to_owned());
     let options = CompileOptions { target, max_batch_size: Some(1), ..CompileOptions::default() };
-    driver().compile(&folder().join("../models/demo"), Some(&path), &options, None, &mut Quiet).unwrap();
+    driver().compile(&folder().join("../models/demo"), &path, &options, &mut Quiet).unwrap();
     let file = Arc::new(PlanFile::open(&path).unwrap());
     let executor = CudaExecutor::new().unwrap();
     let executor = if blocking == "blocking" { executor.blocking() } else { executor };

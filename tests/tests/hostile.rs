@@ -32,7 +32,7 @@ static SOUND: LazyLock<Sound> = LazyLock::new(|| {
         max_num_tokens: Some(16),
         ..CompileOptions::default()
     };
-    Driver::new().compile(&oracle("llama-mha"), Some(&scratch.plan), &options, None, &mut Quiet).unwrap();
+    Driver::new().compile(&oracle("llama-mha"), &scratch.plan, &options, &mut Quiet).unwrap();
     run(&scratch.plan).unwrap();
     let file = PlanFile::open(&scratch.plan).unwrap();
     let bytes = fs::read(&scratch.plan).unwrap();

@@ -16,7 +16,7 @@ const MODEL: &str = "llama-gqa-tied-llama3-rope";
 
 fn compile(dir: &Path, out: &Path) {
     let options = CompileOptions { max_batch_size: Some(2), ..CompileOptions::default() };
-    Driver::new().compile(dir, Some(out), &options, None, &mut Quiet).unwrap();
+    Driver::new().compile(dir, out, &options, &mut Quiet).unwrap();
 }
 
 /// Opens and loads; an unusable plan gives an error, and nothing panics.

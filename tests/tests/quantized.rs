@@ -10,7 +10,7 @@ use common::quantized::{CHECKPOINTS, calibrate, cases, least_share, prompts};
 use common::{Checkpoint, Stored, ids, load};
 use safetensors::Dtype;
 use serde_json::json;
-use smelt::{CompileOptions, DType, Driver, GenerationParams, PrecisionOptions, Quiet, TargetChoice};
+use smelt::{CompileOptions, DType, Driver, GenerationParams, PrecisionOptions, Quiet, Source, TargetChoice};
 
 /// Everything unquantized, the KV cache included, in f32.
 fn in_f32() -> CompileOptions {
@@ -62,7 +62,7 @@ fn groups_in_any_order_mean_the_same() {
             }
         }
     });
-    let report = Driver::new().compile(checkpoint.path(), None, &in_f32(), None, &mut Quiet).unwrap();
+    let report = Driver::new().dry_run(checkpoint.path(), &in_f32(), &mut Quiet).unwrap();
     assert!(report.warnings.iter().any(|warning| warning.contains("dequantized")), "{:?}", report.warnings);
     let error = apart(&checkpoint, "gptq");
     assert!(error < 1e-4, "{error}");
@@ -132,7 +132,7 @@ fn a_cache_of_codes_has_the_scales_of_its_checkpoint() {
         let expected = logits(None);
         let off = |found: Vec<f32>| distance(&found, &expected);
         let warned = |kv| {
-            let report = Driver::new().compile(checkpoint.path(), None, &with(kv), None, &mut Quiet).unwrap();
+            let report = Driver::new().dry_run(checkpoint.path(), &with(kv), &mut Quiet).unwrap();
             report.warnings.join("\n")
         };
         let clipped = off(logits(Some(DType::F8E4M3)));
@@ -160,7 +160,7 @@ fn dummies_have_the_format_of_their_configuration() {
     for (name, precision) in [("gptq", "int4"), ("modelopt-fp8", "fp8")] {
         let folder = tests::folder().join("quantized").join(name);
         let dummy = CompileOptions { weights: smelt::WeightsChoice::Dummy, dtype: None, ..in_f32() };
-        let report = Driver::new().compile(&folder, None, &dummy, None, &mut Quiet).unwrap();
+        let report = Driver::new().dry_run(&folder, &dummy, &mut Quiet).unwrap();
         assert!(report.config.contains(&("precision".to_owned(), precision.to_owned())), "{name}: {:?}", report.config);
         assert!(report.warnings[0].contains("dummy weights are quantized"), "{:?}", report.warnings);
     }
@@ -174,7 +174,7 @@ fn a_written_checkpoint_is_what_compile_makes_of_the_numbers() {
     for (index, (model, precision)) in cases(&calibrate(scratch.path())).into_iter().enumerate() {
         let out = scratch.path().join(index.to_string());
         let options = CompileOptions { precision: precision.clone(), ..CompileOptions::default() };
-        Driver::new().quantize(&model, &out, &options, &mut Quiet).unwrap();
+        Driver::new().quantize(&Source::open(&model, &options).unwrap(), &out, &options.precision, &mut Quiet).unwrap();
         let numbers = CompileOptions { dtype: None, ..in_f32() };
         let direct = CompileOptions { precision: precision.clone(), ..numbers.clone() };
         let direct = load(&model, direct).unwrap().generate(&prompts, &params).unwrap();
@@ -193,7 +193,7 @@ fn transformers_reads_what_is_written() {
         std::fs::create_dir(&folder).unwrap();
         let out = folder.join("quantized");
         let options = CompileOptions { precision: precision.clone(), ..CompileOptions::default() };
-        Driver::new().quantize(&model, &out, &options, &mut Quiet).unwrap();
+        Driver::new().quantize(&Source::open(&model, &options).unwrap(), &out, &options.precision, &mut Quiet).unwrap();
         let mut llm = load(&out, in_f32()).unwrap();
         let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
         let logits =

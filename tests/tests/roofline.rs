@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use passes::{Numerics, Pass, PassList, Pipeline, pipeline};
 use plan::{Machine, Plan, Program, Symbol, SymbolValues, context, full_step, step_cost, upper_bounds};
-use smelt::{CompileOptions, Driver, Dumps, Quiet, Target, TargetChoice, WeightsChoice};
+use smelt::{Compilation, CompileOptions, Driver, Quiet, Source, Target, TargetChoice, WeightsChoice};
 use tests::{SeededWeights, folder, lower, model_folders, model_graph, run_passes};
 
 /// The lower bound of a step of a program, in seconds.
@@ -48,12 +48,12 @@ fn llama_8b() -> Plan {
         max_batch_size: Some(32),
         ..CompileOptions::default()
     };
-    let mut dumps = Dumps::default();
-    Driver::new()
-        .compile(&folder().join("../bench/configs/llama-3.1-8b"), None, &options, Some(&mut dumps), &mut Quiet)
-        .unwrap();
-    let graph = ir::text::parse(&dumps.graph, &ir::OpSet::standard()).unwrap().graph;
-    lower(&Driver::new(), &graph, Target::Sm90a, &SeededWeights::of(&graph, true), 1).unwrap().plan
+    let source = Source::open(folder().join("../bench/configs/llama-3.1-8b"), &options).unwrap();
+    let mut progress = Quiet;
+    let imported = Compilation::new(&Driver::new(), &source, &options, &mut progress).unwrap().import().unwrap();
+    let optimized = imported.optimize().unwrap();
+    let graph = optimized.graph();
+    lower(&Driver::new(), graph, Target::Sm90a, &SeededWeights::of(graph, true), 1).unwrap().plan
 }
 
 /// A token of one sequence reads every weight but the embedding's other rows, and its keys and values.

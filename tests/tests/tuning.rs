@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use codegen::{ProgramShape, Target, Timings, select, untimed};
 use ir::Graph;
-use smelt::{CompileOptions, Driver, Dumps, Error, ErrorKind, Quiet, TargetChoice, TimingMode, TimingOptions};
+use smelt::{
+    Compilation, CompileOptions, Driver, Error, ErrorKind, Quiet, Source, TargetChoice, TimingMode, TimingOptions,
+};
 use tests::{Case, SeededWeights, Traced, device, folder, limits, model_graph, run_passes};
 
 struct Sandbox {
@@ -30,10 +32,14 @@ impl Sandbox {
             timing: Some(TimingOptions { file: self.cache(), mode, device: device.map(str::to_owned) }),
             ..CompileOptions::default()
         };
-        let (plan, mut dumps) = (self.folder.path().join("x.plan"), Dumps::default());
-        let model = folder().join("oracle/llama-mha");
-        Driver::new().compile(&model, Some(&plan), &options, Some(&mut dumps), &mut Quiet)?;
-        Ok((std::fs::read(plan).unwrap(), dumps.kernels))
+        let (plan, source) =
+            (self.folder.path().join("x.plan"), Source::open(folder().join("oracle/llama-mha"), &options)?);
+        let mut progress = Quiet;
+        let compilation = Compilation::new(&Driver::new(), &source, &options, &mut progress)?;
+        let tuned = compilation.import()?.optimize()?.select()?.tune()?;
+        let kernels = tuned.selection().print();
+        tuned.lower()?.build()?.write(&plan)?;
+        Ok((std::fs::read(plan).unwrap(), kernels))
     }
 
     fn edit(&self, change: impl Fn(&str) -> String) {

@@ -12,7 +12,8 @@ use codegen::cuda::find;
 use common::expected::ORACLES;
 use common::{compile_twice, demo, oracle};
 use smelt::{
-    CompileOptions, DType, Driver, Dumps, Format, PlanFile, PrecisionOptions, Quiet, TargetChoice, WeightsChoice,
+    Compilation, CompileOptions, DType, Driver, Format, PlanFile, PrecisionOptions, Quiet, Source, TargetChoice,
+    WeightsChoice,
 };
 use tests::{SeededWeights, Traced, compile, device, folder};
 
@@ -62,7 +63,7 @@ fn plans_of_the_oracles_build_and_open() {
     for name in ORACLES {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let plan = scratch.path().join("oracle.plan");
-            driver.compile(&oracle(name), Some(&plan), &options(dtype), None, &mut Quiet).unwrap();
+            driver.compile(&oracle(name), &plan, &options(dtype), &mut Quiet).unwrap();
             let file = PlanFile::open(&plan).unwrap();
             let codes = file.plan().kernels.iter().map(|kernel| kernel.code.as_ref().unwrap());
             units += codes.clone().count();
@@ -82,15 +83,19 @@ fn an_8b_plan_builds_from_its_config_alone() {
     let plan = scratch.path().join("8b.plan");
     let config = folder().join("../bench/configs/llama-3.1-8b");
     let compile = CompileOptions { weights: WeightsChoice::Dummy, ..options(DType::BF16) };
-    let mut dumps = Dumps::default();
-    let report = driver.compile(&config, Some(&plan), &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    let source = Source::open(&config, &compile).unwrap();
+    let mut progress = Quiet;
+    let lowered = Compilation::new(&driver, &source, &compile, &mut progress).unwrap().lowered().unwrap();
+    let built = lowered.build().unwrap();
+    let units = built.units().len();
+    let report = built.write(&plan).unwrap();
     let bytes = report.plan_bytes.unwrap();
     assert!(bytes < 16 << 20, "{bytes} bytes");
     assert_eq!(report.stored_weight_bytes, 128 * 4 / 2, "the frequencies alone");
-    eprintln!("units of the 8B-shaped plan: {} compiled, plan of {bytes} bytes", dumps.units.len());
+    eprintln!("units of the 8B-shaped plan: {} compiled, plan of {bytes} bytes", units);
     // the same inputs, the same plan
     let again = scratch.path().join("again.plan");
-    driver.compile(&config, Some(&again), &compile, None, &mut Quiet).unwrap();
+    driver.compile(&config, &again, &compile, &mut Quiet).unwrap();
     assert!(std::fs::read(&plan).unwrap() == std::fs::read(&again).unwrap());
 }
 
@@ -151,13 +156,19 @@ graph @product(%given: f32[8192, 8192]) {
     }
 }
 
+/// The kernels of a checkpoint's programs.
+fn kernels(driver: &Driver, config: &Path, options: &CompileOptions) -> String {
+    let (source, mut progress) = (Source::open(config, options).unwrap(), Quiet);
+    let imported = Compilation::new(driver, &source, options, &mut progress).unwrap().import().unwrap();
+    imported.optimize().unwrap().select().unwrap().selection().print()
+}
+
 /// The launches of a layer for one token of one sequence, without the configurations of the kernels.
 fn launches(config: &Path, layer: u32, kv: Option<DType>, driver: &Driver) -> Vec<String> {
     let precision = PrecisionOptions { kv, ..PrecisionOptions::default() };
     let compile = CompileOptions { weights: WeightsChoice::Dummy, precision, ..options(DType::BF16) };
-    let mut dumps = Dumps::default();
-    driver.compile(config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
-    let decode = dumps.kernels.split("// ").find(|program| program.starts_with("decode@1")).unwrap();
+    let kernels = kernels(driver, config, &compile);
+    let decode = kernels.split("// ").find(|program| program.starts_with("decode@1")).unwrap();
     let layer = format!("%layers.{layer}.");
     let launches = decode.lines().filter(|line| line.starts_with(&layer) && line.contains(" grid "));
     launches.filter_map(|line| Some(line.split(" {").next()?.to_owned())).collect()
@@ -208,12 +219,11 @@ fn launches_by_op(format: Format, disabled: &[&str], program: &str) -> BTreeMap<
         disabled_passes: disabled.iter().map(|name| (*name).to_owned()).collect(),
         ..options(DType::BF16)
     };
-    let mut dumps = Dumps::default();
-    Driver::new().compile(&config, None, &compile, Some(&mut dumps), &mut Quiet).unwrap();
+    let kernels = kernels(&Driver::new(), &config, &compile);
     // equal programs share a list
     let named =
         |list: &&str| list.lines().next().is_some_and(|line| line.split(", ").any(|name| name.starts_with(program)));
-    let list = dumps.kernels.split("// ").find(named).unwrap();
+    let list = kernels.split("// ").find(named).unwrap();
     let mut counts = BTreeMap::new();
     for line in list.lines().filter(|line| line.contains(" grid ")) {
         let op = line.split(" = ").nth(1).and_then(|rest| rest.split(" : ").next()).unwrap();

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use smelt::eval::WindowOptions;
 use smelt::{
-    ActivationScales, CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionMap, PrecisionOptions,
-    RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
+    ActivationScales, CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionOptions, RewriteFile,
+    TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 
 use smelt::plans::Machine;
@@ -15,6 +17,7 @@ use smelt::plans::input::{self, TEXT_BYTES};
 
 use crate::environment::cache_folder;
 use crate::failure::Failure;
+use crate::inputs::read_map;
 use crate::output::{check_place, reads, reads_calibration};
 
 /// Compilation options.
@@ -71,8 +74,8 @@ pub struct CompileArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     pub workspace_size: Option<u64>,
     /// Source of the weights. With dummy, only config.json is read, and the weights are seeded random values.
-    #[arg(long, value_enum, default_value = "checkpoint")]
-    pub weights: Weights,
+    #[arg(long, default_value = "checkpoint", value_parser = weights_choices())]
+    pub weights: WeightsChoice,
     #[command(flatten)]
     pub ignored: IgnoreArgs,
     #[command(flatten)]
@@ -81,8 +84,8 @@ pub struct CompileArgs {
     #[arg(long, value_name = "FILE")]
     pub timing_cache: Option<PathBuf>,
     /// How the timing cache is used [default: read if the file exists, written if not].
-    #[arg(long, value_enum, value_name = "MODE", requires = "timing_cache")]
-    pub timing_cache_mode: Option<CacheMode>,
+    #[arg(long, value_name = "MODE", requires = "timing_cache", value_parser = timing_modes())]
+    pub timing_cache_mode: Option<TimingMode>,
     /// Device whose timings are read, if the file has several for the target.
     #[arg(long, value_name = "NAME", requires = "timing_cache")]
     pub timing_device: Option<String>,
@@ -98,14 +101,29 @@ pub struct IgnoreArgs {
 }
 
 /// How a timing cache is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CacheMode {
-    /// Use timings that are in the file, heuristics for the rest.
-    Read,
-    /// Measure missing timings and add them to the file.
-    Write,
-    /// Fail if a timing is missing.
-    Require,
+fn timing_modes() -> impl TypedValueParser<Value = TimingMode> {
+    choices(&[
+        (TimingMode::Read, "read", "Use timings that are in the file, heuristics for the rest"),
+        (TimingMode::Write, "write", "Measure missing timings and add them to the file"),
+        (TimingMode::Require, "require", "Fail if a timing is missing"),
+    ])
+}
+
+/// Source of the weights.
+pub fn weights_choices() -> impl TypedValueParser<Value = WeightsChoice> {
+    choices(&[
+        (WeightsChoice::Checkpoint, "checkpoint", "The checkpoint's safetensors"),
+        (WeightsChoice::Dummy, "dummy", "Seeded random values"),
+    ])
+}
+
+/// Values of a type of the library, each with its name and its help.
+fn choices<T: Copy + Send + Sync + 'static>(all: &'static [(T, &str, &str)]) -> impl TypedValueParser<Value = T> {
+    let values = all.iter().map(|(_, name, help)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(values).map(move |chosen| {
+        let (value, ..) = all.iter().find(|(_, name, _)| *name == chosen).expect("one of the possible values");
+        *value
+    })
 }
 
 /// Which passes run.
@@ -147,16 +165,6 @@ impl PassArgs {
 /// `auto`, or a type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DTypeChoice(pub Option<DType>);
-
-/// Source of the weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Weights {
-    /// The checkpoint's safetensors.
-    #[default]
-    Checkpoint,
-    /// Seeded random values.
-    Dummy,
-}
 
 impl CompileArgs {
     /// The unquantized type, which two options may set.
@@ -215,40 +223,24 @@ impl CompileArgs {
             max_logit_rows: None,
             kv_cache_bytes: self.kv_cache,
             workspace_bytes: self.workspace_size,
-            weights: match self.weights {
-                Weights::Checkpoint => WeightsChoice::Checkpoint,
-                Weights::Dummy => WeightsChoice::Dummy,
-            },
+            weights: self.weights,
             ignored_tensors: self.ignored.ignore_tensors.clone(),
             disabled_passes: self.passes.disable_pass.clone(),
             bisect_limit: self.passes.opt_bisect_limit,
             rewrites: self.passes.rewrites()?,
             timing: self.timing_cache.as_ref().map(|file| TimingOptions {
                 file: file.clone(),
-                mode: self.timing_cache_mode.map(|mode| match mode {
-                    CacheMode::Read => TimingMode::Read,
-                    CacheMode::Write => TimingMode::Write,
-                    CacheMode::Require => TimingMode::Require,
-                }),
+                mode: self.timing_cache_mode,
                 device: self.timing_device.clone(),
             }),
         };
         self.calibration.iter().for_each(|file| reads_calibration(file));
         if let Some(file) = &self.timing_cache {
             // as documented at `TimingOptions::mode`; measured timings are added to the file
-            let written = self.timing_cache_mode.map_or(!file.exists(), |mode| mode == CacheMode::Write);
+            let written = self.timing_cache_mode.map_or(!file.exists(), |mode| mode == TimingMode::Write);
             if written { check_place(file)? } else { reads(file) }
         }
         Ok(options)
-    }
-}
-
-/// Reads a table of linear layers and their formats.
-pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
-    reads(path);
-    match input::read_text(path, TEXT_BYTES) {
-        Ok(text) => Ok(PrecisionMap { path: path.to_owned(), text }),
-        Err(error) => Err(Error::Io { path: path.to_owned(), error }),
     }
 }
 
@@ -375,6 +367,23 @@ pub fn with_dashes(arg: OsString) -> OsString {
     let Some(text) = arg.to_str().filter(|text| text.starts_with("--")) else { return arg };
     let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
     OsString::from(format!("{}{value}", name.replace('_', "-")))
+}
+
+/// How a text is cut.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct WindowArgs {
+    /// Window length in tokens [default: the plan's maximum sequence length, at most 2048].
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
+    context: Option<u32>,
+    /// Tokens from the start of one window to the start of the next [default: --context].
+    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
+    stride: Option<u32>,
+}
+
+impl From<WindowArgs> for WindowOptions {
+    fn from(args: WindowArgs) -> WindowOptions {
+        WindowOptions { context: args.context, stride: args.stride }
+    }
 }
 
 /// Where compiled plans and kernels are cached: an option, otherwise the system's cache directory.

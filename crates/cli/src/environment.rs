@@ -1,4 +1,5 @@
-//! Environment variables: where CUDA's libraries are, where caches go. The only file that reads them.
+//! Environment variables: where CUDA's libraries are, where caches go. The only file that reads them. And what
+//! distinguishes this build of the program.
 
 use std::path::PathBuf;
 
@@ -26,4 +27,12 @@ pub fn cuda_folders() -> Vec<PathBuf> {
         folders.extend(found);
     }
     folders
+}
+
+/// Identifies this build of the program, so that plans cached by an older one are not reused.
+pub fn build_identity() -> String {
+    let metadata = std::env::current_exe().and_then(std::fs::metadata);
+    let modified = metadata.as_ref().ok().and_then(|metadata| metadata.modified().ok());
+    let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("{} {}", metadata.map_or(0, |metadata| metadata.len()), modified.unwrap_or_default().as_nanos())
 }

@@ -2,13 +2,18 @@
 //! contains them, and gets every subcommand.
 
 mod args;
+mod choice;
 mod commands;
 #[cfg(unix)]
 mod cut;
+mod emit;
 mod environment;
 mod failure;
+mod inputs;
+mod load;
 mod output;
 mod progress;
+mod repro;
 mod signals;
 
 use std::process::ExitCode;

@@ -227,6 +227,11 @@ impl Catalog {
         Catalog { timings, ..self }
     }
 
+    /// From now on, these timings decide.
+    pub(crate) fn set_timings(&mut self, timings: Timings) {
+        self.timings = timings;
+    }
+
     /// The timings that decide.
     pub(crate) fn timings(&self) -> &Timings {
         &self.timings

@@ -18,7 +18,7 @@ mod tuning;
 
 pub use catalog::{About, Call, Catalog, DeviceCall, Kernel, KvUse, Refusal, Site};
 pub use kernels::cuda::{Body, c_float, c_type};
-pub use lower::{CodegenError, Lowered, PlanSpec, lower, lower_and_build};
+pub use lower::{CodegenError, Lowered, PlanSpec, Selected};
 pub use mapped::Mapped;
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;

@@ -1,4 +1,5 @@
-//! Lowers a verified graph to a plan: one program per substitution of the graph's symbols.
+//! Lowers a verified graph to a plan, one program per substitution of the graph's symbols: select, tune, lower, build,
+//! write.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -13,7 +14,9 @@ use plan::{
 use crate::buffers::Buffers;
 use crate::cuda::{Built, Compiler};
 use crate::recipe::{Recipe, WriteError};
-use crate::{Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, cost, kernels, select};
+use crate::{
+    Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, Timings, Untimed, cost, kernels, select, untimed,
+};
 
 /// Contents of a plan besides the graph.
 #[derive(Clone, Debug)]
@@ -82,93 +85,147 @@ impl From<WriteError> for CodegenError {
     }
 }
 
+/// A fused graph and the kernels of its programs.
+#[derive(Debug)]
+pub struct Selected {
+    graph: Graph,
+    catalog: Catalog,
+    spec: PlanSpec,
+    programs: Vec<ProgramShape>,
+    selection: Selection,
+}
+
 /// A plan whose weights are still recipes.
 #[derive(Debug)]
 pub struct Lowered {
     /// The plan; offsets of stored weights are set when it is written.
     pub plan: Plan,
-    /// The kernels, for `--emit kernels`.
-    pub selection: Selection,
     recipes: Vec<Recipe>,
+    selected: Selected,
 }
 
-/// Lowers a fused graph for the kernels of a catalog.
-pub fn lower(
-    verified: Verified<'_>,
+impl Selected {
+    /// Selects kernels of a catalog for a fused graph.
+    pub fn new(verified: Verified<'_>, catalog: Catalog, spec: PlanSpec) -> Result<Selected, CodegenError> {
+        if verified.stage() < Stage::Fused {
+            let stage = verified.stage().name();
+            return Err(CodegenError::Graph(format!("expected a graph at stage `fused`, found one at `{stage}`")));
+        }
+        let graph = verified.graph().clone();
+        let programs = ProgramShape::all(&graph, &spec.limits);
+        let selection = select_for(&spec.target, &graph, &catalog, &programs)?;
+        Ok(Selected { graph, catalog, spec, programs, selection })
+    }
+
+    /// The kernels, for `--emit kernels`.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// The kernels to select from.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The ops that have a choice, and no timings of it. Kernels must have been selected without timings.
+    pub fn untimed(&self, timings: &Timings) -> Vec<Untimed<'_>> {
+        untimed(&self.selection, &self.catalog, &self.programs, timings)
+    }
+
+    /// Lets the timings of a file decide, where all candidates for an op are timed. The file becomes an input of the
+    /// plan.
+    pub fn tune(&mut self, timings: Timings, file: Input) {
+        self.catalog.set_timings(timings);
+        self.selection.decide(&self.catalog, &self.programs);
+        self.spec.inputs.push(file);
+        self.spec.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
+    /// Lowers the programs to a plan.
+    pub fn lower(self, weights: &dyn WeightSource) -> Result<Lowered, CodegenError> {
+        let Selected { graph, spec, programs, selection, .. } = &self;
+        let mut lowering = Lowering::default();
+        let mut lowered = Vec::new();
+        for (index, shape) in programs.iter().enumerate() {
+            let chosen = selection.program(index);
+            lowering.weights(chosen, weights)?;
+            lowered.push(lowering.program(shape, chosen)?);
+        }
+        lowering.fill_kernels(&spec.target);
+        let kv = graph.kv().iter().map(|group| KvGroup {
+            dtype: group.dtype,
+            layers: group.layers,
+            kv_heads: group.kv_heads,
+            head_dim: group.head_dim,
+            block_tokens: group.block_tokens,
+            blocks: spec.kv_blocks,
+        });
+        let PlanSpec { target, model, limits, files, config, inputs, .. } = spec.clone();
+        let plan = Plan {
+            target,
+            model,
+            limits,
+            weights: lowering.weights,
+            kv: kv.collect(),
+            kernels: lowering.kernels,
+            programs: lowered,
+            files,
+            config,
+            inputs,
+            world_size: 1,
+        };
+        Ok(Lowered { plan, recipes: lowering.recipes, selected: self })
+    }
+
+    /// Selects again where kernels that were selected are refused now.
+    fn again(self) -> Result<Selected, CodegenError> {
+        let selection = select_for(&self.spec.target, &self.graph, &self.catalog, &self.programs)?;
+        Ok(Selected { selection, ..self })
+    }
+}
+
+fn select_for(
+    target: &str,
+    graph: &Graph,
     catalog: &Catalog,
-    spec: PlanSpec,
-    weights: &dyn WeightSource,
-) -> Result<Lowered, CodegenError> {
-    if verified.stage() < Stage::Fused {
-        let stage = verified.stage().name();
-        return Err(CodegenError::Graph(format!("expected a graph at stage `fused`, found one at `{stage}`")));
-    }
-    let graph = verified.graph();
-    let shapes = ProgramShape::all(graph, &spec.limits);
-    let selection = select(graph, catalog, &shapes)
-        .map_err(|problems| CodegenError::NoKernel { target: spec.target.clone(), problems })?;
-    let mut lowering = Lowering::default();
-    let mut programs = Vec::new();
-    for (index, shape) in shapes.iter().enumerate() {
-        let chosen = selection.program(index);
-        lowering.weights(chosen, weights)?;
-        programs.push(lowering.program(shape, chosen)?);
-    }
-    lowering.fill_kernels(&spec.target);
-    let kv = graph.kv().iter().map(|group| KvGroup {
-        dtype: group.dtype,
-        layers: group.layers,
-        kv_heads: group.kv_heads,
-        head_dim: group.head_dim,
-        block_tokens: group.block_tokens,
-        blocks: spec.kv_blocks,
-    });
-    let plan = Plan {
-        target: spec.target,
-        model: spec.model,
-        limits: spec.limits,
-        weights: lowering.weights,
-        kv: kv.collect(),
-        kernels: lowering.kernels,
-        programs,
-        files: spec.files,
-        config: spec.config,
-        inputs: spec.inputs,
-        world_size: 1,
-    };
-    let recipes = lowering.recipes;
-    Ok(Lowered { plan, selection, recipes })
-}
-
-/// Lowers a graph and compiles its kernels. A kernel that compiles to slow code is refused, and the graph is lowered
-/// again with the next one; the last one for an op stays, see [`Selection::warnings`].
-pub fn lower_and_build(
-    verified: Verified<'_>,
-    catalog: &mut Catalog,
-    spec: &PlanSpec,
-    weights: &dyn WeightSource,
-    compiler: &Compiler,
-) -> Result<(Lowered, Vec<Built>), CodegenError> {
-    loop {
-        let mut lowered = lower(verified, catalog, spec.clone(), weights)?;
-        let built = lowered.build(compiler)?;
-        let mut refused = false;
-        for (kernel, built) in lowered.plan.kernels.iter().zip(&built) {
-            if let (Some(code), Some(reason)) = (&kernel.code, &built.slow) {
-                refused |= catalog.refuse(code.source.clone(), reason.clone());
-            }
-        }
-        // only kernels without an alternative are slow now
-        if !refused {
-            return Ok((lowered, built));
-        }
-    }
+    programs: &[ProgramShape],
+) -> Result<Selection, CodegenError> {
+    let selection = select(graph, catalog, programs);
+    selection.map_err(|problems| CodegenError::NoKernel { target: target.to_owned(), problems })
 }
 
 impl Lowered {
-    /// Compiles the kernels of a GPU plan. Returns the compiled units in kernel order. [`lower_and_build`] replaces
-    /// slow ones.
-    pub fn build(&mut self, compiler: &Compiler) -> Result<Vec<Built>, CodegenError> {
+    /// The kernels, for `--emit kernels`.
+    pub fn selection(&self) -> &Selection {
+        &self.selected.selection
+    }
+
+    /// Compiles the kernels of a GPU plan. A kernel that compiles to slow code is refused, and the graph is lowered
+    /// again with the next one; the last one for an op stays, see [`Selection::warnings`]. Returns the compiled units,
+    /// too, in kernel order.
+    pub fn build(
+        mut self,
+        weights: &dyn WeightSource,
+        compiler: &Compiler,
+    ) -> Result<(Lowered, Vec<Built>), CodegenError> {
+        loop {
+            let built = self.compile(compiler)?;
+            let mut refused = false;
+            for (kernel, built) in self.plan.kernels.iter().zip(&built) {
+                if let (Some(code), Some(reason)) = (&kernel.code, &built.slow) {
+                    refused |= self.selected.catalog.refuse(code.source.clone(), reason.clone());
+                }
+            }
+            // only kernels without an alternative are slow now
+            if !refused {
+                return Ok((self, built));
+            }
+            self = self.selected.again()?.lower(weights)?;
+        }
+    }
+
+    /// Compiles the kernels of a GPU plan, slow ones included. Returns the compiled units in kernel order.
+    pub fn compile(&mut self, compiler: &Compiler) -> Result<Vec<Built>, CodegenError> {
         let built = compiler.compile_all(&self.plan.kernels).map_err(|problems| CodegenError::Units { problems })?;
         for (kernel, built) in self.plan.kernels.iter_mut().zip(&built) {
             if let Some(code) = &mut kernel.code {

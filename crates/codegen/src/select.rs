@@ -104,8 +104,9 @@ fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choic
         match kernel.call(site) {
             Ok(call) => match catalog.refused(&call) {
                 None => {
-                    let choice = Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None };
-                    return Ok(by_timings(choice, site, catalog, codes));
+                    let mut choice = Choice { kernel: kernel.name(), call, refused, timed: Vec::new(), slow: None };
+                    choice.decide(site, catalog, codes);
+                    return Ok(choice);
                 }
                 Some(reason) => {
                     slow = slow.or_else(|| Some((refused.len(), call, reason.to_owned())));
@@ -125,16 +126,18 @@ fn choose(site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Result<Choic
     Ok(Choice { kernel, call, refused, timed: Vec::new(), slow: Some(reason) })
 }
 
-/// The fastest of all candidates, if timings are known; otherwise the heuristic's choice.
-fn by_timings(choice: Choice, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) -> Choice {
-    let timings = catalog.timings();
-    if timings.ops.is_empty() {
-        return choice;
+impl Choice {
+    /// Takes the fastest of all candidates, if timings are known; otherwise the heuristic's choice stays.
+    fn decide(&mut self, site: &Site<'_>, catalog: &Catalog, codes: &mut Codes) {
+        let timings = catalog.timings();
+        if timings.ops.is_empty() {
+            return;
+        }
+        let mut candidates = Candidates::of(site, catalog, &self.call, codes);
+        let Some((fastest, timed)) = timings.decide(&candidates) else { return };
+        let candidate = candidates.list.swap_remove(fastest);
+        (self.kernel, self.call, self.timed) = (candidate.kernel, candidate.call, timed);
     }
-    let mut candidates = Candidates::of(site, catalog, &choice.call, codes);
-    let Some((fastest, timed)) = timings.decide(&candidates) else { return choice };
-    let candidate = candidates.list.swap_remove(fastest);
-    Choice { kernel: candidate.kernel, call: candidate.call, timed, ..choice }
 }
 
 /// `%name = mnemonic`
@@ -184,6 +187,16 @@ impl Selection {
     /// The kernels of a program, by its index.
     pub fn program(&self, index: usize) -> &Chosen {
         &self.programs[index]
+    }
+
+    /// Lets the timings of the catalog decide, after a selection without any.
+    pub(crate) fn decide(&mut self, catalog: &Catalog, programs: &[ProgramShape]) {
+        let mut codes = Codes::default();
+        for (Chosen { graph, choices, .. }, program) in self.programs.iter_mut().zip(programs) {
+            for (op, choice) in choices {
+                choice.decide(&Site { graph, op: *op, program }, catalog, &mut codes);
+            }
+        }
     }
 
     /// Warnings about slow kernels without an alternative.

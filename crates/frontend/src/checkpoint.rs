@@ -44,8 +44,9 @@ pub struct Checkpoint {
     texts: Texts,
     kv: KvScales,
     format_of_dummies: Option<&'static str>,
-    /// What was found while reading, and what is reported about the KV cache afterwards.
+    /// What was found while reading.
     found: Vec<String>,
+    /// The same, with what is reported about an unquantized KV cache.
     warnings: Vec<String>,
 }
 
@@ -191,7 +192,7 @@ impl Checkpoint {
         let format_of_dummies = None;
         let checkpoint =
             Checkpoint { config, dtype, model, quantized, weights, texts, kv, format_of_dummies, found, warnings };
-        Ok(checkpoint.with_cache(KvCache::Numbers))
+        Ok(Checkpoint { warnings: checkpoint.warnings_with(KvCache::Numbers), ..checkpoint })
     }
 
     /// Opens a configuration without weights: they are random, seeded by their names. `dir` is a directory, or a file
@@ -228,15 +229,6 @@ impl Checkpoint {
         let (kv, found) = (KvScales::default(), warnings.clone());
         let format_of_dummies = format;
         Ok(Checkpoint { config, dtype, model, quantized, weights, texts, kv, format_of_dummies, found, warnings })
-    }
-
-    /// The same for a plan with such a KV cache: warnings say how scales of keys and values are used.
-    pub fn with_cache(mut self, cache: KvCache) -> Checkpoint {
-        self.warnings.clone_from(&self.found);
-        if matches!(self.weights, Weights::Stored(_)) {
-            self.warnings.extend(self.kv.warnings(cache));
-        }
-        self
     }
 
     /// The ranges of keys and values, from the checkpoint's scales, by layer.
@@ -320,6 +312,15 @@ impl Checkpoint {
     /// What was ignored: keys and tensors that are not known to have an effect.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The same for a plan with such a KV cache: scales of keys and values may be used.
+    pub fn warnings_with(&self, cache: KvCache) -> Vec<String> {
+        let of_cache = match self.weights {
+            Weights::Stored(_) => self.kv.warnings(cache),
+            Weights::Random(_) => Vec::new(),
+        };
+        self.found.iter().cloned().chain(of_cache).collect()
     }
 
     /// The model as a graph over the checkpoint's tensors.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use codegen::cuda::Compiler;
 use codegen::{About, Call, Catalog, Kernel, Refusal, Site, Target};
-use ir::{DeclaredOp, DerivedWeights, OpSet, Stage};
+use ir::{DeclaredOp, DerivedWeights, Graph, OpSet, Stage};
 use passes::{
     Cause, Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules,
 };
@@ -14,7 +14,8 @@ use plan::{ExecError, Executor};
 use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
 
-use crate::{Dumps, Error, PassTime, Progress, RewriteFile, TargetChoice};
+use crate::observer::{ObservedPasses, Observer};
+use crate::{Compilation, CompileOptions, CompileReport, Error, PassTime, Progress, RewriteFile, Source, TargetChoice};
 
 /// Compiles checkpoints and opens executors. Everything that the command line does goes through one.
 #[derive(Clone)]
@@ -28,7 +29,6 @@ pub struct Driver {
     cpu_kernels: Vec<Arc<dyn CpuKernel>>,
     cuda_folders: Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
     unit_cache: Option<PathBuf>,
-    cache_key: Option<String>,
 }
 
 /// How plans are run.
@@ -58,7 +58,6 @@ impl Driver {
             cpu_kernels: Vec::new(),
             cuda_folders: Arc::new(|| vec![PathBuf::from("/usr/local/cuda")]),
             unit_cache: None,
-            cache_key: None,
         }
     }
 
@@ -79,16 +78,6 @@ impl Driver {
     pub(crate) fn with_unit_cache(&self, folder: &Path) -> Driver {
         let folder = self.unit_cache.clone().unwrap_or_else(|| folder.to_owned());
         self.clone().unit_cache(folder)
-    }
-
-    /// This driver, for a plan that is cached under a key.
-    pub(crate) fn keeping(&self, key: &str) -> Driver {
-        Driver { cache_key: Some(key.to_owned()), ..self.clone() }
-    }
-
-    /// The cache key of the plan that this driver is for.
-    pub(crate) fn cache_key(&self) -> Option<&str> {
-        self.cache_key.as_deref()
     }
 
     /// The same driver with a pass added at the end of a slot of the pipeline.
@@ -177,15 +166,16 @@ impl Driver {
         own.fold(target.catalog(), |catalog, (_, kernel)| catalog.with(Box::new(Shared(Arc::clone(kernel)))))
     }
 
-    /// Runs passes on the text of a graph, or the whole pipeline if none is named. The result is `dumps.graph`.
+    /// Runs passes on the text of a graph, or the whole pipeline if none is named. Returns the graph, and what each pass
+    /// did.
     pub fn optimize(
         &self,
         text: &str,
         names: &[String],
         options: &PassOptions,
-        dumps: &mut Dumps,
-    ) -> Result<Vec<PassTime>, Error> {
-        self.check_pass_names(&options.disabled, Some(dumps))?;
+        observer: &mut dyn Observer,
+    ) -> Result<(Graph, Vec<PassTime>), Error> {
+        self.check_disabled(&options.disabled)?;
         let passes = names.iter().map(|name| self.pass_named(name)).collect::<Result<Vec<_>, _>>()?;
         let parsed = ir::text::parse(text, &self.ops).map_err(|error| Error::BadInput(error.to_string()))?;
         let mut graph = parsed.graph;
@@ -193,7 +183,7 @@ impl Driver {
             let found: Vec<String> = found.iter().take(8).map(ToString::to_string).collect();
             return Err(Error::BadInput(format!("the graph is not legal: {}", found.join("; "))));
         }
-        dumps.imported = ir::text::print(&graph);
+        observer.imported(&graph);
         if let Some(pass) = passes.iter().find(|pass| pass.needs_calibration()) {
             let name = pass.name();
             return Err(Error::Usage(format!(
@@ -202,15 +192,49 @@ impl Driver {
         }
         let pipeline = if names.is_empty() { self.pipeline() } else { Pipeline::of(passes) };
         let weights = DerivedWeights::over(&ir::NoWeights);
-        let context = PassContext::new(&weights);
-        let reports = PassManager::new(options.clone()).run(&pipeline, &mut graph, &context, dumps);
+        let (manager, context) = (PassManager::new(options.clone()), PassContext::new(&weights));
+        let reports = manager.run(&pipeline, &mut graph, &context, &mut ObservedPasses(Some(observer)));
         let reports = reports.map_err(|failure| self.pass_failed(failure))?;
-        dumps.graph = ir::text::print(&graph);
-        Ok(reports.iter().map(PassTime::from).collect())
+        Ok((graph, reports.iter().map(PassTime::from).collect()))
+    }
+
+    /// Compiles the checkpoint in `dir` to a plan file: all stages of a [`Compilation`].
+    pub fn compile(
+        &self,
+        dir: &Path,
+        out: &Path,
+        options: &CompileOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<CompileReport, Error> {
+        progress.phase("reading checkpoint");
+        Compilation::new(self, &Source::open(dir, options)?, options, progress)?.write(out)
+    }
+
+    /// The same without compiling kernels, computing weights and writing the plan.
+    pub fn dry_run(
+        &self,
+        dir: &Path,
+        options: &CompileOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<CompileReport, Error> {
+        progress.phase("reading checkpoint");
+        Ok(Compilation::new(self, &Source::open(dir, options)?, options, progress)?.lowered()?.report())
+    }
+
+    /// Passes to disable must be known, and optional.
+    pub(crate) fn check_disabled(&self, names: &[String]) -> Result<(), Error> {
+        for name in names {
+            if self.pass_named(name)?.required() {
+                return Err(Error::Usage(format!(
+                    "pass `{name}` is required, by later stages or by the options: it cannot be disabled"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The pass of this name; the error lists known ones.
-    pub(crate) fn pass_named(&self, name: &str) -> Result<Arc<dyn Pass>, Error> {
+    pub fn pass_named(&self, name: &str) -> Result<Arc<dyn Pass>, Error> {
         self.passes.find(name).ok_or_else(|| {
             let known: Vec<String> = self.passes.iter().map(|info| info.pass.name().into_owned()).collect();
             let near = ir::text::nearest(name, known.iter().map(String::as_str));

@@ -22,7 +22,25 @@ pub use passage::Passage;
 use windows::Window;
 pub use windows::{WindowOptions, Windows};
 
-use crate::{Error, Llm};
+use crate::{CompileOptions, Error, Llm};
+
+/// What to compare a checkpoint with its reference on.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalRequest<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// How the checkpoint is compiled.
+    pub options: &'a CompileOptions,
+    /// How the text is cut.
+    pub windows: WindowOptions,
+}
+
+impl EvalRequest<'_> {
+    /// The options of plans that run the windows.
+    fn compile_options(&self) -> CompileOptions {
+        self.windows.compile_options(self.options.clone())
+    }
+}
 
 /// The loss of a model on a text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

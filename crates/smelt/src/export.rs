@@ -10,18 +10,14 @@ use std::time::Instant;
 
 use codegen::Target;
 use frontend::Checkpoint;
-use ir::{DerivedWeights, Graph, Stage};
-use passes::quantize::linears;
-use passes::{PassManager, PassOptions, Silent};
+use ir::{Graph, Stage};
 use plan::input::{self, TOKENIZER_BYTES};
 use plan::partial::PartialFolder;
 use serde::Serialize;
 
 use self::tensors::{Exported, Origins};
-use crate::compile::{open, refuse_codes};
-use crate::precision::{self, Calibrated};
-use crate::settings::Settings;
-use crate::{CompileOptions, Driver, Error, Progress, Quiet, TargetChoice};
+use crate::compilation::{Compilation, Job, Optimized};
+use crate::{CompileOptions, Driver, Error, PrecisionOptions, Progress, Source, TargetChoice};
 
 /// Report of an export.
 #[derive(Clone, Debug, Serialize)]
@@ -51,87 +47,61 @@ const MORE_TEXT: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "ad
 
 impl Driver {
     /// Refuses what [`Driver::quantize`] would refuse for any formats: an existing directory, a quantized checkpoint.
-    pub fn check_quantize(&self, dir: &Path, out: &Path, options: &CompileOptions) -> Result<(), Error> {
-        open_numbers(dir, out, options, &mut Quiet).map(drop)
+    pub fn check_quantize(&self, source: &Source, out: &Path) -> Result<(), Error> {
+        if fs::symlink_metadata(out).is_ok() {
+            let reason = "already exists, expected the name of a new directory";
+            return Err(Error::Usage(format!("{}: {reason}", out.display())));
+        }
+        if !plan::partial::folder_of(out).is_dir() {
+            let error = std::io::Error::new(std::io::ErrorKind::NotFound, "its parent directory does not exist");
+            return Err(Error::Io { path: out.to_owned(), error });
+        }
+        source.refuse_quantized("expected weights of f32, f16 or bf16")
     }
 
-    /// Quantizes the checkpoint in `dir` to a new directory, which transformers reads with compressed-tensors. Only
-    /// options that select tensors and formats are used.
+    /// Quantizes a checkpoint to a new directory, which transformers reads with compressed-tensors.
     pub fn quantize(
         &self,
-        dir: &Path,
+        source: &Source,
         out: &Path,
-        options: &CompileOptions,
+        precision: &PrecisionOptions,
         progress: &mut dyn Progress,
     ) -> Result<QuantizeReport, Error> {
         let start = Instant::now();
-        progress.phase("reading checkpoint");
-        let checkpoint = open_numbers(dir, out, options, progress)?;
-        let options = &options.precision;
-        let compile = CompileOptions {
+        self.check_quantize(source, out)?;
+        let options = CompileOptions {
             target: TargetChoice::Named(Target::Cpu.name().to_owned()),
-            precision: options.clone(),
+            precision: precision.clone(),
             ..CompileOptions::default()
         };
-        let settings = Settings::resolve(Target::Cpu, &compile, checkpoint.config(), checkpoint.dtype(), None)?;
-        let mut graph = checkpoint.graph(&settings.import)?;
-        let origins = Origins::of(&graph);
-
-        progress.phase("running passes");
-        let assignment = precision::assignment(&linears(&graph), options)?;
-        if assignment.formats.is_empty() {
+        let imported = Compilation::new(self, source, &options, progress)?.import_unsampled()?;
+        if imported.formats()?.assignment.formats.is_empty() {
             return Err(Error::Usage("nothing to quantize: expected --precision or --precision-map".to_owned()));
         }
-        let calibrated = Calibrated::open(options, &checkpoint)?;
-        let weights = DerivedWeights::over(&checkpoint);
-        let context = Calibrated::context(calibrated.as_ref(), &weights);
-        let passes = precision::passes(&graph, options, &checkpoint, calibrated.as_ref())?;
-        let pipeline = precision::quantizing(self.pipeline().until(Stage::Canonical), passes);
-        let manager = PassManager::new(PassOptions::default());
-        let done = manager.run(&pipeline, &mut graph, &context, &mut Silent);
-        done.map_err(|failure| self.pass_failed(failure))?;
-
+        let origins = Origins::of(imported.graph());
+        let Compilation { job, stage: Optimized { graph } } = imported.optimize_until(Stage::Canonical)?;
+        let Job { inputs, weights, progress, warnings, .. } = job;
+        let checkpoint = &source.checkpoint;
         let exported = Exported::of(&graph, &origins, checkpoint.config().tie_word_embeddings, &weights)?;
-        let config = config(&checkpoint, &exported)?;
+        let config = config(checkpoint, &exported)?;
         progress.phase("writing checkpoint");
         let folder = Unfinished::new(out)?;
         let output_bytes = exported.write(&folder.file(WEIGHTS), &weights, progress)?;
         write(&folder.file(CONFIG), &config)?;
-        copy_texts(dir, &checkpoint, &folder)?;
-        checkpoint.check_unchanged()?;
-        calibrated.iter().try_for_each(Calibrated::check_unchanged)?;
+        copy_texts(source, &folder)?;
+        inputs.check_unchanged()?;
         folder.finish(out)?;
         Ok(QuantizeReport {
             schema_version: 1,
             quantized: exported.schemes.quantized(),
             kept: exported.schemes.kept(),
             format: exported.schemes.format().to_owned(),
-            input_bytes: read_bytes(&checkpoint),
+            input_bytes: read_bytes(checkpoint),
             output_bytes,
-            warnings: checkpoint.warnings().to_vec(),
+            warnings,
             total_ms: start.elapsed().as_secs_f64() * 1e3,
         })
     }
-}
-
-/// The checkpoint in `dir`, which must be unquantized, to be written to a new directory.
-fn open_numbers(
-    dir: &Path,
-    out: &Path,
-    options: &CompileOptions,
-    progress: &mut dyn Progress,
-) -> Result<Checkpoint, Error> {
-    if fs::symlink_metadata(out).is_ok() {
-        return Err(Error::Usage(format!("{}: already exists, expected the name of a new directory", out.display())));
-    }
-    if !plan::partial::folder_of(out).is_dir() {
-        let error = std::io::Error::new(std::io::ErrorKind::NotFound, "its parent directory does not exist");
-        return Err(Error::Io { path: out.to_owned(), error });
-    }
-    let ignored_tensors = options.ignored_tensors.clone();
-    let checkpoint = open(dir, &CompileOptions { ignored_tensors, ..CompileOptions::default() }, progress)?;
-    refuse_codes(dir, &checkpoint, "expected weights of f32, f16 or bf16")?;
-    Ok(checkpoint)
 }
 
 /// `config.json` with a description of the quantized weights.
@@ -150,12 +120,12 @@ fn config(checkpoint: &Checkpoint, exported: &Exported) -> Result<Vec<u8>, Error
     Ok(text)
 }
 
-fn copy_texts(dir: &Path, checkpoint: &Checkpoint, folder: &Unfinished) -> Result<(), Error> {
-    for file in checkpoint.files() {
+fn copy_texts(source: &Source, folder: &Unfinished) -> Result<(), Error> {
+    for file in source.checkpoint.files() {
         write(&folder.file(&file.name), &file.bytes)?;
     }
     for name in MORE_TEXT {
-        let from = dir.join(name);
+        let from = source.dir().join(name);
         if from.is_file() {
             let bytes = input::read(&from, TOKENIZER_BYTES).map_err(|error| Error::Io { path: from, error })?;
             write(&folder.file(name), &bytes)?;

@@ -11,9 +11,10 @@ use serde::Serialize;
 
 pub use bound::{Bound, Gate, Measured};
 
-use crate::eval::{Comparison, LayerError, Passage, Score, WindowOptions, compare, compare_layers};
+use crate::eval::{Comparison, EvalRequest, LayerError, Passage, Score, WindowOptions, compare, compare_layers};
 use crate::{
-    CompileOptions, CompileReport, Driver, Dumps, Error, Llm, LoadOptions, Progress, RunOptions, TargetChoice,
+    Compilation, CompileOptions, CompileReport, Driver, Error, Llm, LoadOptions, Observer, Progress, RunOptions,
+    Source, TargetChoice,
 };
 
 /// Maximum number of layers in the message of a failure.
@@ -57,13 +58,13 @@ pub struct GateFailure {
 }
 
 impl Gated<'_> {
-    /// Compiles as [`Driver::compile`] does, and keeps the plan only if it passes.
+    /// Compiles as [`Compilation::write`] does, and keeps the plan only if it passes.
     pub fn compile(
         &self,
-        dir: &Path,
+        source: &Source,
         out: &Path,
         options: &CompileOptions,
-        dumps: Option<&mut Dumps>,
+        observer: &mut dyn Observer,
         progress: &mut dyn Progress,
     ) -> Result<CompileReport, Error> {
         let target = self.driver.target(&options.target, progress)?.name().to_owned();
@@ -77,12 +78,12 @@ impl Gated<'_> {
         let place = partial::place(out).map_err(io)?;
         let scratch = PartialFolder::create_in(partial::folder_of(&place)).map_err(io)?;
         let [plan, reference] = ["new.plan", "reference.plan"].map(|name| scratch.path().join(name));
-        let mut report = self.driver.compile(dir, Some(&plan), options, dumps, progress)?;
-        self.driver.compile(dir, Some(&reference), &options.reference(), None, progress)?;
+        let mut report = Compilation::new(self.driver, source, options, progress)?.observed(observer).write(&plan)?;
+        Compilation::new(self.driver, source, &options.reference(), progress)?.write(&reference)?;
         let measured = self.measure(&reference, &plan, progress)?;
         if !measured.bounds.iter().all(|bound| bound.holds) {
             drop(scratch);
-            let layers = self.worst_layers(dir, options, progress).unwrap_or_else(|error| {
+            let layers = self.worst_layers(source, options, progress).unwrap_or_else(|error| {
                 progress.note(&format!("the worst layers could not be found: {error}"));
                 Vec::new()
             });
@@ -107,14 +108,15 @@ impl Gated<'_> {
 
     fn worst_layers(
         &self,
-        dir: &Path,
+        source: &Source,
         options: &CompileOptions,
         progress: &mut dyn Progress,
     ) -> Result<Vec<LayerError>, Error> {
         // a token has at least one byte
         let end = self.text.floor_char_boundary(LAYER_TOKENS);
         let text = &self.text[..end];
-        let found = compare_layers(self.driver, dir, text, (options, WindowOptions::default()), progress)?;
+        let request = EvalRequest { text, options, windows: WindowOptions::default() };
+        let found = compare_layers(self.driver, source, &request, progress)?;
         let mut layers = found.layers();
         layers.retain(|layer| layer.growth > 0.0);
         layers.sort_by(|a, b| b.growth.total_cmp(&a.growth));

@@ -13,13 +13,13 @@
 //! ```
 //!
 //! [`Driver`] is for those who need more than the defaults: it compiles checkpoints to plan files, with passes, ops and
-//! kernels of one's own.
+//! kernels of one's own. [`Compilation`] does so stage by stage.
 
 mod cache;
 mod calibrate;
 mod ceilings;
 mod checkpoint_files;
-mod compile;
+mod compilation;
 mod driver;
 mod error;
 pub mod eval;
@@ -27,15 +27,17 @@ mod export;
 mod gate;
 mod llm;
 mod mixed;
+mod observer;
 mod options;
 mod parts;
 mod precision;
 mod product;
 mod profile;
+mod progress;
+mod report;
 mod settings;
-mod timing;
-mod timing_cache;
-mod workspace;
+mod source;
+mod tuning;
 
 pub use cache::PlanCache;
 pub use calibrate::{
@@ -45,7 +47,7 @@ pub use calibrate::{
 pub use ceilings::{CeilingSizes, Ceilings, ProductCeiling, RateSource};
 pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
-pub use compile::{CompileReport, Dumps, PassTime, Progress, Quiet, Unit, WantedPasses};
+pub use compilation::Compilation;
 pub use driver::{Driver, RunOptions};
 pub use engine::{FinishReason, GenerationParams, ProfiledSequence, ProfiledStep};
 pub use error::{Error, ErrorKind};
@@ -53,6 +55,7 @@ pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
 pub use llm::{Generation, Llm, LoadOptions, NewToken, Prompt, Timings};
 pub use mixed::{Goal, Group, GroupFormat, LossCache, Mixed, MixedOptions, Point};
+pub use observer::Observer;
 pub use options::{
     CompileOptions, PrecisionMap, PrecisionOptions, RewriteFile, TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
@@ -64,8 +67,18 @@ pub use plan::{
     Buffer, DType, FORMAT_VERSION, Plan, PlanFile, Profile, Program, Step, WEIGHT_ALIGN, dump as dump_plan,
 };
 pub use precision::PRECISION_FILE;
+pub use progress::{Progress, Quiet};
+pub use report::{CompileReport, PassTime, Unit};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
+pub use source::Source;
+
+/// The stages of a [`Compilation`].
+pub mod stages {
+    pub use codegen::{Lowered, Selected, Selection};
+
+    pub use crate::compilation::{Built, Imported, Optimized, Resolved};
+}
 
 /// The contents of a plan and the predicted cost of its launches, for tools.
 pub mod plans {

@@ -11,8 +11,7 @@ use serde::Serialize;
 use text::{TextStream, Tokenizer};
 
 use crate::cache::CACHE_KEY;
-use crate::compile::{Progress, Quiet, open};
-use crate::{CompileOptions, Driver, Error, PlanCache, RunOptions, TargetChoice};
+use crate::{Compilation, CompileOptions, Driver, Error, PlanCache, Progress, Quiet, RunOptions, Source, TargetChoice};
 
 /// A model, ready to generate.
 pub struct Llm {
@@ -108,6 +107,17 @@ impl Llm {
         if path.exists() && !path.is_dir() && !(path.is_file() && is_config()) {
             return Llm::start(driver, PlanFile::open(path)?, options, progress);
         }
+        progress.phase("reading checkpoint");
+        Llm::compile(driver, &Source::open(path, &options.compile)?, options, progress)
+    }
+
+    /// Compiles a checkpoint, or takes its plan from the cache, and loads that.
+    pub fn compile(
+        driver: &Driver,
+        source: &Source,
+        options: &LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Llm, Error> {
         // a cached plan must not depend on what `auto` meant that day
         let compile = CompileOptions {
             target: TargetChoice::Named(driver.target(&options.compile.target, progress)?.name().to_owned()),
@@ -118,13 +128,11 @@ impl Llm {
         let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
         let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
-            let warnings = driver.compile(path, Some(&unkept), &compile, None, progress)?.warnings;
+            let compiled = Compilation::new(driver, source, &compile, progress)?.write(&unkept)?;
             let llm = Llm::start(driver, PlanFile::open(&unkept)?, options, progress)?;
-            return Ok(Llm { warnings, ..llm });
+            return Ok(Llm { warnings: compiled.warnings, ..llm });
         };
-        // silently: the compilation reports it
-        let checkpoint = open(path, &compile, &mut Quiet)?;
-        let plan = cache.path(&checkpoint.sources(), &compile)?;
+        let plan = cache.path(&source.checkpoint.sources(), &compile)?;
         let key = PlanCache::key(&plan);
         if plan.exists() {
             // only regular files are read or replaced
@@ -136,8 +144,7 @@ impl Llm {
                     // A damaged plan in the cache is recompiled.
                     Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
                     done => {
-                        let warnings = checkpoint.warnings().to_vec();
-                        warnings.iter().for_each(|warning| progress.warning(warning));
+                        let warnings = source.warn(&compile, progress);
                         return done.map(|llm| Llm { warnings, ..llm });
                     }
                 },
@@ -152,9 +159,9 @@ impl Llm {
                 unkept
             }
         };
-        let warnings = driver.keeping(&key).compile(path, Some(&plan), &compile, None, progress)?.warnings;
+        let compiled = Compilation::new(driver, source, &compile, progress)?.keyed(&key).write(&plan)?;
         let llm = Llm::start(driver, PlanFile::open(&plan)?, options, progress)?;
-        Ok(Llm { warnings, ..llm })
+        Ok(Llm { warnings: compiled.warnings, ..llm })
     }
 
     /// Loads a plan onto its device.

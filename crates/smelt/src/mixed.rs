@@ -5,19 +5,25 @@
 //! the reference with only that group quantized. Losses of groups are approximately additive: good enough to choose by,
 //! and the choice is measured as a whole.
 
+mod costs;
+mod knapsack;
 mod losses;
+mod plans;
+mod product_times;
 mod search;
-mod times;
-
-use std::path::Path;
+mod text;
 
 use passes::quantize::{Assignment, Format, LinearInfo};
 use plan::Machine;
 
+use self::costs::Costs;
 pub use self::losses::LossCache;
+use self::losses::Losses;
+use self::plans::{Model, Plans};
 use self::search::Search;
+use self::text::Text;
 use crate::eval::Score;
-use crate::{CompileOptions, Driver, Error, Progress, RunOptions, precision};
+use crate::{CompileOptions, Driver, Error, Progress, RunOptions, Source, precision};
 
 /// The goal of a choice.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,7 +162,7 @@ impl Driver {
     /// Chooses formats for the linear layers of a checkpoint.
     pub fn choose_precision(
         &self,
-        dir: &Path,
+        source: &Source,
         options: &CompileOptions,
         mixed: &MixedOptions,
         progress: &mut dyn Progress,
@@ -167,10 +173,20 @@ impl Driver {
         if let Some(format) = mixed.formats.iter().find(uncalibrated) {
             return Err(precision::uncalibrated(format.name()));
         }
-        let mut search = Search::new(self, dir, options, mixed, progress)?;
-        let (mut groups, heads) = search.groups()?;
-        search.time(&groups, progress);
-        search.check_goal(&groups)?;
+        progress.phase("measuring the reference");
+        source.warn(options, progress);
+        let plans = Plans::new(self, source, options, mixed);
+        let mut reference = plans.reference()?;
+        let text = Text::new(&mut reference, &mixed.text, mixed.tokens)?;
+        let decisive = format!("{} {}", plans.decisive(&reference.plan().plan().target)?, text.decisive());
+        let losses = Losses::open(mixed.losses.as_ref(), &decisive);
+        let mut costs = Costs::new(&plans, &reference, mixed)?;
+        drop(reference);
+        let model = plans.model()?;
+        costs.measure_products(&plans, &model, mixed, progress);
+        costs.check_goal(&model.groups, mixed)?;
+        let Model { mut groups, heads, .. } = model;
+        let mut search = Search { options: mixed, plans, text, costs, losses };
         search.measure(&mut groups, progress)?;
         search.choose(groups, heads, progress)
     }

@@ -12,54 +12,64 @@ use plan::TextFile;
 use plan::input::{self, Changed, DATA_BYTES, InputFile, Stamp};
 
 use crate::calibrate::{ActivationFile, activations_path, check_calibration};
+use crate::source::file_input;
 use crate::{Error, PrecisionOptions};
-
-/// The format of each linear layer of an imported graph.
-pub(crate) fn assignment(linears: &[LinearInfo], options: &PrecisionOptions) -> Result<Assignment, Error> {
-    let mut assignment = Assignment::uniform(linears, options.linears, options.head);
-    if let Some(map) = &options.map {
-        let edited = assignment.edit(&map.text, linears);
-        edited.map_err(|reason| Error::BadInput(format!("{}: {reason}", map.path.display())))?;
-    }
-    Ok(assignment)
-}
 
 /// The name of the format table in a plan.
 pub const PRECISION_FILE: &str = "precision.map";
 
-/// The format of each linear layer as a file of the plan, if any is quantized.
-pub(crate) fn file(graph: &Graph, options: &PrecisionOptions) -> Result<Option<TextFile>, Error> {
-    let linears = linears(graph);
-    let assignment = assignment(&linears, options)?;
-    let file = || TextFile { name: PRECISION_FILE.to_owned(), bytes: assignment.table(&linears).into_bytes() };
-    Ok((!assignment.formats.is_empty()).then(file))
+/// The format of each linear layer of an imported graph.
+pub(crate) struct Formats {
+    linears: Vec<LinearInfo>,
+    pub assignment: Assignment,
 }
 
-/// The quantization passes of the options, checked to be applicable.
-pub(crate) fn passes(
-    graph: &Graph,
-    options: &PrecisionOptions,
-    checkpoint: &Checkpoint,
-    calibrated: Option<&Calibrated>,
-) -> Result<Vec<Arc<dyn Pass>>, Error> {
-    let linears = linears(graph);
-    let assignment = assignment(&linears, options)?;
-    let mut passes = assignment.passes(options.activations);
-    if let Some(pass) = scale_kv(graph, options.kv, checkpoint, calibrated)? {
-        // first: scales are folded into weights before those are quantized
-        passes.insert(0, pass);
-    }
-    let needs = |format: &Format| format.needs_calibration(options.activations);
-    if let Some(format) = assignment.formats.values().find(|format| needs(format)) {
-        let Some(calibrated) = calibrated else { return Err(uncalibrated(format.name())) };
-        let looked_at = |linear: &LinearInfo| calibrated.calibration.tensors.contains_key(&linear.input);
-        let needed = |linear: &&LinearInfo| assignment.formats.get(&linear.name).is_some_and(needs);
-        if let Some(linear) = linears.iter().filter(needed).find(|linear| !looked_at(linear)) {
-            let (path, input) = (calibrated.path.display(), &linear.input);
-            return Err(Error::BadInput(format!("{path}: does not contain `{input}`, which `{}` reads", linear.name)));
+impl Formats {
+    /// The formats that the options assign.
+    pub fn of(graph: &Graph, options: &PrecisionOptions) -> Result<Formats, Error> {
+        let linears = linears(graph);
+        let mut assignment = Assignment::uniform(&linears, options.linears, options.head);
+        if let Some(map) = &options.map {
+            let edited = assignment.edit(&map.text, &linears);
+            edited.map_err(|reason| Error::BadInput(format!("{}: {reason}", map.path.display())))?;
         }
+        Ok(Formats { linears, assignment })
     }
-    Ok(passes)
+
+    /// The table as a file of the plan, if any is quantized.
+    pub fn file(&self) -> Option<TextFile> {
+        let bytes = || self.assignment.table(&self.linears).into_bytes();
+        let quantized = !self.assignment.formats.is_empty();
+        quantized.then(|| TextFile { name: PRECISION_FILE.to_owned(), bytes: bytes() })
+    }
+
+    /// The quantization passes, checked to be applicable.
+    pub fn passes(
+        &self,
+        graph: &Graph,
+        options: &PrecisionOptions,
+        checkpoint: &Checkpoint,
+        calibrated: Option<&Calibrated>,
+    ) -> Result<Vec<Arc<dyn Pass>>, Error> {
+        let Formats { linears, assignment } = self;
+        let mut passes = assignment.passes(options.activations);
+        if let Some(pass) = scale_kv(graph, options.kv, checkpoint, calibrated)? {
+            // first: scales are folded into weights before those are quantized
+            passes.insert(0, pass);
+        }
+        let needs = |format: &Format| format.needs_calibration(options.activations);
+        if let Some(format) = assignment.formats.values().find(|format| needs(format)) {
+            let Some(calibrated) = calibrated else { return Err(uncalibrated(format.name())) };
+            let looked_at = |linear: &LinearInfo| calibrated.calibration.tensors.contains_key(&linear.input);
+            let needed = |linear: &&LinearInfo| assignment.formats.get(&linear.name).is_some_and(needs);
+            if let Some(linear) = linears.iter().filter(needed).find(|linear| !looked_at(linear)) {
+                let (path, input) = (calibrated.path.display(), &linear.input);
+                let reader = &linear.name;
+                return Err(Error::BadInput(format!("{path}: does not contain `{input}`, which `{reader}` reads")));
+            }
+        }
+        Ok(passes)
+    }
 }
 
 /// The pass that sets KV cache scales: those of the calibration, else those of the checkpoint. Without either there is
@@ -158,7 +168,7 @@ impl Calibrated {
 
     /// The files as inputs of a plan.
     pub fn inputs(&self) -> [plan::Input; 2] {
-        let of = crate::compile::file_input;
+        let of = file_input;
         [of(&self.path, self.text.as_bytes()), of(self.activations.path(), self.activations.contents())]
     }
 }

@@ -1,8 +1,10 @@
-//! Options and a checkpoint to the settings of one compilation. Pure functions.
+//! Options and a checkpoint to the settings of one compilation, and the bound on its arena. Pure functions.
+
+use std::fmt::Write;
 
 use codegen::Target;
 use frontend::{ImportOptions, ModelConfig};
-use plan::{DType, KvGroup, Limits};
+use plan::{DType, KvGroup, Limits, Plan, Program, Step};
 
 use crate::{ActivationScales, CompileOptions, Error, WeightsChoice};
 
@@ -35,7 +37,6 @@ impl Settings {
         options: &CompileOptions,
         model: &ModelConfig,
         stored: DType,
-        sampled_ids: Option<u32>,
     ) -> Result<Settings, Error> {
         let dtype = options.dtype.unwrap_or(stored);
         if !dtype.is_float() {
@@ -62,7 +63,7 @@ impl Settings {
             max_batch_size: limits.max_batch_size,
             max_logit_rows: limits.max_logit_rows,
             max_seq_len: limits.max_seq_len,
-            sampled_ids,
+            sampled_ids: None,
         };
         let kv_blocks = resolve_kv_blocks(options, model, &limits, &import)?;
         Ok(Settings { target, dtype, limits, kv_blocks, import, note, warning })
@@ -191,4 +192,36 @@ fn resolve_kv_blocks(
         )));
     }
     u32::try_from(blocks).map_err(|_| Error::Usage(format!("{blocks} KV blocks exceed 32-bit indices")))
+}
+
+/// Bytes of the largest arena of any program.
+pub(crate) fn workspace(plan: &Plan) -> u64 {
+    plan.programs.iter().map(|program| program.arena_bytes).max().unwrap_or(0)
+}
+
+/// Checks the bound, or says what would be needed and what needs it.
+pub(crate) fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Error> {
+    let needed = workspace(plan);
+    let Some(bound) = bound.filter(|bound| *bound < needed) else { return Ok(()) };
+    let mut text =
+        format!("--workspace-size {bound} is too small, {needed} bytes are needed; arena of each program:\n");
+    // Writing to a String cannot fail.
+    for program in &plan.programs {
+        let _ = writeln!(text, "{:>12}  {}", program.arena_bytes, program.name);
+    }
+    if let Some(program) = plan.programs.iter().find(|program| program.arena_bytes == needed) {
+        write_fullest_step(&mut text, program);
+    }
+    text.push_str("(a smaller --max-num-tokens or --max-batch-size needs less)");
+    Err(Error::DoesNotFit(text))
+}
+
+fn write_fullest_step(text: &mut String, program: &Program) {
+    let step = program.fullest_step().step;
+    let site = program.steps.get(step as usize).map_or("", |Step::Launch(launch)| &launch.site);
+    let _ = writeln!(text, "live in the fullest step of {}, `{site}`:", program.name);
+    for buffer in program.alive(step) {
+        let shape: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "{:>12}  {} : {}[{}]", buffer.bytes, buffer.name, buffer.dtype, shape.join(", "));
+    }
 }

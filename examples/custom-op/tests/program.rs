@@ -6,7 +6,8 @@ use std::process::Command;
 use custom_op::{SoftClip, driver};
 use smelt::extend::{Body, Call, Header, Kernel, Refusal, Site};
 use smelt::{
-    CompileOptions, Driver, Dumps, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, TargetChoice,
+    Compilation, CompileOptions, Driver, Error, Generation, GenerationParams, Llm, LoadOptions, Prompt, Quiet, Source,
+    TargetChoice, Unit,
 };
 
 fn demo() -> PathBuf {
@@ -64,12 +65,19 @@ fn with_nvrtc(driver: Driver) -> Option<Driver> {
     Some(driver.cuda_folders(move || home.iter().cloned().chain(["/usr/local/cuda".into()]).collect()))
 }
 
+/// The units of a plan for GPUs.
+fn build(driver: &Driver) -> Result<Vec<Unit>, Error> {
+    let options = options("sm_90a");
+    let (source, mut progress) = (Source::open(demo(), &options)?, Quiet);
+    let lowered = Compilation::new(driver, &source, &options, &mut progress)?.lowered()?;
+    Ok(lowered.build()?.units().to_vec())
+}
+
 #[test]
 fn the_kernel_is_compiled_for_a_gpu() {
     let Some(driver) = with_nvrtc(driver()) else { return };
-    let mut dumps = Dumps { code: true, ..Dumps::default() };
-    driver.compile(&demo(), None, &options("sm_90a"), Some(&mut dumps), &mut Quiet).unwrap();
-    let unit = dumps.units.iter().find(|unit| unit.name.ends_with("soft_clip")).unwrap();
+    let units = build(&driver).unwrap();
+    let unit = units.iter().find(|unit| unit.name.ends_with("soft_clip")).unwrap();
     assert!(unit.ptx.contains(".entry soft_clip(") && !unit.cubin.is_empty());
     assert!(unit.source.contains("#line 1 \"examples/custom-op/kernels/soft_clip.cuh\""));
 }
@@ -94,8 +102,7 @@ impl Kernel for Broken {
 #[test]
 fn errors_of_the_compiler_name_the_file() {
     let Some(driver) = with_nvrtc(driver().cuda_kernel(Broken)) else { return };
-    let mut dumps = Dumps { code: true, ..Dumps::default() };
-    let error = driver.compile(&demo(), None, &options("sm_90a"), Some(&mut dumps), &mut Quiet).unwrap_err();
+    let error = build(&driver).unwrap_err();
     let said = error.to_string();
     assert!(said.contains("kernel `broken` does not compile") && said.contains("my/broken.cuh(3): error"), "{said}");
 }

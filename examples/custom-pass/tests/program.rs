@@ -22,7 +22,7 @@ fn options(disabled: &[&str]) -> CompileOptions {
 /// The FLOPs of a step of the demo model, of `tokens` tokens and one row of logits.
 fn flops(disabled: &[&str], tokens: u64) -> u64 {
     let flops = CountFlops::default();
-    driver(&flops).compile(Path::new(&demo()), None, &options(disabled), None, &mut Quiet).unwrap();
+    driver(&flops).dry_run(Path::new(&demo()), &options(disabled), &mut Quiet).unwrap();
     let found = flops.found().unwrap();
     let total = found.layers.into_values().fold(Dim::from(0), |sum, count| sum + count);
     let size = |symbol: &str| if symbol == "T" { tokens } else { 1 };

@@ -18,7 +18,7 @@ impl Command for Cuda {
         };
         let (graph, weights, _) = suite.fused(case)?;
         let lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
-        Ok(Outcome::Text(lowered.selection.print_units()))
+        Ok(Outcome::Text(lowered.selection().print_units()))
     }
 }
 
@@ -44,7 +44,7 @@ impl Command for Nvrtc {
         };
         let (graph, weights, _) = suite.fused(case)?;
         let mut lowered = lower(&suite.driver, &graph, target, &weights, 1)?;
-        let built = lowered.build(&compiler).map_err(|error| error.to_string())?;
+        let built = lowered.compile(&compiler).map_err(|error| error.to_string())?;
         match built.into_iter().find_map(|built| built.slow) {
             Some(reason) => Err(format!("a kernel would be slow: {reason}")),
             None => Ok(Outcome::Passed),

@@ -38,7 +38,7 @@ pub fn compile_twice(driver: &Driver, dir: &Path, options: &CompileOptions) -> V
     let [one, other] = [(dir, 1), (&copy, 4)].map(|(dir, threads)| {
         let out = scratch.path().join(format!("{threads}.plan"));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| driver.compile(dir, Some(&out), options, None, &mut Quiet)).unwrap();
+        pool.install(|| driver.compile(dir, &out, options, &mut Quiet)).unwrap();
         std::fs::read(out).unwrap()
     });
     assert!(one == other, "{}: two plans", dir.display());
@@ -133,7 +133,7 @@ impl Checkpoint {
     pub fn refused(&self) -> (ErrorKind, String) {
         let plan = self.file("out.plan");
         let options = CompileOptions::default();
-        let error = Driver::new().compile(self.path(), Some(&plan), &options, None, &mut Quiet);
+        let error = Driver::new().compile(self.path(), &plan, &options, &mut Quiet);
         assert!(!plan.exists());
         let error = error.expect_err("a broken checkpoint was compiled");
         (error.kind(), error.to_string())

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use smelt::{
-    ActivationScales, CalibrateOptions, Dataset, Driver, Format, PrecisionMap, PrecisionOptions, Quiet, TargetChoice,
+    ActivationScales, CalibrateOptions, CompileOptions, Dataset, Driver, Format, PrecisionMap, PrecisionOptions, Quiet,
+    Source, TargetChoice,
 };
 
 use super::expected::ORACLES;
@@ -55,7 +56,8 @@ pub fn calibrate(folder: &Path) -> PathBuf {
     let out = folder.join("calibration.json");
     let target = TargetChoice::Named("cpu".to_owned());
     let options = CalibrateOptions { target, hessian: true, ..CalibrateOptions::default() };
-    Driver::new().calibrate(&demo(), &dataset, &out, &options, &mut Quiet).unwrap();
+    let source = Source::open(demo(), &CompileOptions::default()).unwrap();
+    Driver::new().calibrate(&source, &dataset, &out, &options, &mut Quiet).unwrap();
     out
 }
 

@@ -14,7 +14,7 @@ use super::{
 fn refused(path: &Path, change: impl FnOnce(&mut Plan)) -> Error {
     let target = TargetChoice::Named("sm_90a".to_owned());
     let options = CompileOptions { target, max_batch_size: Some(1), ..CompileOptions::default() };
-    driver().compile(&folder().join("../models/demo"), Some(path), &options, None, &mut Quiet).unwrap();
+    driver().compile(&folder().join("../models/demo"), path, &options, &mut Quiet).unwrap();
     let file = PlanFile::open(path).unwrap();
     let mut plan = file.plan().clone();
     change(&mut plan);

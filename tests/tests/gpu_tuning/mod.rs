@@ -95,7 +95,7 @@ fn timings_of_the_device_decide() {
     let compile = |name: &str, mode| {
         let plan = scratch.path().join(name);
         let model = folder().join("../models/demo");
-        driver().compile(&model, Some(&plan), &options(mode), None, &mut Quiet).unwrap();
+        driver().compile(&model, &plan, &options(mode), &mut Quiet).unwrap();
         plan
     };
     let start = std::time::Instant::now();

@@ -13,17 +13,16 @@ use clap::{Args, ValueEnum};
 use smelt::plans::{
     Arithmetic, Cost, Limits, Machine, ProgramKind, Symbol, SymbolValues, context, step_cost, upper_bounds,
 };
-use smelt::{
-    Ceilings, Driver, Error, Llm, LoadOptions, Plan, PlanCache, PlanFile, Program, Progress, RunOptions, Step,
-};
+use smelt::{Ceilings, Driver, Error, Llm, Plan, PlanFile, Program, Progress, Step};
 
 use self::compare::{Baseline, Limit};
 use self::report::{Report, Row};
 use self::runs::{FullBatch, Run, Workload};
 use self::stats::{Quantiles, median};
-use super::generate::{build_identity, plan_in};
-use crate::args::{CacheArgs, CompileArgs, parse_count, parse_limit, parse_threads};
+use crate::args::{parse_count, parse_limit};
 use crate::failure::Failure;
+use crate::inputs::plan_in;
+use crate::load::{LoadArgs, load};
 use crate::output::{check_place, print, print_json, reads_model, write_file};
 use crate::progress::Stderr;
 
@@ -80,16 +79,11 @@ pub struct Bench {
     /// layer. Into the folder go profile.json, which inspect --profile shows, trace.json for Perfetto, and roofline.svg.
     #[arg(long, value_name = "FOLDER")]
     profile: Option<PathBuf>,
-    /// Threads on a CPU [default: all].
-    #[arg(long, value_name = "N", value_parser = parse_threads)]
-    threads: Option<usize>,
     /// Waits after each step: for tests of --fail-if.
     #[arg(long, value_name = "MICROSECONDS", hide = true, default_value_t = 0)]
     pause: u32,
     #[command(flatten)]
-    cache: CacheArgs,
-    #[command(flatten)]
-    compile: CompileArgs,
+    load: LoadArgs,
 }
 
 /// Where ceilings come from.
@@ -128,15 +122,10 @@ impl Bench {
             profile::prepare(folder)?;
         }
 
-        let run = RunOptions { threads: self.threads, ..RunOptions::default() };
-        let options = LoadOptions {
-            compile: self.compile.options()?,
-            cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
-            run,
-        };
-        let driver = self.cache.driver(driver);
+        let (driver, options) = (self.load.driver(driver), self.load.options(&model)?);
+        let run = options.run;
         let mut progress = Stderr::new(stdout);
-        let llm = Llm::load_with(&driver, &model, &options, &mut progress);
+        let llm = load(&driver, &model, &options, &mut progress);
         let mut llm = llm.inspect_err(|_| progress.finish())?;
         sizes.iter().try_for_each(|batch| self.fits(llm.plan().plan(), *batch)).inspect_err(|_| progress.finish())?;
         let target = llm.plan().plan().target.clone();
@@ -274,7 +263,7 @@ impl Bench {
             device: report::Device {
                 name: device,
                 target: plan.target.clone(),
-                threads: (plan.target == "cpu").then(|| self.threads.unwrap_or_else(all_threads)),
+                threads: (plan.target == "cpu").then(|| self.load.threads().unwrap_or_else(all_threads)),
                 driver: None,
                 sm_mhz: None,
                 memory_mhz: None,

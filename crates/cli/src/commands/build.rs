@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use smelt::Driver;
 
-use super::compile::{EmitArgs, compile, table};
+use super::compile::table;
 use crate::args::{CacheArgs, CompileArgs};
+use crate::emit::{EmitArgs, compile};
 use crate::failure::Failure;
 use crate::output::{check_place, make_folder, print, reads_model};
 
@@ -34,9 +35,8 @@ impl Build {
         let output = self.output_dir.join("model.plan");
         check_place(&output)?;
         let driver = self.cache.driver(driver);
-        let report = compile(&EmitArgs::default(), |dumps, progress| {
-            driver.compile(&self.model_dir, Some(&output), &options, dumps, progress)
-        });
+        let report =
+            compile(&EmitArgs::default(), |_, progress| driver.compile(&self.model_dir, &output, &options, progress));
         if report.is_err() && made {
             // a failure leaves nothing; a directory that cannot be removed is not empty
             let _ = std::fs::remove_dir(&self.output_dir);

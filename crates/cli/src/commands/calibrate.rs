@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 use smelt::plans::input::{self, DATA_BYTES};
 use smelt::{
-    CalibrateOptions, ClipMethod, Dataset, Driver, Error, RunOptions, TargetChoice, WeightsChoice, activations_path,
-    merge_calibrations,
+    CalibrateOptions, ClipMethod, CompileOptions, Dataset, Driver, Error, RunOptions, TargetChoice, WeightsChoice,
+    activations_path, merge_calibrations,
 };
 
-use super::generate::plan_in;
-use crate::args::{CacheArgs, IgnoreArgs, Weights, parse_count, parse_threads};
+use crate::args::{CacheArgs, IgnoreArgs, parse_count, parse_threads, weights_choices};
 use crate::failure::Failure;
+use crate::inputs::{open, plan_in};
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration};
 use crate::progress::Stderr;
 
@@ -54,8 +54,8 @@ pub struct Calibrate {
     #[arg(long)]
     hessian: bool,
     /// Source of the weights. With dummy, they are seeded random values: for time and memory of a shape.
-    #[arg(long, value_enum, default_value = "checkpoint")]
-    weights: Weights,
+    #[arg(long, default_value = "checkpoint", value_parser = weights_choices())]
+    weights: WeightsChoice,
     #[command(flatten)]
     ignored: IgnoreArgs,
     /// Number of CPU threads [default: all].
@@ -79,11 +79,6 @@ impl Calibrate {
                 "auto" => TargetChoice::Auto,
                 name => TargetChoice::Named(name.to_owned()),
             },
-            weights: match self.weights {
-                Weights::Checkpoint => WeightsChoice::Checkpoint,
-                Weights::Dummy => WeightsChoice::Dummy,
-            },
-            ignored_tensors: self.ignored.ignore_tensors.clone(),
             samples: self.samples,
             max_len: self.max_len,
             method: self.method,
@@ -92,9 +87,12 @@ impl Calibrate {
             run: RunOptions { threads: self.threads, ..RunOptions::default() },
             ..CalibrateOptions::default()
         };
+        let (weights, ignored_tensors) = (self.weights, self.ignored.ignore_tensors.clone());
+        let source =
+            open(&model, &CompileOptions { weights, ignored_tensors, ..CompileOptions::default() }, self.json)?;
         let mut progress = Stderr::new(self.json);
         let driver = self.cache.driver(driver);
-        let report = driver.calibrate(&model, &dataset, &self.output, &options, &mut progress);
+        let report = driver.calibrate(&source, &dataset, &self.output, &options, &mut progress);
         progress.finish();
         let report = report?;
         if self.json {

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use smelt::Driver;
-use smelt::eval::{Comparison, FormatError, LayerError, compare_formats, compare_layers};
+use smelt::eval::{Comparison, EvalRequest, FormatError, LayerError, compare_formats, compare_layers};
 
-use super::compile::with_repro;
-use super::eval::{WindowArgs, read_text};
-use crate::args::{CacheArgs, CompileArgs, parse_positive};
+use crate::args::{CacheArgs, CompileArgs, WindowArgs, parse_positive};
 use crate::failure::Failure;
+use crate::inputs::{open, read_text};
 use crate::output::{print, print_json, reads_model};
 use crate::progress::Stderr;
+use crate::repro::with_repro;
 
 /// Finds why a plan computes wrong results.
 #[derive(Debug, Subcommand)]
@@ -71,10 +71,15 @@ impl Precision {
         reads_model(&self.dir);
         let text = read_text(&self.text)?;
         let (driver, options) = (self.cache.driver(driver), self.compile.options()?);
+        if self.dir.is_file() {
+            let reason = "expected a checkpoint directory: the plan and its reference are compiled from it";
+            return Err(Failure::usage(format!("{}: {reason}", self.dir.display())));
+        }
+        let source = open(&self.dir, &options, self.json)?;
         let mut progress = Stderr::new(self.json);
-        let how = (&options, self.windows.into());
-        let found = compare_layers(&driver, &self.dir, &text, how, &mut progress).and_then(|found| {
-            let formats = compare_formats(&driver, &self.dir, &text, how, &mut progress)?;
+        let request = EvalRequest { text: &text, options: &options, windows: self.windows.into() };
+        let found = compare_layers(&driver, &source, &request, &mut progress).and_then(|found| {
+            let formats = compare_formats(&driver, &source, &request, &mut progress)?;
             Ok((found, formats))
         });
         progress.finish();

@@ -1,18 +1,17 @@
 //! `smelt eval`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use smelt::eval::{self, Passage, Score, WindowOptions, Windows};
-use smelt::plans::input::{self, DATA_BYTES};
-use smelt::{Driver, Error, Llm, LoadOptions, Progress, RunOptions};
+use smelt::{Driver, LoadOptions, Progress};
 
-use super::compile::with_repro;
-use super::generate::{plan_in, warn_of_options};
-use crate::args::{CacheArgs, CompileArgs, parse_count, parse_threads};
+use crate::args::WindowArgs;
 use crate::failure::Failure;
-use crate::output::{print, print_json, reads};
+use crate::inputs::{plan_in, read_text};
+use crate::load::{LoadArgs, load};
+use crate::output::{print, print_json};
 use crate::progress::Stderr;
 
 /// Measures how well a model predicts a text: perplexity and mean negative log-likelihood in nats.
@@ -34,40 +33,8 @@ pub struct Eval {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
-    /// Number of CPU threads [default: all].
-    #[arg(long, value_name = "N", value_parser = parse_threads)]
-    threads: Option<usize>,
     #[command(flatten)]
-    cache: CacheArgs,
-    #[command(flatten)]
-    compile: CompileArgs,
-}
-
-/// How a text is cut.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct WindowArgs {
-    /// Window length in tokens [default: the plan's maximum sequence length, at most 2048].
-    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
-    context: Option<u32>,
-    /// Tokens from the start of one window to the start of the next [default: --context].
-    #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
-    stride: Option<u32>,
-}
-
-impl From<WindowArgs> for WindowOptions {
-    fn from(args: WindowArgs) -> WindowOptions {
-        WindowOptions { context: args.context, stride: args.stride }
-    }
-}
-
-/// Reads a text, before anything is compiled.
-pub fn read_text(path: &Path) -> Result<String, Failure> {
-    reads(path);
-    match input::read_text_or_pipe(path, DATA_BYTES) {
-        Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
-        Ok(text) => Ok(text),
-        Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),
-    }
+    load: LoadArgs,
 }
 
 /// What was measured.
@@ -92,15 +59,10 @@ impl Eval {
         let windows = WindowOptions::from(self.windows);
         let text = read_text(&self.text)?;
         let model = plan_in(&self.model);
-        let compile = self.compile.options()?;
-        warn_of_options(&model, &compile);
-        let options = LoadOptions {
-            compile: windows.compile_options(compile),
-            cache: None,
-            run: RunOptions { threads: self.threads, ..RunOptions::default() },
-        };
-        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, progress);
-        let mut llm = llm.map_err(|error| with_repro(error, None))?;
+        let mut options = self.load.options(&model)?;
+        // plans that score have limits of their own, and are of no use to other commands
+        options = LoadOptions { compile: windows.compile_options(options.compile), cache: None, ..options };
+        let mut llm = load(&self.load.driver(driver), &model, &options, progress)?;
         progress.phase("scoring");
         let passage = Passage::new(&llm, &text)?;
         let windows = windows.resolve(&llm, &passage)?;

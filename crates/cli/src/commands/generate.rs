@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{
-    CompileOptions, Driver, Generation, GenerationParams, Llm, LoadOptions, NewToken, PlanCache, Prompt, RunOptions,
-    Timings,
-};
+use smelt::{Driver, Generation, GenerationParams, NewToken, Prompt, Timings};
 
-use super::compile::with_repro;
-use crate::args::{CacheArgs, CompileArgs, parse_limit, parse_threads};
+use crate::args::parse_limit;
 use crate::failure::Failure;
-use crate::output::{check_place, print, print_error, print_generated, print_json, reads_model, write_file};
+use crate::inputs::plan_in;
+use crate::load::{LoadArgs, load};
+use crate::output::{check_place, print, print_generated, print_json, write_file};
 use crate::progress::Stderr;
 
 /// Generates text from a plan, or from a checkpoint, which is compiled on first use.
@@ -39,16 +37,11 @@ pub struct Generate {
     /// Writes logits, f32 [positions, vocab]: one row per prompt position, then one per generated token.
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
-    /// Number of CPU threads [default: all].
-    #[arg(long, value_name = "N", value_parser = parse_threads)]
-    threads: Option<usize>,
     /// Synchronizes after every kernel launch on a GPU, so that an error names its kernel.
     #[arg(long)]
     blocking: bool,
     #[command(flatten)]
-    cache: CacheArgs,
-    #[command(flatten)]
-    compile: CompileArgs,
+    load: LoadArgs,
 }
 
 /// What `--json` prints.
@@ -64,18 +57,13 @@ struct Report<'a> {
 impl Generate {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let model = plan_in(&self.model);
-        let compile = self.compile.options()?;
+        let mut options = self.load.options(&model)?;
+        options.run.blocking = self.blocking;
         self.logits.iter().try_for_each(|path| check_place(path))?;
-        let options = LoadOptions {
-            compile,
-            cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
-            run: RunOptions { threads: self.threads, blocking: self.blocking },
-        };
-        warn_of_options(&model, &options.compile);
         let mut progress = Stderr::new(self.json);
-        let llm = Llm::load_with(&self.cache.driver(driver), &model, &options, &mut progress);
+        let llm = load(&self.load.driver(driver), &model, &options, &mut progress);
         progress.finish();
-        let mut llm = llm.map_err(|error| with_repro(error, None))?;
+        let mut llm = llm?;
         let prompt = match self.prompt {
             Some(text) => Prompt::Text(text),
             None => Prompt::Tokens(self.prompt_ids),
@@ -110,22 +98,6 @@ impl Generate {
     }
 }
 
-/// The model that a command reads. A directory that `smelt build` wrote stands for the plan in it.
-pub fn plan_in(model: &Path) -> PathBuf {
-    let plan = model.join("model.plan");
-    let found = if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() };
-    reads_model(&found);
-    found
-}
-
-/// Warns that compilation options have no effect on a compiled plan.
-pub fn warn_of_options(model: &Path, options: &CompileOptions) {
-    if model.is_file() && *options != CompileOptions::default() {
-        let line = format!("warning: {} is already compiled: compilation options are ignored", model.display());
-        print_error(&line);
-    }
-}
-
 /// How a token is printed: its text, or its id if the model has no tokenizer.
 fn piece(token: &NewToken, first: bool) -> String {
     match &token.text {
@@ -133,14 +105,6 @@ fn piece(token: &NewToken, first: bool) -> String {
         None if first => token.id.to_string(),
         None => format!(" {}", token.id),
     }
-}
-
-/// Identifies this build of the program, so that plans cached by an older one are not reused.
-pub fn build_identity() -> String {
-    let metadata = std::env::current_exe().and_then(std::fs::metadata);
-    let modified = metadata.as_ref().ok().and_then(|metadata| metadata.modified().ok());
-    let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    format!("{} {}", metadata.map_or(0, |metadata| metadata.len()), modified.unwrap_or_default().as_nanos())
 }
 
 fn write_logits(path: &Path, generation: &Generation, vocab: u32) -> Result<(), Failure> {

@@ -1,20 +1,19 @@
 //! `--precision mixed` of `smelt compile` and `smelt quantize`: options of the search, and the page that shows it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 use smelt::plans::Machine;
 use smelt::{
     CompileOptions, Driver, Error, Format, Goal, LossCache, Mixed, MixedOptions, Point, PrecisionMap, RunOptions,
+    Source,
 };
 
-use super::eval::read_text;
-use super::generate::build_identity;
 use super::inspect::html::{Html, document};
 use crate::args::{CacheArgs, PrecisionChoice, parse_count, parse_machine, parse_positive};
+use crate::environment::build_identity;
 use crate::failure::Failure;
+use crate::inputs::read_text;
 use crate::output::{print_error, write_file};
 use crate::progress::Stderr;
 
@@ -85,7 +84,7 @@ impl MixedArgs {
     pub fn options(
         &self,
         driver: &Driver,
-        dir: &Path,
+        source: &Source,
         (precision, options): (Option<PrecisionChoice>, CompileOptions),
         cache: &CacheArgs,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
@@ -132,7 +131,7 @@ impl MixedArgs {
         let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
         let search = MixedOptions { goal, batch, text, tokens, formats, machine, run: RunOptions::default(), losses };
         let mut progress = Stderr::new(false);
-        let mixed = driver.choose_precision(dir, &options, &search, &mut progress);
+        let mixed = driver.choose_precision(source, &options, &search, &mut progress);
         progress.finish();
         let mixed = mixed?;
         let table = mixed.table();
@@ -150,42 +149,6 @@ impl MixedArgs {
         let path = self.precision_table.clone().unwrap_or_else(|| PathBuf::from("precision"));
         options.precision.map = Some(PrecisionMap { path, text: table });
         Ok((options, Some(mixed)))
-    }
-}
-
-/// A choice in figures, for `--json`.
-#[derive(Serialize)]
-pub struct Choice {
-    bits: f64,
-    perplexity: f64,
-    reference_perplexity: f64,
-    /// Speed-up of decode steps.
-    speedup: f64,
-    /// The machine whose roofline predicts it; `None` if products were measured.
-    roofline: Option<&'static str>,
-    /// The format of each linear layer, `none` if it is unquantized.
-    linears: BTreeMap<String, &'static str>,
-}
-
-impl Choice {
-    /// What was chosen.
-    pub fn of(mixed: &Mixed) -> Choice {
-        let chosen = mixed.groups.iter().zip(&mixed.chosen.formats);
-        let chosen = chosen.flat_map(|(group, index)| {
-            let format = group.formats[*index].format;
-            group.linears.iter().map(move |linear| (linear, format))
-        });
-        let heads = mixed.heads.iter().map(|(head, format)| (head, *format));
-        let name = |format: Option<Format>| format.map_or("none", Format::name);
-        let linears = chosen.chain(heads).map(|(linear, format)| (linear.name.clone(), name(format)));
-        Choice {
-            bits: mixed.chosen.bits,
-            perplexity: mixed.score.perplexity,
-            reference_perplexity: mixed.reference.perplexity,
-            speedup: mixed.chosen.speedup,
-            roofline: mixed.roofline.map(|machine| machine.name),
-            linears: linears.collect(),
-        }
     }
 }
 

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use smelt::extend::ir::text;
 use smelt::plans::input::{self, TEXT_BYTES};
-use smelt::{Driver, Dumps, Error};
+use smelt::{Driver, Error};
 
-use super::compile::{EmitArgs, with_repro, write_texts};
 use super::list::List;
 use crate::args::PassArgs;
+use crate::emit::{EmitArgs, Texts};
 use crate::failure::Failure;
 use crate::output::{print, reads};
+use crate::repro::with_repro;
 
 /// Runs passes on a textual graph and prints the result, after any --emit output.
 #[derive(Debug, Args)]
@@ -39,22 +41,25 @@ impl Opt {
             let known = "ir, ir-after-all, ir-after-change, ir-after=PASS or passes";
             return Err(Failure::usage(format!("`smelt opt` does not choose kernels: expected --emit {known}")));
         }
+        self.emit.check(driver)?;
         let path = self.file.unwrap_or_default();
         reads(&path);
         self.emit.prepare_folder(&[])?;
-        let text = match path.as_os_str() == "-" {
+        let input = match path.as_os_str() == "-" {
             true => input::bounded(std::io::stdin().lock(), TEXT_BYTES).and_then(input::text),
             false => input::read_text_or_pipe(&path, TEXT_BYTES),
         };
-        let text = text.map_err(|error| Error::Io { path: path.clone(), error })?;
-        let mut dumps = Dumps { wanted_passes: self.emit.wanted_passes(), ..Dumps::default() };
-        let passes = driver.optimize(&text, &self.pass, &self.passes.options(), &mut dumps);
-        let passes = passes.map_err(|error| match error {
+        let input = input.map_err(|error| Error::Io { path: path.clone(), error })?;
+        let mut texts = Texts::new(&self.emit);
+        let done = driver.optimize(&input, &self.pass, &self.passes.options(), &mut texts);
+        let (graph, _) = done.map_err(|error| match error {
             Error::BadInput(message) => Failure::bad_input(format!("{}: {message}", path.display())),
             Error::Unsupported(message) => Error::Unsupported(format!("{}: {message}", path.display())).into(),
             error => with_repro(error, self.emit.folder()),
         })?;
-        write_texts(&self.emit, &dumps, &passes)?;
-        print(&dumps.graph)
+        let graph = text::print(&graph);
+        texts.end(&graph);
+        texts.write()?;
+        print(&graph)
     }
 }

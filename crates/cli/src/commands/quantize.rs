@@ -6,12 +6,14 @@ use clap::Args;
 use smelt::plans::claims;
 use smelt::{ActivationScales, CompileOptions, Driver, Error, Format, PrecisionOptions, QuantizeReport};
 
-use super::compile::{WithChoice, with_repro};
-use super::mixed::{Choice, MixedArgs};
-use crate::args::{CacheArgs, IgnoreArgs, PrecisionChoice, parse_format, parse_scales, read_map};
+use super::mixed::MixedArgs;
+use crate::args::{CacheArgs, IgnoreArgs, PrecisionChoice, parse_format, parse_scales};
+use crate::choice::{Choice, WithChoice};
 use crate::failure::Failure;
+use crate::inputs::{open, read_map};
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration, reads_model};
 use crate::progress::Stderr;
+use crate::repro::with_repro;
 
 /// Quantizes a Hugging Face checkpoint into another, in compressed-tensors format for smelt, transformers and vLLM.
 #[derive(Debug, Args)]
@@ -81,10 +83,11 @@ impl Quantize {
         let ignored_tensors = self.ignored.ignore_tensors.clone();
         let options = CompileOptions { precision, ignored_tensors, ..CompileOptions::default() };
         // before minutes are spent on a choice
-        driver.check_quantize(&self.dir, &self.output, &options)?;
-        let (options, mixed) = self.mixed.options(&driver, &self.dir, (self.precision, options), &self.cache)?;
+        let source = open(&self.dir, &options, false)?;
+        driver.check_quantize(&source, &self.output)?;
+        let (options, mixed) = self.mixed.options(&driver, &source, (self.precision, options), &self.cache)?;
         let mut progress = Stderr::new(false);
-        let report = driver.quantize(&self.dir, &self.output, &options, &mut progress);
+        let report = driver.quantize(&source, &self.output, &options.precision, &mut progress);
         progress.finish();
         let report = report.map_err(|error| with_repro(error, None))?;
         match self.json {

@@ -285,11 +285,9 @@ fn scales_of_a_cache_have_many_names() {
             _ => format!("`*.{name}`"),
         };
         assert_one(checkpoint.warnings(), dir.path(), &[&said, "are ignored"]);
-        let checkpoint = checkpoint.with_cache(KvCache::Calibrated);
         let why = if queries { "queries" } else { "those of the calibration" };
-        assert_one(checkpoint.warnings(), dir.path(), &[&said, "are ignored", why]);
-        let checkpoint = checkpoint.with_cache(KvCache::Codes);
-        let warnings = checkpoint.warnings();
+        assert_one(&checkpoint.warnings_with(KvCache::Calibrated), dir.path(), &[&said, "are ignored", why]);
+        let warnings = checkpoint.warnings_with(KvCache::Codes);
         let complete = expected.values().any(|reach| reach.keys.is_some() && reach.values.is_some());
         assert_eq!(warnings.iter().any(|warning| warning.contains("--calibration")), !complete, "{warnings:?}");
         assert_eq!(warnings.iter().any(|warning| warning.contains("ignored")), queries, "{warnings:?}");
@@ -319,14 +317,14 @@ fn the_cache_alone_may_be_quantized() {
         let said = ["`quantization_config.kv_cache_", "it and its scales `*.k_scale`, `*.v_scale` (2) are ignored"];
         assert_one(checkpoint.warnings(), dir.path(), &said);
         assert_eq!((checkpoint.quantized_by(), checkpoint.kv_reach()[&0].keys.clone()), (None, Some(vec![224.0; 2])));
-        assert!(checkpoint.with_cache(KvCache::Codes).warnings().is_empty());
+        assert!(checkpoint.warnings_with(KvCache::Codes).is_empty());
         Checkpoint::open_dummy(dir.path()).unwrap();
     }
     // scales of other formats mean other ranges, those of unknown ones none
     let reach_of = |scheme| {
         let dir = cached(scales).with("quantization_config", scheme).write();
-        let checkpoint = Checkpoint::open(dir.path()).unwrap().with_cache(KvCache::Codes);
-        (checkpoint.kv_reach().get(&0).cloned(), checkpoint.warnings().to_vec())
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        (checkpoint.kv_reach().get(&0).cloned(), checkpoint.warnings_with(KvCache::Codes))
     };
     let (reach, warnings) = reach_of(of_ct("dense", &json!({ "num_bits": 8, "type": "int" })));
     assert_eq!((reach.unwrap().keys, warnings.len()), (Some(vec![63.5; 2]), 0));

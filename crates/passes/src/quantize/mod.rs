@@ -2,7 +2,6 @@
 
 mod assignment;
 mod awq;
-pub mod budget;
 mod cholesky;
 mod format;
 mod formats;

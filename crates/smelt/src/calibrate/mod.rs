@@ -4,14 +4,16 @@
 //! between layers are kept in a file, so that memory depends neither on the size of the model nor on that of the text.
 //! A stopped run can be resumed.
 
-mod activations;
+mod activation_file;
+mod activation_writer;
+mod format;
 mod hessian;
-mod place;
-mod run;
+mod layer_runner;
+mod merge;
+mod output_lock;
+mod resume;
 mod samples;
 mod segments;
-mod side;
-mod state;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,25 +23,21 @@ use passes::calibration::{Calibration, ClipMethod};
 use plan::input::{self, DATA_BYTES};
 use serde::Serialize;
 
-use crate::compile::{Progress, open};
-use crate::{CompileOptions, Driver, Error, RunOptions, TargetChoice, WeightsChoice};
-pub use activations::ActivationFile;
-use place::Place;
-use run::Runner;
+use crate::{Compilation, Driver, Error, Progress, Quiet, RunOptions, Source, TargetChoice};
+pub use activation_file::ActivationFile;
+use activation_writer::ActivationWriter;
+use layer_runner::LayerRunner;
+pub use merge::merge_calibrations;
+use output_lock::OutputLock;
+use resume::State;
 pub use samples::Dataset;
 use samples::Samples;
-use side::Side;
-use state::State;
 
 /// Options of a calibration.
 #[derive(Clone, Debug)]
 pub struct CalibrateOptions {
     /// The machine that runs the model.
     pub target: TargetChoice,
-    /// Source of the weights.
-    pub weights: WeightsChoice,
-    /// Tensors of the checkpoint that are ignored, as in [`CompileOptions::ignored_tensors`].
-    pub ignored_tensors: Vec<String>,
     /// Maximum number of samples.
     pub samples: usize,
     /// Maximum sample length in tokens.
@@ -60,8 +58,6 @@ impl Default for CalibrateOptions {
     fn default() -> CalibrateOptions {
         CalibrateOptions {
             target: TargetChoice::Auto,
-            weights: WeightsChoice::Checkpoint,
-            ignored_tensors: Vec::new(),
             samples: 512,
             max_len: 512,
             method: ClipMethod::default(),
@@ -99,15 +95,22 @@ pub fn activations_path(calibration: &Path) -> PathBuf {
     calibration.with_extension("safetensors")
 }
 
+/// A path with a suffix added to its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 /// A note is printed for fewer tokens than this.
 const FEW_TOKENS: u64 = 1024;
 
 impl Driver {
-    /// Runs the model in `dir` over a text and writes its activation statistics to `out`, and sampled activations to
+    /// Runs a model over a text and writes its activation statistics to `out`, and sampled activations to
     /// the file next to it. Resumes a stopped run of the same model over the same text.
     pub fn calibrate(
         &self,
-        dir: &Path,
+        source: &Source,
         dataset: &Dataset,
         out: &Path,
         options: &CalibrateOptions,
@@ -119,24 +122,24 @@ impl Driver {
                 "expected at least one sample of at least one token, and one kept row".to_owned(),
             ));
         }
-        let _place = Place::take(out)?;
+        let _lock = OutputLock::take(out)?;
         progress.phase("reading text");
-        let CalibrateOptions { weights, ignored_tensors, .. } = options.clone();
-        let open_as = CompileOptions { weights, ignored_tensors, ..CompileOptions::default() };
-        let checkpoint = open(dir, &open_as, progress)?;
-        let samples = Samples::of(dataset, &checkpoint, options)?;
+        let samples = Samples::of(dataset, &source.checkpoint, options)?;
         let target = self.target(&options.target, progress)?;
-        let settings = run::settings(target, &checkpoint, options.max_len)?;
-        let segments = segments::segments(&checkpoint.graph(&settings.import)?)?;
-        let model = checkpoint.fingerprint();
-        let side = Side::layout(&model, &segments, &samples, options);
+        let compile = layer_runner::compile_options(target, options.max_len);
+        source.warn(&compile, progress);
+        let mut quiet = Quiet;
+        let imported = Compilation::new(self, source, &compile, &mut quiet)?.import_unsampled()?;
+        let segments = segments::segments(imported.graph())?;
+        let model = source.checkpoint.fingerprint();
+        let writer = ActivationWriter::of_run(&model, &segments, &samples, options);
         if options.hessian {
-            let gib = side.bytes() as f64 / f64::from(1 << 30);
+            let gib = writer.bytes() as f64 / f64::from(1 << 30);
             progress.note(&format!("{} will take {gib:.2} GiB", activations_path(out).display()));
         }
         let job = samples.job(&model, target.name(), options);
         let fresh = Calibration::new(&model, options.max_len.into(), options.method);
-        let mut state = State::open(out, &job, fresh, &side, progress)?;
+        let mut state = State::open(out, &job, fresh, &writer, progress)?;
         if samples.tokens() < FEW_TOKENS {
             let tokens = samples.tokens();
             progress.note(&format!("{tokens} tokens are few for reliable statistics: expected some thousands"));
@@ -147,21 +150,21 @@ impl Driver {
             progress.note(&format!("resuming after {layers} layers, and {samples} samples of the next"));
         }
         let executor = self.executor(target.name(), options.run)?;
-        let runner = Runner {
+        let runner = LayerRunner {
             // layers are alike: their kernels are compiled once
             driver: self.with_unit_cache(&state.folder().join("units")),
-            checkpoint: &checkpoint,
-            settings,
+            source,
+            compile,
             segments: &segments,
             samples: &samples,
-            side: &side,
+            writer: &writer,
             options,
         };
         while state.segment < segments.len() {
             progress.phase(&format!("layer {} of {}", state.segment + 1, segments.len()));
             runner.run(executor.as_ref(), &mut state, progress).map_err(|error| state.explain(error))?;
         }
-        checkpoint.check_unchanged().map_err(|error| state.explain(error.into()))?;
+        source.checkpoint.check_unchanged().map_err(|error| state.explain(error.into()))?;
         let calibration = state.finish(samples.len() as u64, samples.tokens())?;
         Ok(CalibrateReport {
             schema_version: 1,
@@ -180,43 +183,6 @@ impl Driver {
 pub fn read_calibration(path: &Path) -> Result<Calibration, Error> {
     let text = input::read_text(path, DATA_BYTES).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     Calibration::parse(&text).map_err(|error| Error::BadInput(format!("{}: {error}", path.display())))
-}
-
-/// Merges calibrations of one model, and their activations files if all have one; returns whether they did.
-pub fn merge_calibrations(files: &[PathBuf], out: &Path) -> Result<bool, Error> {
-    let _place = Place::take(out)?;
-    let read = files.iter().map(|path| read_calibration(path)).collect::<Result<Vec<_>, Error>>()?;
-    check_distinct(files, &read)?;
-    let weights: Vec<u64> = read.iter().map(|calibration| calibration.tokens).collect();
-    let mut read = read.into_iter();
-    let Some(mut merged) = read.next() else {
-        return Err(Error::Usage("expected calibrations to merge".to_owned()));
-    };
-    for (path, other) in files.iter().skip(1).zip(read) {
-        merged.merge(&other).map_err(|error| Error::BadInput(format!("{}: {error}", path.display())))?;
-    }
-    let sides: Vec<PathBuf> = files.iter().map(|path| activations_path(path)).collect();
-    let complete = sides.iter().all(|path| path.is_file());
-    if complete {
-        side::merge(&sides, &weights, &activations_path(out))?;
-    }
-    state::write_whole(out, merged.print().as_bytes())?;
-    Ok(complete)
-}
-
-/// Refuses files over the same samples, which would count twice. The clipping method may differ.
-fn check_distinct(files: &[PathBuf], read: &[Calibration]) -> Result<(), Error> {
-    let same = |a: &Calibration, b: &Calibration| Calibration { method: b.method, ..a.clone() } == *b;
-    for (index, (path, calibration)) in files.iter().zip(read).enumerate() {
-        if let Some(first) = read[..index].iter().position(|other| same(other, calibration)) {
-            let (first, second) = (files[first].display(), path.display());
-            return Err(Error::Usage(format!(
-                "{first} and {second} are of the same samples, which would count twice: expected calibrations of \
-                 different texts"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Refuses a calibration of a different model than a checkpoint's.

@@ -1,14 +1,13 @@
 //! Comparison of several formats: each is applied alone and compared with the reference.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
-use passes::quantize::{Format, linears};
+use passes::quantize::Format;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
-use super::{Passage, WindowOptions, compare};
-use crate::compile::{open, resolve};
-use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, precision};
+use super::{EvalRequest, Passage, compare};
+use crate::{
+    Compilation, CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Source,
+};
 
 /// The loss of a format if nothing else is quantized.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -27,32 +26,26 @@ pub struct FormatError {
 /// one.
 pub fn compare_formats(
     driver: &Driver,
-    dir: &Path,
-    text: &str,
-    (options, windows): (&CompileOptions, WindowOptions),
+    source: &Source,
+    request: &EvalRequest<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Vec<FormatError>, Error> {
-    let options = windows.compile_options(options.clone());
-    let checkpoint = open(dir, &options, progress)?;
-    let settings = resolve(driver.target(&options.target, progress)?, &checkpoint, &options)?;
-    let assignment = precision::assignment(&linears(&checkpoint.graph(&settings.import)?), &options.precision)?;
+    let options = request.compile_options();
+    let assignment = Compilation::new(driver, source, &options, progress)?.import()?.formats()?.assignment;
     let formats: BTreeSet<Format> = assignment.formats.values().copied().collect();
     if formats.len() < 2 {
         return Ok(Vec::new());
     }
-    let mut load = |compile: CompileOptions| {
-        let options = LoadOptions { compile, ..LoadOptions::default() };
-        Llm::load_with(driver, dir, &options, progress)
-    };
+    let mut load = |compile| Llm::compile(driver, source, &LoadOptions { compile, ..LoadOptions::default() }, progress);
     let mut reference = load(options.reference())?;
-    let passage = Passage::new(&reference, text)?;
+    let passage = Passage::new(&reference, request.text)?;
     let mut found = Vec::new();
     for format in formats {
         let own = || assignment.formats.iter().filter(|(_, other)| **other == format);
         let map = Some(PrecisionMap::of(own()));
         let precision = PrecisionOptions { linears: None, head: None, kv: None, map, ..options.precision.clone() };
         let mut plan = load(CompileOptions { precision, ..options.clone() })?;
-        let windows = windows.resolve(&plan, &passage)?;
+        let windows = request.windows.resolve(&plan, &passage)?;
         let alone = compare(&mut reference, &mut plan, &passage, windows)?;
         let (kl, top1) = (alone.kl, alone.top1);
         found.push(FormatError { format: format.to_string(), linears: own().count(), kl, top1 });

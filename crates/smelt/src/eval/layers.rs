@@ -2,15 +2,14 @@
 //! run side by side.
 
 use std::borrow::Cow;
-use std::path::Path;
 
 use ir::{Graph, Value};
 use passes::{Changed, Pass, PassContext, PassError, Slot};
 use serde::Serialize;
 
 use super::comparison::LOGITS;
-use super::{Comparison, Passage, WindowOptions, compare};
-use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, Progress, TargetChoice};
+use super::{Comparison, EvalRequest, Passage, compare};
+use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, Progress, Source, TargetChoice};
 
 /// A layer's contribution to the error of the residual stream.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,26 +40,19 @@ impl Comparison {
 /// Compiles a checkpoint twice, with the options and as a reference, and compares layer by layer over a text.
 pub fn compare_layers(
     driver: &Driver,
-    dir: &Path,
-    text: &str,
-    (options, windows): (&CompileOptions, WindowOptions),
+    source: &Source,
+    request: &EvalRequest<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Comparison, Error> {
-    if dir.is_file() {
-        let reason = "expected a checkpoint directory: the plan and its reference are compiled from it";
-        return Err(Error::Usage(format!("{}: {reason}", dir.display())));
-    }
     let driver = driver.clone().pass(Slot::AfterImport, MarkSums);
-    let target = driver.target(&options.target, progress)?.name().to_owned();
-    let options = CompileOptions { target: TargetChoice::Named(target), ..windows.compile_options(options.clone()) };
-    let mut load = |compile: CompileOptions| {
-        let options = LoadOptions { compile, ..LoadOptions::default() };
-        Llm::load_with(&driver, dir, &options, progress)
-    };
+    let target = driver.target(&request.options.target, progress)?.name().to_owned();
+    let options = CompileOptions { target: TargetChoice::Named(target), ..request.compile_options() };
+    let mut load =
+        |compile| Llm::compile(&driver, source, &LoadOptions { compile, ..LoadOptions::default() }, progress);
     let mut reference = load(options.reference())?;
     let mut plan = load(options)?;
-    let passage = Passage::new(&plan, text)?;
-    let windows = windows.resolve(&plan, &passage)?;
+    let passage = Passage::new(&plan, request.text)?;
+    let windows = request.windows.resolve(&plan, &passage)?;
     progress.phase("comparing layers");
     compare(&mut reference, &mut plan, &passage, windows)
 }

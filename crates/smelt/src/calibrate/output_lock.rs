@@ -5,20 +5,19 @@ use std::path::{Path, PathBuf};
 
 use plan::partial::{self, Unfinished};
 
-use super::activations_path;
-use super::state::beside;
+use super::{activations_path, beside};
 use crate::Error;
 
 /// A calibration's output path, locked for as long as this lives.
-pub(super) struct Place {
+pub(super) struct OutputLock {
     lock: PathBuf,
     _locked: File,
     _known: Unfinished,
 }
 
-impl Place {
+impl OutputLock {
     /// Locks the paths of a calibration and of its activations file, before there is anything to write.
-    pub fn take(out: &Path) -> Result<Place, Error> {
+    pub fn take(out: &Path) -> Result<OutputLock, Error> {
         // names that differ in more than their suffix, or two calibrations would share an activations file
         if out.extension().is_none_or(|end| end != "json") {
             let reason = "expected a name that ends in .json: the activations file next to it ends in .safetensors";
@@ -39,7 +38,7 @@ impl Place {
             Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        Ok(Place { _known: Unfinished::of(&lock), lock, _locked: file })
+        Ok(OutputLock { _known: Unfinished::of(&lock), lock, _locked: file })
     }
 }
 
@@ -47,7 +46,7 @@ fn taken(out: &Path) -> Error {
     Error::Usage(format!("{}: another run is writing it: wait until it ends, or name another file", out.display()))
 }
 
-impl Drop for Place {
+impl Drop for OutputLock {
     fn drop(&mut self) {
         // a file that cannot be removed is unlocked once the process has ended
         let _ = fs::remove_file(&self.lock);

@@ -5,47 +5,54 @@ use std::collections::HashMap;
 
 use codegen::cuda::Compiler;
 use codegen::{Catalog, ProgramShape, Selection, Target, Timings, chosen};
-use frontend::ImportOptions;
 use ir::{DType, Graph};
 use passes::quantize::Format;
 use plan::Executor;
 
 use crate::product::{self, select_fixed};
-use crate::timing::known;
+use crate::tuning::known;
 use crate::{Driver, Error, RunOptions, TimingOptions};
 
 /// The sizes of a product, and its format.
 type Product = (u64, u64, Option<Format>);
 
+/// Dtypes of products before weights get their format.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProductTypes {
+    pub activations: DType,
+    pub weights: DType,
+}
+
 /// Requested times of products.
-pub(super) struct Times {
+pub(super) struct ProductTimes {
     driver: Driver,
     catalog: Catalog,
     executor: Box<dyn Executor>,
     compiler: Option<Compiler>,
     /// This device's entries of a timing cache.
     known: Timings,
-    import: ImportOptions,
+    types: ProductTypes,
     seconds: HashMap<Product, f64>,
 }
 
-impl Times {
+impl ProductTimes {
     /// Nothing is measured yet.
     pub fn new(
         driver: &Driver,
-        (target, import): (Target, &ImportOptions),
+        target: Target,
+        types: ProductTypes,
         run: RunOptions,
         timing: Option<&TimingOptions>,
-    ) -> Result<Times, Error> {
+    ) -> Result<ProductTimes, Error> {
         let executor = driver.executor(target.name(), run)?;
         let known = known(timing, target, &executor.device())?;
-        Ok(Times {
+        Ok(ProductTimes {
             catalog: driver.catalog(target).timed(known.clone()),
             known,
             compiler: target.is_gpu().then(|| driver.compiler()).transpose()?,
             driver: driver.clone(),
             executor,
-            import: import.clone(),
+            types,
             seconds: HashMap::new(),
         })
     }
@@ -85,7 +92,7 @@ impl Times {
 
     /// A single linear layer, as passes leave it.
     fn graph(&self, rows: u64, outputs: u64, inputs: u64, format: Option<Format>) -> Result<Graph, Error> {
-        let ImportOptions { activations, weights, .. } = self.import;
+        let ProductTypes { activations, weights } = self.types;
         let to = (activations != DType::F32).then_some(DType::F32);
         product::Product { rows, outputs, inputs, activations, weights, to, format, made: false }.graph(&self.driver)
     }
@@ -97,18 +104,8 @@ mod tests {
 
     #[test]
     fn a_product_takes_what_a_timing_cache_says_or_is_measured() {
-        let import = ImportOptions {
-            weights: DType::BF16,
-            activations: DType::F32,
-            kv: DType::BF16,
-            block_tokens: 64,
-            max_num_tokens: 1,
-            max_batch_size: 1,
-            max_logit_rows: 1,
-            max_seq_len: 64,
-            sampled_ids: None,
-        };
-        let mut times = Times::new(&Driver::new(), (Target::Cpu, &import), RunOptions::default(), None).unwrap();
+        let types = ProductTypes { activations: DType::F32, weights: DType::BF16 };
+        let mut times = ProductTimes::new(&Driver::new(), Target::Cpu, types, RunOptions::default(), None).unwrap();
         for format in Format::ALL.into_iter().map(Some).chain([None]) {
             times.measure(2, 64, 128, format).unwrap();
             assert!(times.get(64, 128, format).is_some_and(|seconds| 0.0 < seconds && seconds < 1.0), "{format:?}");

@@ -2,21 +2,13 @@
 
 use std::path::Path;
 
-use codegen::{Catalog, ProgramShape, Selection, Target, Timings, untimed};
+use codegen::{Selected, Target, Timings};
 use plan::Input;
 use plan::input::Stamp;
 
-use crate::timing_cache::TimingCache;
+use super::cache::TimingCache;
+use crate::source::file_input;
 use crate::{Driver, Error, Progress, RunOptions, TimingMode, TimingOptions};
-
-/// The target and model that kernels are selected for.
-pub(crate) struct Selecting<'a> {
-    pub target: Target,
-    pub catalog: &'a Catalog,
-    /// Without timings.
-    pub selection: &'a Selection,
-    pub programs: &'a [ProgramShape],
-}
 
 /// Timings that are used, and the file that they came from.
 pub(crate) struct Decided {
@@ -33,7 +25,8 @@ impl Driver {
     pub(crate) fn timings(
         &self,
         options: &TimingOptions,
-        wanted: &Selecting<'_>,
+        target: Target,
+        selected: &Selected,
         progress: &mut dyn Progress,
     ) -> Result<Decided, Error> {
         let TimingOptions { file, mode, device } = options;
@@ -48,11 +41,11 @@ impl Driver {
                 let reason = "--timing-device is for reading: only this machine's device can be measured";
                 return Err(Error::Usage(reason.to_owned()));
             }
-            TimingMode::Write => self.measure(file, &mut cache, wanted, progress)?,
-            TimingMode::Read | TimingMode::Require => device_to_read(&cache, options, wanted.target)?,
+            TimingMode::Write => self.measure(file, &mut cache, target, selected, progress)?,
+            TimingMode::Read | TimingMode::Require => device_to_read(&cache, options, target)?,
         };
-        let timings = cache.of(wanted.target.name(), &device).clone();
-        let missing = untimed(wanted.selection, wanted.catalog, wanted.programs, &timings);
+        let timings = cache.of(target.name(), &device).clone();
+        let missing = selected.untimed(&timings);
         let advice = "--timing-cache-mode write measures them";
         if mode == TimingMode::Require && !missing.is_empty() {
             let ops: String = missing.iter().map(|untimed| format!("\n  {}", untimed.op())).collect();
@@ -62,10 +55,8 @@ impl Driver {
         let warning = (!missing.is_empty()).then(|| {
             format!("{} has no timings of {} ops, heuristics are used ({advice})", file.display(), missing.len())
         });
-        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         // of the canonical text, independent of whitespace
-        let text = cache.print();
-        let input = Input { name, bytes: text.len() as u64, hash: *blake3::hash(text.as_bytes()).as_bytes() };
+        let input = file_input(file, cache.print().as_bytes());
         Ok(Decided { timings, input, stamp, warning })
     }
 
@@ -75,20 +66,20 @@ impl Driver {
         &self,
         file: &Path,
         cache: &mut TimingCache,
-        wanted: &Selecting<'_>,
+        target: Target,
+        selected: &Selected,
         progress: &mut dyn Progress,
     ) -> Result<String, Error> {
-        let target = wanted.target;
         let executor = self.executor(target.name(), RunOptions::default())?;
         let device = executor.device();
-        let missing = untimed(wanted.selection, wanted.catalog, wanted.programs, cache.of(target.name(), &device));
+        let missing = selected.untimed(cache.of(target.name(), &device));
         if missing.is_empty() {
             return Ok(device);
         }
         let compiler = target.is_gpu().then(|| self.compiler()).transpose()?;
         for (index, untimed) in (1..).zip(&missing) {
             progress.phase(&format!("timing kernels, op {index} of {}", missing.len()));
-            let outcomes = untimed.measure(wanted.catalog, executor.as_ref(), compiler.as_ref())?;
+            let outcomes = untimed.measure(selected.catalog(), executor.as_ref(), compiler.as_ref())?;
             cache.of(target.name(), &device).record(untimed.op(), outcomes);
             cache.write(file)?;
         }

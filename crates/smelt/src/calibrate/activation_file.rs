@@ -8,7 +8,7 @@ use plan::input::{Changed, InputFile, Stamp};
 use plan::mapped::MappedFile;
 use safetensors::{Dtype, SafeTensors};
 
-use super::side::{KEYS, hessian_name};
+use super::format::{KEYS, TensorEntry, hessian_name};
 use crate::Error;
 
 /// Rows and Hessians of a calibration, mapped.
@@ -66,14 +66,15 @@ impl ActivationFile {
         bytes.as_chunks::<8>().0.iter().map(|key| u64::from_le_bytes(*key)).collect()
     }
 
-    /// Tensors with their channels, and whether they have a Hessian, in the order of their names.
-    pub(super) fn tensors(&self) -> Vec<(String, usize, bool)> {
+    /// The tensors, in the order of their names.
+    pub(super) fn tensors(&self) -> Vec<TensorEntry> {
         let Ok(tensors) = SafeTensors::deserialize(&self.map) else { return Vec::new() };
         let names = tensors.names();
         let rows = names.iter().filter_map(|name| {
             let tensor = tensors.tensor(name).ok().filter(|tensor| tensor.dtype() == Dtype::BF16)?;
             let channels = tensor.shape().get(1).copied()?;
-            Some(((*name).to_owned(), channels, tensors.tensor(&hessian_name(name)).is_ok()))
+            let hessian = tensors.tensor(&hessian_name(name)).is_ok();
+            Some(TensorEntry { name: (*name).to_owned(), channels, hessian })
         });
         let mut rows: Vec<_> = rows.collect();
         rows.sort_unstable();

@@ -8,8 +8,8 @@ use passes::calibration::Calibration;
 use plan::input::{self, DATA_BYTES};
 use serde_json::{Value, json};
 
-use super::activations_path;
-use super::side::Side;
+use super::activation_writer::ActivationWriter;
+use super::{activations_path, beside};
 use crate::{Error, ErrorKind, Progress};
 
 const STATE: &str = "state";
@@ -36,7 +36,7 @@ impl State {
         out: &Path,
         job: &str,
         fresh: Calibration,
-        side: &Side,
+        writer: &ActivationWriter,
         progress: &mut dyn Progress,
     ) -> Result<State, Error> {
         let folder = beside(out, ".partial");
@@ -59,7 +59,7 @@ impl State {
             fs::remove_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
         }
         fs::create_dir_all(&folder).map_err(|error| Error::Io { path: folder.clone(), error })?;
-        let activations = side.create(&activations).inspect_err(|_| {
+        let activations = writer.create(&activations).inspect_err(|_| {
             // nothing was measured yet: there is nothing to resume
             let _ = fs::remove_dir_all(&folder);
         })?;
@@ -134,13 +134,6 @@ fn read(path: &Path, job: &str) -> Option<(usize, usize, Calibration)> {
     let count = |field: &str| usize::try_from(head.get(field)?.as_u64()?).ok();
     (head.get("job")?.as_str()? == job).then_some(())?;
     Some((count("segment")?, count("samples")?, Calibration::parse(calibration).ok()?))
-}
-
-/// A path with a suffix added to its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// Writes a file atomically.

@@ -6,49 +6,42 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use codegen::{CodegenError, PlanSpec, Target, lower, lower_and_build};
-use frontend::Checkpoint;
-use ir::{DerivedWeights, Stage};
+use codegen::{CodegenError, Target};
 use passes::calibration::TensorStats;
-use passes::{PassContext, PassManager, Silent};
 use plan::input::InputFile;
 use plan::{Bindings, ExecError, Executor, InputData, PlanFile, PortData, Program, ProgramKind, Session, StepId};
 use rayon::prelude::*;
 
 use super::CalibrateOptions;
+use super::activation_writer::ActivationWriter;
 use super::hessian::Hessian;
+use super::resume::State;
 use super::samples::Samples;
 use super::segments::{Segment, Tensor};
-use super::side::Side;
-use super::state::State;
-use crate::compile::{Progress, model};
-use crate::settings::Settings;
-use crate::{CompileOptions, Driver, Error};
+use crate::{Compilation, CompileOptions, Driver, Error, Progress, Quiet, Source, TargetChoice};
 
-/// Shared by all layers.
-pub(super) struct Runner<'a> {
+/// Runs layers; shared by all of them.
+pub(super) struct LayerRunner<'a> {
     /// Holds passes and kernels; caches compiled ones.
     pub driver: Driver,
-    pub checkpoint: &'a Checkpoint,
-    pub settings: Settings,
+    pub source: &'a Source,
+    pub compile: CompileOptions,
     pub segments: &'a [Segment],
     pub samples: &'a Samples,
-    pub side: &'a Side,
+    pub writer: &'a ActivationWriter,
     pub options: &'a CalibrateOptions,
 }
 
-/// Settings of a run: one sample per step, all rows of its logits.
-pub(super) fn settings(target: Target, checkpoint: &Checkpoint, max_len: u32) -> Result<Settings, Error> {
-    let options = CompileOptions {
+/// How layers are compiled: one sample per step, all rows of its logits.
+pub(super) fn compile_options(target: Target, max_len: u32) -> CompileOptions {
+    CompileOptions {
+        target: TargetChoice::Named(target.name().to_owned()),
         max_batch_size: Some(1),
         max_seq_len: Some(max_len),
         max_num_tokens: Some(max_len),
+        max_logit_rows: Some(max_len),
         ..CompileOptions::default()
-    };
-    let mut settings = Settings::resolve(target, &options, checkpoint.config(), checkpoint.dtype(), None)?;
-    settings.limits.max_logit_rows = max_len;
-    settings.import.max_logit_rows = max_len;
-    Ok(settings)
+    }
 }
 
 /// A layer on a device.
@@ -58,7 +51,7 @@ struct Layer {
     program: usize,
 }
 
-impl Runner<'_> {
+impl LayerRunner<'_> {
     /// Runs the next layer over the remaining samples.
     pub fn run(&self, executor: &dyn Executor, state: &mut State, progress: &mut dyn Progress) -> Result<(), Error> {
         let index = state.segment;
@@ -120,7 +113,7 @@ impl Runner<'_> {
         }
         for (tensor, hessian) in hessians {
             let mean = hessian.mean(self.samples.tokens());
-            let written = self.side.write_hessian(&mut state.activations, &tensor.name, &mean);
+            let written = self.writer.write_hessian(&mut state.activations, &tensor.name, &mean);
             written.map_err(|error| Error::Io { path: state.folder().to_owned(), error })?;
         }
         state.next_segment()
@@ -146,7 +139,7 @@ impl Runner<'_> {
         }
         for (place, kept) in self.samples.kept.iter().enumerate().filter(|(_, kept)| kept.sample == sample) {
             let row = &values[kept.position * tensor.channels..(kept.position + 1) * tensor.channels];
-            let written = self.side.write_row(&mut state.activations, name, place, row);
+            let written = self.writer.write_row(&mut state.activations, name, place, row);
             written.map_err(|error| Error::Io { path: state.folder().to_owned(), error })?;
         }
         let channels = tensor.channels;
@@ -162,31 +155,10 @@ impl Runner<'_> {
 
     /// Compiles a layer and loads it onto the device.
     fn load(&self, segment: &Segment, executor: &dyn Executor, folder: &Path) -> Result<Layer, Error> {
-        let (settings, checkpoint) = (&self.settings, self.checkpoint);
-        let mut graph = segment.graph.clone();
-        let weights = DerivedWeights::over(checkpoint);
-        let context = PassContext::new(&weights);
-        let ran = PassManager::default().run(&self.driver.pipeline(), &mut graph, &context, &mut Silent);
-        ran.map_err(|failure| self.driver.pass_failed(failure))?;
-        let verified = ir::verify(&graph, Stage::Fused)
-            .map_err(|found| CodegenError::Graph(found.first().map_or_else(String::new, ToString::to_string)))?;
-        let spec = PlanSpec {
-            target: settings.target.name().to_owned(),
-            model: model(checkpoint),
-            limits: settings.limits.clone(),
-            kv_blocks: settings.kv_blocks,
-            files: Vec::new(),
-            config: Vec::new(),
-            inputs: Vec::new(),
-        };
-        let mut catalog = self.driver.catalog(settings.target);
-        let lowered = match settings.target.is_gpu() {
-            true => lower_and_build(verified, &mut catalog, &spec, checkpoint, &self.driver.compiler()?)?.0,
-            false => lower(verified, &catalog, spec, checkpoint)?,
-        };
         let path = folder.join("layer.plan");
-        // whether the checkpoint changed is checked once, at the end of the run
-        lowered.write(&path, checkpoint, &mut |_| {}, &|| Ok(()))?;
+        let mut quiet = Quiet;
+        let compilation = Compilation::new(&self.driver, self.source, &self.compile, &mut quiet)?;
+        compilation.part(segment.graph.clone()).lowered()?.build()?.write(&path)?;
         let file = Arc::new(PlanFile::open(&path)?);
         let mixed = file.plan().programs.iter().position(|program| program.kind == ProgramKind::Mixed);
         let program = mixed.ok_or_else(|| CodegenError::Graph("the layer has no mixed program".to_owned()))?;
@@ -199,7 +171,8 @@ impl Runner<'_> {
         let program: &Program = &file.plan().programs[layer.program];
         let count = tokens.len() as i32;
         let places: Vec<i32> = (0..count).collect();
-        let blocks: Vec<i32> = (0..self.settings.kv_blocks as i32).collect();
+        let kv_blocks = file.plan().kv.iter().map(|group| group.blocks).max().unwrap_or(0);
+        let blocks: Vec<i32> = (0..kv_blocks as i32).collect();
         let starts = [0, count];
         let mut inputs = vec![
             ("tokens", InputData::Values(tokens)),
