@@ -47,7 +47,7 @@ fn run(file: &Arc<PlanFile>, ahead: bool, requests: &[(Vec<u32>, u32, bool)]) ->
     let mut engine = Engine::new(Arc::clone(file), Box::new(session)).unwrap();
     let add = |engine: &mut Engine, (prompt, max_tokens, ignore_eos): &(Vec<u32>, u32, bool)| -> RequestId {
         let params = GenerationParams { max_tokens: *max_tokens, ignore_eos: *ignore_eos, logits: false };
-        engine.add(Request { prompt: prompt.clone(), params }).unwrap()
+        engine.add(Request { prompt: prompt.clone(), params, ..Request::default() }).unwrap()
     };
     // the first ones at once, the others while they run
     let mut ids: Vec<RequestId> = requests.iter().take(3).map(|request| add(&mut engine, request)).collect();
@@ -59,7 +59,7 @@ fn run(file: &Arc<PlanFile>, ahead: bool, requests: &[(Vec<u32>, u32, bool)]) ->
         if steps % 7 == 0 || !engine.has_work() {
             ids.extend(later.next().map(|request| add(&mut engine, request)));
         }
-        for event in engine.step().unwrap() {
+        for event in engine.step() {
             let index = ids.iter().position(|id| *id == event.request).unwrap();
             texts[index].extend(event.token);
         }
@@ -79,15 +79,14 @@ fn a_request_with_a_place_does_not_wait_for_others_to_end() {
     let mut engine = Engine::new(file, Box::new(session)).unwrap();
     let request = |max_tokens| {
         let params = GenerationParams { max_tokens, ignore_eos: true, logits: false };
-        Request { prompt: vec![5, 6, 7], params }
+        Request { prompt: vec![5, 6, 7], params, ..Request::default() }
     };
     engine.add(request(200)).unwrap();
     for _ in 0..10 {
-        engine.step().unwrap();
+        engine.step();
     }
     let late = engine.add(request(5)).unwrap();
-    let first =
-        (0..10).find(|_| engine.step().unwrap().iter().any(|event| event.request == late && event.token.is_some()));
+    let first = (0..10).find(|_| engine.step().iter().any(|event| event.request == late && event.token.is_some()));
     assert!(first.is_some_and(|steps| steps <= 2), "{first:?}");
 }
 

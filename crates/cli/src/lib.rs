@@ -13,6 +13,7 @@ mod inputs;
 mod load;
 mod output;
 mod progress;
+mod prompts;
 mod repro;
 mod signals;
 

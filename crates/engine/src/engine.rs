@@ -26,8 +26,6 @@ pub struct Engine {
     read: StepId,
     /// Requests that ended without a step.
     ended: Vec<Output>,
-    /// What a step failed of, once the results of the one before it have been handed out.
-    failed: Option<EngineError>,
     start: Instant,
 }
 
@@ -73,9 +71,15 @@ pub enum EngineError {
         /// The first weight or op with such a value, if the session can tell.
         first: Option<String>,
     },
-    /// The device failed.
+    /// The device failed: all requests of the step have this error.
     #[error(transparent)]
-    Exec(#[from] ExecError),
+    Exec(Arc<ExecError>),
+}
+
+impl From<ExecError> for EngineError {
+    fn from(error: ExecError) -> EngineError {
+        EngineError::Exec(Arc::new(error))
+    }
 }
 
 /// The end of [`EngineError::NotFinite`].
@@ -119,7 +123,6 @@ impl Engine {
             in_order: false,
             read: StepId(0),
             ended: Vec::new(),
-            failed: None,
             start: Instant::now(),
         })
     }
@@ -167,24 +170,31 @@ impl Engine {
     pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
         self.check(&request)?;
         let now = self.start.elapsed().as_millis() as u64;
-        Ok(self.core.add(now, request, &mut self.ended))
+        let (id, ended) = self.core.add(now, request);
+        self.ended.extend(ended);
+        Ok(id)
     }
 
     /// Ends a request: no step that begins from now on computes anything for it. Its last event comes with the next step.
     pub fn cancel(&mut self, request: RequestId) {
-        self.core.cancel(request, &mut self.ended);
+        self.ended.extend(self.core.cancel(request));
+    }
+
+    /// Drops the last events of requests that were cancelled.
+    pub fn forget_ended(&mut self) {
+        self.ended.clear();
     }
 
     /// Drops all requests, after an error for instance.
     pub fn clear(&mut self) {
         self.core.clear();
-        (self.planned, self.submitted, self.failed) = (None, [None; 2], None);
+        (self.planned, self.submitted) = (None, [None; 2]);
         self.ended.clear();
     }
 
     /// Whether a request waits or runs, or there is something to be said of one.
     pub fn has_work(&self) -> bool {
-        self.core.has_work() || !self.ended.is_empty() || self.failed.is_some()
+        self.core.has_work() || !self.ended.is_empty()
     }
 
     /// What the engine does, and has done.
@@ -194,31 +204,21 @@ impl Engine {
 
     /// Runs one step and returns its events. On a device that runs ahead, the next step is submitted first if possible:
     /// it takes its tokens on the device, which then does not wait for the host. A step that fails ends its requests
-    /// alone, and is the error of the next call.
-    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        let mut outputs = std::mem::take(&mut self.ended);
+    /// alone.
+    pub fn step(&mut self) -> Vec<Event> {
+        let mut events: Vec<Event> = self.ended.drain(..).map(|output| event(output, None)).collect();
         if self.submitted[0].is_none() && self.plan_next() {
-            self.submit(&mut outputs);
+            self.submit(&mut events);
         }
         if self.may_run_ahead() && self.core.plan_ahead() {
             self.pack(Padding::Decode);
-            self.submit(&mut outputs);
+            self.submit(&mut events);
         }
-        let mut events = Vec::new();
         if let Some(submitted) = self.submitted[0].take() {
             self.submitted.swap(0, 1);
-            let read = self.finish(submitted, &mut outputs, &mut events);
-            // events of this step are not lost with the error of another
-            match read {
-                Err(error) if events.is_empty() && outputs.is_empty() => return Err(error),
-                read => self.failed = self.failed.take().or(read.err()),
-            }
+            self.finish(submitted.step, &mut events);
         }
-        events.extend(outputs.into_iter().map(event));
-        Ok(events)
+        events
     }
 
     /// Another output of the step with the latest events, for plans with more outputs than tokens and logits. It is
@@ -247,9 +247,8 @@ impl Engine {
         decode && !self.in_order && self.session.runs_ahead()
     }
 
-    /// Submits the planned step. If it is refused, its requests end, and the error waits until results of the one before
-    /// it are out.
-    fn submit(&mut self, outputs: &mut Vec<Output>) {
+    /// Submits the planned step. If it is refused, its requests end.
+    fn submit(&mut self, events: &mut Vec<Event>) {
         let Some(inputs) = self.planned.take() else { return };
         let feedback = self.core.planned().is_some_and(|step| step.feedback);
         match self.session.submit(inputs.program, &inputs.bindings(feedback)) {
@@ -257,60 +256,49 @@ impl Engine {
                 let place = usize::from(self.submitted[0].is_some());
                 self.submitted[place] = Some(Submitted { step, program: inputs.program });
             }
-            Err(error) => {
-                self.core.fail(outputs);
-                self.failed = Some(error.into());
-            }
+            Err(error) => events.extend(failed(self.core.fail_planned(), error)),
         }
     }
 
     /// Reads what a step computed.
-    fn finish(
-        &mut self,
-        submitted: Submitted,
-        outputs: &mut Vec<Output>,
-        events: &mut Vec<Event>,
-    ) -> Result<(), EngineError> {
-        self.read = submitted.step;
-        let wrong =
-            |port: &str| ExecError::Unsupported(format!("the plan has no output `{port}` of the expected dtype"));
-        let chosen = match self.session.read(submitted.step, "next_tokens") {
-            Ok(PortData::I32(chosen)) => chosen,
-            found => {
-                self.core.fail_oldest(outputs);
-                return Err(found.err().unwrap_or_else(|| wrong("next_tokens")).into());
-            }
+    fn finish(&mut self, step: StepId, events: &mut Vec<Event>) {
+        self.read = step;
+        let wanted = self.wants_logits();
+        let (chosen, logits) = match self.results(step, !wanted.is_empty()) {
+            Ok(results) => results,
+            Err(error) => return events.extend(failed(self.core.fail_oldest(), error)),
         };
         let mut errors = self.not_finite(&chosen);
-        let chunks = self.core.oldest().map(|step| &step.chunks[..]).unwrap_or_default();
-        let wants_logits = |chunk: &Chunk| self.core.sequence_of(chunk).is_some_and(|s| s.params.logits);
-        let wanted: Vec<RequestId> = chunks
-            .iter()
-            .filter(|chunk| wants_logits(chunk))
-            .filter_map(|chunk| Some(self.core.sequence_of(chunk)?.request))
-            .collect();
-        let logits = match wanted.is_empty() {
-            true => Vec::new(),
-            false => match self.session.read(submitted.step, "logits")? {
-                PortData::F32(logits) => logits,
-                PortData::I32(_) => return Err(wrong("logits").into()),
-            },
-        };
         let vocab = self.file.plan().model.vocab_size as usize;
-        let mut found = Vec::new();
-        self.core.complete(&chosen, &mut found);
-        for output in found {
-            let mut event = event(output);
+        for output in self.core.complete(&chosen) {
+            let error = errors.iter().position(|(request, _)| *request == output.request);
+            let mut event = event(output, error.map(|at| errors.swap_remove(at).1));
             if wanted.contains(&output.request) {
                 let rows = output.rows.0 * vocab..output.rows.1 * vocab;
                 event.logits = logits.get(rows).unwrap_or_default().to_vec();
             }
-            if let Some(at) = errors.iter().position(|(request, _)| *request == output.request) {
-                event.failed = Some(errors.swap_remove(at).1);
-            }
             events.push(event);
         }
-        Ok(())
+    }
+
+    /// The requests of the oldest step that want logits.
+    fn wants_logits(&self) -> Vec<RequestId> {
+        let chunks = self.core.oldest().map(|step| &step.chunks[..]).unwrap_or_default();
+        let sequences = chunks.iter().filter_map(|chunk| self.core.sequence_of(chunk));
+        sequences.filter(|sequence| sequence.params.logits).map(|sequence| sequence.request).collect()
+    }
+
+    /// The tokens that a step chose, and its logits if they are wanted.
+    fn results(&mut self, step: StepId, logits: bool) -> Result<(Vec<i32>, Vec<f32>), ExecError> {
+        let wrong =
+            |port: &str| ExecError::Unsupported(format!("the plan has no output `{port}` of the expected dtype"));
+        let PortData::I32(chosen) = self.session.read(step, "next_tokens")? else { return Err(wrong("next_tokens")) };
+        let logits = match logits.then(|| self.session.read(step, "logits")).transpose()? {
+            Some(PortData::F32(logits)) => logits,
+            Some(PortData::I32(_)) => return Err(wrong("logits")),
+            None => Vec::new(),
+        };
+        Ok((chosen, logits))
     }
 
     /// The errors of requests for which no token can be chosen, since their logits are not finite. Their part of the step
@@ -340,13 +328,19 @@ impl Engine {
     }
 }
 
-fn event(output: Output) -> Event {
+fn event(output: Output, failed: Option<EngineError>) -> Event {
     Event {
         request: output.request,
         token: output.token.and_then(|token| u32::try_from(token).ok()),
         logits: Vec::new(),
         finished: output.finished,
         done: output.done,
-        failed: None,
+        failed,
     }
+}
+
+/// The ends of all requests of a step.
+fn failed(outputs: Vec<Output>, error: ExecError) -> impl Iterator<Item = Event> {
+    let error = Arc::new(error);
+    outputs.into_iter().map(move |output| event(output, Some(EngineError::Exec(Arc::clone(&error)))))
 }

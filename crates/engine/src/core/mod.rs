@@ -89,6 +89,13 @@ pub(crate) struct Output {
     pub done: bool,
 }
 
+impl Output {
+    /// The end of a request that gets nothing more.
+    fn end(request: RequestId, finished: Option<FinishReason>) -> Output {
+        Output { request, token: None, rows: (0, 0), finished, done: true }
+    }
+}
+
 /// Requests, queues and blocks.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -135,14 +142,13 @@ impl Core {
         }
     }
 
-    /// Queues a request, which must fit.
-    pub fn add(&mut self, now: Millis, request: Request, out: &mut Vec<Output>) -> RequestId {
+    /// Queues a request, which must fit. One that wants nothing ends at once.
+    pub fn add(&mut self, now: Millis, request: Request) -> (RequestId, Option<Output>) {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         let finished = (request.params.max_tokens == 0).then_some(FinishReason::Length);
         if finished.is_some() && !request.params.logits {
-            out.push(Output { request: id, token: None, rows: (0, 0), finished, done: true });
-            return id;
+            return (id, Some(Output::end(id, finished)));
         }
         let index = self.unused.pop().unwrap_or(self.sequences.len() as u32);
         let generation = self.sequences.get(index as usize).map_or(0, |old| old.generation);
@@ -180,15 +186,14 @@ impl Core {
             Some(place) => *place = sequence,
             None => self.sequences.push(sequence),
         }
-        id
+        (id, None)
     }
 
     /// Ends a request. No step that is planned from now on has a row of it.
-    pub fn cancel(&mut self, request: RequestId, out: &mut Vec<Output>) {
-        let Some(&index) = self.by_request.get(&request) else { return };
+    pub fn cancel(&mut self, request: RequestId) -> Option<Output> {
+        let index = *self.by_request.get(&request)?;
         self.end(index);
-        let finished = Some(FinishReason::Cancelled);
-        out.push(Output { request, token: None, rows: (0, 0), finished, done: true });
+        Some(Output::end(request, Some(FinishReason::Cancelled)))
     }
 
     /// Whether a request waits or runs.

@@ -195,8 +195,9 @@ impl Core {
     }
 
     /// Takes the results of the oldest step: a token for each row of logits, negative where none can be chosen.
-    pub fn complete(&mut self, chosen: &[i32], out: &mut Vec<Output>) {
-        let Some(step) = self.under_way.pop_front() else { return };
+    pub fn complete(&mut self, chosen: &[i32]) -> Vec<Output> {
+        let Some(step) = self.under_way.pop_front() else { return Vec::new() };
+        let mut out = Vec::with_capacity(step.chunks.len());
         let mut row = 0;
         for chunk in &step.chunks {
             let rows = (row, row + chunk.rows);
@@ -235,30 +236,32 @@ impl Core {
             }
         }
         self.spare.push(step);
+        out
     }
 
     /// Ends all sequences of the step that was planned last, which was not submitted.
-    pub fn fail(&mut self, out: &mut Vec<Output>) {
+    pub fn fail_planned(&mut self) -> Vec<Output> {
         let step = self.under_way.pop_back();
-        self.fail_step(step, out);
+        self.fail(step)
     }
 
     /// Ends all sequences of the oldest step, whose results will not come.
-    pub fn fail_oldest(&mut self, out: &mut Vec<Output>) {
+    pub fn fail_oldest(&mut self) -> Vec<Output> {
         let step = self.under_way.pop_front();
-        self.fail_step(step, out);
+        self.fail(step)
     }
 
-    fn fail_step(&mut self, step: Option<StepPlan>, out: &mut Vec<Output>) {
-        let Some(step) = step else { return };
+    fn fail(&mut self, step: Option<StepPlan>) -> Vec<Output> {
+        let Some(step) = step else { return Vec::new() };
+        let mut outputs = Vec::new();
         for chunk in &step.chunks {
             if let Some(sequence) = self.sequence_of(chunk) {
-                let request = sequence.request;
+                outputs.push(Output::end(sequence.request, None));
                 self.end(chunk.sequence.index);
-                out.push(Output { request, token: None, rows: (0, 0), finished: None, done: true });
             }
         }
         self.spare.push(step);
+        outputs
     }
 
     /// Offers blocks that are full and computed to the prefix cache.

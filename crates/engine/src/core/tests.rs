@@ -120,12 +120,13 @@ fn run(room: &Room, settings: &Settings, ahead: bool, requests: &[Asked]) -> Out
             if asked.at == now {
                 let params = GenerationParams { max_tokens: asked.max_tokens, ..GenerationParams::default() };
                 let request = Request { prompt: asked.prompt.clone(), params, priority: asked.priority };
-                let id = core.add(now, request, &mut out);
+                let (id, ended) = core.add(now, request);
+                out.extend(ended);
                 by_request[index] = Some(id);
                 ids.insert(id, index);
             }
             if let (true, Some(id)) = (asked.cancelled == Some(now), by_request[index]) {
-                core.cancel(id, &mut out);
+                out.extend(core.cancel(id));
                 let planned = core.running.iter().any(|index| core.sequences[*index as usize].request == id);
                 assert!(!planned, "a cancelled request has no place in the next step");
             }
@@ -137,7 +138,7 @@ fn run(room: &Room, settings: &Settings, ahead: bool, requests: &[Asked]) -> Out
             device.run(&core);
         }
         if let Some(chosen) = device.results.pop_front() {
-            core.complete(&chosen, &mut out);
+            out.extend(core.complete(&chosen));
         }
         for output in out.drain(..) {
             let index = ids[&output.request];
@@ -296,19 +297,17 @@ fn steps_run_ahead_while_the_same_sequences_decode() {
 fn a_row_without_a_token_fails_its_request_alone() {
     let room = room(2, 64, 40);
     let mut core = Core::new(room, Settings::default());
-    let mut out = Vec::new();
     let params = GenerationParams { max_tokens: 3, ..GenerationParams::default() };
-    let mut add =
-        |text| core.add(0, Request { prompt: prompt(text, 5), params: params.clone(), priority: 0 }, &mut Vec::new());
+    let mut add = |text| core.add(0, Request { prompt: prompt(text, 5), params: params.clone(), priority: 0 }).0;
     let (first, second) = (add(0), add(1));
     assert!(core.plan());
-    core.complete(&[-1, 4], &mut out);
+    let out = core.complete(&[-1, 4]);
     let ends: Vec<(RequestId, Option<i32>, bool)> =
-        out.drain(..).map(|output| (output.request, output.token, output.done)).collect();
+        out.iter().map(|output| (output.request, output.token, output.done)).collect();
     assert_eq!(ends, [(first, Some(-1), true), (second, Some(4), false)]);
     assert!(core.plan());
     assert_eq!(core.planned().unwrap().chunks.len(), 1);
-    core.fail(&mut out);
+    let out = core.fail_planned();
     assert!(out.len() == 1 && out[0].request == second && out[0].done && !core.has_work());
     check(&core);
 }
