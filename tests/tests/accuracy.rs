@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use smelt::eval::{Passage, WindowOptions, score};
 use smelt::{
     ActivationScales, CalibrateOptions, CompileOptions, Dataset, Driver, Format, Llm, LoadOptions, PrecisionOptions,
-    Quiet, RunOptions, Source, TargetChoice,
+    Quiet, Source, TargetChoice,
 };
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
@@ -38,7 +38,7 @@ fn perplexity(model: &Path, precision: PrecisionOptions) -> f64 {
     // short windows: attention over long ones takes longer than all else, and is not quantized
     let windows = WindowOptions { context: Some(512), stride: None };
     let options = CompileOptions { target: on_cpu(), precision, ..CompileOptions::default() };
-    let load = LoadOptions { compile: windows.compile_options(options), cache: None, run: RunOptions::default() };
+    let load = LoadOptions { compile: windows.compile_options(options), ..LoadOptions::default() };
     let mut llm = Llm::load_with(&Driver::new(), model, &load, &mut Quiet).unwrap();
     let passage = Passage::new(&llm, &text[..text.floor_char_boundary(BYTES)]).unwrap();
     let windows = windows.resolve(&llm, &passage).unwrap();

@@ -14,6 +14,7 @@ mod inputs;
 mod load;
 mod output;
 mod progress;
+mod prompts;
 mod repro;
 mod signals;
 

@@ -43,6 +43,7 @@ impl LoadArgs {
             compile,
             cache: self.cache.folder().map(|folder| PlanCache::new(folder, build_identity())),
             run: RunOptions { threads: self.threads, blocking: false },
+            ..LoadOptions::default()
         })
     }
 }

@@ -66,6 +66,12 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     write(&written_json(value)?)
 }
 
+/// Prints a value as JSON on one line.
+pub fn print_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::bad_input(error.to_string()))?;
+    write(&format!("{}\n", plain_json(&text)))
+}
+
 /// A value as JSON, and a newline, as files and stdout get it.
 pub fn written_json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::bad_input(error.to_string()))?;

@@ -1,40 +1,42 @@
-//! The loop from requests to tokens.
+//! The loop from requests to tokens: steps of a [`Core`] on a session.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use plan::{ExecError, PlanFile, PortData, ProgramKind, Session, StepId};
 
-use crate::BlockPool;
-use crate::sequence::{FinishReason, Request, RequestId, Sequence};
-use crate::step::{Chunk, Padding, blocks_for, check_ports, pack, schedule};
+use crate::core::{Chunk, Core, Output, Room, Settings, Stats};
+use crate::request::{FinishReason, Request, RequestId};
+use crate::step::{Padding, StepInputs, blocks_for, check_ports, pack};
 
 /// Generates tokens for any number of concurrent requests. A request waits until there is room in the batch and there
-/// are blocks for all the tokens it may need, so that none is ever preempted.
+/// are blocks for the tokens that it is expected to need; where others then lack blocks, the last one gives its own back
+/// and is computed again later.
 pub struct Engine {
     pub(crate) file: Arc<PlanFile>,
     pub(crate) session: Box<dyn Session>,
-    blocks: BlockPool,
-    waiting: VecDeque<Sequence>,
-    pub(crate) running: Vec<Sequence>,
-    /// The step that was submitted before the results of the previous one were read.
-    pub(crate) ahead: Option<Flight>,
+    pub(crate) core: Core,
+    /// A step that was planned and is not submitted yet.
+    pub(crate) planned: Option<StepInputs>,
+    /// Submitted steps whose results were not read, the oldest first.
+    submitted: [Option<Submitted>; 2],
     /// Whether steps are submitted only after the results of the previous one were read.
     pub(crate) in_order: bool,
     /// The step whose results were read last.
     read: StepId,
-    next_id: u64,
+    /// Requests that ended without a step.
+    ended: Vec<Output>,
+    start: Instant,
 }
 
-/// A running step.
-pub(crate) struct Flight {
+#[derive(Clone, Copy)]
+struct Submitted {
     step: StepId,
     program: usize,
-    chunks: Vec<Chunk>,
 }
 
 /// The outcome of one step for one request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Event {
     /// The request.
     pub request: RequestId,
@@ -46,6 +48,8 @@ pub struct Event {
     pub finished: Option<FinishReason>,
     /// Whether the request is finished.
     pub done: bool,
+    /// Why it has failed, if it has. Others go on.
+    pub failed: Option<EngineError>,
 }
 
 /// Why a request or a step failed.
@@ -67,9 +71,15 @@ pub enum EngineError {
         /// The first weight or op with such a value, if the session can tell.
         first: Option<String>,
     },
-    /// The device failed.
+    /// The device failed: all requests of the step have this error.
     #[error(transparent)]
-    Exec(#[from] ExecError),
+    Exec(Arc<ExecError>),
+}
+
+impl From<ExecError> for EngineError {
+    fn from(error: ExecError) -> EngineError {
+        EngineError::Exec(Arc::new(error))
+    }
 }
 
 /// The end of [`EngineError::NotFinite`].
@@ -83,21 +93,37 @@ fn origin(found: &Option<String>) -> String {
 impl Engine {
     /// An engine over a loaded plan, whose programs must accept the engine's inputs.
     pub fn new(file: Arc<PlanFile>, session: Box<dyn Session>) -> Result<Engine, EngineError> {
+        Engine::with_settings(file, session, Settings::default())
+    }
+
+    /// The same with settings.
+    pub fn with_settings(
+        file: Arc<PlanFile>,
+        session: Box<dyn Session>,
+        settings: Settings,
+    ) -> Result<Engine, EngineError> {
         check_ports(file.plan()).map_err(EngineError::Plan)?;
-        // All groups have as many blocks, and a block number means the same place in each.
-        let blocks = file.plan().kv.iter().map(|group| group.blocks).min().unwrap_or(0);
-        let blocks = BlockPool::new(blocks);
-        let (waiting, running) = (VecDeque::new(), Vec::new());
+        let plan = file.plan();
+        let room = Room {
+            sequences: plan.limits.max_batch_size as usize,
+            tokens: plan.limits.max_num_tokens as usize,
+            rows: plan.limits.max_logit_rows as usize,
+            block_tokens: plan.kv.first().map_or(1, |group| group.block_tokens as usize),
+            // all groups have as many blocks, and a block number means the same place in each
+            blocks: plan.kv.iter().map(|group| group.blocks).min().unwrap_or(0),
+            max_seq_len: plan.limits.max_seq_len as usize,
+            eos: plan.model.eos.clone(),
+        };
         Ok(Engine {
+            core: Core::new(room, settings),
             file,
             session,
-            blocks,
-            waiting,
-            running,
-            ahead: None,
+            planned: None,
+            submitted: [None; 2],
             in_order: false,
             read: StepId(0),
-            next_id: 0,
+            ended: Vec::new(),
+            start: Instant::now(),
         })
     }
 
@@ -126,8 +152,11 @@ impl Engine {
                 prompt + generated
             ));
         }
-        let needed = self.blocks_for(prompt + generated);
-        let total = self.file.plan().kv.iter().map(|group| group.blocks as usize).min().unwrap_or(0);
+        if request.priority > 7 {
+            return fail(format!("priority {} does not exist, expected 0 to 7", request.priority));
+        }
+        let needed = blocks_for(plan, prompt + generated);
+        let total = plan.kv.iter().map(|group| group.blocks as usize).min().unwrap_or(0);
         if needed > total {
             return fail(format!(
                 "{} tokens take {needed} KV blocks, the plan has {total} (compile with a larger --kv-cache)",
@@ -140,54 +169,56 @@ impl Engine {
     /// Queues a request.
     pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
         self.check(&request)?;
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
-        self.waiting.push_back(Sequence {
-            id,
-            prompt_len: request.prompt.len(),
-            tokens: request.prompt,
-            cached: 0,
-            blocks: Vec::new(),
-            finished: (request.params.max_tokens == 0).then_some(FinishReason::Length),
-            params: request.params,
-        });
+        let now = self.start.elapsed().as_millis() as u64;
+        let (id, ended) = self.core.add(now, request);
+        self.ended.extend(ended);
         Ok(id)
+    }
+
+    /// Ends a request: no step that begins from now on computes anything for it. Its last event comes with the next step.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.ended.extend(self.core.cancel(request));
+    }
+
+    /// Drops the last events of requests that were cancelled.
+    pub fn forget_ended(&mut self) {
+        self.ended.clear();
     }
 
     /// Drops all requests, after an error for instance.
     pub fn clear(&mut self) {
-        self.waiting.clear();
-        self.ahead = None;
-        for sequence in self.running.drain(..) {
-            self.blocks.give_back(sequence.blocks);
-        }
+        self.core.clear();
+        (self.planned, self.submitted) = (None, [None; 2]);
+        self.ended.clear();
     }
 
-    /// Whether a request waits or runs.
+    /// Whether a request waits or runs, or there is something to be said of one.
     pub fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || !self.running.is_empty()
+        self.core.has_work() || !self.ended.is_empty()
+    }
+
+    /// What the engine does, and has done.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
     }
 
     /// Runs one step and returns its events. On a device that runs ahead, the next step is submitted first if possible:
-    /// it takes its tokens on the device, which then does not wait for the host.
-    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        let mut events = Vec::new();
-        let flight = match self.ahead.take() {
-            Some(flight) => Some(flight),
-            None => {
-                self.admit();
-                let chunks = schedule(&self.running, &self.file.plan().limits);
-                if chunks.is_empty() { None } else { Some(self.submit(chunks, false)?) }
-            }
-        };
-        if let Some(flight) = flight {
-            if self.can_run_ahead(&flight) {
-                self.ahead = Some(self.submit(flight.chunks.clone(), true)?);
-            }
-            self.finish(&flight, &mut events)?;
+    /// it takes its tokens on the device, which then does not wait for the host. A step that fails ends its requests
+    /// alone.
+    pub fn step(&mut self) -> Vec<Event> {
+        let mut events: Vec<Event> = self.ended.drain(..).map(|output| event(output, None)).collect();
+        if self.submitted[0].is_none() && self.plan_next() {
+            self.submit(&mut events);
         }
-        self.retire(&mut events);
-        Ok(events)
+        if self.may_run_ahead() && self.core.plan_ahead() {
+            self.pack(Padding::Decode);
+            self.submit(&mut events);
+        }
+        if let Some(submitted) = self.submitted[0].take() {
+            self.submitted.swap(0, 1);
+            self.finish(submitted.step, &mut events);
+        }
+        events
     }
 
     /// Another output of the step with the latest events, for plans with more outputs than tokens and logits. It is
@@ -196,134 +227,120 @@ impl Engine {
         Ok(self.session.read(self.read, port)?)
     }
 
-    /// Whether the next step is known before the results of this one are: the same sequences continue to decode, and no
-    /// waiting request can be admitted. A sequence may end with a token that the host has not seen yet; the next step
-    /// then computed an unused row, in blocks that belong to the sequence until that step has run.
-    fn can_run_ahead(&self, flight: &Flight) -> bool {
-        let decode = self.file.plan().programs[flight.program].kind == ProgramKind::Decode;
-        let all = flight.chunks.len() == self.running.len();
-        let on = |sequence: &Sequence| sequence.outlasts_next() && !sequence.params.logits;
-        decode && all && !self.in_order && self.session.runs_ahead() && self.running.iter().all(on) && !self.can_admit()
-    }
-
-    /// Whether the longest waiting request can be admitted: there is room in the batch, and there are blocks.
-    fn can_admit(&self) -> bool {
-        let place = self.running.len() < self.file.plan().limits.max_batch_size as usize;
-        place && self.waiting.front().is_some_and(|next| self.needed_blocks(next) <= self.blocks.free())
-    }
-
-    /// Blocks for all the tokens that a sequence may have.
-    fn needed_blocks(&self, sequence: &Sequence) -> usize {
-        self.blocks_for(sequence.prompt_len + sequence.params.max_tokens as usize)
-    }
-
-    fn blocks_for(&self, tokens: usize) -> usize {
-        blocks_for(self.file.plan(), tokens)
-    }
-
-    /// Gives waiting requests their blocks, in order of arrival.
-    pub(crate) fn admit(&mut self) {
-        while self.running.len() < self.file.plan().limits.max_batch_size as usize {
-            let Some(next) = self.waiting.front() else { return };
-            let needed = self.needed_blocks(next);
-            let Some(blocks) = self.blocks.take(needed) else { return };
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            sequence.blocks = blocks;
-            self.running.push(sequence);
+    /// Plans and packs the next step, if there is one and it is not planned yet.
+    pub(crate) fn plan_next(&mut self) -> bool {
+        if self.planned.is_none() && self.core.plan() {
+            self.pack(Padding::Decode);
         }
+        self.planned.is_some()
     }
 
-    /// Submits a step; with `feedback` it takes its tokens from the previous step.
-    fn submit(&mut self, chunks: Vec<Chunk>, feedback: bool) -> Result<Flight, EngineError> {
-        let inputs = pack(self.file.plan(), &self.running, &chunks, Padding::Decode);
-        let step = self.session.submit(inputs.program, &inputs.bindings(feedback))?;
-        for chunk in &chunks {
-            if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) {
-                sequence.cached += chunk.tokens;
+    fn pack(&mut self, padding: Padding) {
+        let plan = self.file.plan();
+        self.planned = self.core.planned().map(|step| pack(plan, &self.core, &step.chunks, padding));
+    }
+
+    /// Whether a step may be submitted whose tokens are those that the running one chooses: both then have the same rows.
+    fn may_run_ahead(&self) -> bool {
+        let [Some(running), None] = self.submitted else { return false };
+        let decode = self.file.plan().programs[running.program].kind == ProgramKind::Decode;
+        decode && !self.in_order && self.session.runs_ahead()
+    }
+
+    /// Submits the planned step. If it is refused, its requests end.
+    fn submit(&mut self, events: &mut Vec<Event>) {
+        let Some(inputs) = self.planned.take() else { return };
+        let feedback = self.core.planned().is_some_and(|step| step.feedback);
+        match self.session.submit(inputs.program, &inputs.bindings(feedback)) {
+            Ok(step) => {
+                let place = usize::from(self.submitted[0].is_some());
+                self.submitted[place] = Some(Submitted { step, program: inputs.program });
             }
+            Err(error) => events.extend(failed(self.core.fail_planned(), error)),
         }
-        Ok(Flight { step, program: inputs.program, chunks })
     }
 
     /// Reads what a step computed.
-    fn finish(&mut self, flight: &Flight, events: &mut Vec<Event>) -> Result<(), EngineError> {
-        self.read = flight.step;
-        let file = Arc::clone(&self.file);
-        let plan = file.plan();
-        let wrong =
-            |port: &str| ExecError::Unsupported(format!("the plan has no output `{port}` of the expected dtype"));
-        let PortData::I32(sampled) = self.session.read(flight.step, "next_tokens")? else {
-            return Err(wrong("next_tokens").into());
+    fn finish(&mut self, step: StepId, events: &mut Vec<Event>) {
+        self.read = step;
+        let wanted = self.wants_logits();
+        let (chosen, logits) = match self.results(step, !wanted.is_empty()) {
+            Ok(results) => results,
+            Err(error) => return events.extend(failed(self.core.fail_oldest(), error)),
         };
-        let wants_logits = |chunk: &Chunk| self.running.iter().any(|s| s.id == chunk.sequence && s.params.logits);
-        let logits = match flight.chunks.iter().any(wants_logits) {
-            true => match self.session.read(flight.step, "logits")? {
-                PortData::F32(logits) => logits,
-                PortData::I32(_) => return Err(wrong("logits").into()),
-            },
-            false => Vec::new(),
-        };
-        let vocab = plan.model.vocab_size as usize;
-        let mut row = 0;
-        for chunk in &flight.chunks {
-            let rows = row..row + chunk.rows;
-            row = rows.end;
-            // sequences that ended in the previous step are gone
-            let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
-                continue;
-            };
-            let mut event =
-                Event { request: sequence.id, token: None, logits: Vec::new(), finished: None, done: false };
-            if sequence.params.logits {
-                event.logits = logits.get(rows.start * vocab..rows.end * vocab).unwrap_or_default().to_vec();
-            }
-            if chunk.samples && sequence.finished.is_none() {
-                let token = rows.last().and_then(|row| sampled.get(row)).copied();
-                let token = token.ok_or_else(|| wrong("next_tokens"))?;
-                let Ok(token) = u32::try_from(token) else {
-                    return Err(self.not_finite(chunk));
-                };
-                sequence.push(token, &plan.model.eos);
-                event.token = Some(token);
-                event.finished = sequence.finished;
+        let mut errors = self.not_finite(&chosen);
+        let vocab = self.file.plan().model.vocab_size as usize;
+        for output in self.core.complete(&chosen) {
+            let error = errors.iter().position(|(request, _)| *request == output.request);
+            let mut event = event(output, error.map(|at| errors.swap_remove(at).1));
+            if wanted.contains(&output.request) {
+                let rows = output.rows.0 * vocab..output.rows.1 * vocab;
+                event.logits = logits.get(rows).unwrap_or_default().to_vec();
             }
             events.push(event);
         }
-        Ok(())
     }
 
-    /// The error of a chunk whose logits are not finite. The step runs again, if that can find the first such value.
-    fn not_finite(&mut self, chunk: &Chunk) -> EngineError {
-        let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == chunk.sequence) else {
-            return ExecError::Unsupported("a step returned tokens for a sequence that is not running".to_owned())
-                .into();
+    /// The requests of the oldest step that want logits.
+    fn wants_logits(&self) -> Vec<RequestId> {
+        let chunks = self.core.oldest().map(|step| &step.chunks[..]).unwrap_or_default();
+        let sequences = chunks.iter().filter_map(|chunk| self.core.sequence_of(chunk));
+        sequences.filter(|sequence| sequence.params.logits).map(|sequence| sequence.request).collect()
+    }
+
+    /// The tokens that a step chose, and its logits if they are wanted.
+    fn results(&mut self, step: StepId, logits: bool) -> Result<(Vec<i32>, Vec<f32>), ExecError> {
+        let wrong =
+            |port: &str| ExecError::Unsupported(format!("the plan has no output `{port}` of the expected dtype"));
+        let PortData::I32(chosen) = self.session.read(step, "next_tokens")? else { return Err(wrong("next_tokens")) };
+        let logits = match logits.then(|| self.session.read(step, "logits")).transpose()? {
+            Some(PortData::F32(logits)) => logits,
+            Some(PortData::I32(_)) => return Err(wrong("logits")),
+            None => Vec::new(),
         };
-        let position = sequence.tokens.len() - 1;
-        sequence.cached = sequence.tokens.len() - chunk.tokens;
-        let inputs = pack(self.file.plan(), &self.running, &[*chunk], Padding::None);
-        match self.session.first_not_finite(inputs.program, &inputs.bindings(false)) {
-            Ok(first) => EngineError::NotFinite { request: chunk.sequence, position, first },
-            Err(error) => error.into(),
-        }
+        Ok((chosen, logits))
     }
 
-    /// Removes finished sequences and frees their blocks.
-    fn retire(&mut self, events: &mut Vec<Event>) {
-        let (done, running) = std::mem::take(&mut self.running).into_iter().partition(Sequence::is_done);
-        self.running = running;
-        let done: Vec<Sequence> = done;
-        for sequence in done {
-            self.blocks.give_back(sequence.blocks);
-            match events.iter_mut().find(|event| event.request == sequence.id) {
-                Some(event) => event.done = true,
-                None => events.push(Event {
-                    request: sequence.id,
-                    token: None,
-                    logits: Vec::new(),
-                    finished: sequence.finished,
-                    done: true,
-                }),
-            }
+    /// The errors of requests for which no token can be chosen, since their logits are not finite. Their part of the step
+    /// runs again, if that can find the first such value.
+    fn not_finite(&mut self, chosen: &[i32]) -> Vec<(RequestId, EngineError)> {
+        let mut errors = Vec::new();
+        let Some(step) = self.core.oldest() else { return errors };
+        let mut end = 0;
+        let broken = step.chunks.iter().filter(|chunk| {
+            end += chunk.rows;
+            chunk.samples && chosen.get(end.wrapping_sub(1)).is_none_or(|token| *token < 0)
+        });
+        let broken: Vec<Chunk> = broken.copied().collect();
+        for chunk in broken {
+            let Some(sequence) = self.core.sequence_of(&chunk).filter(|sequence| sequence.finished.is_none()) else {
+                continue;
+            };
+            let (request, position) = (sequence.request, chunk.start + chunk.tokens - 1);
+            let inputs = pack(self.file.plan(), &self.core, &[chunk], Padding::None);
+            let error = match self.session.first_not_finite(inputs.program, &inputs.bindings(false)) {
+                Ok(first) => EngineError::NotFinite { request, position, first },
+                Err(error) => error.into(),
+            };
+            errors.push((request, error));
         }
+        errors
     }
+}
+
+fn event(output: Output, failed: Option<EngineError>) -> Event {
+    Event {
+        request: output.request,
+        token: output.token.and_then(|token| u32::try_from(token).ok()),
+        logits: Vec::new(),
+        finished: output.finished,
+        done: output.done,
+        failed,
+    }
+}
+
+/// The ends of all requests of a step.
+fn failed(outputs: Vec<Output>, error: ExecError) -> impl Iterator<Item = Event> {
+    let error = Arc::new(error);
+    outputs.into_iter().map(move |output| event(output, Some(EngineError::Exec(Arc::clone(&error)))))
 }

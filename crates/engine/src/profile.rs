@@ -2,7 +2,6 @@
 
 use plan::{Cost, DimError, Plan, Profile, ProgramKind, Step, Symbol, SymbolValues, context};
 
-use crate::step::{Padding, pack, schedule};
 use crate::{Engine, EngineError};
 
 /// A step whose launches were timed.
@@ -64,23 +63,20 @@ impl Engine {
     /// Times the launches of the step that comes next, in as many runs, and does not take it. `None` where nothing is to
     /// be done, and of sessions that do not time launches. No step may run ahead: see [`Engine::submit_in_order`].
     pub fn profile_next(&mut self, runs: usize) -> Result<Option<ProfiledStep>, EngineError> {
-        if self.ahead.is_some() {
+        if self.core.under_way() > usize::from(self.planned.is_some()) {
             return Err(EngineError::Request("a step is under way already, which cannot be profiled".to_owned()));
         }
-        self.admit();
-        let chunks = schedule(&self.running, &self.file.plan().limits);
-        if chunks.is_empty() {
+        if !self.plan_next() {
             return Ok(None);
         }
-        let inputs = pack(self.file.plan(), &self.running, &chunks, Padding::Decode);
-        let sequences = chunks.iter().map(|chunk| {
-            let sequence = self.running.iter().find(|sequence| sequence.id == chunk.sequence);
-            let cached = sequence.map_or(0, |sequence| sequence.cached as u64);
-            ProfiledSequence { tokens: chunk.tokens as u64, cached }
-        });
+        let (Some(inputs), Some(step)) = (&self.planned, self.core.planned()) else { return Ok(None) };
+        let sequences = step
+            .chunks
+            .iter()
+            .map(|chunk| ProfiledSequence { tokens: chunk.tokens as u64, cached: chunk.start as u64 });
         let sequences = sequences.collect();
         let times = self.session.profile(inputs.program, &inputs.bindings(false), runs)?;
-        let (program, symbols) = (inputs.program, inputs.symbols);
+        let (program, symbols) = (inputs.program, inputs.symbols.clone());
         Ok(times.map(|times| ProfiledStep { program, symbols, sequences, times }))
     }
 

@@ -1,52 +1,10 @@
 //! Packing sequences into the inputs of one step.
 
 use plan::{
-    Bindings, DType, InputData, Limits, Plan, Port, Program, ProgramKind, Symbol, SymbolDecl, SymbolValues,
-    upper_bounds,
+    Bindings, DType, InputData, Plan, Port, Program, ProgramKind, Symbol, SymbolDecl, SymbolValues, upper_bounds,
 };
 
-use crate::sequence::{RequestId, Sequence};
-
-/// A chunk of one sequence in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    /// The sequence.
-    pub sequence: RequestId,
-    /// Number of tokens.
-    pub tokens: usize,
-    /// Number of rows of logits, for the last tokens of the chunk.
-    pub rows: usize,
-    /// Whether the last row yields the sequence's next token.
-    pub samples: bool,
-}
-
-/// Schedules the next step: every decoding sequence first, then prompts in order of arrival, with as many tokens as the
-/// limits allow.
-pub(crate) fn schedule(running: &[Sequence], limits: &Limits) -> Vec<Chunk> {
-    let mut chunks = Vec::new();
-    let mut tokens = limits.max_num_tokens as usize;
-    let mut rows = limits.max_logit_rows as usize;
-    let decoding = |sequence: &Sequence| sequence.pending() == 1;
-    let order = [true, false].map(|first| running.iter().filter(move |sequence| decoding(sequence) == first));
-    for sequence in order.into_iter().flatten() {
-        if sequence.is_done() || tokens == 0 || rows == 0 {
-            continue;
-        }
-        let mut taken = sequence.pending().min(tokens);
-        if sequence.params.logits {
-            taken = taken.min(rows);
-        }
-        let complete = taken == sequence.pending();
-        let wanted = match sequence.params.logits {
-            true => taken,
-            false => usize::from(complete),
-        };
-        chunks.push(Chunk { sequence: sequence.id, tokens: taken, rows: wanted, samples: complete });
-        tokens -= taken;
-        rows -= wanted;
-    }
-    chunks
-}
+use crate::core::{Chunk, Core};
 
 /// The inputs of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +46,7 @@ pub(crate) enum Padding {
 }
 
 /// Packs chunks for the smallest program that holds them.
-pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], padding: Padding) -> StepInputs {
+pub(crate) fn pack(plan: &Plan, core: &Core, chunks: &[Chunk], padding: Padding) -> StepInputs {
     let blocks_per_sequence = blocks_for(plan, plan.limits.max_seq_len as usize);
     let mut inputs = StepInputs {
         program: 0,
@@ -100,8 +58,8 @@ pub(crate) fn pack(plan: &Plan, running: &[Sequence], chunks: &[Chunk], padding:
         rows: Vec::new(),
     };
     for chunk in chunks {
-        let Some(sequence) = running.iter().find(|sequence| sequence.id == chunk.sequence) else { continue };
-        for position in sequence.cached..sequence.cached + chunk.tokens {
+        let Some(sequence) = core.sequence_of(chunk) else { continue };
+        for position in chunk.start..chunk.start + chunk.tokens {
             // a token that is not known yet comes from the previous step
             inputs.tokens.push(sequence.tokens.get(position).map_or(0, |token| *token as i32));
             inputs.positions.push(position as i32);

@@ -149,6 +149,24 @@ pub fn read_text_or_pipe(path: &Path, most: u64) -> Result<String> {
     text(bounded(first.as_slice().chain(&file), TEXT_BYTES)?)
 }
 
+/// A file or a pipe, for reading as it comes.
+pub struct Stream {
+    /// Its bytes.
+    pub reader: Box<dyn Read + Send>,
+    /// Whether it is a regular file, which can be read again.
+    pub is_file: bool,
+}
+
+/// Opens a file, or a pipe such as `<(…)`, for reading as it comes.
+pub fn stream(path: &Path) -> Result<Stream> {
+    let (file, found) = open(path, true)?;
+    if found.is_file() {
+        return Ok(Stream { reader: Box::new(file), is_file: true });
+    }
+    let first = wait_for_writer(&file)?;
+    Ok(Stream { reader: Box::new(std::io::Cursor::new(first).chain(file)), is_file: false })
+}
+
 /// All bytes of a reader, up to a maximum.
 pub fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();

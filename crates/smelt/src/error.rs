@@ -131,7 +131,8 @@ impl Error {
             Error::Engine(EngineError::Request(_) | EngineError::Plan(_) | EngineError::NotFinite { .. }) => {
                 ErrorKind::BadInput
             }
-            Error::Exec(error) | Error::Engine(EngineError::Exec(error)) => exec_kind(error),
+            Error::Exec(error) => exec_kind(error),
+            Error::Engine(EngineError::Exec(error)) => exec_kind(error),
             Error::Codegen(CodegenError::Timing { error, .. }) => exec_kind(error),
         }
     }

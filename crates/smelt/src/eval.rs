@@ -168,7 +168,10 @@ impl<'a> Scoring<'a> {
                 },
             };
             let (mut logits, mut done) = (Vec::new(), false);
-            for event in self.llm.engine.step()?.into_iter().filter(|event| event.request == request) {
+            for event in self.llm.engine.step().into_iter().filter(|event| event.request == request) {
+                if let Some(error) = event.failed {
+                    return Err(error.into());
+                }
                 logits.extend(event.logits);
                 done |= event.done;
             }
@@ -197,7 +200,7 @@ impl<'a> Scoring<'a> {
     fn start(&mut self, window: Window) -> Result<Running, Error> {
         let prompt = [&self.passage.prefix, &self.passage.tokens[window.begin..window.end - 1]].concat();
         let params = GenerationParams { max_tokens: 0, ignore_eos: true, logits: true };
-        let request = self.llm.engine.add(Request { prompt, params })?;
+        let request = self.llm.engine.add(Request { prompt, params, ..Request::default() })?;
         Ok(Running { request, window, rows: 0 })
     }
 }

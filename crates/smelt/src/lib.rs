@@ -35,6 +35,7 @@ mod product;
 mod profile;
 mod progress;
 mod report;
+mod requests;
 mod settings;
 mod source;
 mod tuning;
@@ -49,7 +50,10 @@ pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compilation::Compilation;
 pub use driver::{Driver, RunOptions};
-pub use engine::{FinishReason, GenerationParams, ProfiledSequence, ProfiledStep};
+pub use engine::{
+    FinishReason, GenerationParams, Policy, ProfiledSequence, ProfiledStep, RequestId, Settings as EngineSettings,
+    Stats as EngineStats,
+};
 pub use error::{Error, ErrorKind};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
@@ -69,6 +73,7 @@ pub use plan::{
 pub use precision::PRECISION_FILE;
 pub use progress::{Progress, Quiet};
 pub use report::{CompileReport, PassTime, Unit};
+pub use requests::{Answer, Requests};
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
 pub use source::Source;

@@ -1,16 +1,18 @@
 //! Loading a plan, and generating text with it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::{Engine, FinishReason, GenerationParams, Request, RequestId};
+use engine::{Engine, FinishReason, GenerationParams, RequestId, Settings};
 use plan::partial::PartialFolder;
 use plan::{ExecError, PlanFile};
 use serde::Serialize;
-use text::{TextStream, Tokenizer};
+use text::Tokenizer;
 
 use crate::cache::CACHE_KEY;
+use crate::requests::{Answer, timings, tokens};
 use crate::{Compilation, CompileOptions, Driver, Error, PlanCache, Progress, Quiet, RunOptions, Source, TargetChoice};
 
 /// A model, ready to generate.
@@ -31,6 +33,8 @@ pub struct LoadOptions {
     pub cache: Option<PlanCache>,
     /// How the plan is run.
     pub run: RunOptions,
+    /// How requests share it.
+    pub engine: Settings,
 }
 
 /// A prompt.
@@ -175,7 +179,7 @@ impl Llm {
         let start = Instant::now();
         let file = Arc::new(file);
         let session = driver.executor(&file.plan().target, options.run)?.load(Arc::clone(&file))?;
-        let engine = Engine::new(Arc::clone(&file), session)?;
+        let engine = Engine::with_settings(Arc::clone(&file), session, options.engine.clone())?;
         let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
         let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -215,119 +219,40 @@ impl Llm {
         params: &GenerationParams,
         on_token: &mut dyn FnMut(NewToken),
     ) -> Result<(Vec<Generation>, GenerateTimings), Error> {
-        let mut requests = Vec::new();
-        for prompt in prompts {
-            let request = Request { prompt: self.tokens(prompt)?, params: params.clone() };
-            self.engine.check(&request)?;
-            requests.push(request);
+        let prompts: Vec<Prompt> =
+            prompts.iter().map(|prompt| Ok(Prompt::Tokens(self.tokens(prompt)?))).collect::<Result<_, Error>>()?;
+        let load_ms = self.load_ms;
+        let start = Instant::now();
+        let mut first = None;
+        let mut requests = self.requests();
+        let submitted = prompts.iter().map(|prompt| requests.submit(prompt, params, 0));
+        let ids: Vec<RequestId> = submitted.collect::<Result<_, Error>>()?;
+        let places: HashMap<RequestId, usize> = ids.into_iter().zip(0..).collect();
+        let mut generations: Vec<Option<Generation>> = vec![None; prompts.len()];
+        while requests.open() > 0 {
+            for answer in requests.step() {
+                let Answer { request, at, token, text, end } = answer;
+                let Some(&prompt) = places.get(&request) else { continue };
+                if let Some(id) = token {
+                    first.get_or_insert(at);
+                    on_token(NewToken { prompt, id, at, text });
+                }
+                if let Some(end) = end {
+                    generations[prompt] = Some(end?.0);
+                }
+            }
         }
-        let result = run(&mut self.engine, self.tokenizer.as_ref(), requests, on_token);
-        if result.is_err() {
-            self.engine.clear();
-        }
-        let (generations, mut timings) = result?;
-        timings.load_ms = self.load_ms;
-        Ok((generations, timings))
+        let end = Instant::now();
+        let generations: Vec<Generation> = generations.into_iter().flatten().collect();
+        let later = generations.iter().map(|generation| generation.token_ids.len().saturating_sub(1)).sum::<usize>();
+        let timings = timings(start, first.unwrap_or(end), end, later + 1);
+        Ok((generations, GenerateTimings { load_ms, ..timings }))
     }
 
     /// A prompt as tokens, with the tokenizer's special tokens.
     pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
-        match (prompt, &self.tokenizer) {
-            (Prompt::Tokens(ids), _) => Ok(ids.clone()),
-            (Prompt::Text(text), Some(tokenizer)) => Ok(tokenizer.encode(text, true)?),
-            (Prompt::Text(_), None) => Err(Error::BadInput(
-                "the checkpoint has no tokenizer.json: pass the prompt as token ids (`Prompt::Tokens`)".to_owned(),
-            )),
-        }
+        tokens(self.tokenizer.as_ref(), prompt)
     }
-}
-
-/// Runs requests until they end.
-fn run(
-    engine: &mut Engine,
-    tokenizer: Option<&Tokenizer>,
-    requests: Vec<Request>,
-    on_token: &mut dyn FnMut(NewToken),
-) -> Result<(Vec<Generation>, GenerateTimings), Error> {
-    let start = Instant::now();
-    let mut first_token = None;
-    let mut outputs: Vec<InFlight<'_>> = Vec::new();
-    for request in requests {
-        let prompt_ids = request.prompt.clone();
-        let stream = tokenizer.map(|tokenizer| tokenizer.stream_after(&prompt_ids)).transpose()?;
-        outputs.push(InFlight {
-            request: engine.add(request)?,
-            prompt_ids,
-            token_ids: Vec::new(),
-            stream,
-            text: String::new(),
-            finish_reason: FinishReason::Length,
-            logits: Vec::new(),
-        });
-    }
-    while engine.has_work() {
-        let events = engine.step()?;
-        let at = Instant::now();
-        for event in events {
-            let Some(index) = outputs.iter().position(|output| output.request == event.request) else { continue };
-            let output = &mut outputs[index];
-            output.logits.extend(event.logits);
-            output.finish_reason = event.finished.unwrap_or(output.finish_reason);
-            if let Some(id) = event.token {
-                first_token.get_or_insert(at);
-                let text = output.push(id, event.finished.is_some())?;
-                on_token(NewToken { prompt: index, id, at, text });
-            }
-        }
-    }
-    let generated = outputs.iter().map(|output| output.token_ids.len()).sum::<usize>();
-    let timings = timings(start, first_token, generated, outputs.len());
-    Ok((outputs.into_iter().map(InFlight::finish).collect(), timings))
-}
-
-/// An unfinished generation.
-struct InFlight<'a> {
-    request: RequestId,
-    prompt_ids: Vec<u32>,
-    token_ids: Vec<u32>,
-    stream: Option<TextStream<'a>>,
-    text: String,
-    finish_reason: FinishReason,
-    logits: Vec<f32>,
-}
-
-impl InFlight<'_> {
-    /// Adds a token and returns the text that is final with it.
-    fn push(&mut self, id: u32, last: bool) -> Result<Option<String>, Error> {
-        self.token_ids.push(id);
-        let Some(stream) = &mut self.stream else { return Ok(None) };
-        let mut text = stream.push(id)?;
-        if last {
-            text.push_str(&stream.finish());
-        }
-        self.text.push_str(&text);
-        Ok(Some(text))
-    }
-
-    fn finish(self) -> Generation {
-        Generation {
-            prompt_ids: self.prompt_ids,
-            token_ids: self.token_ids,
-            text: self.stream.is_some().then_some(self.text),
-            finish_reason: self.finish_reason,
-            logits: self.logits,
-        }
-    }
-}
-
-fn timings(start: Instant, first_token: Option<Instant>, tokens: usize, prompts: usize) -> GenerateTimings {
-    let end = Instant::now();
-    let first = first_token.unwrap_or(end);
-    let decode_ms = end.duration_since(first).as_secs_f64() * 1e3;
-    let later = tokens.saturating_sub(prompts);
-    let decode_tokens_per_s = if later > 0 { later as f64 / (decode_ms / 1e3) } else { 0.0 };
-    let prefill_ms = first.duration_since(start).as_secs_f64() * 1e3;
-    GenerateTimings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
 }
 
 impl std::fmt::Debug for Llm {

@@ -13,7 +13,11 @@ impl Llm {
     /// for it, the first where a prompt is one token.
     pub fn profile(&mut self, prompts: &[Vec<u32>], tokens: u32, runs: usize) -> Result<Vec<ProfiledStep>, Error> {
         let params = GenerationParams { max_tokens: self.room(prompts).max(tokens), ignore_eos: true, logits: false };
-        let requests = prompts.iter().map(|prompt| Request { prompt: prompt.clone(), params: params.clone() });
+        let requests = prompts.iter().map(|prompt| Request {
+            prompt: prompt.clone(),
+            params: params.clone(),
+            ..Request::default()
+        });
         let requests: Vec<Request> = requests.collect();
         requests.iter().try_for_each(|request| self.engine.check(request))?;
         self.engine.submit_in_order(true);
@@ -81,7 +85,10 @@ impl Run<'_> {
     /// Runs steps until each request has so many tokens, or one is done.
     fn until(&mut self, tokens: u32) -> Result<(), Error> {
         while !self.ended && self.engine.has_work() && self.generated.values().any(|generated| *generated < tokens) {
-            for event in self.engine.step()? {
+            for event in self.engine.step() {
+                if let Some(error) = event.failed {
+                    return Err(error.into());
+                }
                 *self.generated.entry(event.request).or_default() += u32::from(event.token.is_some());
                 self.ended |= event.finished.is_some();
             }

@@ -122,7 +122,8 @@ impl Bench {
             profile::prepare(folder)?;
         }
 
-        let (driver, options) = (self.load.driver(driver), self.load.options(&model)?);
+        let (driver, mut options) = (self.load.driver(driver), self.load.options(&model)?);
+        options.engine.prefix_cache = false;
         let run = options.run;
         let mut progress = Stderr::new(stdout);
         let llm = load(&driver, &model, &options, &mut progress);

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use smelt::{Driver, GenerateTimings, Generation, GenerationParams, NewToken, Prompt};
+use smelt::{
+    Driver, EngineSettings, EngineStats, GenerateTimings, Generation, GenerationParams, NewToken, Policy, Prompt,
+};
 
 use crate::args::parse_limit;
 use crate::failure::Failure;
 use crate::inputs::plan_in;
 use crate::load::{LoadArgs, load};
-use crate::output::{check_place, print, print_generated, print_json, write_file};
+use crate::output::{check_place, print, print_error, print_generated, print_json, write_file};
 use crate::progress::Stderr;
+use crate::prompts::{Prompts, PromptsArgs};
 
 /// Generates text from a plan, or from a checkpoint, which is compiled on first use.
 #[derive(Debug, Args)]
@@ -20,11 +23,13 @@ pub struct Generate {
     #[arg(value_name = "DIR|FILE.plan")]
     model: PathBuf,
     /// Prompt text.
-    #[arg(long, value_name = "TEXT", conflicts_with = "Prompt::Tokens", required_unless_present = "Prompt::Tokens")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "Prompt::Tokens", required_unless_present_any = ["Prompt::Tokens", "prompts"])]
     prompt: Option<String>,
     /// Prompt as token ids, comma-separated.
     #[arg(id = "Prompt::Tokens", long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
     prompt_ids: Vec<u32>,
+    #[command(flatten)]
+    prompts: PromptsArgs,
     /// Maximum number of tokens to generate [default: 128, or as many as the plan has room for].
     #[arg(long, value_name = "N", value_parser = parse_limit::<u32>)]
     max_tokens: Option<u32>,
@@ -40,6 +45,16 @@ pub struct Generate {
     /// Synchronizes after every kernel launch on a GPU, so that an error names its kernel.
     #[arg(long)]
     blocking: bool,
+    /// What a request reserves of the KV cache when it is admitted: likely (its prompt, and what nine of ten requests
+    /// generate), guaranteed-no-evict (all that it may generate) or max-utilization (its prompt).
+    #[arg(long, value_name = "POLICY", default_value_t, value_parser = parse_policy)]
+    policy: Policy,
+    /// Computes all of each prompt, also where it begins like an earlier one.
+    #[arg(long)]
+    no_prefix_cache: bool,
+    /// Prints steps, KV blocks and preemptions to stderr at the end.
+    #[arg(long)]
+    stats: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -59,11 +74,20 @@ impl Generate {
         let model = plan_in(&self.model);
         let mut options = self.load.options(&model)?;
         options.run.blocking = self.blocking;
+        options.engine =
+            EngineSettings { policy: self.policy, prefix_cache: !self.no_prefix_cache, ..EngineSettings::default() };
+        let prompts = self.prompts.prompts.as_deref().map(Prompts::open).transpose()?;
         self.logits.iter().try_for_each(|path| check_place(path))?;
         let mut progress = Stderr::new(self.json);
         let llm = load(&self.load.driver(driver), &model, &options, &mut progress);
         progress.finish();
         let mut llm = llm?;
+        if let Some(prompts) = prompts {
+            let params = GenerationParams { ignore_eos: self.ignore_eos, ..GenerationParams::default() };
+            let stats = prompts.answer(&mut llm, &params, self.max_tokens, self.prompts.unordered)?;
+            self.stats.then(|| print_error(&line(&stats)));
+            return Ok(());
+        }
         let prompt = match self.prompt {
             Some(text) => Prompt::Text(text),
             None => Prompt::Tokens(self.prompt_ids),
@@ -81,12 +105,17 @@ impl Generate {
             }
         })?;
         closed?;
+        let stats = self.stats.then(|| line(&llm.requests().stats()));
         let generation = &generations[0];
         if let Some(path) = &self.logits {
             write_logits(path, generation, llm.plan().plan().model.vocab_size)?;
         }
         if !json {
-            return print("\n");
+            print("\n")?;
+        }
+        stats.iter().for_each(|stats| print_error(stats));
+        if !json {
+            return Ok(());
         }
         print_json(&Report {
             prompt_ids: &generation.prompt_ids,
@@ -96,6 +125,20 @@ impl Generate {
             timings,
         })
     }
+}
+
+fn parse_policy(text: &str) -> Result<Policy, String> {
+    text.parse()
+}
+
+/// Statistics of the engine on a line.
+fn line(stats: &EngineStats) -> String {
+    let EngineStats { steps, steps_ahead, computed_tokens, cached_tokens, preemptions, blocks, blocks_cached, .. } =
+        stats;
+    format!(
+        "{steps} steps, {steps_ahead} of them submitted ahead; {computed_tokens} tokens computed, {cached_tokens} found in \
+         the prefix cache; {preemptions} preemptions; {blocks} KV blocks, {blocks_cached} of them kept for prompts to come"
+    )
 }
 
 /// How a token is printed: its text, or its id if the model has no tokenizer.

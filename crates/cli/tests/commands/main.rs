@@ -9,6 +9,7 @@ mod import;
 #[cfg(unix)]
 mod inputs;
 mod profile;
+mod prompts;
 mod sandbox;
 mod terminal;
 mod views;

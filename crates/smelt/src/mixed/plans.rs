@@ -109,6 +109,11 @@ impl<'a> Plans<'a> {
             max_batch_size: Some(batch),
             ..WindowOptions::default().compile_options(self.options.clone())
         };
-        Llm::compile(self.driver, self.source, &LoadOptions { compile, cache: None, run: self.run }, &mut Quiet)
+        Llm::compile(
+            self.driver,
+            self.source,
+            &LoadOptions { compile, run: self.run, ..LoadOptions::default() },
+            &mut Quiet,
+        )
     }
 }
