@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smelt::plans::input;
-use smelt::{Error, ErrorKind, Generation, GenerationParams, Llm, Prompt, RequestId, Requests, GenerateTimings};
+use smelt::{Error, ErrorKind, GenerateTimings, Generation, GenerationParams, Llm, Prompt, RequestId, Requests};
 
 use crate::failure::Failure;
 use crate::output::{print_line, reads};

@@ -15,7 +15,7 @@ use crate::cuda::{Built, Compiler};
 use crate::memory::Buffers;
 use crate::recipe::{Recipe, WriteError};
 use crate::{
-    Catalog, Choice, Chosen, ProgramShape, Selection, Site, Target, Timings, Untimed, cost, kernels, select, untimed,
+    Catalog, Choice, Chosen, Measurable, ProgramShape, Selection, Site, Target, Timings, cost, kernels, select, untimed,
 };
 
 /// Contents of a plan besides the graph.
@@ -128,7 +128,7 @@ impl Selected {
     }
 
     /// The ops that have a choice, and no timings of it. Kernels must have been selected without timings.
-    pub fn untimed(&self, timings: &Timings) -> Vec<Untimed<'_>> {
+    pub fn untimed(&self, timings: &Timings) -> Vec<Measurable<'_>> {
         untimed(&self.selection, &self.catalog, &self.programs, timings)
     }
 

@@ -191,10 +191,10 @@ impl Selection {
 
     /// Lets the timings of the catalog decide, after a selection without any.
     pub(crate) fn decide(&mut self, catalog: &Catalog, programs: &[ProgramShape]) {
-        let mut codes = Codes::default();
+        let mut hashes = CodeHashes::default();
         for (Chosen { graph, choices, .. }, program) in self.programs.iter_mut().zip(programs) {
             for (op, choice) in choices {
-                choice.decide(&Site { graph, op: *op, program }, catalog, &mut codes);
+                choice.decide(&Site { graph, op: *op, program }, catalog, &mut hashes);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use engine::{Engine, Event, FinishReason, GenerationParams, Request, RequestId};
 use text::{TextStream, Tokenizer};
 
-use crate::{Error, Generation, Llm, Prompt, GenerateTimings};
+use crate::{Error, GenerateTimings, Generation, Llm, Prompt};
 
 /// Requests that run together. Those that are open when this is dropped are cancelled.
 pub struct Requests<'a> {

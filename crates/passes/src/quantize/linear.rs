@@ -62,7 +62,7 @@ pub(crate) fn over_quantized(
         bias.map(Into::into),
     ];
     let operands: Vec<PatchValue> = operands.into_iter().flatten().collect();
-    let fused = patch.add(graph, FusedLinear { prologue: None, quantized, epilogue, to, codes: None }, &operands);
+    let fused = patch.add(graph, FusedLinear { prologue: None, quantized, epilogue, to, quantize_to: None }, &operands);
     patch.replace(graph.result(id), fused);
     Some(fused)
 }
