@@ -23,7 +23,8 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", conflicts_with = "Prompt::Tokens", required_unless_present = "Prompt::Tokens")]
     prompt: Option<String>,
     /// Prompt as token ids, comma-separated.
-    #[arg(id = "Prompt::Tokens", long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
+    #[arg(id = "Prompt::Tokens", long = "prompt-ids", value_name = "IDS", value_delimiter = ',',
+          value_parser = parse_limit::<u32>)]
     prompt_ids: Vec<u32>,
     /// Maximum number of tokens to generate [default: 128, or as many as the plan has room for].
     #[arg(long, value_name = "N", value_parser = parse_limit::<u32>)]

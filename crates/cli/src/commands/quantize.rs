@@ -25,19 +25,19 @@ pub struct Quantize {
     output: PathBuf,
     /// Format of the linear layers, lm_head excluded: int8-weight, int8-smoothquant, fp8, fp8-block, int4, int4-awq or
     /// int4-gptq; with mixed, one is chosen per layer.
-    #[arg(id = "precision.linears", long, value_name = "FORMAT", value_parser = parse_codes)]
+    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", value_parser = parse_codes)]
     precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
-    #[arg(id = "precision.head", long, value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", value_parser = parse_format)]
     lm_head_precision: Option<Format>,
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
-    #[arg(id = "precision.map", long, value_name = "FILE")]
+    #[arg(id = "precision.map", long = "precision-map", value_name = "FILE")]
     precision_map: Option<PathBuf>,
     /// Activation scales of int8-smoothquant and fp8: dynamic (one per token) or static (from the calibration).
     #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales)]
     activation_scales: ActivationScales,
     /// Calibration file, required by int8-smoothquant, int4-awq, int4-gptq and static scales.
-    #[arg(id = "precision.calibration", long, value_name = "FILE.json")]
+    #[arg(id = "precision.calibration", long = "calibration", value_name = "FILE.json")]
     calibration: Option<PathBuf>,
     #[command(flatten)]
     ignored: IgnoreArgs,
