@@ -31,23 +31,23 @@ pub struct CompileArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
     /// Format of the linear layers, lm_head excluded.
-    #[arg(id = "precision.linears", long, value_name = "FORMAT", value_parser = parse_precision, help = precision_help("bf16, f16 or f32 (same as --dtype), "))]
+    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", value_parser = parse_precision, help = precision_help("bf16, f16 or f32 (same as --dtype), "))]
     pub precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
-    #[arg(id = "precision.head", long, value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", value_parser = parse_format)]
     pub lm_head_precision: Option<Format>,
     /// KV cache format: bf16, f16, f32, fp8 or int8. Scales come from a calibration or the checkpoint; int8 requires
     /// them [default: the weight type].
-    #[arg(id = "precision.kv", long, value_name = "FORMAT", value_parser = parse_kv_precision)]
+    #[arg(id = "precision.kv", long = "kv-precision", value_name = "FORMAT", value_parser = parse_kv_precision)]
     pub kv_precision: Option<DType>,
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
-    #[arg(id = "precision.map", long, value_name = "FILE")]
+    #[arg(id = "precision.map", long = "precision-map", value_name = "FILE")]
     pub precision_map: Option<PathBuf>,
     /// Activation scales, dynamic or static.
     #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales, help = scales_help())]
     pub activation_scales: ActivationScales,
     /// Calibration file; the activations file is looked for next to it.
-    #[arg(id = "precision.calibration", long, value_name = "FILE.json", help = calibration_help("; the activations file is looked for next to it"))]
+    #[arg(id = "precision.calibration", long = "calibration", value_name = "FILE.json", help = calibration_help("; the activations file is looked for next to it"))]
     pub calibration: Option<PathBuf>,
     /// Maximum number of concurrent sequences [default: 8].
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
@@ -66,10 +66,10 @@ pub struct CompileArgs {
     #[arg(long, value_name = "N", value_parser = parse_count::<u32>)]
     pub max_num_tokens: Option<u32>,
     /// KV cache size, such as 2GiB [default: room for every sequence at full length].
-    #[arg(id = "kv_cache_bytes", long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(id = "kv_cache_bytes", long = "kv-cache", value_name = "SIZE", value_parser = parse_size)]
     pub kv_cache: Option<u64>,
     /// Maximum size of the activation arena in bytes; a plan that needs more is refused.
-    #[arg(id = "workspace_bytes", long, value_name = "BYTES", value_parser = parse_size)]
+    #[arg(id = "workspace_bytes", long = "workspace-size", value_name = "BYTES", value_parser = parse_size)]
     pub workspace_size: Option<u64>,
     /// Source of the weights. With dummy, only config.json is read, and the weights are seeded random values.
     #[arg(long, default_value = "checkpoint", value_parser = weights_choices())]
@@ -82,10 +82,11 @@ pub struct CompileArgs {
     #[arg(long, value_name = "FILE")]
     pub timing_cache: Option<PathBuf>,
     /// How the timing cache is used [default: read if the file exists, written if not].
-    #[arg(id = "timing.mode", long, value_name = "MODE", requires = "timing_cache", value_parser = timing_modes())]
+    #[arg(id = "timing.mode", long = "timing-cache-mode", value_name = "MODE", requires = "timing_cache",
+          value_parser = timing_modes())]
     pub timing_cache_mode: Option<TimingMode>,
     /// Device whose timings are read, if the file has several for the target.
-    #[arg(id = "timing.device", long, value_name = "NAME", requires = "timing_cache")]
+    #[arg(id = "timing.device", long = "timing-device", value_name = "NAME", requires = "timing_cache")]
     pub timing_device: Option<String>,
 }
 
@@ -94,7 +95,7 @@ pub struct CompileArgs {
 pub struct IgnoreArgs {
     /// Ignores tensors that the model does not use, by name pattern: * matches any characters, ? matches one; may be
     /// repeated.
-    #[arg(id = "ignored_tensors", long, value_name = "GLOB")]
+    #[arg(id = "ignored_tensors", long = "ignore-tensors", value_name = "GLOB")]
     pub ignore_tensors: Vec<String>,
 }
 

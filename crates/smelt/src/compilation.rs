@@ -119,11 +119,8 @@ impl<'a> Compilation<'a, Resolved> {
         let driver = driver.rewrites(&options.rewrites)?;
         driver.check_disabled(&options.disabled_passes)?;
         let options = source.options(options)?;
-        let mut warnings = source.warn(&options, progress);
+        let warnings = source.warn(&options, progress);
         let settings = source.settings(driver.target(&options.target, progress)?, &options)?;
-        settings.note.iter().for_each(|note| progress.note(note));
-        settings.warning.iter().for_each(|warning| progress.warning(warning));
-        warnings.extend(settings.warning.clone());
         let job = Job {
             start,
             driver,
@@ -155,7 +152,10 @@ impl<'a> Compilation<'a, Resolved> {
 
     /// Builds the model's graph.
     pub fn import(mut self) -> Result<Compilation<'a, Imported>, Error> {
-        let Job { inputs, options, settings, .. } = &mut self.job;
+        let Job { inputs, options, settings, warnings, progress, .. } = &mut self.job;
+        settings.note.iter().for_each(|note| progress.note(note));
+        settings.warning.iter().for_each(|warning| progress.warning(warning));
+        warnings.extend(settings.warning.clone());
         settings.import.sampled_ids = inputs.source.sampled_ids()?;
         let open = options.dtype.is_none() && options.precision.linears.is_none() && options.precision.map.is_none();
         // dummy weights have the format of the configuration, unless an option names one

@@ -59,10 +59,10 @@ impl Compile {
         reads_model(&self.dir);
         self.gate.gate_text.iter().chain(self.mixed.text()).for_each(|text| reads(text));
         let options = self.compile.options_but_mixed()?;
-        self.emit.check(&driver.rewrites(&options.rewrites)?)?;
         let outputs: Vec<PathBuf> = output.iter().chain(self.mixed.outputs()).cloned().collect();
         outputs.iter().try_for_each(|path| check_place(path))?;
         self.emit.prepare_folder(&outputs)?;
+        self.emit.check(&driver.rewrites(&options.rewrites)?)?;
         let source = open(&self.dir, &options, false)?;
         let requested = Requested { precision: self.compile.precision, options };
         let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;

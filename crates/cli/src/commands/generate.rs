@@ -26,7 +26,8 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", conflicts_with = "Prompt::Tokens", required_unless_present_any = ["Prompt::Tokens", "prompts"])]
     prompt: Option<String>,
     /// Prompt as token ids, comma-separated.
-    #[arg(id = "Prompt::Tokens", long, value_name = "IDS", value_delimiter = ',', value_parser = parse_limit::<u32>)]
+    #[arg(id = "Prompt::Tokens", long = "prompt-ids", value_name = "IDS", value_delimiter = ',',
+          value_parser = parse_limit::<u32>)]
     prompt_ids: Vec<u32>,
     #[command(flatten)]
     prompts: PromptsArgs,

@@ -23,15 +23,15 @@ use crate::progress::Stderr;
 #[command(next_help_heading = "With --precision mixed")]
 pub struct MixedArgs {
     /// Upper bound on the average bits per weight, scales included, lm_head excluded.
-    #[arg(id = "Goal::Bits", long, value_name = "BITS", value_parser = parse_positive,
+    #[arg(id = "Goal::Bits", long = "target-bits", value_name = "BITS", value_parser = parse_positive,
           conflicts_with_all = ["Goal::PerplexityIncrease", "Goal::Speedup"])]
     target_bits: Option<f64>,
     /// Upper bound on the increase of perplexity over the checkpoint's own precision, such as 1%.
-    #[arg(id = "Goal::PerplexityIncrease", long, value_name = "PERCENT", value_parser = parse_percent,
-          conflicts_with = "Goal::Speedup")]
+    #[arg(id = "Goal::PerplexityIncrease", long = "max-perplexity-increase", value_name = "PERCENT",
+          value_parser = parse_percent, conflicts_with = "Goal::Speedup")]
     max_perplexity_increase: Option<f64>,
     /// Minimum decode speed-up over the unquantized model.
-    #[arg(id = "Goal::Speedup", long, value_name = "FACTOR", value_parser = parse_positive)]
+    #[arg(id = "Goal::Speedup", long = "min-speedup", value_name = "FACTOR", value_parser = parse_positive)]
     min_speedup: Option<f64>,
     /// Batch size to optimize decoding for.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count::<u32>)]

@@ -25,17 +25,17 @@ pub struct Quantize {
     /// Directory to write, which must not exist.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    #[arg(id = "precision.linears", long, value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
+    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
     precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
-    #[arg(id = "precision.head", long, value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", value_parser = parse_format)]
     lm_head_precision: Option<Format>,
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
-    #[arg(id = "precision.map", long, value_name = "FILE")]
+    #[arg(id = "precision.map", long = "precision-map", value_name = "FILE")]
     precision_map: Option<PathBuf>,
     #[arg(long, value_name = "WHICH", default_value = "dynamic", value_parser = parse_scales, help = scales_help())]
     activation_scales: ActivationScales,
-    #[arg(id = "precision.calibration", long, value_name = "FILE.json", help = calibration_help(""))]
+    #[arg(id = "precision.calibration", long = "calibration", value_name = "FILE.json", help = calibration_help(""))]
     calibration: Option<PathBuf>,
     #[command(flatten)]
     ignored: IgnoreArgs,

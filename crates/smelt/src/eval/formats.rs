@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use super::{EvalRequest, Passage, compare};
 use crate::{
-    Compilation, CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Source,
+    Compilation, CompileOptions, Driver, Error, Llm, LoadOptions, PrecisionMap, PrecisionOptions, Progress, Quiet,
+    Source,
 };
 
 /// The loss of a format if nothing else is quantized.
@@ -31,7 +32,9 @@ pub fn compare_formats(
     progress: &mut dyn Progress,
 ) -> Result<Vec<FormatError>, Error> {
     let options = request.compile_options();
-    let assignment = Compilation::new(driver, source, &options, progress)?.import()?.formats()?.assignment;
+    // silently: each plan's compilation reports the same
+    let mut quiet = Quiet;
+    let assignment = Compilation::new(driver, source, &options, &mut quiet)?.import()?.formats()?.assignment;
     let formats: BTreeSet<Format> = assignment.formats.values().copied().collect();
     if formats.len() < 2 {
         return Ok(Vec::new());
