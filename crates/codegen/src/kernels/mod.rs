@@ -13,6 +13,10 @@ use plan::devices::sm90;
 
 use crate::{About, Call, Kernel, Refusal, Site};
 
+/// See [`Kernel::call`] and [`Kernel::candidates`].
+type Choose = fn(&Site<'_>) -> Result<Call, Refusal>;
+type Candidates = fn(&Site<'_>) -> Result<Vec<Call>, Refusal>;
+
 /// A kernel of smelt.
 #[derive(Debug)]
 struct Row {
@@ -21,24 +25,18 @@ struct Row {
     ops: Ops,
     /// The file with its code, by its path in the repository.
     file: &'static str,
-    /// See [`Kernel::call`].
-    call: fn(&Site<'_>) -> Result<Call, Refusal>,
+    call: Choose,
     /// Its configurations, if it has several.
-    candidates: Option<fn(&Site<'_>) -> Result<Vec<Call>, Refusal>>,
+    candidates: Option<Candidates>,
 }
 
 impl Row {
-    const fn new(
-        name: &'static str,
-        ops: &'static [&'static str],
-        file: &'static str,
-        call: fn(&Site<'_>) -> Result<Call, Refusal>,
-    ) -> Row {
+    const fn new(name: &'static str, ops: &'static [&'static str], file: &'static str, call: Choose) -> Row {
         Row { name, ops: Ops::Named(ops), file, call, candidates: None }
     }
 
     /// The same kernel with several configurations.
-    const fn tuned(self, candidates: fn(&Site<'_>) -> Result<Vec<Call>, Refusal>) -> Row {
+    const fn tuned(self, candidates: Candidates) -> Row {
         Row { candidates: Some(candidates), ..self }
     }
 }

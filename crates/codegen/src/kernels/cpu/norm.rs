@@ -3,7 +3,7 @@
 use ir::ops::{AddLayerNorm, AddRmsNorm, LayerNorm, RmsNorm};
 use ir::{DeclaredOp, OpDef};
 
-use crate::kernels::Row;
+use crate::kernels::{Choose, Row};
 use crate::{Call, Refusal, Site};
 
 pub(super) const ADD_RMS_NORM: Row = row(&[AddRmsNorm::MNEMONIC], |site| norm::<AddRmsNorm>(site, |op| op.eps));
@@ -12,7 +12,7 @@ pub(super) const ADD_LAYER_NORM: Row = row(&[AddLayerNorm::MNEMONIC], |site| nor
 pub(super) const LAYER_NORM: Row = row(&[LayerNorm::MNEMONIC], |site| norm::<LayerNorm>(site, |op| op.eps));
 
 /// A kernel with the name of its op.
-const fn row(ops: &'static [&'static str], call: fn(&Site<'_>) -> Result<Call, Refusal>) -> Row {
+const fn row(ops: &'static [&'static str], call: Choose) -> Row {
     Row::new(ops[0], ops, "crates/runtime/src/cpu/norm.rs", call)
 }
 

@@ -3,7 +3,7 @@
 use ir::ops::{Argmax, Embedding, GatherRows, Split, Swiglu};
 use ir::{DeclaredOp, OpDef};
 
-use crate::kernels::Row;
+use crate::kernels::{Choose, Row};
 use crate::{Call, Refusal, Site};
 
 pub(super) const SWIGLU: Row = row(&[Swiglu::MNEMONIC], by_rows::<Swiglu>);
@@ -13,7 +13,7 @@ pub(super) const SPLIT: Row = row(&[Split::MNEMONIC], by_rows::<Split>);
 pub(super) const ARGMAX: Row = row(&[Argmax::MNEMONIC], argmax);
 
 /// A kernel with the name of its op.
-const fn row(ops: &'static [&'static str], call: fn(&Site<'_>) -> Result<Call, Refusal>) -> Row {
+const fn row(ops: &'static [&'static str], call: Choose) -> Row {
     Row::new(ops[0], ops, "crates/runtime/src/cpu/rows.rs", call)
 }
 
