@@ -269,11 +269,13 @@ impl Answers {
 
     fn fail(&mut self, index: u64, id: Option<Value>, error: Error) -> Result<(), Failure> {
         self.failed += 1;
-        let text = error.to_string();
-        if self.worst.is_none() || !matches!(error.kind(), ErrorKind::BadInput | ErrorKind::Usage) {
-            self.worst = Some(match error.kind() {
-                ErrorKind::Usage => Failure::bad_input(text.clone()),
-                _ => error.into(),
+        let kind = error.kind();
+        let failure = Failure::from(error);
+        let text = failure.to_string();
+        if self.worst.is_none() || !matches!(kind, ErrorKind::BadInput | ErrorKind::Usage) {
+            self.worst = Some(match kind {
+                ErrorKind::Usage => Failure::bad_input(&text),
+                _ => failure,
             });
         }
         let (prompt_ids, token_ids) = (Vec::new(), Vec::new());

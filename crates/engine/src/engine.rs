@@ -142,13 +142,13 @@ impl Engine {
         let max_input_len = plan.limits.max_input_len as usize;
         if prompt > max_input_len {
             return fail(format!(
-                "the prompt has {prompt} tokens, the plan allows {max_input_len} (compile with a larger --max-input-len)"
+                "the prompt has {prompt} tokens, the plan allows {max_input_len} (compile with a larger `max_input_len`)"
             ));
         }
         if prompt + generated > max_seq_len {
             return fail(format!(
                 "a prompt of {prompt} tokens and {generated} output tokens are {}, the plan allows {max_seq_len} \
-                 (compile with a larger --max-seq-len, or a smaller --max-tokens)",
+                 (compile with a larger `max_seq_len`, or generate fewer than `max_tokens`)",
                 prompt + generated
             ));
         }
@@ -159,7 +159,7 @@ impl Engine {
         let total = plan.kv.iter().map(|group| group.blocks as usize).min().unwrap_or(0);
         if needed > total {
             return fail(format!(
-                "{} tokens take {needed} KV blocks, the plan has {total} (compile with a larger --kv-cache)",
+                "{} tokens take {needed} KV blocks, the plan has {total} (compile with a larger `kv_cache_bytes`)",
                 prompt + generated
             ));
         }
