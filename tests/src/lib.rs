@@ -19,6 +19,7 @@ mod random;
 mod runner;
 mod skip;
 mod snapshot;
+mod suite;
 mod traced;
 mod weights;
 
@@ -35,8 +36,9 @@ pub use interpret::{StepOutputs, interpret, run_passes, run_passes_over};
 pub use models::{model_folders, model_graph};
 pub use planted::plant_outliers;
 pub use random::Random;
-pub use runner::{Suite, cases, folder, run};
+pub use runner::{cases, run};
 pub use skip::skip;
+pub use suite::{Suite, folder};
 pub use traced::Traced;
 pub use weights::SeededWeights;
 

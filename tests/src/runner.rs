@@ -6,12 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use ir::Graph;
-use passes::{Changed, Numerics, PassReport};
-use smelt::Driver;
-
 use crate::skip::note;
-use crate::{COMMANDS, Case, Command, Outcome, SeededWeights, run_passes, snapshot};
+use crate::{COMMANDS, Case, Command, Outcome, Suite, snapshot};
 
 /// What one command ran.
 #[derive(Clone, Copy)]
@@ -26,21 +22,7 @@ struct Count {
 /// The commands that have finished.
 static FINISHED: Mutex<Vec<Count>> = Mutex::new(Vec::new());
 
-/// The cases of a package, and the driver with their ops, passes and kernels.
-#[derive(Clone, Debug)]
-pub struct Suite {
-    /// Where the cases are.
-    pub folder: PathBuf,
-    /// The driver.
-    pub driver: Driver,
-}
-
 impl Suite {
-    /// smelt's own suite.
-    pub fn standard() -> Suite {
-        Suite { folder: folder().join("cases"), driver: Driver::new() }
-    }
-
     /// All cases below the directory, by name; only those whose name contains `SMELT_CASE`, if it is set.
     pub fn cases(&self) -> Result<Vec<Case>, String> {
         let mut paths = Vec::new();
@@ -58,26 +40,6 @@ impl Suite {
             ));
         }
         Ok(cases.into_iter().filter(|case| case.name.contains(&wanted)).collect())
-    }
-
-    /// The graph of a case.
-    pub fn graph(&self, case: &Case) -> Result<Graph, String> {
-        case.graph_of(self.driver.ops())
-    }
-
-    /// The graph of a case after the pipeline, its weights, and how values before and after may differ.
-    pub fn fused(&self, case: &Case) -> Result<(Graph, SeededWeights, Numerics), String> {
-        let graph = self.graph(case)?;
-        let weights = SeededWeights::of(&graph, case.dummy_weights);
-        let (after, reports) = run_passes(&self.driver.pipeline(), &graph, &weights)?;
-        Ok((after, weights, self.numerics(&reports)))
-    }
-
-    /// How values may differ after these passes. All fusions round.
-    pub fn numerics(&self, reports: &[PassReport]) -> Numerics {
-        let changed = reports.iter().filter(|report| report.changed == Changed::Yes);
-        let numerics = changed.filter_map(|report| Some(self.driver.passes().find(&report.name)?.numerics()));
-        numerics.max().unwrap_or(Numerics::Exact).max(Numerics::Rounding)
     }
 
     /// Runs the cases of the command of this name.
@@ -115,12 +77,6 @@ pub fn cases() -> Result<Vec<Case>, String> {
 /// If a case fails.
 pub fn run(name: &str) {
     Suite::standard().run(name);
-}
-
-/// The directory of this package's data. `SMELT_TESTS_DIR` is its path if the tests run on another machine than the one
-/// that built them.
-pub fn folder() -> PathBuf {
-    std::env::var_os("SMELT_TESTS_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 fn find(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {

@@ -230,3 +230,18 @@ impl Refusal {
         Refusal::Because(reason.into())
     }
 }
+
+/// A kernel with its parameters, as texts show it: `linear_skinny {n = 6144, warps = 8}`.
+pub(crate) fn configured(kernel: &str, call: &Call) -> String {
+    let params: Vec<String> = call.params.iter().map(param_text).collect();
+    format!("{kernel} {{{}}}", params.join(", "))
+}
+
+/// A parameter, as texts show it.
+pub(crate) fn param_text(param: &Param) -> String {
+    match &param.value {
+        Scalar::Int(value) => format!("{} = {value}", param.name),
+        Scalar::Float(value) => format!("{} = {}", param.name, plan::float_text(*value)),
+        Scalar::Text(value) => format!("{} = {value}", param.name),
+    }
+}

@@ -4,6 +4,7 @@
 mod catalog;
 mod cost;
 pub mod cuda;
+mod error;
 mod kernel;
 mod kernels;
 mod lower;
@@ -15,9 +16,10 @@ mod target;
 mod tuning;
 
 pub use catalog::Catalog;
+pub use error::CodegenError;
 pub use kernel::{About, Call, DeviceCall, Kernel, KvUse, Refusal, Site};
 pub use kernels::cuda::{Body, c_float, c_type};
-pub use lower::{CodegenError, Lowered, PlanSpec, Selected};
+pub use lower::{Lowered, PlanSpec, Selected};
 pub use memory::{Placement, Request, place};
 pub use program::ProgramShape;
 pub use recipe::{Mapped, Recipe, WriteError};

@@ -4,18 +4,19 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use ir::{EvalError, Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
+use ir::{Graph, Stage, TensorType, Type, Value, Verified, WeightSource};
 use plan::input::Changed;
 use plan::{
-    Arg, DType, ExecError, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step,
-    TextFile, Tiles, Weight, WeightData,
+    Arg, DType, Input, KvGroup, Launch, Layout, Limits, Model, Plan, PlanError, PlanWriter, Program, Step, TextFile,
+    Tiles, Weight, WeightData,
 };
 
 use crate::cuda::{Built, Compiler};
 use crate::memory::Buffers;
-use crate::recipe::{Recipe, WriteError};
+use crate::recipe::Recipe;
 use crate::{
-    Catalog, Choice, Chosen, Measurable, ProgramShape, Selection, Site, Target, Timings, cost, kernels, select, untimed,
+    Catalog, Choice, Chosen, CodegenError, Measurable, ProgramShape, Selection, Site, Target, Timings, cost, kernels,
+    select, untimed,
 };
 
 /// Contents of a plan besides the graph.
@@ -35,54 +36,6 @@ pub struct PlanSpec {
     pub config: Vec<(String, String)>,
     /// Inputs of the compilation.
     pub inputs: Vec<Input>,
-}
-
-/// Errors of code generation.
-#[derive(Debug, thiserror::Error)]
-pub enum CodegenError {
-    /// Ops without a kernel.
-    #[error("target `{target}`: {}", .problems.join("\n"))]
-    NoKernel {
-        /// Name of the target.
-        target: String,
-        /// One line per op.
-        problems: Vec<String>,
-    },
-    /// Units that do not compile.
-    #[error("{}", .problems.join("\n"))]
-    Units {
-        /// The compiler's log of each unit.
-        problems: Vec<String>,
-    },
-    /// Candidates for an op could not be timed.
-    #[error("timing `{op}`: {error}")]
-    Timing {
-        /// The op.
-        op: String,
-        /// The device's error.
-        error: Box<ExecError>,
-    },
-    /// A constant could not be computed.
-    #[error("weights: {0}")]
-    Constant(#[from] EvalError),
-    /// The checkpoint could not be read.
-    #[error("weights: {0}")]
-    Weights(String),
-    /// The plan could not be written.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The graph cannot be executed.
-    #[error("{0}")]
-    Graph(String),
-}
-
-impl From<WriteError> for CodegenError {
-    fn from(error: WriteError) -> CodegenError {
-        match error {
-            WriteError::Weights(reason) => CodegenError::Weights(reason),
-            WriteError::Plan(error) => CodegenError::Plan(error),
-        }
-    }
 }
 
 /// A fused graph and the kernels of its programs.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use ir::{Graph, OpId, expand};
-use plan::{Param, Scalar};
 
+use crate::kernel::configured;
 use crate::tuning::{Candidates, CodeHashes, Timed, print_timed};
 use crate::{Call, Catalog, ProgramShape, Refusal, Site};
 
@@ -247,21 +247,6 @@ impl Selection {
         }
         let print = |(unit, programs): &(&str, Vec<&str>)| format!("// {}\n{unit}", programs.join(", "));
         units.iter().map(print).collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// A kernel with its parameters, as texts show it: `linear_skinny {n = 6144, warps = 8}`.
-pub(crate) fn configured(kernel: &str, call: &Call) -> String {
-    let params: Vec<String> = call.params.iter().map(param_text).collect();
-    format!("{kernel} {{{}}}", params.join(", "))
-}
-
-/// A parameter, as texts show it.
-pub(crate) fn param_text(param: &Param) -> String {
-    match &param.value {
-        Scalar::Int(value) => format!("{} = {value}", param.name),
-        Scalar::Float(value) => format!("{} = {}", param.name, plan::float_text(*value)),
-        Scalar::Text(value) => format!("{} = {value}", param.name),
     }
 }
 

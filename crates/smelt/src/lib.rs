@@ -25,6 +25,7 @@ mod error;
 pub mod eval;
 mod export;
 mod gate;
+mod generation;
 mod llm;
 mod mixed;
 mod observer;
@@ -57,7 +58,8 @@ pub use engine::{
 pub use error::{Error, ErrorKind};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
-pub use llm::{GenerateTimings, Generation, Llm, LoadOptions, NewToken, Prompt};
+pub use generation::{GenerateTimings, Generation, Prompt};
+pub use llm::{Llm, LoadOptions, NewToken};
 pub use mixed::{Goal, Group, GroupFormat, LossCache, Mixed, MixedOptions, Point};
 pub use observer::Observer;
 pub use options::{

@@ -12,8 +12,12 @@ use serde::Serialize;
 use text::Tokenizer;
 
 use crate::cache::CACHE_KEY;
-use crate::requests::{Answer, timings, tokens};
-use crate::{Compilation, CompileOptions, Driver, Error, PlanCache, Progress, Quiet, RunOptions, Source, TargetChoice};
+use crate::generation::timings;
+use crate::requests::{Answer, Requests, tokens};
+use crate::{
+    Compilation, CompileOptions, Driver, Error, GenerateTimings, Generation, PlanCache, Progress, Prompt, Quiet,
+    RunOptions, Source, TargetChoice,
+};
 
 /// A model, ready to generate.
 pub struct Llm {
@@ -37,36 +41,6 @@ pub struct LoadOptions {
     pub engine: Settings,
 }
 
-/// A prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prompt {
-    /// Text, for models with a tokenizer.
-    Text(String),
-    /// Token ids.
-    Tokens(Vec<u32>),
-}
-
-impl From<&str> for Prompt {
-    fn from(text: &str) -> Prompt {
-        Prompt::Text(text.to_owned())
-    }
-}
-
-/// What was generated from one prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generation {
-    /// The prompt as tokens.
-    pub prompt_ids: Vec<u32>,
-    /// Generated tokens; the last may be a stop token.
-    pub token_ids: Vec<u32>,
-    /// Their text, for models with a tokenizer.
-    pub text: Option<String>,
-    /// Why it ended.
-    pub finish_reason: FinishReason,
-    /// If requested: `[positions, vocab]`, one row per prompt position, then one per generated token.
-    pub logits: Vec<f32>,
-}
-
 /// A token as soon as it is generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewToken {
@@ -78,19 +52,6 @@ pub struct NewToken {
     pub at: Instant,
     /// Text that is final with this token, empty while a character is incomplete; `None` without a tokenizer.
     pub text: Option<String>,
-}
-
-/// Times in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct GenerateTimings {
-    /// From the plan file to the first possible step.
-    pub load_ms: f64,
-    /// From the request to its first token.
-    pub prefill_ms: f64,
-    /// From the first token to the last.
-    pub decode_ms: f64,
-    /// Tokens after the first, divided by `decode_ms`; zero if there are none.
-    pub decode_tokens_per_s: f64,
 }
 
 impl Llm {
@@ -205,6 +166,11 @@ impl Llm {
     /// Maximum number of tokens that can be generated after a prompt of this length.
     pub fn room_for(&self, prompt_tokens: usize) -> u32 {
         self.file.plan().limits.max_seq_len.saturating_sub(prompt_tokens as u32)
+    }
+
+    /// Requests that run together, from now on.
+    pub fn requests(&mut self) -> Requests<'_> {
+        Requests::new(&mut self.engine, self.tokenizer.as_ref())
     }
 
     /// Generates from each prompt, all in one batch.

@@ -6,7 +6,8 @@ use std::time::Instant;
 use engine::{Engine, Event, FinishReason, GenerationParams, Request, RequestId};
 use text::{TextStream, Tokenizer};
 
-use crate::{Error, GenerateTimings, Generation, Llm, Prompt};
+use crate::generation::timings;
+use crate::{Error, GenerateTimings, Generation, Prompt};
 
 /// Requests that run together. Those that are open when this is dropped are cancelled.
 pub struct Requests<'a> {
@@ -38,14 +39,11 @@ struct Open<'a> {
     generation: Generation,
 }
 
-impl Llm {
-    /// Requests that run together, from now on.
-    pub fn requests(&mut self) -> Requests<'_> {
-        Requests { engine: &mut self.engine, tokenizer: self.tokenizer.as_ref(), open: HashMap::new() }
-    }
-}
-
 impl<'a> Requests<'a> {
+    pub(crate) fn new(engine: &'a mut Engine, tokenizer: Option<&'a Tokenizer>) -> Requests<'a> {
+        Requests { engine, tokenizer, open: HashMap::new() }
+    }
+
     /// Submits a request. Of those that wait, one of a lower `priority`, from 0 to 7, goes first.
     pub fn submit(&mut self, prompt: &Prompt, params: &GenerationParams, priority: u8) -> Result<RequestId, Error> {
         let prompt_ids = tokens(self.tokenizer, prompt)?;
@@ -158,13 +156,4 @@ impl Open<'_> {
         let timings = timings(self.submitted, self.first_token.unwrap_or(at), at, self.generation.token_ids.len());
         (self.generation, timings)
     }
-}
-
-/// The times of requests that generated this many tokens after their first one.
-pub(crate) fn timings(start: Instant, first: Instant, end: Instant, tokens: usize) -> GenerateTimings {
-    let decode_ms = end.duration_since(first).as_secs_f64() * 1e3;
-    let later = tokens.saturating_sub(1);
-    let decode_tokens_per_s = if later > 0 { later as f64 / (decode_ms / 1e3) } else { 0.0 };
-    let prefill_ms = first.duration_since(start).as_secs_f64() * 1e3;
-    GenerateTimings { load_ms: 0.0, prefill_ms, decode_ms, decode_tokens_per_s }
 }

@@ -4,6 +4,7 @@
 mod arrows;
 mod files;
 mod licences;
+mod rooms;
 mod tree;
 mod words;
 
@@ -32,6 +33,8 @@ const INVARIANTS: &[Invariant] = &[
     ("texts use the words of docs/glossary.md", words::plain_words),
     ("a Rust file starts with its purpose: `//!`", files::open_with_their_job),
     ("a hand-written Rust file has at most 700 lines", files::stay_short),
+    ("a module with a folder is its `mod.rs`", rooms::folders_have_a_mod),
+    ("files of a crate do not import each other in a circle", rooms::no_circles),
     ("each snapshot has its case, and each case with a snapshot has one", files::snapshots_have_cases),
     ("the book's figures are those of bench/", |tree| crate::bench::stale(&tree.root)),
     ("the book shows files that CI compiles", crate::docs::stale_code),

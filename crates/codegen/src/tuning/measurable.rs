@@ -64,7 +64,7 @@ pub fn chosen<'a>(selection: &'a Selection, programs: &'a [ProgramShape], index:
     let (chosen, program) = (selection.program(index), &programs[index]);
     let launches = chosen.launches().map(|(id, choice)| {
         let site = Site { graph: chosen.graph(), op: id, program };
-        let candidates = Candidates::only(&site, choice, &mut hashes);
+        let candidates = Candidates::only(&site, choice.kernel, &choice.call, &mut hashes);
         Measurable { graph: chosen.graph(), program, id, candidates }
     });
     launches.collect()

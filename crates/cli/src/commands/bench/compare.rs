@@ -71,20 +71,6 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// A figure in both reports.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    pub batch_size: usize,
-    pub metric: String,
-    pub old: f64,
-    pub new: f64,
-    pub percent: f64,
-    /// How probable a difference like that between the samples is by chance.
-    pub p: f64,
-    /// The limit that it passes, if one was given.
-    pub passes: Option<String>,
-}
-
 /// An older report.
 pub struct Baseline(Report);
 

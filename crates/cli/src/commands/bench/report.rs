@@ -33,7 +33,7 @@ pub struct Report {
     pub results: Vec<Row>,
     /// Beside an older report, if one was named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub comparison: Vec<super::compare::Change>,
+    pub comparison: Vec<Change>,
 }
 
 /// The program that measured.
@@ -239,6 +239,20 @@ pub fn number(value: f64) -> String {
         size => (3 - size.log10().floor() as i32).clamp(0, 6),
     };
     format!("{value:.*}", digits as usize)
+}
+
+/// A figure in both reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub batch_size: usize,
+    pub metric: String,
+    pub old: f64,
+    pub new: f64,
+    pub percent: f64,
+    /// How probable a difference like that between the samples is by chance.
+    pub p: f64,
+    /// The limit that it passes, if one was given.
+    pub passes: Option<String>,
 }
 
 impl Report {
