@@ -445,9 +445,8 @@ mod tests {
         }
 
         fn call(&self, site: &Site<'_>) -> Result<Call, Refusal> {
-            let (graph, program) = (site.graph, &site.program.name);
-            let (name, op) = (graph.value_name(graph.result(site.op)), graph.op(site.op).mnemonic());
-            self.0.lock().unwrap().push(format!("{program} {name} {op}"));
+            // an op that is expanded may give its name to one of its parts
+            self.0.lock().unwrap().push(format!("{} {:?}", site.program.name, site.op));
             Err(Refusal::OtherOp)
         }
 
