@@ -37,18 +37,3 @@ impl Edit {
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edits_are_applied_in_order_and_must_find_something() {
-        let edit: Edit = r"s/a b/c/ s/c\n// s/d/c/".parse().unwrap();
-        assert_eq!(edit.apply("a b\nd a b").unwrap(), "c a b".replace("a b", "c"));
-        assert_eq!(edit.apply("a b\n").unwrap_err(), "`d` does not occur in the graph");
-        for wrong in ["", "a", "s/a", "s/a/b", "s//b/", "s/a/b/ c"] {
-            assert!(wrong.parse::<Edit>().is_err(), "{wrong}");
-        }
-    }
-}

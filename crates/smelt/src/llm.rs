@@ -5,10 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::{Engine, FinishReason, GenerationParams, RequestId, Settings};
+use engine::{Engine, GenerationParams, RequestId, Settings};
 use plan::partial::PartialFolder;
 use plan::{ExecError, PlanFile};
-use serde::Serialize;
 use text::Tokenizer;
 
 use crate::cache::CACHE_KEY;

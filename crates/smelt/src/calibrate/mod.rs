@@ -6,6 +6,7 @@
 
 mod activation_file;
 mod activation_writer;
+mod file;
 mod format;
 mod hessian;
 mod layer_runner;
@@ -18,14 +19,13 @@ mod segments;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use frontend::Checkpoint;
-use passes::calibration::{Calibration, ClipMethod};
-use plan::input::{self, DATA_BYTES};
+use passes::calibration::ClipMethod;
 use serde::Serialize;
 
 use crate::{Compilation, Driver, Error, Progress, Quiet, RunOptions, Source, TargetChoice};
 pub use activation_file::ActivationFile;
 use activation_writer::ActivationWriter;
+pub use file::{activations_path, check_calibration, read_calibration};
 use layer_runner::LayerRunner;
 pub use merge::merge_calibrations;
 use output_lock::OutputLock;
@@ -88,11 +88,6 @@ pub struct CalibrateReport {
     pub activations: PathBuf,
     /// Duration in seconds.
     pub seconds: f64,
-}
-
-/// The activations file of a calibration, with rows and Hessians: `calibration.safetensors` for `calibration.json`.
-pub fn activations_path(calibration: &Path) -> PathBuf {
-    calibration.with_extension("safetensors")
 }
 
 /// A path with a suffix added to its name.
@@ -177,15 +172,4 @@ impl Driver {
             seconds: start.elapsed().as_secs_f64(),
         })
     }
-}
-
-/// Reads a calibration.
-pub fn read_calibration(path: &Path) -> Result<Calibration, Error> {
-    let text = input::read_text(path, DATA_BYTES).map_err(|error| Error::Io { path: path.to_owned(), error })?;
-    Calibration::parse(&text).map_err(|error| Error::BadInput(format!("{}: {error}", path.display())))
-}
-
-/// Refuses a calibration of a different model than a checkpoint's.
-pub fn check_calibration(calibration: &Calibration, checkpoint: &Checkpoint) -> Result<(), Error> {
-    calibration.check_model(&checkpoint.fingerprint()).map_err(|error| Error::BadInput(error.to_string()))
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use smelt::plans::input::{self, TEXT_BYTES};
 
-use super::report::{Report, Row, SCHEMA_VERSION, number};
+use super::report::{Change, Report, Row, SCHEMA_VERSION, number};
 use super::stats::rank_sum_p;
 use crate::failure::Failure;
 use crate::output::reads;
