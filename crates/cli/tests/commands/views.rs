@@ -118,11 +118,7 @@ fn rules_from_a_file_are_passes_by_their_names() {
     assert_eq!(row(&emit("passes", &["--opt-bisect-limit", "3"])), None);
     assert!(row(&emit("passes", &["--opt-bisect-limit", "4"])).is_some());
     assert!(emit("ir-after=silu-mul", &[]).contains(" = silu_mul "));
-    assert!(
-        sandbox
-            .ok(&["opt", "--list-passes", "--rewrites", &rules])
-            .contains("silu-mul\n    a rewrite rule\n")
-    );
+    assert!(sandbox.ok(&["opt", "--list-passes", "--rewrites", &rules]).contains("silu-mul\n    a rewrite rule\n"));
     // the rules are among a plan's inputs: others give another plan
     let generate = ["generate", MHA, "--prompt-ids", "5,6,7", "--max-tokens", "4"];
     let compiled = |more: &[&str]| {
