@@ -19,8 +19,8 @@ fn step(plan: &Plan, program: &Program, values: &SymbolValues) -> f64 {
 fn what_passes_make_is_not_predicted_to_be_slower() {
     let passes = PassList::standard();
     // quantization passes are required if requested
-    let must = |pass: &Arc<dyn Pass>| pass.required() && !pass.numerics().on_purpose();
-    let required = passes.iter().cloned().filter(must).collect();
+    let must = |pass: &&Arc<dyn Pass>| pass.required() && !pass.numerics().on_purpose();
+    let required = passes.iter().filter(must).cloned().collect();
     let pipelines = [pipeline::standard(), Pipeline::of(required)];
     for model in model_folders().unwrap() {
         for target in Target::ALL {

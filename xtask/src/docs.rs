@@ -1,5 +1,7 @@
-//! `cargo xtask docs`: the reference, generated from the program, and the code in the book.
+//! `cargo xtask docs`: the reference, generated from the program, and the code in the book; the book's lists of the
+//! files that an addition touches are compared with an addition of that kind.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -61,6 +63,57 @@ pub fn stale_code(tree: &Tree) -> Vec<String> {
     tree.with_extension("md").filter_map(|file| check(&file.path, &file.text)).collect()
 }
 
+/// The word of the first line of a list of files: ` ```text touches Softcap|float softcap in crates/ir kernels `.
+const TOUCHES: &str = "text touches ";
+/// Where additions go if the list does not say so.
+const SOURCES: [&str; 2] = ["crates/", "kernels/"];
+
+/// The invariant that `tidy` checks: a page that says which files an op, a pass or a format touches lists all files, and
+/// only those, whose name or code has one of the words of such an op, pass or format. Tests and comments do not count.
+pub fn wrong_lists(tree: &Tree) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for page in tree.with_extension("md") {
+        let mut blocks = page.text.split(FENCE);
+        while let Some((info, listed)) = blocks.find_map(|block| block.strip_prefix(TOUCHES)?.split_once('\n')) {
+            let (words, folders) = info.split_once(" in ").unwrap_or((info, ""));
+            let folders: Vec<&str> =
+                if folders.is_empty() { SOURCES.to_vec() } else { folders.split_whitespace().collect() };
+            let words: Vec<&str> = words.split('|').collect();
+            let listed: BTreeSet<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            let touched = touched(tree, &words, &folders);
+            if listed != touched {
+                let (path, touched) = (&page.path, touched.into_iter().collect::<Vec<_>>().join(", "));
+                wrong.push(format!("{path} says what `{}` touches, but that is: {touched}", words.join("` or `")));
+            }
+        }
+    }
+    wrong
+}
+
+/// The sources with one of these words.
+fn touched<'a>(tree: &'a Tree, words: &[&str], folders: &[&str]) -> BTreeSet<&'a str> {
+    let sources = tree.with_extension("rs").chain(tree.with_extension("cuh"));
+    let sources = sources.filter(|file| folders.iter().any(|folder| file.path.starts_with(folder)));
+    let product = sources.filter(|file| !file.path.contains("/tests/") && !file.path.ends_with("/tests.rs"));
+    let touched = product.filter(|file| {
+        let name = file.path.rsplit('/').next().and_then(|name| name.split('.').next());
+        words.iter().any(|word| name == Some(*word) || names(&file.text, word))
+    });
+    touched.map(|file| file.path.as_str()).collect()
+}
+
+/// Whether code has the word, outside of its comments and tests.
+fn names(code: &str, word: &str) -> bool {
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    let product = code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    product.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| {
+        line.match_indices(word).any(|(at, _)| {
+            let (before, after) = (&line[..at], &line[at + word.len()..]);
+            !before.ends_with(part_of_word) && !after.starts_with(part_of_word)
+        })
+    })
+}
+
 /// The pages with their texts.
 fn reference(root: &Path) -> Result<Vec<(&'static str, String)>, String> {
     let program = smelt(root)?;
@@ -73,22 +126,25 @@ fn reference(root: &Path) -> Result<Vec<(&'static str, String)>, String> {
     PAGES.iter().map(page).collect()
 }
 
-/// The page with each code block that names a file, as in `rust examples/a.rs` after the fence, replaced by that file.
+/// The page with each code block that names a file, as in `rust examples/a.rs` after the fence, replaced by that file; a
+/// block such as `rust examples/a.rs op! {` by the part of it that starts with this line and ends with the brace.
 fn with_code(root: &Path, page: &str) -> Result<String, String> {
     let mut out = String::new();
     let mut lines = page.lines();
     while let Some(line) = lines.next() {
         out.push_str(line);
         out.push('\n');
-        let named = line.strip_prefix(FENCE).and_then(|info| info.split_once(' ')).map(|(_, path)| path);
-        if let Some(path) = named.filter(|path| path.contains('/')) {
+        let named = line.strip_prefix(FENCE).and_then(|info| info.split_once(' ')).map(|(_, named)| named);
+        let named = named.map(|named| named.split_once(' ').unwrap_or((named, "")));
+        if let Some((path, start)) = named.filter(|(path, _)| path.contains('/')) {
             let text = fs::read_to_string(root.join(path)).map_err(|error| format!("{path}: {error}"))?;
             // a snapshot begins with lines of insta
             let text = match path.ends_with(".snap") {
                 true => text.splitn(3, "---\n").last().unwrap_or_default(),
                 false => &text,
             };
-            out.push_str(text.trim_end());
+            let part = part(text, start).ok_or_else(|| format!("{path} has no part that starts with `{start}`"))?;
+            out.push_str(part.trim_end());
             out.push('\n');
             lines.find(|line| *line == FENCE).ok_or_else(|| format!("the block of {path} is not closed"))?;
             out.push_str(FENCE);
@@ -96,6 +152,15 @@ fn with_code(root: &Path, page: &str) -> Result<String, String> {
         }
     }
     Ok(out)
+}
+
+/// The part of a text from the line `start` to its closing brace; all of it if there is no such line to look for.
+fn part<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+    if start.is_empty() {
+        return Some(text);
+    }
+    let text = &text[text.find(&format!("\n{start}\n"))? + 1..];
+    text.find("\n}\n").map(|end| &text[..end + 2])
 }
 
 /// The items of a list in an answer.
@@ -152,7 +217,7 @@ fn ops(_: &Path, answer: &Value) -> Result<String, String> {
 }
 
 fn passes(_: &Path, answer: &Value) -> Result<String, String> {
-    let mut out = head("Passes", "crates/passes/src/list.rs and pipeline.rs");
+    let mut out = head("Passes", "the documentation of each pass and crates/passes/src/pipeline.rs");
     out.push_str(
         "The pipeline of `compile`, from top to bottom. *Exact* passes keep every value, to the last bit; those that *round*\n\
          omit a rounding to 16 bits or sum in another order. Passes that quantize change what a layer computes *within* a\n\
@@ -184,7 +249,7 @@ fn passes(_: &Path, answer: &Value) -> Result<String, String> {
         passes.iter().map(|pass| text(pass, "name")).filter(|name| !placed.contains(name)).collect();
     if !others.is_empty() {
         out.push_str(
-            "\nNot in the pipeline, for `smelt opt`:\n\n| | | values | what it does |\n| --- | --- | --- | --- |\n",
+            "\nInserted by options, and for `smelt opt`:\n\n| | | values | what it does |\n| --- | --- | --- | --- |\n",
         );
         for name in others {
             out.push_str(&row(name, "")?);
@@ -240,6 +305,33 @@ mod tests {
         let fresh = with_code(root, &page).expect("a page");
         assert_eq!(fresh, format!("a\n```toml ./Cargo.toml\n{manifest}```\nb\n```sh tour\nls\n```\n"));
         assert_eq!(with_code(root, &fresh), Ok(fresh));
+        let part = |start: &str| with_code(root, &format!("```rust ./src/docs.rs {start}\n```\n"));
+        assert!(part("struct Absent {").is_err());
+        let page = part("struct Page {").expect("a part");
+        assert!(page.starts_with("```rust ./src/docs.rs struct Page {\nstruct Page {\n    path"), "{page}");
+        assert!(page.ends_with("String>,\n}\n```\n"), "{page}");
+    }
+
+    #[test]
+    fn lists_of_touched_files_are_those_of_an_addition() {
+        let list =
+            |listed: &str| format!("a\n```text touches FuseX|x_y\n{listed}\n```\nb\n```rust a/b.rs\nFuseX\n```\n");
+        let wrong = |page: &str| {
+            wrong_lists(&Tree::of(&[
+                ("docs/page.md", page),
+                ("crates/passes/src/x_y.rs", "struct Other;"),
+                ("crates/passes/src/list.rs", "x_y: FuseX,"),
+                ("crates/passes/src/near.rs", "// x_y\nFuseXs ax_y x_y-z\n#[cfg(test)]\nmod tests {\n    x_y\n}"),
+                ("crates/passes/tests/all.rs", "x_y"),
+                ("xtask/src/docs.rs", "x_y"),
+            ]))
+        };
+        let all = "crates/passes/src/list.rs   its line\ncrates/passes/src/x_y.rs    the rule";
+        assert!(wrong(&list(all)).is_empty());
+        assert_eq!(wrong(&list(&all[..40])).len(), 1, "one is not listed");
+        assert_eq!(wrong(&list(&format!("{all}\ncrates/passes/src/near.rs"))).len(), 1, "one is not touched");
+        let narrow = list(&all[..40]).replace("x_y\n", "x_y in crates/passes/src/l\n");
+        assert!(wrong(&narrow).is_empty(), "one folder");
     }
 
     #[test]

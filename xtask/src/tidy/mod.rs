@@ -38,6 +38,7 @@ const INVARIANTS: &[Invariant] = &[
     ("each snapshot has its case, and each case with a snapshot has one", files::snapshots_have_cases),
     ("the book's figures are those of bench/", |tree| crate::bench::stale(&tree.root)),
     ("the book shows files that CI compiles", crate::docs::stale_code),
+    ("a list in the book of what an addition touches is that of an example", crate::docs::wrong_lists),
     ("ARCHITECTURE.md names every crate and has at most 300 lines", files::architecture_is_complete),
 ];
 
