@@ -417,6 +417,31 @@ impl Inputs<'_> {
     }
 }
 
+impl Driver {
+    /// Compiles the checkpoint in `dir` to a plan file: all stages of a [`Compilation`].
+    pub fn compile(
+        &self,
+        dir: &Path,
+        out: &Path,
+        options: &CompileOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<CompileReport, Error> {
+        progress.phase("reading checkpoint");
+        Compilation::new(self, &Source::open(dir, options)?, options, progress)?.write(out)
+    }
+
+    /// The same without compiling kernels, computing weights and writing the plan.
+    pub fn dry_run(
+        &self,
+        dir: &Path,
+        options: &CompileOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<CompileReport, Error> {
+        progress.phase("reading checkpoint");
+        Ok(Compilation::new(self, &Source::open(dir, options)?, options, progress)?.lowered()?.report())
+    }
+}
+
 impl<S: std::fmt::Debug> std::fmt::Debug for Compilation<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Compilation")

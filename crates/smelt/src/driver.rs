@@ -15,7 +15,7 @@ use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
 
 use crate::observer::{ObservedPasses, Observer};
-use crate::{Compilation, CompileOptions, CompileReport, Error, PassTime, Progress, RewriteFile, Source, TargetChoice};
+use crate::{Error, PassTime, Progress, RewriteFile, TargetChoice};
 
 /// Compiles checkpoints and opens executors. Everything that the command line does goes through one.
 #[derive(Clone)]
@@ -196,29 +196,6 @@ impl Driver {
         let reports = manager.run(&pipeline, &mut graph, &context, &mut ObservedPasses(Some(observer)));
         let reports = reports.map_err(|failure| self.pass_failed(failure))?;
         Ok((graph, reports.iter().map(PassTime::from).collect()))
-    }
-
-    /// Compiles the checkpoint in `dir` to a plan file: all stages of a [`Compilation`].
-    pub fn compile(
-        &self,
-        dir: &Path,
-        out: &Path,
-        options: &CompileOptions,
-        progress: &mut dyn Progress,
-    ) -> Result<CompileReport, Error> {
-        progress.phase("reading checkpoint");
-        Compilation::new(self, &Source::open(dir, options)?, options, progress)?.write(out)
-    }
-
-    /// The same without compiling kernels, computing weights and writing the plan.
-    pub fn dry_run(
-        &self,
-        dir: &Path,
-        options: &CompileOptions,
-        progress: &mut dyn Progress,
-    ) -> Result<CompileReport, Error> {
-        progress.phase("reading checkpoint");
-        Ok(Compilation::new(self, &Source::open(dir, options)?, options, progress)?.lowered()?.report())
     }
 
     /// Passes to disable must be known, and optional.

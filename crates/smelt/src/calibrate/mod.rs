@@ -19,7 +19,7 @@ mod segments;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use passes::calibration::ClipMethod;
+use passes::calibration::{Calibration, ClipMethod};
 use serde::Serialize;
 
 use crate::{Compilation, Driver, Error, Progress, Quiet, RunOptions, Source, TargetChoice};

@@ -4,36 +4,9 @@ use std::collections::BTreeMap;
 
 use plan::{Plan, PortData};
 use rayon::prelude::*;
-use serde::Serialize;
 
-use super::{Passage, Rows, Score, Scoring, Windows, log_sum_exp};
+use super::{Comparison, Passage, Rows, Score, Scoring, ValueError, Windows, log_sum_exp};
 use crate::{Error, Llm};
-
-/// The difference of a plan from another, the reference.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
-    /// The loss of the reference on the text.
-    pub reference: Score,
-    /// The loss of the plan.
-    pub plan: Score,
-    /// Mean `KL(reference || plan)` over all positions, in nats.
-    pub kl: f64,
-    /// Top-1 agreement: share of positions at which both predict the same token.
-    pub top1: f64,
-    /// Other outputs that both plans have, in the order of the reference.
-    pub values: Vec<ValueError>,
-}
-
-/// The difference of a value of a plan from the same value of the reference, over all tokens.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ValueError {
-    /// Its name in the graph.
-    pub name: String,
-    /// `||reference - plan|| / ||reference||`.
-    pub error: f64,
-    /// Cosine of the angle between both.
-    pub cosine: f64,
-}
 
 /// Runs a passage through both plans, step by step. They must split it into the same steps.
 pub fn compare(reference: &mut Llm, plan: &mut Llm, passage: &Passage, windows: Windows) -> Result<Comparison, Error> {

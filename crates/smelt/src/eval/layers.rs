@@ -5,24 +5,10 @@ use std::borrow::Cow;
 
 use ir::{Graph, Value};
 use passes::{Changed, Pass, PassContext, PassError, Slot};
-use serde::Serialize;
 
 use super::comparison::LOGITS;
-use super::{Comparison, EvalRequest, Passage, compare};
+use super::{Comparison, EvalRequest, LayerError, Passage, compare};
 use crate::{CompileOptions, Driver, Error, Llm, LoadOptions, Progress, Source, TargetChoice};
-
-/// A layer's contribution to the error of the residual stream.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LayerError {
-    /// The half of a layer, such as `layers.3.mlp`; or `logits`, which includes lm_head.
-    pub layer: String,
-    /// Relative error of the residual stream after it.
-    pub error: f64,
-    /// Cosine of the angle between the residual streams after it.
-    pub cosine: f64,
-    /// Growth of the relative error over the layer.
-    pub growth: f64,
-}
 
 impl Comparison {
     /// The layers, in order, of plans that output the residual stream after each; then the logits.

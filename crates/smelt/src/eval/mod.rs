@@ -7,17 +7,18 @@
 mod comparison;
 mod formats;
 mod layers;
+mod measures;
 mod passage;
 mod windows;
 
 use engine::{GenerationParams, Request, RequestId};
 use plan::PortData;
 use rayon::prelude::*;
-use serde::Serialize;
 
-pub use comparison::{Comparison, ValueError, compare};
+pub use comparison::compare;
 pub use formats::{FormatError, compare_formats};
-pub use layers::{LayerError, compare_layers};
+pub use layers::compare_layers;
+pub use measures::{Comparison, LayerError, Score, ValueError};
 pub use passage::Passage;
 use windows::Window;
 pub use windows::{WindowOptions, Windows};
@@ -42,17 +43,6 @@ impl EvalRequest<'_> {
     }
 }
 
-/// The loss of a model on a text.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Score {
-    /// `exp(nll)`.
-    pub perplexity: f64,
-    /// Mean negative log-likelihood per scored token, in nats.
-    pub nll: f64,
-    /// Number of scored tokens.
-    pub tokens: usize,
-}
-
 /// Scores a passage. Calls `each` for each position, with the next token and its negative log-likelihood.
 pub fn score(
     llm: &mut Llm,
@@ -70,14 +60,6 @@ pub fn score(
         }
     }
     Ok(Score::new(sum, tokens))
-}
-
-impl Score {
-    /// From the sum over some tokens.
-    fn new(sum: f64, tokens: usize) -> Score {
-        let nll = sum / tokens as f64;
-        Score { perplexity: nll.exp(), nll, tokens }
-    }
 }
 
 /// Logits of consecutive positions, and the tokens that follow them in the text.

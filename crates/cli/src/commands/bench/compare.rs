@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use smelt::plans::input::{self, TEXT_BYTES};
 
 use super::report::{Change, Report, Row, SCHEMA_VERSION, number};
