@@ -71,7 +71,7 @@ pub fn in_f32(graph: &Graph) -> Graph {
         // other ops name a dtype only where it is another than their operand's
         let keeps = line.contains(" = cast ") || line.contains(" = dequantize ") || line.contains("quantized = [x");
         let dropped = |line: String| {
-            line.replace("to = f32, codes", "codes").replace(", to = f32}", "}").replace(" {to = f32}", "")
+            line.replace("to = f32, quantize_to", "quantize_to").replace(", to = f32}", "}").replace(" {to = f32}", "")
         };
         if keeps { line } else { dropped(line) }
     };

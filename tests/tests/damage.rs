@@ -124,12 +124,12 @@ fn prompts_must_fit_the_plan() {
         assert_says(&error.to_string(), parts);
     };
     refused(&[ids(&[])], 1, &["the prompt is empty"]);
-    refused(&[ids(&[1; 9])], 1, &["9 tokens", "the plan allows 8", "--max-input-len"]);
-    refused(&[ids(&[1; 8])], 9, &["17", "the plan allows 16", "--max-tokens"]);
+    refused(&[ids(&[1; 9])], 1, &["9 tokens", "the plan allows 8", "`max_input_len`"]);
+    refused(&[ids(&[1; 8])], 9, &["17", "the plan allows 16", "max_tokens"]);
     refused(&[ids(&[1])], u32::MAX, &["the plan allows 16"]);
     refused(&[ids(&[319, 320])], 1, &["token 320 is outside the vocabulary", "below 320"]);
     refused(&[ids(&[u32::MAX])], 1, &["outside the vocabulary"]);
-    refused(&[Prompt::from("text")], 1, &["no tokenizer.json", "--prompt-ids"]);
+    refused(&[Prompt::from("text")], 1, &["no tokenizer.json", "Prompt::Tokens"]);
     // A bad prompt fails the good ones of its batch, and leaves no state.
     refused(&[ids(&[1]), ids(&[]), ids(&[2])], 4, &["empty"]);
     assert_eq!(sample(&mut llm).unwrap().len(), 1);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::process::{cargo, run as run_command, works};
-use crate::tidy::Tree;
+use crate::tree::Tree;
 use crate::{mutate, sanitize, summary, test, tour};
 
 type Step = fn(&Path) -> Result<(), String>;

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::process::smelt;
-use crate::tidy::Tree;
+use crate::tree::Tree;
 
 const MENDED: &str = "run `cargo xtask docs`";
 const FENCE: &str = "```";

@@ -13,6 +13,7 @@ mod summary;
 mod test;
 mod tidy;
 mod tour;
+mod tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

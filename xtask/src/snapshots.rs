@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::tidy::{Tree, is_filetest};
+use crate::tidy::is_filetest;
+use crate::tree::Tree;
 
 /// The list of a run of the tests.
 pub struct References {

@@ -15,9 +15,10 @@ pub fn run(root: &Path) -> Result<(), String> {
     let mut pages: Vec<PathBuf> = book.flatten().map(|entry| entry.path()).collect();
     pages.sort();
     pages.insert(0, root.join("README.md"));
-    run_command(&mut cargo(root, ["build", "--release", "--quiet", "-p", "cli"]))?;
+    // the program of the tests: CI does not build all of it a third time
+    run_command(&mut cargo(root, ["build", "--quiet", "--workspace", "--bin", "smelt"]))?;
     let old = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(root.join("target/release")).chain(std::env::split_paths(&old));
+    let folders = std::iter::once(root.join("target/debug")).chain(std::env::split_paths(&old));
     let path = std::env::join_paths(folders).map_err(|error| error.to_string())?;
     let home = test::nvrtc_home(root)?;
     for page in pages {

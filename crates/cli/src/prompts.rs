@@ -155,7 +155,13 @@ impl Prompts {
     ) -> Result<smelt::EngineStats, Failure> {
         // read by a thread: a slow writer of a pipe does not hold up what runs
         let (send, lines) = mpsc::sync_channel(QUEUE);
-        std::thread::spawn(move || self.lines.into_iter().try_for_each(|line| send.send(line)));
+        std::thread::spawn(move || {
+            for line in self.lines {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
         let room = llm.plan().plan().limits.max_seq_len;
         let mut answers =
             Answers { unordered, open: HashMap::new(), waiting: BTreeMap::new(), next: 0, failed: 0, worst: None };

@@ -1,6 +1,6 @@
 //! Allowed dependencies, from the manifests.
 
-use super::tree::{Dependency, Package, Tree};
+use crate::tree::{Dependency, Package, Tree};
 
 /// The arrows of ARCHITECTURE.md. `tests` and `xtask` may depend on anything.
 const MAP: &[(&str, &[&str])] = &[

@@ -1,7 +1,7 @@
 //! Requirements of files, and which files belong together.
 
-use super::tree::Tree;
 use super::words::names;
+use crate::tree::Tree;
 
 const WARN_LINES: usize = 400;
 const MOST_LINES: usize = 700;

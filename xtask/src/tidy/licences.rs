@@ -1,6 +1,6 @@
 //! The licences of the crates in Cargo.lock, checked against the list of `deny.toml`.
 
-use super::tree::{Licensed, Tree};
+use crate::tree::{Licensed, Tree};
 
 /// Each crate has a licence that `deny.toml` allows.
 pub fn are_allowed(tree: &Tree) -> Vec<String> {

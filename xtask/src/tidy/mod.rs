@@ -5,13 +5,12 @@ mod arrows;
 mod files;
 mod licences;
 mod rooms;
-mod tree;
 mod words;
 
 use std::path::Path;
 
+use crate::tree::Tree;
 pub use files::is_filetest;
-pub use tree::Tree;
 
 /// An invariant and the check that lists its violations.
 type Invariant = (&'static str, fn(&Tree) -> Vec<String>);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::tree::Tree;
+use crate::tree::Tree;
 
 /// Files that may name each other.
 const ONE_THING: &[&[&str]] = &[

@@ -1,6 +1,6 @@
 //! What code may name: dependencies with one home, input and output, leftovers. And words that texts avoid.
 
-use super::tree::{File, Tree};
+use crate::tree::{File, Tree};
 
 /// A word, where it may stand, and in how many files.
 const HOMES: &[(&str, &str, usize)] = &[

@@ -146,12 +146,9 @@ impl Core {
         }
         let block_tokens = self.room.block_tokens;
         if taken < pending && !logits {
-            // whole blocks, unless nothing else would be computed
-            match (start + taken) / block_tokens * block_tokens {
-                end if end > start => taken = end - start,
-                _ if !step.chunks.is_empty() => return,
-                _ => {}
-            }
+            // whole blocks, if there is room for one
+            let end = (start + taken) / block_tokens * block_tokens;
+            taken = if end > start { end - start } else { taken };
         }
         let complete = taken == pending;
         let wanted = if logits { taken } else { usize::from(complete) };

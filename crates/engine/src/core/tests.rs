@@ -286,6 +286,17 @@ fn a_lower_class_goes_first_and_none_waits_for_ever() {
 }
 
 #[test]
+fn a_prompt_goes_on_while_others_decode_however_small_steps_are() {
+    // two decode, and a step has room for one token more, which is less than a block
+    let mut requests: Vec<Asked> = (0..2).map(|index| asked(prompt(index, 3), 60)).collect();
+    let text = (1..1000).map(|first| vec![first, 5, 7]).find(|prompt| alone(prompt, 60).len() == 60);
+    requests.iter_mut().for_each(|asked| asked.prompt.clone_from(text.as_ref().unwrap()));
+    requests.push(Asked { at: 4, ..asked(prompt(2, 10), 1) });
+    let outcome = run(&room(3, 3, 60), &Settings::default(), false, &requests);
+    assert!(outcome.ends[2].1 <= 4 + 11 && outcome.ends[0].1 > 50, "{:?}", outcome.ends);
+}
+
+#[test]
 fn steps_run_ahead_while_the_same_sequences_decode() {
     let requests: Vec<Asked> = (0..4).map(|index| asked(prompt(index, 8), 40)).collect();
     let outcome = run(&room(4, 64, 200), &Settings::default(), true, &requests);
