@@ -3,8 +3,8 @@
 // AddLayerNorm normalize a + b and store that sum, too.
 //
 //   x, a, b, sum [rows][kCols] of T; normed of N; weight, bias [kCols] of W, which no earlier launch writes; bias may
-//   be nullptr (written in the unit)
-//   Sums are in float, and of the unrounded a + b
+//   be a literal nullptr in the unit
+//   Accumulation is in float, of unrounded a + b
 //   Grid: rows, one block of kBlock threads each.
 #pragma once
 #include "norm/row.cuh"

@@ -97,7 +97,7 @@ fn metadata_at(bytes: &[u8]) -> usize {
 fn something_else_is_no_plan() {
     let long = Plan { target: "a target with a name that is too long".to_owned(), ..SOUND.plan.clone() };
     assert_refused(&Scratch::with_plan(&long), "a long target");
-    let hint = "not a plan: it does not start with the plan magic; make one with `smelt compile DIR -o FILE.plan`";
+    let hint = "not a plan: it lacks the magic number of a plan; make one with `smelt compile DIR -o FILE.plan`";
     for bytes in [&b""[..], b"S", b"{\"architectures\": []}", &[0; 8192]] {
         assert_says(&assert_refused(&Scratch::holding(bytes), "something else"), &["x.plan", hint]);
     }

@@ -33,7 +33,7 @@ fn requests_wait_for_places_and_blocks() {
 }
 
 #[test]
-fn texts_end_where_the_model_says_or_the_caller_does() {
+fn generation_ends_at_stop_tokens_and_at_max_tokens() {
     // the second greedy token of this prompt is a stop token
     let mut llm = load("tests/oracle/llama-bias-wide-heads", CompileOptions::default());
     let prompt = [Prompt::Tokens(vec![308])];
@@ -104,7 +104,7 @@ fn a_program_is_told_what_the_importer_warns_of() {
 }
 
 #[test]
-fn steps_are_profiled_in_the_midst_and_leave_no_trace() {
+fn profiling_mid_generation_leaves_no_state() {
     let compile = CompileOptions { max_batch_size: Some(3), max_num_tokens: Some(32), ..Default::default() };
     let mut llm = load("models/demo", compile);
     let prompts: Vec<Vec<u32>> = (0..3).map(|first| (first..first + 40).collect()).collect();
@@ -117,7 +117,7 @@ fn steps_are_profiled_in_the_midst_and_leave_no_trace() {
     assert_eq!(mixed.sequences.iter().map(|sequence| sequence.tokens).collect::<Vec<_>>(), [1, 1, 30]);
     assert_eq!((mixed.sequences[2].cached, mixed.decodes(plan)), (0, false));
     assert!(decode.decodes(plan) && decode.sequences.iter().all(|sequence| sequence.tokens == 1));
-    // six tokens of the last: its prompt and five are cached
+    // the last has generated 6: its prompt and 5 are cached
     assert_eq!(decode.sequences[2].cached, 45);
     for step in [mixed, decode] {
         let (launches, costs) = (&step.times.launches, step.costs(plan).unwrap());
@@ -125,7 +125,7 @@ fn steps_are_profiled_in_the_midst_and_leave_no_trace() {
         assert_eq!((launches.len(), costs.len()), (planned, planned));
         assert!(launches.iter().all(|time| *time > 0.0) && step.times.apart > 0.0 && !step.times.captured);
     }
-    // the work of a step of the largest size and the same contexts
+    // the work of the whole step, from its sizes and contexts
     let contexts: Vec<u64> = decode.sequences.iter().map(|sequence| sequence.cached + 1).collect();
     let whole = smelt::plans::step_cost(&plan.programs[decode.program], &decode.symbols, &contexts).unwrap();
     let sum = decode.costs(plan).unwrap().into_iter().map(|cost| cost.read).sum::<u64>();

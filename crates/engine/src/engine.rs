@@ -148,7 +148,7 @@ impl Engine {
         if prompt + generated > max_seq_len {
             return fail(format!(
                 "a prompt of {prompt} tokens and {generated} output tokens are {}, the plan allows {max_seq_len} \
-                 (compile with a larger `max_seq_len`, or generate fewer than `max_tokens`)",
+                 (compile with a larger `max_seq_len`, or use a smaller `max_tokens`)",
                 prompt + generated
             ));
         }

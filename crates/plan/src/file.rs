@@ -43,7 +43,7 @@ pub enum PlanError {
         error: std::io::Error,
     },
     /// The file is not a plan.
-    #[error("{0}: not a plan: it does not start with the plan magic; make one with `smelt compile DIR -o FILE.plan`")]
+    #[error("{0}: not a plan: it lacks the magic number of a plan; make one with `smelt compile DIR -o FILE.plan`")]
     NotAPlan(PathBuf),
     /// The file was written by another version.
     #[error("{path}: plan format {found}, this program reads {FORMAT_VERSION}: compile the checkpoint again")]

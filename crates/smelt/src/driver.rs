@@ -203,7 +203,7 @@ impl Driver {
         for name in names {
             if self.pass_named(name)?.required() {
                 return Err(Error::Usage(format!(
-                    "pass `{name}` is required, by later stages or by the options: it cannot be disabled"
+                    "pass `{name}` cannot be disabled: later stages or the options require it"
                 )));
             }
         }

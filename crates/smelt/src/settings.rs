@@ -219,7 +219,7 @@ pub(crate) fn check_workspace(plan: &Plan, bound: Option<u64>) -> Result<(), Err
 fn write_fullest_step(text: &mut String, program: &Program) {
     let step = program.fullest_step().step;
     let site = program.steps.get(step as usize).map_or("", |Step::Launch(launch)| &launch.site);
-    let _ = writeln!(text, "live in the fullest step of {}, `{site}`:", program.name);
+    let _ = writeln!(text, "live at the memory peak of {}, `{site}`:", program.name);
     for buffer in program.alive(step) {
         let shape: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "{:>12}  {} : {}[{}]", buffer.bytes, buffer.name, buffer.dtype, shape.join(", "));

@@ -50,7 +50,7 @@ pub struct Generate {
     /// generate), guaranteed-no-evict (all that it may generate) or max-utilization (its prompt).
     #[arg(long, value_name = "POLICY", default_value_t, value_parser = parse_policy)]
     policy: Policy,
-    /// Computes all of each prompt, also where it begins like an earlier one.
+    /// Computes prompts in full, without reusing KV blocks of earlier ones.
     #[arg(long)]
     no_prefix_cache: bool,
     /// Prints steps, KV blocks and preemptions to stderr at the end.

@@ -93,7 +93,7 @@ impl Memory {
                 buffer.offset, buffer.bytes
             );
         }
-        text + "* live in the fullest step\n"
+        text + "* live at the memory peak\n"
     }
 }
 

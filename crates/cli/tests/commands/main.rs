@@ -241,10 +241,10 @@ fn what_cannot_be_done_has_its_exit_code() {
         (&["--max-num-tokens", "4", "--max-batch-size", "8"], 2, "--max-num-tokens 4 is below"),
         (&["--max-input-len", "300", "--max-output-len", "300", "--max-seq-len", "500"], 2, "need 600 tokens"),
         (&["--disable-pass", "fuse-everything"], 2, "unknown pass `fuse-everything`, expected one of: canonicalize"),
-        (&["--disable-pass", "canonicalize"], 2, "is required"),
+        (&["--disable-pass", "canonicalize"], 2, "cannot be disabled: later stages"),
         (&["--target", "tpu"], 4, "unknown target `tpu`, this program compiles for: cpu"),
         (&["--kv-cache", "1"], 6, "is smaller than one block"),
-        (&["--workspace-size", "1000"], 6, "live in the fullest step of mixed@512"),
+        (&["--workspace-size", "1000"], 6, "live at the memory peak of mixed@512"),
     ];
     for (more, code, message) in cases {
         let args = compile(more);

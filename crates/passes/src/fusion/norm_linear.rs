@@ -7,8 +7,8 @@ use crate::{Numerics, rewrite_pass};
 
 rewrite_pass! {
     /// `linear(rms_norm(x, g), w) → fused_linear(x, w, g) {prologue = rms_norm(eps, dtype)}`; not if the norm has other
-    /// users. The same for `layer_norm(x, g, bias)`; one without a bias is not fused. A target without suitable
-    /// kernels, as for many rows, unfuses it again.
+    /// users. Likewise for `layer_norm(x, g, bias)`, but not without a bias. A target without suitable
+    /// kernels (e.g. for many rows) expands it.
     pub struct FuseNormLinear(Numerics::Exact) { norm_linear }
 }
 

@@ -29,16 +29,16 @@ use crate::progress::Stderr;
 /// Measures a model: time to first token, time per output token, tokens per second.
 ///
 /// Each run has prompts of new random tokens, all sequences start at once, and each generates all of its tokens. Figures
-/// are held against what the device reads and multiplies at most, which is measured first.
+/// are compared with the device's peak bandwidth and arithmetic rate, measured beforehand.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// A plan, or the folder of a checkpoint.
     #[arg(value_name = "DIR|FILE.plan", required_unless_present = "engine_dir")]
     model: Option<PathBuf>,
-    /// The same, as trtllm-bench has it.
+    /// Same, under trtllm-bench's name.
     #[arg(long, value_name = "DIR|FILE.plan", conflicts_with = "model")]
     engine_dir: Option<PathBuf>,
-    /// Numbers of sequences that run at once, one after the other.
+    /// Batch sizes to measure, one after another.
     #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_values_t = [1], aliases = ["batch", "batch-size"], value_parser = parse_count::<u32>)]
     batch_sizes: Vec<u32>,
     /// Tokens of each prompt.
@@ -50,10 +50,10 @@ pub struct Bench {
     /// Measured runs of each batch size. A 99th percentile takes at least 100.
     #[arg(long, value_name = "N", default_value_t = 10, alias = "repeat", value_parser = parse_count::<u32>)]
     num_runs: u32,
-    /// Runs before those, which are not measured.
+    /// Warm-up runs, which are not measured.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_limit::<u32>)]
     warmup_runs: u32,
-    /// Where the ceilings come from that figures are held against: measured first, on this device, or from a table.
+    /// Ceilings that results are compared with: measured on this device beforehand, or from a table.
     #[arg(long, value_enum, value_name = "WHICH", default_value = "measured")]
     ceilings: CeilingChoice,
     /// Seed of the prompts.
@@ -71,12 +71,12 @@ pub struct Bench {
     /// An older report, to compare with.
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
-    /// Ends with exit code 8 where a figure is beyond a limit, such as tpot_p50>+3% or tokens_per_s<-3%, and the samples
+    /// Exits with code 8 if a figure exceeds a limit, such as tpot_p50>+3% or tokens_per_s<-3%, and the samples
     /// of both reports differ by more than chance (rank sum test, p < 0.01); may be given several times.
     #[arg(long, value_name = "LIMIT", requires = "compare", value_delimiter = ',')]
     fail_if: Vec<Limit>,
-    /// Times each launch of a step that reads a prompt and of one that generates, of the first batch size, and prints them by
-    /// layer. Into the folder go profile.json, which inspect --profile shows, trace.json for Perfetto, and roofline.svg.
+    /// Times each launch of a prefill step and of a decode step, at the first batch size, and prints the times by
+    /// layer. Writes profile.json (for inspect --profile), trace.json (for Perfetto) and roofline.svg to the folder.
     #[arg(long, value_name = "FOLDER")]
     profile: Option<PathBuf>,
     /// Waits after each step: for tests of --fail-if.
