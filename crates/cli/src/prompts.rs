@@ -85,9 +85,12 @@ impl Lines {
 
     fn parse(&self, line: &[u8]) -> Result<Line, Failure> {
         let wrong = |reason: String| Failure::bad_input(format!("{}, line {}: {reason}", self.name, self.number));
-        // the position within the line is of no use: `at line 1 column 5`
-        let reason = |error: serde_json::Error| error.to_string();
-        let parsed: Line = serde_json::from_slice(line).map_err(|error| wrong(reason(error)))?;
+        let parsed: Line = serde_json::from_slice(line.trim_ascii_end()).map_err(|error| {
+            // its line is always the first
+            let (column, text) = (error.column(), error.to_string());
+            let reason = text.split(" at line 1 column").next().unwrap_or(&text);
+            wrong(format!("{reason} at column {column}"))
+        })?;
         if parsed.prompt.is_some() == parsed.prompt_ids.is_some() {
             return Err(wrong("expected either `prompt` or `prompt_ids`".to_owned()));
         }

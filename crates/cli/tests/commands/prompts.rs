@@ -64,7 +64,7 @@ fn a_line_that_is_wrong_is_named() {
     let sandbox = Sandbox::new();
     let good = "{\"prompt_ids\": [5, 6, 7]}\n";
     for (line, says) in [
-        ("{\"prompt_ids\": [5", "line 2: EOF while parsing"),
+        ("{\"prompt_ids\": [5", "line 2: EOF while parsing a list at column 17"),
         ("[5, 6]", "line 2: invalid"),
         ("{\"max_tokens\": 3}", "line 2: expected either `prompt` or `prompt_ids`"),
         ("{\"prompt\": \"a\", \"prompt_ids\": [5]}", "line 2: expected either"),

@@ -115,7 +115,7 @@ mod tests {
         for target in Target::ALL {
             for kernel in target.catalog().iter() {
                 let (name, about) = (kernel.name(), kernel.about());
-                assert!(root().join(about.file).is_file(), "{target}, {name}: there is no file {}", about.file);
+                assert!(root().join(about.file).is_file(), "{target}, {name}: {} does not exist", about.file);
                 let unknown: Vec<_> = about.ops.iter().filter(|op| ops.find(op).is_none()).collect();
                 assert!(unknown.is_empty() && !about.ops.is_empty(), "{target}, {name}: there are no ops {unknown:?}");
             }
