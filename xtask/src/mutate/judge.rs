@@ -250,8 +250,13 @@ fn watch(mut child: Child, place: &Place, start: Instant, limits: &Limits, input
     }
 }
 
-/// Peak memory of a process in bytes. `None` if it has ended.
+/// Peak memory of a process in bytes. `None` if it has ended, or has not begun: until the kernel has given a new process
+/// its own memory, which may be after `spawn` returns, `/proc` shows that of its parent, and its parent's program.
 fn peak_memory(process: u32) -> Option<u64> {
+    let program = |process: &str| fs::read_link(format!("/proc/{process}/exe"));
+    if program(&process.to_string()).ok()? == program("self").ok()? {
+        return None;
+    }
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
