@@ -184,7 +184,8 @@ fn requests_together_generate_what_they_do_alone() {
                 left -= 1;
                 let (prompt, max_tokens) = (prompt(&mut dice), dice.below(60) as u32);
                 let params = GenerationParams { max_tokens, ..GenerationParams::default() };
-                let request = Request { prompt: prompt.clone(), params, priority: dice.below(3) as u8 };
+                let priority = dice.below(3) as u8;
+                let request = Request { prompt: prompt.clone(), params, priority, timeout: None };
                 asked.insert(engine.add(request).unwrap(), (prompt, max_tokens));
             }
             if dice.below(40) == 0 {

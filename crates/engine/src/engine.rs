@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use plan::{ExecError, PlanFile, PortData, ProgramKind, Session, StepId};
+use plan::{ExecError, Plan, PlanFile, PortData, ProgramKind, Session, StepId};
 
-use crate::core::{Chunk, Core, Output, Room, Settings, Stats};
+use crate::core::{Chunk, Core, Millis, Output, Room, Settings, Stats};
 use crate::request::{FinishReason, Request, RequestId};
 use crate::step::{Padding, StepInputs, blocks_for, check_ports, pack};
 
@@ -26,6 +26,7 @@ pub struct Engine {
     read: StepId,
     /// Requests that ended without a step.
     ended: Vec<Output>,
+    next_request: u64,
     start: Instant,
 }
 
@@ -123,13 +124,13 @@ impl Engine {
             in_order: false,
             read: StepId(0),
             ended: Vec::new(),
+            next_request: 0,
             start: Instant::now(),
         })
     }
 
-    /// Why the plan cannot serve a request, if it cannot.
-    pub fn check(&self, request: &Request) -> Result<(), EngineError> {
-        let plan = self.file.plan();
+    /// Why a plan cannot serve a request, if it cannot.
+    pub fn check(plan: &Plan, request: &Request) -> Result<(), EngineError> {
         let fail = |reason: String| Err(EngineError::Request(reason));
         let (prompt, generated) = (request.prompt.len(), request.params.max_tokens as usize);
         let max_seq_len = plan.limits.max_seq_len as usize;
@@ -168,16 +169,32 @@ impl Engine {
 
     /// Queues a request.
     pub fn add(&mut self, request: Request) -> Result<RequestId, EngineError> {
-        self.check(&request)?;
-        let now = self.start.elapsed().as_millis() as u64;
-        let (id, ended) = self.core.add(now, request);
-        self.ended.extend(ended);
+        Engine::check(self.file.plan(), &request)?;
+        let id = RequestId(self.next_request);
+        self.add_as(id, request);
         Ok(id)
+    }
+
+    /// Queues a request that was checked, under a name that no other one has had.
+    pub fn add_as(&mut self, id: RequestId, request: Request) {
+        self.next_request = self.next_request.max(id.0 + 1);
+        let now = self.now();
+        self.ended.extend(self.core.add(now, id, request));
+    }
+
+    /// Milliseconds since the engine began.
+    fn now(&self) -> Millis {
+        self.start.elapsed().as_millis() as Millis
     }
 
     /// Ends a request: no step that begins from now on computes anything for it. Its last event comes with the next step.
     pub fn cancel(&mut self, request: RequestId) {
         self.ended.extend(self.core.cancel(request));
+    }
+
+    /// Ends all requests.
+    pub fn cancel_all(&mut self) {
+        self.ended.extend(self.core.cancel_all());
     }
 
     /// Drops the last events of requests that were cancelled.
@@ -206,6 +223,8 @@ impl Engine {
     /// it takes its tokens on the device, which then does not wait for the host. A step that fails ends its requests
     /// alone.
     pub fn step(&mut self) -> Vec<Event> {
+        let now = self.now();
+        self.core.expire(now, &mut self.ended);
         let mut events: Vec<Event> = self.ended.drain(..).map(|output| event(output, None)).collect();
         if self.submitted[0].is_none() && self.plan_next() {
             self.submit(&mut events);

@@ -1,5 +1,7 @@
 //! What callers ask for.
 
+use std::time::Duration;
+
 /// Identifies a request of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -13,6 +15,8 @@ pub struct Request {
     pub params: GenerationParams,
     /// From 0, the default, which goes first, to 7.
     pub priority: u8,
+    /// How long it may take in all: no step that begins later computes anything for it.
+    pub timeout: Option<Duration>,
 }
 
 /// Generation parameters. Sampling is greedy: the most likely token, the lowest id on a tie.
@@ -41,15 +45,18 @@ pub enum FinishReason {
     Length,
     /// The caller ended it.
     Cancelled,
+    /// Its time was over.
+    Timeout,
 }
 
 impl FinishReason {
-    /// The word of OpenAI's API.
+    /// The word of OpenAI's API, which has none for the last two.
     pub fn name(self) -> &'static str {
         match self {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
+            FinishReason::Timeout => "timeout",
         }
     }
 }

@@ -16,8 +16,8 @@ pub trait Executor {
     fn load(&self, plan: Arc<PlanFile>) -> Result<Box<dyn Session>, ExecError>;
 }
 
-/// A loaded plan with its own KV cache.
-pub trait Session {
+/// A loaded plan with its own KV cache. It may move to another thread between calls.
+pub trait Session: Send {
     /// Whether [`Session::submit`] returns before its step has run, so that it pays to submit the next one meanwhile.
     fn runs_ahead(&self) -> bool {
         false

@@ -26,6 +26,9 @@ pub enum Error {
     /// A request was refused, or its step failed.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
+    /// A service did not take a request.
+    #[error(transparent)]
+    Refused(#[from] crate::Refused),
     /// The tokenizer failed.
     #[error(transparent)]
     Text(#[from] text::TextError),
@@ -118,6 +121,8 @@ impl Error {
             Error::NoDevice(_) => ErrorKind::NoDevice,
             Error::DoesNotFit(_) => ErrorKind::DoesNotFit,
             Error::Gate(_) => ErrorKind::Inaccurate,
+            Error::Refused(crate::Refused::Full { .. } | crate::Refused::Draining) => ErrorKind::DoesNotFit,
+            Error::Refused(crate::Refused::Stopped) => ErrorKind::Internal,
             Error::Pass(_) => ErrorKind::Internal,
             Error::Import(ImportError::BadInput(_)) => ErrorKind::BadInput,
             Error::Import(ImportError::Unsupported(_)) => ErrorKind::Unsupported,

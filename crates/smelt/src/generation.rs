@@ -20,6 +20,12 @@ impl From<&str> for Prompt {
     }
 }
 
+impl From<Vec<u32>> for Prompt {
+    fn from(ids: Vec<u32>) -> Prompt {
+        Prompt::Tokens(ids)
+    }
+}
+
 /// What was generated from one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {

@@ -15,6 +15,7 @@
 //! [`Driver`] is for those who need more than the defaults: it compiles checkpoints to plan files, with passes, ops and
 //! kernels of one's own. [`Compilation`] does so stage by stage.
 
+mod answer;
 mod cache;
 mod calibrate;
 mod ceilings;
@@ -37,10 +38,12 @@ mod profile;
 mod progress;
 mod report;
 mod requests;
+mod service;
 mod settings;
 mod source;
 mod tuning;
 
+pub use answer::Answer;
 pub use cache::PlanCache;
 pub use calibrate::{
     ActivationFile, CalibrateOptions, CalibrateReport, Dataset, activations_path, check_calibration,
@@ -75,9 +78,10 @@ pub use plan::{
 pub use precision::PRECISION_FILE;
 pub use progress::{Progress, Quiet};
 pub use report::{CompileReport, PassTime, Unit};
-pub use requests::{Answer, Requests};
+pub use requests::Requests;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
+pub use service::{Answers, Refused, Service, ServiceSettings, Submission};
 pub use source::Source;
 
 /// The stages of a [`Compilation`].

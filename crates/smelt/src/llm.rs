@@ -10,19 +10,20 @@ use plan::partial::PartialFolder;
 use plan::{ExecError, PlanFile};
 use text::Tokenizer;
 
+use crate::answer::tokens;
 use crate::cache::CACHE_KEY;
 use crate::generation::timings;
-use crate::requests::{Answer, Requests, tokens};
+use crate::requests::Requests;
 use crate::{
-    Compilation, CompileOptions, Driver, Error, GenerateTimings, Generation, PlanCache, Progress, Prompt, Quiet,
-    RunOptions, Source, TargetChoice,
+    Answer, Compilation, CompileOptions, Driver, Error, GenerateTimings, Generation, PlanCache, Progress, Prompt,
+    Quiet, RunOptions, Source, TargetChoice,
 };
 
 /// A model, ready to generate.
 pub struct Llm {
     file: Arc<PlanFile>,
     pub(crate) engine: Engine,
-    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     load_ms: f64,
     warnings: Vec<String>,
 }
@@ -141,7 +142,7 @@ impl Llm {
         let session = driver.executor(&file.plan().target, options.run)?.load(Arc::clone(&file))?;
         let engine = Engine::with_settings(Arc::clone(&file), session, options.engine.clone())?;
         let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
-        let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?;
+        let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?.map(Arc::new);
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(Llm { file, engine, tokenizer, load_ms, warnings: Vec::new() })
     }
@@ -170,6 +171,11 @@ impl Llm {
     /// Requests that run together, from now on.
     pub fn requests(&mut self) -> Requests<'_> {
         Requests::new(&mut self.engine, self.tokenizer.as_ref())
+    }
+
+    /// The plan, the tokenizer and the engine.
+    pub(crate) fn into_parts(self) -> (Arc<PlanFile>, Option<Arc<Tokenizer>>, Engine) {
+        (self.file, self.tokenizer, self.engine)
     }
 
     /// Generates from each prompt, all in one batch.

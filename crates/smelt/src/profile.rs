@@ -19,7 +19,7 @@ impl Llm {
             ..Request::default()
         });
         let requests: Vec<Request> = requests.collect();
-        requests.iter().try_for_each(|request| self.engine.check(request))?;
+        requests.iter().try_for_each(|request| Engine::check(self.plan().plan(), request))?;
         self.engine.submit_in_order(true);
         let profiled = steps(&mut self.engine, requests, tokens, runs);
         self.engine.clear();

@@ -1,7 +1,7 @@
 //! Tokenization and detokenization. Knows nothing of models: its input is the bytes of a `tokenizer.json`.
 //!
 //! ```no_run
-//! let tokenizer = text::Tokenizer::from_bytes(&std::fs::read("tokenizer.json")?)?;
+//! let tokenizer = std::sync::Arc::new(text::Tokenizer::from_bytes(&std::fs::read("tokenizer.json")?)?);
 //! let mut stream = tokenizer.stream();
 //! for id in tokenizer.encode("The compiler", true)? {
 //!     print!("{}", stream.push(id)?);

@@ -2,14 +2,15 @@
 //! a token does not grow with the number of tokens before it.
 
 use std::char::REPLACEMENT_CHARACTER;
+use std::sync::Arc;
 
 use crate::TextError;
 use crate::tokenizer::{Decoding, Tokenizer};
 
 /// Incremental detokenizing: [`Tokenizer::stream`].
 #[derive(Debug)]
-pub struct TextStream<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct TextStream {
+    tokenizer: Arc<Tokenizer>,
     /// Pending bytes of [`Decoding::Bytes`]: the start of a scalar, at most three.
     bytes: Vec<u8>,
     /// For [`Decoding::Text`], the tokens that the next text depends on: the last ones whose text was returned, then
@@ -19,8 +20,8 @@ pub struct TextStream<'t> {
     given: String,
 }
 
-impl<'t> TextStream<'t> {
-    pub(crate) fn new(tokenizer: &'t Tokenizer) -> Self {
+impl TextStream {
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Self {
         TextStream { tokenizer, bytes: Vec::new(), window: Vec::new(), given: String::new() }
     }
 

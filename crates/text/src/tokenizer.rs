@@ -1,5 +1,7 @@
 //! A tokenizer loaded from the bytes of a `tokenizer.json`.
 
+use std::sync::Arc;
+
 use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
 
 use crate::TextError;
@@ -60,13 +62,13 @@ impl Tokenizer {
     }
 
     /// Decodes tokens incrementally.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream::new(self)
+    pub fn stream(self: &Arc<Self>) -> TextStream {
+        TextStream::new(Arc::clone(self))
     }
 
     /// Decodes tokens that continue a prompt: if a tokenizer drops the space before a text, the first word keeps its
     /// own.
-    pub fn stream_after(&self, prompt: &[u32]) -> Result<TextStream<'_>, TextError> {
+    pub fn stream_after(self: &Arc<Self>, prompt: &[u32]) -> Result<TextStream, TextError> {
         let mut stream = self.stream();
         // Earlier tokens cannot affect the text of the next token.
         const CONTEXT: usize = 16;

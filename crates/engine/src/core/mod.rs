@@ -8,7 +8,8 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use blocks::{Cached, Pool, PrefixHash};
 use policy::Lengths;
@@ -57,6 +58,8 @@ pub(crate) struct Room {
 pub struct Stats {
     /// Requests that wait.
     pub waiting: usize,
+    /// Tokens of their prompts.
+    pub waiting_tokens: usize,
     /// Requests that run.
     pub running: usize,
     /// Blocks of the KV cache in all.
@@ -114,7 +117,8 @@ pub(crate) struct Core {
     /// Steps whose results have not come, the oldest first.
     under_way: VecDeque<StepPlan>,
     spare: Vec<StepPlan>,
-    next_request: u64,
+    /// When requests end at the latest, those that have ended included.
+    deadlines: BinaryHeap<Reverse<(Millis, SequenceId)>>,
     /// Blocks that were found in the cache.
     found: Vec<u32>,
     stats: Stats,
@@ -136,19 +140,17 @@ impl Core {
             lengths: Lengths::new(),
             under_way: VecDeque::new(),
             spare: Vec::new(),
-            next_request: 0,
+            deadlines: BinaryHeap::new(),
             found: Vec::new(),
             stats: Stats::default(),
         }
     }
 
     /// Queues a request, which must fit. One that wants nothing ends at once.
-    pub fn add(&mut self, now: Millis, request: Request) -> (RequestId, Option<Output>) {
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
+    pub fn add(&mut self, now: Millis, id: RequestId, request: Request) -> Option<Output> {
         let finished = (request.params.max_tokens == 0).then_some(FinishReason::Length);
         if finished.is_some() && !request.params.logits {
-            return (id, Some(Output::end(id, finished)));
+            return Some(Output::end(id, finished));
         }
         let index = self.unused.pop().unwrap_or(self.sequences.len() as u32);
         let generation = self.sequences.get(index as usize).map_or(0, |old| old.generation);
@@ -180,13 +182,18 @@ impl Core {
                 sequence.hashes.push(hash);
             }
         }
-        self.queue.push(SequenceId { index, generation }, &mut sequence, Place::Waiting);
+        let sequence_id = SequenceId { index, generation };
+        self.queue.push(sequence_id, &mut sequence, Place::Waiting);
         self.by_request.insert(id, index);
+        if let Some(timeout) = request.timeout {
+            let deadline = now.saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(Millis::MAX));
+            self.deadlines.push(Reverse((deadline, sequence_id)));
+        }
         match self.sequences.get_mut(index as usize) {
             Some(place) => *place = sequence,
             None => self.sequences.push(sequence),
         }
-        (id, None)
+        None
     }
 
     /// Ends a request. No step that is planned from now on has a row of it.
@@ -194,6 +201,28 @@ impl Core {
         let index = *self.by_request.get(&request)?;
         self.end(index);
         Some(Output::end(request, Some(FinishReason::Cancelled)))
+    }
+
+    /// Ends all requests.
+    pub fn cancel_all(&mut self) -> Vec<Output> {
+        let mut all: Vec<RequestId> = self.by_request.keys().copied().collect();
+        all.sort_unstable();
+        all.into_iter().filter_map(|request| self.cancel(request)).collect()
+    }
+
+    /// Ends the requests whose time is over.
+    pub fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
+        while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
+            let sequence = &self.sequences[id.index as usize];
+            if sequence.generation == id.generation {
+                if deadline > now {
+                    break;
+                }
+                out.push(Output::end(sequence.request, Some(FinishReason::Timeout)));
+                self.end(id.index);
+            }
+            self.deadlines.pop();
+        }
     }
 
     /// Whether a request waits or runs.
@@ -212,6 +241,7 @@ impl Core {
         let (blocks, available) = (self.pool.all(), self.pool.available());
         Stats {
             waiting: self.queue.len,
+            waiting_tokens: self.queue.tokens,
             running: self.running.len(),
             blocks,
             blocks_used: blocks - available,
@@ -329,6 +359,11 @@ impl Core {
         sequence.hashes = Vec::new();
         self.unused.push(index);
         self.queue.sweep(&self.sequences);
+        // deadlines of requests that ended before them
+        if self.deadlines.len() > 64 + 2 * self.by_request.len() {
+            let sequences = &self.sequences;
+            self.deadlines.retain(|Reverse((_, id))| sequences[id.index as usize].generation == id.generation);
+        }
     }
 
     /// Takes a sequence from those that run, and its blocks: the only place where blocks are given back.

@@ -9,7 +9,7 @@ use crate::{FinishReason, GenerationParams, RequestId};
 pub(crate) type Millis = u64;
 
 /// Names a sequence as long as it exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SequenceId {
     pub index: u32,
     pub generation: u32,
@@ -108,6 +108,8 @@ pub(crate) struct Queue {
     classes: [VecDeque<SequenceId>; CLASSES],
     /// Those that have not ended while they waited.
     pub len: usize,
+    /// Tokens of their prompts.
+    pub tokens: usize,
     /// Those of them that were preempted.
     pub preempted: usize,
     /// Those that ended while they waited and are still in a class.
@@ -124,6 +126,7 @@ impl Queue {
         }
         sequence.place = place;
         self.len += 1;
+        self.tokens += sequence.prompt_len;
         self.preempted += usize::from(place == Place::Preempted);
     }
 
@@ -150,6 +153,7 @@ impl Queue {
     /// Takes out one that runs now, or has ended.
     pub fn remove(&mut self, sequence: &mut Sequence, place: Place) {
         self.len -= 1;
+        self.tokens -= sequence.prompt_len;
         self.preempted -= usize::from(sequence.place == Place::Preempted);
         self.ended += usize::from(place == Place::Nowhere);
         sequence.place = place;

@@ -1,6 +1,7 @@
 //! Properties of the core, on a simulated device that checks what it is pointed at.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -78,7 +79,7 @@ impl Device {
     }
 }
 
-/// A request, when it comes, and when it is cancelled.
+/// A request, when it comes, when it is cancelled, and how long it may take.
 #[derive(Clone, Debug)]
 struct Asked {
     prompt: Vec<u32>,
@@ -86,11 +87,12 @@ struct Asked {
     priority: u8,
     at: u64,
     cancelled: Option<u64>,
+    timeout: Option<u64>,
 }
 
 /// A request that comes at once.
 fn asked(prompt: Vec<u32>, max_tokens: u32) -> Asked {
-    Asked { prompt, max_tokens, priority: 0, at: 0, cancelled: None }
+    Asked { prompt, max_tokens, priority: 0, at: 0, cancelled: None, timeout: None }
 }
 
 /// What became of each request: its tokens, why it ended, and when.
@@ -119,9 +121,10 @@ fn run(room: &Room, settings: &Settings, ahead: bool, requests: &[Asked]) -> Out
         for (index, asked) in requests.iter().enumerate() {
             if asked.at == now {
                 let params = GenerationParams { max_tokens: asked.max_tokens, ..GenerationParams::default() };
-                let request = Request { prompt: asked.prompt.clone(), params, priority: asked.priority };
-                let (id, ended) = core.add(now, request);
-                out.extend(ended);
+                let timeout = asked.timeout.map(Duration::from_millis);
+                let request = Request { prompt: asked.prompt.clone(), params, priority: asked.priority, timeout };
+                let id = RequestId(index as u64);
+                out.extend(core.add(now, id, request));
                 by_request[index] = Some(id);
                 ids.insert(id, index);
             }
@@ -131,6 +134,7 @@ fn run(room: &Room, settings: &Settings, ahead: bool, requests: &[Asked]) -> Out
                 assert!(!planned, "a cancelled request has no place in the next step");
             }
         }
+        core.expire(now, &mut out);
         if core.under_way() == 0 && core.plan() {
             device.run(&core);
         }
@@ -182,14 +186,15 @@ fn prompt(text: u32, length: usize) -> Vec<u32> {
 }
 
 fn any_request() -> impl Strategy<Value = Asked> {
-    let cancelled = prop_oneof![3 => Just(None), 1 => (0u64..60).prop_map(Some)];
-    (0u32..3, 1usize..40, 0u32..30, 0u8..3, 0u64..40, cancelled).prop_map(
-        |(text, length, max_tokens, priority, at, after)| Asked {
+    let sometimes = || prop_oneof![4 => Just(None), 1 => (0u64..60).prop_map(Some)];
+    (0u32..3, 1usize..40, 0u32..30, 0u8..3, 0u64..40, sometimes(), sometimes()).prop_map(
+        |(text, length, max_tokens, priority, at, after, timeout)| Asked {
             prompt: prompt(text, length),
             max_tokens,
             priority,
             at,
             cancelled: after.map(|after| at + after),
+            timeout,
         },
     )
 }
@@ -212,10 +217,11 @@ proptest! {
         let room = Room { tokens: tokens.max(sequences), ..room(sequences, 0, blocks) };
         let settings = Settings { policy, prefix_cache, aging_ms: 20 };
         let outcome = run(&room, &settings, ahead, &requests);
-        for ((asked, text), (end, _)) in requests.iter().zip(&outcome.texts).zip(&outcome.ends) {
+        for ((asked, text), (end, at)) in requests.iter().zip(&outcome.texts).zip(&outcome.ends) {
             let whole = alone(&asked.prompt, asked.max_tokens);
+            prop_assert!(asked.timeout.is_none_or(|timeout| *at <= asked.at + timeout));
             match end {
-                FinishReason::Cancelled => prop_assert!(whole.starts_with(text)),
+                FinishReason::Cancelled | FinishReason::Timeout => prop_assert!(whole.starts_with(text)),
                 _ => prop_assert_eq!(text, &whole),
             }
         }
@@ -309,7 +315,11 @@ fn a_row_without_a_token_fails_its_request_alone() {
     let room = room(2, 64, 40);
     let mut core = Core::new(room, Settings::default());
     let params = GenerationParams { max_tokens: 3, ..GenerationParams::default() };
-    let mut add = |text| core.add(0, Request { prompt: prompt(text, 5), params: params.clone(), priority: 0 }).0;
+    let mut add = |id| {
+        let request = Request { prompt: prompt(id as u32, 5), params: params.clone(), ..Request::default() };
+        assert!(core.add(0, RequestId(id), request).is_none());
+        RequestId(id)
+    };
     let (first, second) = (add(0), add(1));
     assert!(core.plan());
     let out = core.complete(&[-1, 4]);
@@ -320,5 +330,30 @@ fn a_row_without_a_token_fails_its_request_alone() {
     assert_eq!(core.planned().unwrap().chunks.len(), 1);
     let out = core.fail_planned();
     assert!(out.len() == 1 && out[0].request == second && out[0].done && !core.has_work());
+    check(&core);
+}
+
+#[test]
+fn deadlines_of_requests_that_ended_are_forgotten() {
+    let mut core = Core::new(room(1, 64, 40), Settings::default());
+    let request = |timeout| Request {
+        prompt: prompt(0, 5),
+        params: GenerationParams::default(),
+        timeout: Some(Duration::from_millis(timeout)),
+        ..Request::default()
+    };
+    let mut out = Vec::new();
+    for id in 0..10_000 {
+        core.add(id, RequestId(id), request(1_000_000));
+        core.cancel(RequestId(id));
+        assert!(core.deadlines.len() < 200);
+    }
+    core.add(20_000, RequestId(20_000), request(7));
+    core.add(20_000, RequestId(20_001), request(9));
+    core.expire(20_006, &mut out);
+    assert!(out.is_empty());
+    core.expire(20_007, &mut out);
+    assert_eq!(out, [Output::end(RequestId(20_000), Some(FinishReason::Timeout))]);
+    assert!(core.plan(), "the other one runs");
     check(&core);
 }

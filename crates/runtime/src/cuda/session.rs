@@ -44,6 +44,10 @@ pub(super) struct CudaSession {
     _memory: (Weights, Vec<Memory>, Memory, Memory),
 }
 
+// SAFETY: the driver's objects may be used from any thread on which their context is current. Every call makes it current,
+// and nobody else has the session's memory.
+unsafe impl Send for CudaSession {}
+
 /// Host memory of one step.
 struct Slot {
     inputs: Pinned,

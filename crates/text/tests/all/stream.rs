@@ -11,7 +11,7 @@ use crate::fixtures;
 /// A fixture as this crate and as the library itself load it.
 struct Loaded {
     decoder: String,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     reference: tokenizers::Tokenizer,
 }
 
@@ -24,11 +24,11 @@ static LOADED: LazyLock<Vec<Loaded>> = LazyLock::new(|| {
     fixtures::all().iter().map(load).collect()
 });
 
-fn load(json: &Value) -> Tokenizer {
-    Tokenizer::from_bytes(json.to_string().as_bytes()).expect("the fixture loads")
+fn load(json: &Value) -> Arc<Tokenizer> {
+    Arc::new(Tokenizer::from_bytes(json.to_string().as_bytes()).expect("the fixture loads"))
 }
 
-fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+fn pieces(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> Vec<String> {
     let mut stream = tokenizer.stream();
     let mut pieces: Vec<_> = ids.iter().map(|&id| stream.push(id).expect("a token decodes")).collect();
     pieces.push(stream.finish());
