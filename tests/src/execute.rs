@@ -19,8 +19,8 @@ pub fn execute(
     let mut outputs = Vec::new();
     for (index, step) in scenario.steps.iter().enumerate() {
         let error = |error: plan::ExecError| format!("{}, step {index}: {error}", executor.target());
-        let inputs = step.inputs.iter().map(|(name, tensor)| (name.as_str(), input(tensor))).collect();
-        let bindings = Bindings { symbols: step.symbols.clone(), inputs };
+        let inputs: Vec<_> = step.inputs.iter().map(|(name, tensor)| (name.as_str(), input(tensor))).collect();
+        let bindings = Bindings { symbols: &step.symbols, inputs: &inputs };
         let id = session.submit(program(file.plan(), step)?, &bindings).map_err(error)?;
         let mut step_outputs = StepOutputs::new();
         for output in graph.outputs() {

@@ -357,8 +357,8 @@ fn child_of_device_errors() {
         _ => vec![0; size(port)],
     };
     let inputs: Vec<(&str, Vec<i32>)> = program.inputs.iter().map(|port| (port.name.as_str(), values(port))).collect();
-    let inputs = inputs.iter().map(|(name, values)| (*name, InputData::Values(values))).collect();
-    let result = session.submit(0, &Bindings { symbols: symbols.clone(), inputs });
+    let inputs = inputs.iter().map(|(name, values)| (*name, InputData::Values(values))).collect::<Vec<_>>();
+    let result = session.submit(0, &Bindings { symbols: &symbols, inputs: &inputs });
     let result = result.and_then(|step| session.read(step, "next_tokens"));
     eprintln!("error: {}", result.unwrap_err());
 }

@@ -477,8 +477,8 @@ fn run_filled(value: i32) -> Result<(), ExecError> {
         };
         let inputs: Vec<(&str, Vec<i32>)> =
             program.inputs.iter().map(|port| (port.name.as_str(), vec![value; size(port)])).collect();
-        let inputs = inputs.iter().map(|(name, values)| (*name, InputData::Values(values))).collect();
-        session.submit(index, &Bindings { symbols: symbols.clone(), inputs })?;
+        let inputs = inputs.iter().map(|(name, values)| (*name, InputData::Values(values))).collect::<Vec<_>>();
+        session.submit(index, &Bindings { symbols: &symbols, inputs: &inputs })?;
     }
     Ok(())
 }

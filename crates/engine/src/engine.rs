@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use plan::{ExecError, Plan, PlanFile, PortData, ProgramKind, Session, StepId};
+use plan::{Bindings, ExecError, Plan, PlanFile, PortData, ProgramKind, Session, StepId};
 
 use crate::core::{Chunk, Core, Millis, Output, Room, Settings, Stats};
 use crate::request::{FinishReason, Request, RequestId};
-use crate::step::{Padding, StepInputs, blocks_for, check_ports, pack};
+use crate::step::{Packer, Padding, StepInputs, blocks_for};
 
 /// Generates tokens for any number of concurrent requests. A request waits until there is room in the batch and there
 /// are blocks for the tokens that it is expected to need; where others then lack blocks, the last one gives its own back
@@ -16,8 +16,12 @@ pub struct Engine {
     pub(crate) file: Arc<PlanFile>,
     pub(crate) session: Box<dyn Session>,
     pub(crate) core: Core,
+    packer: Packer,
     /// A step that was planned and is not submitted yet.
     pub(crate) planned: Option<StepInputs>,
+    /// Memory of steps before.
+    spare: StepInputs,
+    outputs: Vec<Output>,
     /// Submitted steps whose results were not read, the oldest first.
     submitted: [Option<Submitted>; 2],
     /// Whether steps are submitted only after the results of the previous one were read.
@@ -103,7 +107,7 @@ impl Engine {
         session: Box<dyn Session>,
         settings: Settings,
     ) -> Result<Engine, EngineError> {
-        check_ports(file.plan()).map_err(EngineError::Plan)?;
+        let packer = Packer::new(file.plan()).map_err(EngineError::Plan)?;
         let plan = file.plan();
         let room = Room {
             sequences: plan.limits.max_batch_size as usize,
@@ -119,7 +123,10 @@ impl Engine {
             core: Core::new(room, settings),
             file,
             session,
+            packer,
             planned: None,
+            spare: StepInputs::default(),
+            outputs: Vec::new(),
             submitted: [None; 2],
             in_order: false,
             read: StepId(0),
@@ -255,8 +262,10 @@ impl Engine {
     }
 
     fn pack(&mut self, padding: Padding) {
-        let plan = self.file.plan();
-        self.planned = self.core.planned().map(|step| pack(plan, &self.core, &step.chunks, padding));
+        let Some(step) = self.core.planned() else { return };
+        let mut inputs = std::mem::take(&mut self.spare);
+        self.packer.pack(&self.core, &step.chunks, padding, &mut inputs);
+        self.planned = Some(inputs);
     }
 
     /// Whether a step may be submitted whose tokens are those that the running one chooses: both then have the same rows.
@@ -270,13 +279,15 @@ impl Engine {
     fn submit(&mut self, events: &mut Vec<Event>) {
         let Some(inputs) = self.planned.take() else { return };
         let feedback = self.core.planned().is_some_and(|step| step.feedback);
-        match self.session.submit(inputs.program, &inputs.bindings(feedback)) {
+        let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named(feedback) };
+        match self.session.submit(inputs.program, &bindings) {
             Ok(step) => {
                 let place = usize::from(self.submitted[0].is_some());
                 self.submitted[place] = Some(Submitted { step, program: inputs.program });
             }
             Err(error) => events.extend(failed(self.core.fail_planned(), error)),
         }
+        self.spare = inputs;
     }
 
     /// Reads what a step computed.
@@ -289,7 +300,10 @@ impl Engine {
         };
         let mut errors = self.not_finite(&chosen);
         let vocab = self.file.plan().model.vocab_size as usize;
-        for output in self.core.complete(&chosen) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.core.complete(&chosen, &mut outputs);
+        events.reserve(outputs.len());
+        for output in outputs.drain(..) {
             let error = errors.iter().position(|(request, _)| *request == output.request);
             let mut event = event(output, error.map(|at| errors.swap_remove(at).1));
             if wanted.contains(&output.request) {
@@ -298,6 +312,7 @@ impl Engine {
             }
             events.push(event);
         }
+        self.outputs = outputs;
     }
 
     /// The requests of the oldest step that want logits.
@@ -336,8 +351,10 @@ impl Engine {
                 continue;
             };
             let (request, position) = (sequence.request, chunk.start + chunk.tokens - 1);
-            let inputs = pack(self.file.plan(), &self.core, &[chunk], Padding::None);
-            let error = match self.session.first_not_finite(inputs.program, &inputs.bindings(false)) {
+            let mut inputs = StepInputs::default();
+            self.packer.pack(&self.core, &[chunk], Padding::None, &mut inputs);
+            let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named(false) };
+            let error = match self.session.first_not_finite(inputs.program, &bindings) {
                 Ok(first) => EngineError::NotFinite { request, position, first },
                 Err(error) => error.into(),
             };

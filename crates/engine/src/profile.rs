@@ -1,6 +1,6 @@
 //! Timing the launches of the step that comes next.
 
-use plan::{Cost, DimError, Plan, Profile, ProgramKind, Step, Symbol, SymbolValues, context};
+use plan::{Bindings, Cost, DimError, Plan, Profile, ProgramKind, Step, Symbol, SymbolValues, context};
 
 use crate::{Engine, EngineError};
 
@@ -75,7 +75,8 @@ impl Engine {
             .iter()
             .map(|chunk| ProfiledSequence { tokens: chunk.tokens as u64, cached: chunk.start as u64 });
         let sequences = sequences.collect();
-        let times = self.session.profile(inputs.program, &inputs.bindings(false), runs)?;
+        let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named(false) };
+        let times = self.session.profile(inputs.program, &bindings, runs)?;
         let (program, symbols) = (inputs.program, inputs.symbols.clone());
         Ok(times.map(|times| ProfiledStep { program, symbols, sequences, times }))
     }

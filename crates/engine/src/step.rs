@@ -1,13 +1,11 @@
 //! Packing sequences into the inputs of one step.
 
-use plan::{
-    Bindings, DType, InputData, Plan, Port, Program, ProgramKind, Symbol, SymbolDecl, SymbolValues, upper_bounds,
-};
+use plan::{DType, InputData, Plan, Port, Program, ProgramKind, Symbol, SymbolDecl, SymbolValues, upper_bounds};
 
 use crate::core::{Chunk, Core};
 
 /// The inputs of one step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StepInputs {
     pub program: usize,
     pub symbols: SymbolValues,
@@ -19,20 +17,34 @@ pub(crate) struct StepInputs {
 }
 
 impl StepInputs {
-    /// The bindings for a session; with `feedback` the tokens are those that the previous step chose.
-    pub fn bindings(&self, feedback: bool) -> Bindings<'_> {
+    /// The inputs by their names; with `feedback` the tokens are those that the previous step chose.
+    pub fn named(&self, feedback: bool) -> [(&'static str, InputData<'_>); 5] {
         let tokens = match feedback {
             true => InputData::Previous("next_tokens"),
             false => InputData::Values(&self.tokens),
         };
-        let inputs = vec![
+        [
             ("tokens", tokens),
             ("positions", InputData::Values(&self.positions)),
             ("query_starts", InputData::Values(&self.query_starts)),
             ("block_table", InputData::Values(&self.block_table)),
             ("rows", InputData::Values(&self.rows)),
-        ];
-        Bindings { symbols: self.symbols.clone(), inputs }
+        ]
+    }
+
+    fn clear(&mut self) {
+        for values in
+            [&mut self.tokens, &mut self.positions, &mut self.query_starts, &mut self.block_table, &mut self.rows]
+        {
+            values.clear();
+        }
+    }
+
+    fn set(&mut self, symbol: &Symbol, size: usize) {
+        match self.symbols.get_mut(symbol) {
+            Some(value) => *value = size as u64,
+            None => drop(self.symbols.insert(symbol.clone(), size as u64)),
+        }
     }
 }
 
@@ -45,58 +57,85 @@ pub(crate) enum Padding {
     None,
 }
 
-/// Packs chunks for the smallest program that holds them.
-pub(crate) fn pack(plan: &Plan, core: &Core, chunks: &[Chunk], padding: Padding) -> StepInputs {
-    let blocks_per_sequence = blocks_for(plan, plan.limits.max_seq_len as usize);
-    let mut inputs = StepInputs {
-        program: 0,
-        symbols: SymbolValues::new(),
-        tokens: Vec::new(),
-        positions: Vec::new(),
-        query_starts: vec![0],
-        block_table: Vec::new(),
-        rows: Vec::new(),
-    };
-    for chunk in chunks {
-        let Some(sequence) = core.sequence_of(chunk) else { continue };
-        for position in chunk.start..chunk.start + chunk.tokens {
-            // a token that is not known yet comes from the previous step
-            inputs.tokens.push(sequence.tokens.get(position).map_or(0, |token| *token as i32));
-            inputs.positions.push(position as i32);
-        }
-        let end = inputs.tokens.len();
-        inputs.query_starts.push(end as i32);
-        inputs.rows.extend((end - chunk.rows..end).map(|row| row as i32));
-        let mut table: Vec<i32> = sequence.blocks.iter().map(|block| *block as i32).collect();
-        table.resize(blocks_per_sequence, 0);
-        inputs.block_table.extend(table);
+/// Packs steps for the programs of a plan, about which it knows all that it needs.
+#[derive(Debug)]
+pub(crate) struct Packer {
+    /// Batches of decode programs and their indices, the smallest first.
+    decode: Vec<(usize, usize)>,
+    mixed: usize,
+    blocks_per_sequence: usize,
+    /// Of tokens, sequences and rows.
+    symbols: [Symbol; 3],
+}
+
+impl Packer {
+    /// For a plan whose programs accept such steps, or why they do not.
+    pub fn new(plan: &Plan) -> Result<Packer, String> {
+        check_ports(plan)?;
+        let symbol = |name| Symbol::new(name).ok_or("it has no sizes");
+        let of_kind = |kind| {
+            let programs = plan.programs.iter().enumerate();
+            programs.filter(move |(_, program)| program.kind == kind)
+        };
+        let batch = |program: &Program| {
+            let batch = program.symbols.iter().find(|decl| decl.symbol.name() == "B");
+            batch.map_or(0, |decl| decl.max as usize)
+        };
+        let mut decode: Vec<(usize, usize)> =
+            of_kind(ProgramKind::Decode).map(|(index, program)| (batch(program), index)).collect();
+        decode.sort_unstable();
+        Ok(Packer {
+            decode,
+            mixed: of_kind(ProgramKind::Mixed).next().map(|(index, _)| index).ok_or("it has no mixed program")?,
+            blocks_per_sequence: blocks_for(plan, plan.limits.max_seq_len as usize),
+            symbols: [symbol("T")?, symbol("B")?, symbol("R")?],
+        })
     }
-    if inputs.rows.is_empty() {
-        // a program computes at least one row; this one is not used
-        inputs.rows.push(0);
-    }
-    let single = padding == Padding::Decode && chunks.iter().all(|chunk| chunk.tokens == 1 && chunk.rows == 1);
-    let decode = if single { smallest_decode(plan, chunks.len()) } else { None };
-    let sizes = match decode {
-        Some((program, batch)) => {
-            inputs.program = program;
-            inputs.tokens.resize(batch, 0);
-            inputs.positions.resize(batch, 0);
-            inputs.query_starts.resize(batch + 1, chunks.len() as i32);
-            inputs.block_table.resize(batch * blocks_per_sequence, 0);
-            inputs.rows = (0..batch as i32).collect();
-            [batch; 3]
+
+    /// Packs chunks for the smallest program that holds them.
+    pub fn pack(&self, core: &Core, chunks: &[Chunk], padding: Padding, inputs: &mut StepInputs) {
+        inputs.clear();
+        inputs.query_starts.push(0);
+        for chunk in chunks {
+            let Some(sequence) = core.sequence_of(chunk) else { continue };
+            for position in chunk.start..chunk.start + chunk.tokens {
+                // a token that is not known yet comes from the previous step
+                inputs.tokens.push(sequence.tokens.get(position).map_or(0, |token| *token as i32));
+                inputs.positions.push(position as i32);
+            }
+            let end = inputs.tokens.len();
+            inputs.query_starts.push(end as i32);
+            inputs.rows.extend((end - chunk.rows..end).map(|row| row as i32));
+            let filled = inputs.block_table.len() + self.blocks_per_sequence;
+            inputs.block_table.extend(sequence.blocks.iter().map(|block| *block as i32));
+            inputs.block_table.resize(filled, 0);
         }
-        None => {
-            let mixed = plan.programs.iter().position(|program| program.kind == ProgramKind::Mixed);
-            inputs.program = mixed.unwrap_or(plan.programs.len());
-            [inputs.tokens.len(), chunks.len(), inputs.rows.len()]
+        if inputs.rows.is_empty() {
+            // a program computes at least one row; this one is not used
+            inputs.rows.push(0);
         }
-    };
-    for (name, size) in ["T", "B", "R"].into_iter().zip(sizes) {
-        inputs.symbols.extend(Symbol::new(name).map(|symbol| (symbol, size as u64)));
+        let single = padding == Padding::Decode && chunks.iter().all(|chunk| chunk.tokens == 1 && chunk.rows == 1);
+        let decode = self.decode.iter().find(|(batch, _)| single && *batch >= chunks.len());
+        let sizes = match decode {
+            Some(&(batch, program)) => {
+                inputs.program = program;
+                inputs.tokens.resize(batch, 0);
+                inputs.positions.resize(batch, 0);
+                inputs.query_starts.resize(batch + 1, chunks.len() as i32);
+                inputs.block_table.resize(batch * self.blocks_per_sequence, 0);
+                inputs.rows.clear();
+                inputs.rows.extend(0..batch as i32);
+                [batch; 3]
+            }
+            None => {
+                inputs.program = self.mixed;
+                [inputs.tokens.len(), chunks.len(), inputs.rows.len()]
+            }
+        };
+        for (symbol, size) in self.symbols.iter().zip(sizes) {
+            inputs.set(symbol, size);
+        }
     }
-    inputs
 }
 
 /// Blocks that hold this many tokens of a sequence.
@@ -105,12 +144,9 @@ pub(crate) fn blocks_for(plan: &Plan, tokens: usize) -> usize {
     tokens.div_ceil(block_tokens)
 }
 
-/// Whether every program accepts the inputs of [`pack`], at their sizes: a step then needs no more memory than the
+/// Whether every program accepts the inputs of [`Packer::pack`], at their sizes: a step then needs no more memory than the
 /// arena, whatever the limits of a plan say.
-pub(crate) fn check_ports(plan: &Plan) -> Result<(), String> {
-    if !plan.programs.iter().any(|program| program.kind == ProgramKind::Mixed) {
-        return Err("it has no mixed program".to_owned());
-    }
+fn check_ports(plan: &Plan) -> Result<(), String> {
     if plan.kv.windows(2).any(|pair| pair[0].block_tokens != pair[1].block_tokens) {
         return Err("its KV groups have different block sizes".to_owned());
     }
@@ -168,14 +204,4 @@ fn check_port(
         true => Ok(()),
         false => Err(format!("program `{}` has no port `{name}` of shape {shape:?}", program.name)),
     }
-}
-
-/// The decode program of the smallest batch that holds this many sequences, and its batch.
-fn smallest_decode(plan: &Plan, sequences: usize) -> Option<(usize, usize)> {
-    let decode = plan.programs.iter().enumerate().filter(|(_, program)| program.kind == ProgramKind::Decode);
-    let batches = decode.map(|(index, program)| {
-        let batch = program.symbols.iter().find(|decl| decl.symbol.name() == "B").map_or(0, |decl| decl.max);
-        (index, batch as usize)
-    });
-    batches.filter(|(_, batch)| *batch >= sequences).min_by_key(|(_, batch)| *batch)
 }

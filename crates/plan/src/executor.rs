@@ -74,12 +74,12 @@ pub fn median(mut samples: Vec<f64>) -> f64 {
 pub struct StepId(pub u64);
 
 /// Sizes and input ports of one step.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bindings<'a> {
     /// A value for each symbol of the program.
-    pub symbols: SymbolValues,
+    pub symbols: &'a SymbolValues,
     /// Contents of each input port.
-    pub inputs: Vec<(&'a str, InputData<'a>)>,
+    pub inputs: &'a [(&'a str, InputData<'a>)],
 }
 
 /// Checks that every symbol of a program is bound within its bounds: buffers are sized for them.

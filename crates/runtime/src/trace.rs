@@ -50,7 +50,7 @@ struct TraceSession {
 
 impl Session for TraceSession {
     fn submit(&mut self, program: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
-        let text = trace(self.file.plan(), program, &bindings.symbols)
+        let text = trace(self.file.plan(), program, bindings.symbols)
             .map_err(|problems| ExecError::Unsupported(problems.to_string()))?;
         self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&text);
         self.steps += 1;

@@ -30,7 +30,7 @@ impl Command for Trace {
         // the first step mixes, the last one decodes
         for step in scenario.steps.first().into_iter().chain(scenario.steps.last()) {
             let index = program(compiled.file.plan(), step)?;
-            let bindings = Bindings { symbols: step.symbols.clone(), inputs: Vec::new() };
+            let bindings = Bindings { symbols: &step.symbols, inputs: &[] };
             session.submit(index, &bindings).map_err(|error| error.to_string())?;
             counts.push_str(&launches(&compiled.file.plan().programs[index]));
         }

@@ -192,9 +192,8 @@ impl Core {
     }
 
     /// Takes the results of the oldest step: a token for each row of logits, negative where none can be chosen.
-    pub fn complete(&mut self, chosen: &[i32]) -> Vec<Output> {
-        let Some(step) = self.under_way.pop_front() else { return Vec::new() };
-        let mut out = Vec::with_capacity(step.chunks.len());
+    pub fn complete(&mut self, chosen: &[i32], out: &mut Vec<Output>) {
+        let Some(step) = self.under_way.pop_front() else { return };
         let mut row = 0;
         for chunk in &step.chunks {
             let rows = (row, row + chunk.rows);
@@ -233,7 +232,6 @@ impl Core {
             }
         }
         self.spare.push(step);
-        out
     }
 
     /// Ends all sequences of the step that was planned last, which was not submitted.

@@ -142,7 +142,7 @@ fn run(room: &Room, settings: &Settings, ahead: bool, requests: &[Asked]) -> Out
             device.run(&core);
         }
         if let Some(chosen) = device.results.pop_front() {
-            out.extend(core.complete(&chosen));
+            core.complete(&chosen, &mut out);
         }
         for output in out.drain(..) {
             let index = ids[&output.request];
@@ -322,7 +322,8 @@ fn a_row_without_a_token_fails_its_request_alone() {
     };
     let (first, second) = (add(0), add(1));
     assert!(core.plan());
-    let out = core.complete(&[-1, 4]);
+    let mut out = Vec::new();
+    core.complete(&[-1, 4], &mut out);
     let ends: Vec<(RequestId, Option<i32>, bool)> =
         out.iter().map(|output| (output.request, output.token, output.done)).collect();
     assert_eq!(ends, [(first, Some(-1), true), (second, Some(4), false)]);

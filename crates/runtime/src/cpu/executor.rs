@@ -249,7 +249,7 @@ impl CpuSession {
         bindings: &Bindings<'_>,
         look: impl Fn(&Launch, &Args) -> ControlFlow<B> + Sync,
     ) -> Result<Option<B>, ExecError> {
-        self.prepare(index, &bindings.symbols)?;
+        self.prepare(index, bindings.symbols)?;
         self.bind(index, bindings)?;
         let prepared = &self.prepared[index];
         let kernels = &self.kernels;
@@ -271,7 +271,7 @@ impl CpuSession {
     fn times(&mut self, index: usize, bindings: &Bindings<'_>, runs: usize) -> Result<Profile, ExecError> {
         let file = Arc::clone(&self.file);
         let program = &file.plan().programs[index];
-        self.prepare(index, &bindings.symbols)?;
+        self.prepare(index, bindings.symbols)?;
         let mut alone = vec![Vec::new(); program.steps.len()];
         let mut whole = Vec::new();
         let micros = |start: Instant| start.elapsed().as_secs_f64() * 1e6;
@@ -307,7 +307,7 @@ impl CpuSession {
         let file = Arc::clone(&self.file);
         let program = &file.plan().programs[index];
         let fail = |reason: String| bindings_error(program, reason);
-        for (name, _) in &bindings.inputs {
+        for (name, _) in bindings.inputs {
             if !program.inputs.iter().any(|port| port.name == *name) {
                 return Err(fail(format!("it has no input `{name}`")));
             }
@@ -315,7 +315,7 @@ impl CpuSession {
         for port in &program.inputs {
             let bound = bindings.inputs.iter().find(|(name, _)| *name == port.name);
             let (name, data) = bound.ok_or_else(|| fail(format!("input `{}` is not bound", port.name)))?;
-            let tensor = self.buffer(&program.buffers[port.buffer as usize], &bindings.symbols).map_err(fail)?;
+            let tensor = self.buffer(&program.buffers[port.buffer as usize], bindings.symbols).map_err(fail)?;
             tensor.expect(data.dtype()).map_err(|reason| fail(format!("input `{name}`: {reason}")))?;
             match data {
                 InputData::Values(values) => fill(&tensor, values),

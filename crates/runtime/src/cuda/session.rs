@@ -182,8 +182,8 @@ impl CudaSession {
             unsafe { self.stream.fill(self.launches[index].arena, 0xff, self.arena_bytes) }
                 .map_err(|reason| self.failure(program, step, reason))?;
         }
-        self.launch(index, &bindings.symbols, &places)?;
-        self.keep_results(program, index, &bindings.symbols, slot).map_err(|reason| self.failure(program, step, reason))
+        self.launch(index, bindings.symbols, &places)?;
+        self.keep_results(program, index, bindings.symbols, slot).map_err(|reason| self.failure(program, step, reason))
     }
 
     /// Puts the launches of a step into the stream.
@@ -205,7 +205,7 @@ impl CudaSession {
             let reason = "the plan has no such program".to_owned();
             return Err(ExecError::Bindings { program: index.to_string(), reason });
         };
-        plan::check_symbols(program, &bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
+        plan::check_symbols(program, bindings.symbols).map_err(|reason| bindings_error(program, reason))?;
         self.options.context.make_current().map_err(Failure::device)?;
         let slot = self.steps as usize % SLOTS;
         // its memory is written next: the step that had it must be done, and is forgotten
@@ -221,12 +221,12 @@ impl CudaSession {
         let file = Arc::clone(&self.file);
         let program = &file.plan().programs[index];
         let fail = |reason: String| bindings_error(program, reason);
-        for (name, _) in &bindings.inputs {
+        for (name, _) in bindings.inputs {
             if !program.inputs.iter().any(|port| port.name == *name) {
                 return Err(fail(format!("it has no input `{name}`")));
             }
         }
-        let places = self.port_places(program, &bindings.symbols)?;
+        let places = self.port_places(program, bindings.symbols)?;
         let mut end = 0;
         let mut copies = Vec::new();
         for (port, (_, address)) in program.inputs.iter().zip(&places) {
@@ -236,7 +236,7 @@ impl CudaSession {
             if buffer.dtype != data.dtype() {
                 return Err(fail(format!("input `{name}` is {}, expected {}", buffer.dtype, data.dtype())));
             }
-            let bytes = bytes(buffer, &bindings.symbols).map_err(fail)?;
+            let bytes = bytes(buffer, bindings.symbols).map_err(fail)?;
             let start = (address - self.inputs) as usize;
             let place = &mut self.slots[slot].inputs.part(start..start + bytes as usize);
             match data {
@@ -353,7 +353,7 @@ impl Session for CudaSession {
     fn profile(&mut self, index: usize, bindings: &Bindings<'_>, runs: usize) -> Result<Option<Profile>, ExecError> {
         let slot = self.begin(index, bindings)?;
         let profiled = self.bind(index, bindings, slot).and_then(|places| {
-            let symbols = &bindings.symbols;
+            let symbols = bindings.symbols;
             self.times(index, symbols, &places, runs)
         });
         // copies from the slot may be under way where something failed

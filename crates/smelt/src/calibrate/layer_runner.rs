@@ -185,8 +185,8 @@ impl LayerRunner<'_> {
         inputs.retain(|(name, _)| program.inputs.iter().any(|port| port.name == *name));
         let size = |name: &str| if name == "B" { 1 } else { tokens.len() as u64 };
         let symbols = program.symbols.iter().map(|decl| (decl.symbol.clone(), size(decl.symbol.name())));
-        let bindings = Bindings { symbols: symbols.collect(), inputs };
-        Ok(layer.session.submit(layer.program, &bindings)?)
+        let symbols = symbols.collect();
+        Ok(layer.session.submit(layer.program, &Bindings { symbols: &symbols, inputs: &inputs })?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Streaming gives exactly the same text as decoding at once, in pieces that are final.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use serde_json::Value;
