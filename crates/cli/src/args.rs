@@ -379,11 +379,21 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if size < u64::MAX as f64 { Ok(size as u64) } else { Err(too_large()) }
 }
 
-/// `--max_batch_size=4` to `--max-batch-size=4`: every long option may be spelled with underscores.
-pub fn with_dashes(arg: OsString) -> OsString {
-    let Some(text) = arg.to_str().filter(|text| text.starts_with("--")) else { return arg };
-    let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
-    OsString::from(format!("{}{value}", name.replace('_', "-")))
+/// `--max_batch_size=4` to `--max-batch-size=4`: every long option may be spelled with underscores. A prompt is left as
+/// it is, whatever it begins with, and so is what follows `--`.
+pub fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let (mut text_follows, mut options) = (false, true);
+    let dashed = args.into_iter().map(|arg| {
+        let is_text = std::mem::replace(&mut text_follows, arg == "--prompt" || arg == "-p");
+        if is_text || !options {
+            return arg;
+        }
+        options = arg != "--";
+        let Some(text) = arg.to_str().filter(|text| text.starts_with("--")) else { return arg };
+        let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+        OsString::from(format!("{}{value}", name.replace('_', "-")))
+    });
+    dashed.collect()
 }
 
 /// How a text is cut.
@@ -449,8 +459,9 @@ mod tests {
 
     #[test]
     fn underscores_become_dashes_in_names_only() {
-        assert_eq!(with_dashes("--max_batch_size=a_b".into()), "--max-batch-size=a_b");
-        assert_eq!(with_dashes("--model_dir".into()), "--model-dir");
-        assert_eq!(with_dashes("my_model".into()), "my_model");
+        let line = "generate my_model --max_batch_size=a_b --model_dir --prompt --a_b -p --c_d --e_f -- --g_h";
+        let expected = "generate my_model --max-batch-size=a_b --model-dir --prompt --a_b -p --c_d --e-f -- --g_h";
+        let dashed = with_dashes(line.split(' ').map(OsString::from));
+        assert_eq!(dashed, expected.split(' ').map(OsString::from).collect::<Vec<_>>());
     }
 }

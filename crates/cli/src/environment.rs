@@ -5,11 +5,23 @@ use std::path::PathBuf;
 
 /// The user's directory for cached files.
 pub fn cache_folder() -> Option<PathBuf> {
-    let folder = |name: &str, below: &str| {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
-        Some(PathBuf::from(value).join(below))
-    };
     folder("XDG_CACHE_HOME", "smelt").or_else(|| folder("HOME", ".cache/smelt"))
+}
+
+/// A path in the directory that a variable names.
+fn folder(variable: &str, path: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(variable).filter(|value| !value.is_empty())?;
+    let folder = PathBuf::from(value);
+    Some(if path.is_empty() { folder } else { folder.join(path) })
+}
+
+/// Where clients of the Hugging Face Hub keep what they downloaded, by the variables that they read.
+pub fn hub_cache() -> Option<PathBuf> {
+    folder("HF_HUB_CACHE", "")
+        .or_else(|| folder("HUGGINGFACE_HUB_CACHE", ""))
+        .or_else(|| folder("HF_HOME", "hub"))
+        .or_else(|| folder("XDG_CACHE_HOME", "huggingface/hub"))
+        .or_else(|| folder("HOME", ".cache/huggingface/hub"))
 }
 
 /// Where NVRTC may be, before the loader's own path: directories that the environment names, the usual place, and

@@ -1,21 +1,17 @@
 //! The inputs of commands: each is claimed before it is read, so that no output replaces it.
 
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 
 use smelt::plans::input::{self, DATA_BYTES, TEXT_BYTES};
 use smelt::{CompileOptions, Error, PrecisionMap, Progress, Source};
 
 use crate::failure::Failure;
-use crate::output::{print_error, reads, reads_model};
+use crate::output::{print_error, reads};
 use crate::progress::Stderr;
 
-/// The model that a command reads. A directory that `smelt build` wrote stands for the plan in it.
-pub fn plan_in(model: &Path) -> PathBuf {
-    let plan = model.join("model.plan");
-    let found = if plan.is_file() && !model.join("config.json").exists() { plan } else { model.to_owned() };
-    reads_model(&found);
-    found
-}
+/// Longest prompt on stdin in bytes.
+const PROMPT_BYTES: u64 = 64 << 20;
 
 /// Warns that compilation options have no effect on a compiled plan.
 pub fn warn_of_options(model: &Path, options: &CompileOptions) {
@@ -42,6 +38,30 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
         Ok(text) => Ok(text),
         Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),
     }
+}
+
+/// Reads a prompt from a file, or from stdin (`-`). Editors and `echo` end a text with a line feed, which is not part of it.
+pub fn read_prompt(path: &Path) -> Result<String, Failure> {
+    let (name, text) = match path.to_str() {
+        Some("-") => ("stdin".to_owned(), read_stdin()?),
+        _ => (path.display().to_string(), read_text(path)?),
+    };
+    let text = text.strip_suffix('\n').map_or(&text[..], |text| text.strip_suffix('\r').unwrap_or(text));
+    match text.is_empty() {
+        true => Err(Failure::bad_input(format!("{name}: the prompt is empty"))),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn read_stdin() -> Result<String, Failure> {
+    let wrong = |reason: &str| Failure::bad_input(format!("stdin: {reason}"));
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(PROMPT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| wrong(&error.to_string()))?;
+    if bytes.len() as u64 > PROMPT_BYTES {
+        return Err(wrong(&format!("a prompt has at most {} MiB", PROMPT_BYTES >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|_| wrong("the prompt is not UTF-8"))
 }
 
 /// Reads a table of linear layers and their formats.

@@ -12,6 +12,7 @@ mod failure;
 mod flags;
 mod inputs;
 mod load;
+mod model;
 mod output;
 mod progress;
 mod prompts;
@@ -66,7 +67,7 @@ pub fn run(driver: Driver) -> ExitCode {
     #[cfg(unix)]
     cut::install();
     let driver = driver.cuda_folders(environment::cuda_folders);
-    let cli = match Cli::try_parse_from(std::env::args_os().map(args::with_dashes)) {
+    let cli = match Cli::try_parse_from(args::with_dashes(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return output::print_usage(&error),
     };

@@ -26,7 +26,7 @@ const WINDOW: u64 = 4096;
 pub struct PromptsArgs {
     /// File of prompts, `-` for stdin: one JSON object per line, `{"prompt": TEXT}` or `{"prompt_ids": [5, 6]}`,
     /// optionally with max_tokens, priority (0 to 7, 0 first) and id. Prints one object per prompt.
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "Prompt::Tokens", "logits", "json"])]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["a prompt", "logits", "json"])]
     pub prompts: Option<std::path::PathBuf>,
     /// Prints answers as they end, rather than in the order of the prompts.
     #[arg(long, requires = "prompts")]
@@ -165,7 +165,7 @@ impl Prompts {
                 }
             }
         });
-        let room = llm.plan().plan().limits.max_seq_len;
+        let room = llm.room_for(0);
         let mut answers =
             Answers { unordered, open: HashMap::new(), waiting: BTreeMap::new(), next: 0, failed: 0, worst: None };
         let mut reading = Reading { lines, given: 0, end: None };
@@ -247,7 +247,7 @@ impl Answers {
         };
         let submitted = requests.tokens(&prompt).and_then(|ids| {
             let rest = room.saturating_sub(u32::try_from(ids.len()).unwrap_or(u32::MAX));
-            let max_tokens = line.max_tokens.or(most).unwrap_or(rest.min(128));
+            let max_tokens = line.max_tokens.or(most).unwrap_or(rest.clamp(1, 128));
             requests.submit(&Prompt::Tokens(ids), &GenerationParams { max_tokens, ..params.clone() }, line.priority)
         });
         match submitted {

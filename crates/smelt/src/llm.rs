@@ -165,7 +165,10 @@ impl Llm {
 
     /// Maximum number of tokens that can be generated after a prompt of this length.
     pub fn room_for(&self, prompt_tokens: usize) -> u32 {
-        self.file.plan().limits.max_seq_len.saturating_sub(prompt_tokens as u32)
+        let plan = self.file.plan();
+        let cached = plan.kv.iter().map(|group| group.blocks.saturating_mul(group.block_tokens)).min();
+        let most = plan.limits.max_seq_len.min(cached.unwrap_or(u32::MAX));
+        most.saturating_sub(u32::try_from(prompt_tokens).unwrap_or(u32::MAX))
     }
 
     /// Requests that run together, from now on.

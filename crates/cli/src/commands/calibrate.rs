@@ -11,7 +11,8 @@ use smelt::{
 
 use crate::args::{CacheArgs, IgnoreArgs, parse_count, parse_threads, weights_choices};
 use crate::failure::Failure;
-use crate::inputs::{open, plan_in};
+use crate::inputs::open;
+use crate::model::plan_or_checkpoint;
 use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration};
 use crate::progress::Stderr;
 
@@ -71,7 +72,7 @@ pub struct Calibrate {
 impl Calibrate {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let Some(model) = &self.model else { return self.merge() };
-        let model = plan_in(model);
+        let model = plan_or_checkpoint(model)?;
         let dataset = self.dataset()?;
         self.check_places()?;
         let options = CalibrateOptions {

@@ -11,7 +11,8 @@ use crate::choice::{Choice, WithChoice};
 use crate::emit::{EmitArgs, compile};
 use crate::failure::Failure;
 use crate::inputs::{open, read_text};
-use crate::output::{bytes, check_place, print, print_json, reads, reads_model};
+use crate::model::checkpoint;
+use crate::output::{bytes, check_place, print, print_json, reads};
 
 /// Compiles a Hugging Face checkpoint into a plan.
 #[derive(Debug, Args)]
@@ -56,14 +57,14 @@ impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let output = self.output.filter(|_| !self.dry_run);
         let driver = self.cache.driver(driver);
-        reads_model(&self.dir);
+        let dir = checkpoint(&self.dir)?;
         self.gate.gate_text.iter().chain(self.mixed.text()).for_each(|text| reads(text));
         let options = self.compile.options_but_mixed()?;
         let outputs: Vec<PathBuf> = output.iter().chain(self.mixed.outputs()).cloned().collect();
         outputs.iter().try_for_each(|path| check_place(path))?;
         self.emit.prepare_folder(&outputs)?;
         self.emit.check(&driver.rewrites(&options.rewrites)?)?;
-        let source = open(&self.dir, &options, false)?;
+        let source = open(&dir, &options, false)?;
         let requested = Requested { precision: self.compile.precision, options };
         let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;
         let mut failed = None;

@@ -10,7 +10,8 @@ use smelt::eval::{Comparison, EvalRequest, FormatError, LayerError, compare_form
 use crate::args::{CacheArgs, CompileArgs, WindowArgs, parse_positive};
 use crate::failure::Failure;
 use crate::inputs::{open, read_text};
-use crate::output::{print, print_json, reads_model};
+use crate::model::plan_or_checkpoint;
+use crate::output::{print, print_json};
 use crate::progress::Stderr;
 use crate::repro::with_repro;
 
@@ -68,14 +69,14 @@ struct Report {
 
 impl Precision {
     fn run(self, driver: &Driver) -> Result<(), Failure> {
-        reads_model(&self.dir);
+        let dir = plan_or_checkpoint(&self.dir)?;
         let text = read_text(&self.text)?;
         let (driver, options) = (self.cache.driver(driver), self.compile.options()?);
-        if self.dir.is_file() {
+        if dir.is_file() {
             let reason = "expected a checkpoint directory: the plan and its reference are compiled from it";
-            return Err(Failure::usage(format!("{}: {reason}", self.dir.display())));
+            return Err(Failure::usage(format!("{}: {reason}", dir.display())));
         }
-        let source = open(&self.dir, &options, self.json)?;
+        let source = open(&dir, &options, self.json)?;
         let mut progress = Stderr::new(self.json);
         let request = EvalRequest { text: &text, options: &options, windows: self.windows.into() };
         let found = compare_layers(&driver, &source, &request, &mut progress).and_then(|found| {

@@ -9,8 +9,9 @@ use smelt::{Driver, LoadOptions, Progress};
 
 use crate::args::WindowArgs;
 use crate::failure::Failure;
-use crate::inputs::{plan_in, read_text};
+use crate::inputs::read_text;
 use crate::load::{LoadArgs, load};
+use crate::model::plan_or_checkpoint;
 use crate::output::{print, print_json};
 use crate::progress::Stderr;
 
@@ -58,7 +59,7 @@ impl Eval {
     fn measure(&self, driver: &Driver, progress: &mut Stderr) -> Result<Report, Failure> {
         let windows = WindowOptions::from(self.windows);
         let text = read_text(&self.text)?;
-        let model = plan_in(&self.model);
+        let model = plan_or_checkpoint(&self.model)?;
         let mut options = self.load.options(&model)?;
         // plans that score have limits of their own, and are of no use to other commands
         options = LoadOptions { compile: windows.compile_options(options.compile), cache: None, ..options };

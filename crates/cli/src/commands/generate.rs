@@ -1,17 +1,20 @@
 //! `smelt generate`
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use smelt::{
-    Driver, EngineSettings, EngineStats, GenerateTimings, Generation, GenerationParams, NewToken, Policy, Prompt,
+    Driver, EngineSettings, EngineStats, FinishReason, GenerateTimings, Generation, GenerationParams, Llm, NewToken,
+    Policy, Prompt,
 };
 
 use crate::args::parse_limit;
 use crate::failure::Failure;
-use crate::inputs::plan_in;
+use crate::inputs::read_prompt;
 use crate::load::{LoadArgs, load};
+use crate::model::plan_or_checkpoint;
 use crate::output::{check_place, print, print_error, print_generated, print_json, write_file};
 use crate::progress::Stderr;
 use crate::prompts::{Prompts, PromptsArgs};
@@ -22,17 +25,20 @@ pub struct Generate {
     /// Plan file or checkpoint directory.
     #[arg(value_name = "DIR|FILE.plan")]
     model: PathBuf,
-    /// Prompt text.
-    #[arg(long, value_name = "TEXT", conflicts_with = "Prompt::Tokens", required_unless_present_any = ["Prompt::Tokens", "prompts"])]
+    /// Prompt text. Without any prompt, it is read from stdin if that is a pipe or a file.
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, group = "a prompt")]
     prompt: Option<String>,
+    /// File with the prompt text, `-` for stdin. A line feed at its end is not part of the prompt.
+    #[arg(long, value_name = "FILE", group = "a prompt")]
+    prompt_file: Option<PathBuf>,
     /// Prompt as token ids, comma-separated.
     #[arg(id = "Prompt::Tokens", long = "prompt-ids", value_name = "IDS", value_delimiter = ',',
-          value_parser = parse_limit::<u32>)]
+          value_parser = parse_limit::<u32>, group = "a prompt")]
     prompt_ids: Vec<u32>,
     #[command(flatten)]
     prompts: PromptsArgs,
     /// Maximum number of tokens to generate [default: 128, or as many as the plan has room for].
-    #[arg(long, value_name = "N", value_parser = parse_limit::<u32>)]
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_limit::<u32>)]
     max_tokens: Option<u32>,
     /// Continues after stop tokens.
     #[arg(long)]
@@ -72,29 +78,29 @@ struct Report<'a> {
 
 impl Generate {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
-        let model = plan_in(&self.model);
+        let model = plan_or_checkpoint(&self.model)?;
         let mut options = self.load.options(&model)?;
         options.run.blocking = self.blocking;
         options.engine =
             EngineSettings { policy: self.policy, prefix_cache: !self.no_prefix_cache, ..EngineSettings::default() };
         let prompts = self.prompts.prompts.as_deref().map(Prompts::open).transpose()?;
+        let prompt = if prompts.is_none() { Some(self.prompt()?) } else { None };
         self.logits.iter().try_for_each(|path| check_place(path))?;
         let mut progress = Stderr::new(self.json);
         let llm = load(&self.load.driver(driver), &model, &options, &mut progress);
         progress.finish();
         let mut llm = llm?;
-        if let Some(prompts) = prompts {
+        let Some(prompt) = prompt else {
+            let Some(prompts) = prompts else { return Ok(()) };
             let params = GenerationParams { ignore_eos: self.ignore_eos, ..GenerationParams::default() };
             let stats = prompts.answer(&mut llm, &params, self.max_tokens, self.prompts.unordered)?;
             self.stats.then(|| print_error(&line(&stats)));
             return Ok(());
-        }
-        let prompt = match self.prompt {
-            Some(text) => Prompt::Text(text),
-            None => Prompt::Tokens(self.prompt_ids),
         };
         let prompt = llm.tokens(&prompt)?;
-        let max_tokens = self.max_tokens.unwrap_or_else(|| llm.room_for(prompt.len()).min(128));
+        let room = llm.room_for(prompt.len());
+        // without room for a single one, the engine says why
+        let max_tokens = self.max_tokens.unwrap_or(room.clamp(1, DEFAULT_TOKENS));
         let prompt = Prompt::Tokens(prompt);
         let params = GenerationParams { max_tokens, ignore_eos: self.ignore_eos, logits: self.logits.is_some() };
         let json = self.json;
@@ -113,6 +119,13 @@ impl Generate {
         }
         if !json {
             print("\n")?;
+            let why = match generation.finish_reason {
+                FinishReason::Stop => "a stop token".to_owned(),
+                _ if max_tokens == room => full(&llm, generation.prompt_ids.len() as u32 + room),
+                _ if self.max_tokens.is_some() => "--max-tokens".to_owned(),
+                _ => format!("{DEFAULT_TOKENS} tokens (--max-tokens for more)"),
+            };
+            print_error(&summary(generation, &timings, &why));
         }
         stats.iter().for_each(|stats| print_error(stats));
         if !json {
@@ -125,6 +138,43 @@ impl Generate {
             finish_reason: generation.finish_reason.name(),
             timings,
         })
+    }
+}
+
+/// What `--max-tokens` is, where there is room.
+const DEFAULT_TOKENS: u32 = 128;
+
+impl Generate {
+    /// The prompt, from wherever it comes.
+    fn prompt(&self) -> Result<Prompt, Failure> {
+        match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) => Ok(Prompt::Text(text.clone())),
+            (None, Some(file)) => read_prompt(file).map(Prompt::Text),
+            (None, None) if !self.prompt_ids.is_empty() => Ok(Prompt::Tokens(self.prompt_ids.clone())),
+            (None, None) if std::io::stdin().is_terminal() => {
+                Err(Failure::usage("expected --prompt TEXT, --prompt-file FILE, or a prompt through a pipe"))
+            }
+            (None, None) => read_prompt(Path::new("-")).map(Prompt::Text),
+        }
+    }
+}
+
+/// What a generation took, and why it ended.
+fn summary(generation: &Generation, timings: &GenerateTimings, why: &str) -> String {
+    let (prompt, tokens) = (generation.prompt_ids.len(), generation.token_ids.len());
+    let rate = match timings.decode_tokens_per_s {
+        0.0 => String::new(),
+        rate => format!(", then {rate:.1} tokens/s"),
+    };
+    let first = timings.prefill_ms;
+    format!("{prompt} prompt tokens, {tokens} generated: the first after {first:.1} ms{rate}; ended by {why}")
+}
+
+/// What is full where a sequence of so many tokens has no room for another one.
+fn full(llm: &Llm, tokens: u32) -> String {
+    match llm.plan().plan().limits.max_seq_len {
+        longest if longest == tokens => format!("the plan's longest sequence, {longest} tokens (--max-seq-len)"),
+        _ => format!("the KV cache, which has room for {tokens} tokens (--kv-cache)"),
     }
 }
 

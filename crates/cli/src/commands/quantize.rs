@@ -13,7 +13,8 @@ use crate::args::{
 use crate::choice::{Choice, WithChoice};
 use crate::failure::Failure;
 use crate::inputs::{open, read_map};
-use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration, reads_model};
+use crate::model::checkpoint;
+use crate::output::{bytes, check_place, print, print_json, reads, reads_calibration};
 use crate::progress::Stderr;
 use crate::repro::with_repro;
 
@@ -60,7 +61,7 @@ impl Quantize {
     /// Runs it.
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let driver = self.cache.driver(driver);
-        reads_model(&self.dir);
+        let dir = checkpoint(&self.dir)?;
         self.mixed.text().into_iter().for_each(|text| reads(text));
         self.calibration.iter().for_each(|file| reads_calibration(file));
         let map = self.precision_map.as_deref().map(read_map).transpose()?;
@@ -81,7 +82,7 @@ impl Quantize {
         let ignored_tensors = self.ignored.ignore_tensors.clone();
         let options = CompileOptions { precision, ignored_tensors, ..CompileOptions::default() };
         // before minutes are spent on a choice
-        let source = open(&self.dir, &options, false)?;
+        let source = open(&dir, &options, false)?;
         driver.check_quantize(&source, &self.output)?;
         let requested = Requested { precision: self.precision, options };
         let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;

@@ -5,6 +5,7 @@ mod bench;
 mod calibrate;
 mod files;
 mod finite;
+mod first_use;
 mod import;
 #[cfg(unix)]
 mod inputs;
@@ -254,7 +255,7 @@ fn what_cannot_be_done_has_its_exit_code() {
     sandbox.fails(&["generate", MHA, "--prompt-ids", "320"], 3, "token 320 is outside the vocabulary");
     sandbox.fails(&["generate", MHA, "--prompt-ids", "1", "--max-tokens", "600"], 3, "the plan allows 512");
     sandbox.fails(&["generate", "README.md", "--prompt", "x"], 3, "not a plan");
-    sandbox.fails(&["compile", "no/such/folder", "-o", &plan], 3, "config.json");
+    sandbox.fails(&["compile", "no/such/folder", "-o", &plan], 3, "there is no such file or directory");
     sandbox.fails(&["compile", MHA, "-o", &sandbox.text("no/such/folder/x.plan")], 3, "x.plan");
     sandbox.fails(&[], 2, "expected a command");
     assert!(!sandbox.path("x.plan").exists());
@@ -434,7 +435,7 @@ fn a_checkpoint_is_quantized_to_another() {
         let args = [command, &["--precision", "fp8"]].concat();
         sandbox.fails(&args, 2, "is already quantized by compressed-tensors");
     }
-    sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "config.json: not found");
+    sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "nowhere: there is no such file or directory");
     sandbox.fails(&["quantize", MHA, "-o", &sandbox.text("no/where"), "--precision", "fp8"], 3, "no/where: ");
     sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq requires a calibration");
     let odd = "`model.layers.0.mlp.down_proj`: its 160 columns are not a multiple of 128, as compressed-tensors \

@@ -21,8 +21,8 @@ use self::runs::{FullBatch, Run, Workload};
 use self::stats::{Quantiles, median};
 use crate::args::{parse_count, parse_limit};
 use crate::failure::Failure;
-use crate::inputs::plan_in;
 use crate::load::{LoadArgs, load};
+use crate::model::plan_or_checkpoint;
 use crate::output::{check_place, print, print_json, reads_model, write_file};
 use crate::progress::Stderr;
 
@@ -102,7 +102,8 @@ const STEP_SECONDS: f64 = 25e-6;
 impl Bench {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
         let model = self.model.as_ref().or(self.engine_dir.as_ref());
-        let model = plan_in(model.ok_or_else(|| Failure::usage("expected a plan or the folder of a checkpoint"))?);
+        let model = model.ok_or_else(|| Failure::usage("expected a plan or the folder of a checkpoint"))?;
+        let model = plan_or_checkpoint(model)?;
         let stdout = self.json.as_deref() == Some(Path::new("-"));
         if stdout && (self.csv || self.markdown) {
             return Err(Failure::usage("--json without a file prints JSON: expected neither --csv nor --markdown"));
