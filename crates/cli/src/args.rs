@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use smelt::eval::WindowOptions;
 use smelt::{
-    ActivationScales, CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionOptions, RewriteFile,
+    ActivationScales, CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionOptions, RewriteFile, Target,
     TargetChoice, TimingMode, TimingOptions, WeightsChoice,
 };
 
@@ -24,21 +24,21 @@ use crate::output::{check_place, reads, reads_calibration};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Compilation")]
 pub struct CompileArgs {
-    /// Target: auto (the GPU if there is one, otherwise the CPU), cpu or sm_90a.
-    #[arg(long, value_name = "TARGET", default_value = "auto")]
+    /// Target: auto (the GPU if there is one, otherwise the CPU), cpu or sm_90a (also: gpu, cuda, h100, h200).
+    #[arg(long, value_name = "TARGET", default_value = "auto", hide_possible_values = true, value_parser = target_names())]
     pub target: String,
     /// Weight type: auto (the checkpoint's), f32, f16 or bf16.
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = parse_dtype)]
     pub dtype: DTypeChoice,
     /// Format of the linear layers, lm_head excluded.
-    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", value_parser = parse_precision, help = precision_help("bf16, f16 or f32 (same as --dtype), "))]
+    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", hide_possible_values = true, value_parser = precision_names(), help = precision_help("bf16, f16 or f32 (same as --dtype), "))]
     pub precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
-    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", hide_possible_values = true, value_parser = format_names())]
     pub lm_head_precision: Option<Format>,
     /// KV cache format: bf16, f16, f32, fp8 or int8. Scales come from a calibration or the checkpoint; int8 requires
     /// them [default: the weight type].
-    #[arg(id = "precision.kv", long = "kv-precision", value_name = "FORMAT", value_parser = parse_kv_precision)]
+    #[arg(id = "precision.kv", long = "kv-precision", value_name = "FORMAT", hide_possible_values = true, value_parser = kv_names())]
     pub kv_precision: Option<DType>,
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
     #[arg(id = "precision.map", long = "precision-map", value_name = "FILE")]
@@ -116,6 +116,76 @@ pub fn weights_choices() -> impl TypedValueParser<Value = WeightsChoice> {
     ])
 }
 
+/// A parser whose values shells complete. Others than those may be right, too.
+#[derive(Clone)]
+pub struct Completed<P> {
+    parser: P,
+    names: fn() -> Vec<String>,
+}
+
+impl<P: TypedValueParser> TypedValueParser for Completed<P> {
+    type Value = P::Value;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<P::Value, clap::Error> {
+        self.parser.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new((self.names)().into_iter().map(PossibleValue::new)))
+    }
+}
+
+/// Text that shells complete with these.
+fn completed<T: Clone + Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, String>,
+    names: fn() -> Vec<String>,
+) -> impl TypedValueParser<Value = T> {
+    Completed { parser: StringValueParser::new().try_map(move |text| parse(&text)), names }
+}
+
+fn target_names() -> impl TypedValueParser<Value = String> {
+    completed(
+        |text| Ok(text.to_owned()),
+        || std::iter::once("auto").chain(Target::ALL.map(Target::name)).map(str::to_owned).collect(),
+    )
+}
+
+fn format_list() -> Vec<String> {
+    Format::ALL.map(|format| format.name().to_owned()).to_vec()
+}
+
+/// Formats of linear layers.
+pub fn format_names() -> impl TypedValueParser<Value = Format> {
+    completed(parse_format, format_list)
+}
+
+/// Formats of `--precision`.
+pub fn precision_names() -> impl TypedValueParser<Value = PrecisionChoice> {
+    completed(parse_precision, || [format_list(), ["mixed", "bf16", "f16", "f32"].map(str::to_owned).to_vec()].concat())
+}
+
+fn kv_names() -> impl TypedValueParser<Value = DType> {
+    completed(parse_kv_precision, || ["bf16", "f16", "f32", "fp8", "int8"].map(str::to_owned).to_vec())
+}
+
+/// Passes. Those of rule files and of other programs are not in the list.
+pub fn pass_names() -> impl TypedValueParser<Value = String> {
+    completed(
+        |text| Ok(text.to_owned()),
+        || Driver::new().passes().iter().map(|pass| pass.name().into_owned()).collect(),
+    )
+}
+
+/// Machines with a roofline model.
+pub fn machine_names() -> impl TypedValueParser<Value = Machine> {
+    completed(parse_machine, || Machine::ALL.map(|machine| machine.name.to_owned()).to_vec())
+}
+
 /// Values of a type of the library, each with its name and its help.
 fn choices<T: Copy + Send + Sync + 'static>(all: &'static [(T, &str, &str)]) -> impl TypedValueParser<Value = T> {
     let values = all.iter().map(|(_, name, help)| PossibleValue::new(*name).help(*help));
@@ -129,7 +199,7 @@ fn choices<T: Copy + Send + Sync + 'static>(all: &'static [(T, &str, &str)]) -> 
 #[derive(Clone, Debug, Default, Args)]
 pub struct PassArgs {
     /// Disables a pass; may be repeated, or a comma-separated list.
-    #[arg(long, value_name = "PASS", value_delimiter = ',')]
+    #[arg(long, value_name = "PASS", value_delimiter = ',', hide_possible_values = true, value_parser = pass_names())]
     pub disable_pass: Vec<String>,
     /// Stops after this many optional passes, to bisect a miscompilation.
     #[arg(long, value_name = "N", value_parser = parse_limit::<usize>)]
@@ -208,10 +278,7 @@ impl CompileArgs {
     /// The same, with formats still to be chosen.
     pub fn options_but_mixed(&self) -> Result<CompileOptions, Failure> {
         let options = CompileOptions {
-            target: match self.target.as_str() {
-                "auto" => TargetChoice::Auto,
-                name => TargetChoice::Named(name.to_owned()),
-            },
+            target: parse_target(&self.target)?,
             dtype: self.dtype()?,
             precision: self.precision()?,
             max_batch_size: self.max_batch_size,
@@ -241,6 +308,18 @@ impl CompileArgs {
         }
         Ok(options)
     }
+}
+
+/// `auto`, or the name of a target, which must be known before anything is read.
+pub fn parse_target(text: &str) -> Result<TargetChoice, Error> {
+    let name = match text.to_ascii_lowercase().as_str() {
+        "auto" => return Ok(TargetChoice::Auto),
+        // what people call it; of sm_90, plans need the instructions that the name with an `a` stands for
+        "cuda" | "gpu" | "hopper" | "h100" | "h200" | "sm_90" | "sm90" | "sm90a" => Target::Sm90a.name(),
+        _ => text,
+    };
+    let known = name.parse::<Target>().map_err(|unknown| Error::Unsupported(unknown.to_string()))?;
+    Ok(TargetChoice::Named(known.name().to_owned()))
 }
 
 /// A format of linear layers: quantized, or a floating-point type.
@@ -294,7 +373,7 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
 }
 
 /// The name of a machine with a roofline model.
-pub fn parse_machine(name: &str) -> Result<Machine, String> {
+fn parse_machine(name: &str) -> Result<Machine, String> {
     let known = Machine::ALL.map(|machine| machine.name).join(", ");
     Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
 }
@@ -333,7 +412,7 @@ pub fn parse_scales(text: &str) -> Result<ActivationScales, String> {
 }
 
 /// The name of a format.
-pub fn parse_format(text: &str) -> Result<Format, String> {
+fn parse_format(text: &str) -> Result<Format, String> {
     text.parse()
 }
 
@@ -394,6 +473,14 @@ pub fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         OsString::from(format!("{}{value}", name.replace('_', "-")))
     });
     dashed.collect()
+}
+
+/// Whether a command line asks for JSON on stdout. After `bench --json` there may be a file, which gets it instead.
+pub fn wants_json(args: &[OsString]) -> bool {
+    let Some(at) = args.iter().take_while(|arg| *arg != "--").position(|arg| arg == "--json") else { return false };
+    let file = args.get(at + 1).is_some_and(|next| !next.to_string_lossy().starts_with('-'));
+    let bench = args.iter().any(|arg| arg == "bench" || arg == "benchmark");
+    !(bench && file)
 }
 
 /// How a text is cut.

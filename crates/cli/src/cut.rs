@@ -66,7 +66,7 @@ fn end(address: usize) -> ! {
     let failure = Failure::bad_input(format!(
         "{file}: was truncated while it was read: run the command again when the file is complete and nothing writes to it"
     ));
-    let _ = print_failure(failure);
+    let _ = print_failure(failure, false);
     partial::exit(BAD_INPUT.into())
 }
 

@@ -272,12 +272,13 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// Compiles with progress on stderr and writes the requested texts.
+/// Compiles with progress on stderr, unless `quiet`, and writes the requested texts.
 pub fn compile(
     emit: &EmitArgs,
+    quiet: bool,
     run: impl FnOnce(&mut Texts<'_>, &mut dyn Progress) -> Result<CompileReport, Error>,
 ) -> Result<CompileReport, Failure> {
-    let (mut texts, mut progress) = (Texts::new(emit), Stderr::new(false));
+    let (mut texts, mut progress) = (Texts::new(emit), Stderr::new(quiet));
     let report = run(&mut texts, &mut progress);
     progress.finish();
     // the texts before a failure are what shows its cause

@@ -1,6 +1,5 @@
 //! Errors of the command line, and which exit code they have.
 
-use miette::{Diagnostic, MietteHandlerOpts};
 use smelt::plans::clipped;
 use smelt::plans::terminal::shown;
 use smelt::{Error, ErrorKind};
@@ -102,15 +101,81 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-impl Diagnostic for Failure {
-    fn help<'a>(&'a self) -> Option<Box<dyn std::fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| -> Box<dyn std::fmt::Display + 'a> { Box::new(help) })
+impl Failure {
+    /// The error for programs.
+    pub fn json(&self) -> serde_json::Value {
+        let Failure { message, help, code } = self;
+        let kind = match code {
+            2 => "usage",
+            3 => "bad_input",
+            4 => "unsupported",
+            5 => "no_device",
+            6 => "does_not_fit",
+            7 => "inaccurate",
+            8 => "slower",
+            _ => "internal",
+        };
+        let error = serde_json::json!({ "kind": kind, "exit_code": code, "message": message, "help": help });
+        serde_json::json!({ "schema_version": 1, "error": error })
+    }
+
+    /// The error with its hint as it is printed, with colours. Lines longer than `width` columns are wrapped at words:
+    /// names and paths stay whole.
+    pub fn rendered(&self, width: Option<usize>) -> String {
+        let (red, blue, end) = ("\x1b[31m", "\x1b[36m", "\x1b[0m");
+        let mut text = String::new();
+        let mut mark = format!("  {red}×{end} ");
+        for line in self.message.lines().flat_map(|line| wrapped(line, width)) {
+            text.push_str(&format!("{mark}{line}\n"));
+            mark = format!("  {red}│{end} ");
+        }
+        let mut mark = format!("  {blue}help:{end} ");
+        for line in self.help.iter().flat_map(|help| help.lines()).flat_map(|line| wrapped(line, width)) {
+            text.push_str(&format!("{mark}{line}\n"));
+            mark = " ".repeat(8);
+        }
+        text
     }
 }
 
-/// Errors are printed without wrapping: tensor names and paths stay whole.
-pub fn install() {
-    // It fails only if a hook is already installed, which then stays.
-    let _ =
-        miette::set_hook(Box::new(|_| Box::new(MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())));
+/// A line in pieces that end at a space, each of at most `width` columns with the mark before it, unless a word is longer.
+fn wrapped(line: &str, width: Option<usize>) -> Vec<String> {
+    let most = width.map_or(usize::MAX, |width| width.saturating_sub(8).max(20));
+    if line.chars().count() <= most {
+        return vec![line.to_owned()];
+    }
+    let mut lines = vec![String::new()];
+    for word in line.split(' ') {
+        let last = lines.last_mut().expect("there is one");
+        if !last.is_empty() && last.chars().count() + 1 + word.chars().count() > most {
+            lines.push(word.to_owned());
+        } else {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_wrap_at_words_and_never_in_a_pipe() {
+        let names = ["fuse-add-layer-norm"; 9].join(", ");
+        let failure =
+            Failure::usage(format!("unknown pass, expected one of: {names}\n%x = silu %y\n     ^")).help("a hint");
+        let plain = |width| anstream::adapter::strip_str(&failure.rendered(width)).to_string();
+        let piped = plain(None);
+        assert!(piped.starts_with("  × unknown pass, expected one of: fuse") && piped.lines().count() == 4, "{piped}");
+        assert!(piped.ends_with("  │ %x = silu %y\n  │      ^\n  help: a hint\n"), "{piped}");
+        let narrow = plain(Some(60));
+        assert!(narrow.lines().count() > 6 && narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        assert!(narrow.lines().all(|line| !line.ends_with('-')), "{narrow}");
+        assert_eq!(narrow.matches("fuse-add-layer-norm").count(), 9);
+        assert_eq!(wrapped("a-word-longer-than-any-terminal is", Some(10)), ["a-word-longer-than-any-terminal", "is"]);
+    }
 }

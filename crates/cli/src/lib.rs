@@ -24,11 +24,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use smelt::Driver;
 
-use failure::Failure;
-
 /// Ahead-of-time compiler and runtime for language models.
 #[derive(Debug, Parser)]
-#[command(name = "smelt", version, max_term_width = 100, after_help = failure::EXIT_CODES)]
+#[command(name = "smelt", version, long_version = long_version(), max_term_width = 100, after_help = failure::EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     list: commands::list::List,
@@ -57,23 +55,34 @@ enum Command {
     Debug(commands::debug::Debug),
     Doctor(commands::doctor::Doctor),
     Completions(commands::completions::Completions),
+    Man(commands::man::Man),
+}
+
+/// The version with what distinguishes builds: the revision, the plans that it reads, the targets that it compiles for.
+fn long_version() -> String {
+    let revision = env!("SMELT_REVISION");
+    let revision = if revision.is_empty() { String::new() } else { format!(" ({revision})") };
+    let targets = smelt::Target::ALL.map(smelt::Target::name).join(", ");
+    let (version, format) = (env!("CARGO_PKG_VERSION"), smelt::plans::FORMAT_VERSION);
+    format!("{version}{revision}\nplan format {format}\ntargets {targets}")
 }
 
 /// Runs the command line of this process.
 pub fn run(driver: Driver) -> ExitCode {
-    failure::install();
     signals::install();
     flags::install(&Cli::command());
     #[cfg(unix)]
     cut::install();
     let driver = driver.cuda_folders(environment::cuda_folders);
-    let cli = match Cli::try_parse_from(args::with_dashes(std::env::args_os())) {
+    let args = args::with_dashes(std::env::args_os());
+    let json = args::wants_json(&args);
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => return output::print_usage(&error),
+        Err(error) => return output::print_usage(&error, json),
     };
     let done = match cli.command {
         _ if cli.list.wanted() => cli.list.run(&driver, cli.json),
-        None => Err(Failure::usage("expected a command, such as `smelt generate models/demo --prompt \"…\"`")),
+        None => output::print(&Cli::command().render_help().to_string()),
         Some(Command::Compile(command)) => command.run(&driver),
         Some(Command::Build(command)) => command.run(&driver),
         Some(Command::Calibrate(command)) => command.run(&driver),
@@ -87,9 +96,10 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Debug(command)) => command.run(&driver),
         Some(Command::Doctor(command)) => command.run(&driver),
         Some(Command::Completions(command)) => command.run::<Cli>(),
+        Some(Command::Man(command)) => command.run::<Cli>(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => output::print_failure(failure),
+        Err(failure) => output::print_failure(failure, json),
     }
 }

@@ -36,23 +36,41 @@ pub fn print_error(line: &str) {
     print_styled(&shown(line));
 }
 
-/// Prints a line in which all control characters are the program's own.
+/// Prints a line in which all control characters are the program's own: colours, where they are shown.
 pub fn print_styled(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
-/// Prints an error and returns its exit code.
-pub fn print_failure(failure: Failure) -> ExitCode {
+/// Columns of the terminal that stderr is, at most as many as are read with ease.
+fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(std::io::stderr())?;
+    Some(usize::from(width.0).min(100))
+}
+
+/// Prints an error to stderr, as JSON if a program reads it, and returns its exit code.
+pub fn print_failure(failure: Failure, json: bool) -> ExitCode {
     let code = failure.code();
-    if !failure.is_closed_pipe() {
-        print_styled(&format!("{:?}", miette::Report::new(failure.shown())));
+    match json {
+        _ if failure.is_closed_pipe() => {}
+        true => print_json_error(&failure.shown().json()),
+        false => print_styled(&failure.shown().rendered(columns())),
     }
     ExitCode::from(code)
 }
 
+fn print_json_error(error: &serde_json::Value) {
+    // a value is always JSON
+    let text = serde_json::to_string(error).unwrap_or_default();
+    let _ = writeln!(std::io::stderr(), "{}", plain_json(&text));
+}
+
 /// Prints an error of the command line, or the requested help, and returns the exit code.
-pub fn print_usage(error: &clap::Error) -> ExitCode {
+pub fn print_usage(error: &clap::Error, json: bool) -> ExitCode {
     let plain = error.render().to_string();
+    if json && error.use_stderr() {
+        let message = plain.split("\n\n").next().unwrap_or(&plain).trim_start_matches("error: ").trim();
+        return print_failure(Failure::usage(message), json);
+    }
     match plain.contains(is_obeyed) || plain.len() > MAX_BYTES {
         true => print_styled(&clipped(shown(&plain), MAX_BYTES)),
         // with its styles; lost if the pipe is closed
@@ -72,10 +90,35 @@ pub fn print_line(value: &impl Serialize) -> Result<(), Failure> {
     write(&format!("{}\n", plain_json(&text)))
 }
 
-/// A value as JSON, and a newline, as files and stdout get it.
+/// A value as JSON, and a newline, as files and stdout get it. Lists of numbers have one line.
 pub fn written_json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::bad_input(error.to_string()))?;
-    Ok(format!("{}\n", plain_json(&text)))
+    Ok(format!("{}\n", plain_json(&with_short_lists(&text))))
+}
+
+/// Indented JSON, whose strings have no line feeds, with each list of numbers on a line.
+fn with_short_lists(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut lines = text.lines().peekable();
+    let is_number = |line: &str| line.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    while let Some(line) = lines.next() {
+        out.push_str(line);
+        if line.ends_with('[') && lines.peek().is_some_and(|next| is_number(next.trim_start())) {
+            let mut numbers = Vec::new();
+            while let Some(number) = lines.next_if(|next| is_number(next.trim_start())) {
+                numbers.push(number.trim_start());
+            }
+            out.push_str(&numbers.join(" "));
+            // what else is in the list, or its end
+            if let Some(end) = lines.next_if(|next| next.trim_start().starts_with(']')) {
+                out.push_str(end.trim_start());
+            }
+        }
+        if lines.peek().is_some() {
+            out.push('\n');
+        }
+    }
+    out
 }
 
 /// JSON with control characters escaped: they can only be in strings.
@@ -155,6 +198,16 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_numbers_have_a_line() {
+        let value = serde_json::json!({
+            "a": [1, -2, 3.5], "b": [], "c": ["1,", "x["], "d": [[1, 2], [3]], "e": {"f": [null, 1, 2]}, "g": [1, "a", 2]
+        });
+        let text = with_short_lists(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.contains("\"a\": [1, -2, 3.5],\n") && text.contains("    [1, 2],\n    [3]\n"), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 
     #[test]
     fn json_is_the_same_value_and_plain_text() {

@@ -20,6 +20,8 @@ pub struct Machine {
     pub f32_flops_per_second: f64,
     /// Launch overhead.
     pub launch_seconds: f64,
+    /// Memory in bytes, as the driver reports it; `None` where machines differ.
+    pub memory_bytes: Option<u64>,
 }
 
 /// The arithmetic of a launch, which decides its rate.
@@ -76,10 +78,16 @@ impl Machine {
         byte_flops_per_second: 1979e12,
         f32_flops_per_second: 67e12,
         launch_seconds: 1e-6,
+        memory_bytes: Some(143_771 << 20),
     };
     /// NVIDIA H100 SXM: the same chip with slower memory.
-    pub const H100: Machine =
-        Machine { name: "h100", title: "NVIDIA H100 SXM", bytes_per_second: 3.35e12, ..Machine::H200 };
+    pub const H100: Machine = Machine {
+        name: "h100",
+        title: "NVIDIA H100 SXM",
+        bytes_per_second: 3.35e12,
+        memory_bytes: Some(81_559 << 20),
+        ..Machine::H200
+    };
     /// Two cores of a server CPU with AVX2: the memory rate of `bench/cpu.json`, 32 operations per cycle at 3 GHz. A
     /// model that fits in caches is faster.
     pub const CPU: Machine = Machine {
@@ -90,6 +98,7 @@ impl Machine {
         byte_flops_per_second: 192e9,
         f32_flops_per_second: 192e9,
         launch_seconds: 1e-6,
+        memory_bytes: None,
     };
     /// All machines.
     pub const ALL: [Machine; 3] = [Machine::H200, Machine::H100, Machine::CPU];

@@ -85,6 +85,7 @@ pub(crate) struct Job<'a> {
     driver: Driver,
     options: CompileOptions,
     settings: Settings,
+    target_reason: Option<String>,
     cache_key: Option<String>,
     pub inputs: Inputs<'a>,
     /// The checkpoint's weights, and those that passes compute.
@@ -120,12 +121,17 @@ impl<'a> Compilation<'a, Resolved> {
         driver.check_disabled(&options.disabled_passes)?;
         let options = source.options(options)?;
         let warnings = source.warn(&options, progress);
-        let settings = source.settings(driver.target(&options.target, progress)?, &options)?;
+        let chosen = driver.chosen_target(&options.target)?;
+        if let Some(note) = chosen.note() {
+            progress.note(&note);
+        }
+        let settings = source.settings(chosen.target, &options)?;
         let job = Job {
             start,
             driver,
             options,
             settings,
+            target_reason: Some(chosen.reason).filter(|reason| !reason.is_empty()),
             cache_key: None,
             inputs: Inputs { source, calibrated: None, stamps, partial: false },
             weights: DerivedWeights::over(&source.checkpoint),
@@ -392,6 +398,8 @@ impl Job<'_> {
     fn report(&self, lowered: &Lowered) -> CompileReport {
         let mut report = CompileReport::of(lowered, self.passes.clone(), self.warnings.clone());
         report.total_ms = self.start.elapsed().as_secs_f64() * 1e3;
+        report.target_reason.clone_from(&self.target_reason);
+        report.device_memory = self.driver.device_memory(self.settings.target);
         report
     }
 }

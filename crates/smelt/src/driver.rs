@@ -10,7 +10,7 @@ use ir::{DeclaredOp, DerivedWeights, Graph, OpSet, Stage};
 use passes::{
     Cause, Pass, PassContext, PassFailure, PassList, PassManager, PassOptions, Pipeline, Slot, pipeline, rules,
 };
-use plan::{ExecError, Executor};
+use plan::{ExecError, Executor, Machine};
 use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
 
@@ -216,7 +216,7 @@ impl Driver {
             let known: Vec<String> = self.passes.iter().map(|pass| pass.name().into_owned()).collect();
             let near = ir::text::nearest(name, known.iter().map(String::as_str));
             let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
-            Error::Usage(format!("unknown pass `{name}`, expected one of: {}{near}", known.join(", ")))
+            Error::Usage(format!("unknown pass `{name}`{near}, expected one of: {}", known.join(", ")))
         })
     }
 
@@ -232,19 +232,48 @@ impl Driver {
     /// The target of a choice: the best that this machine can both compile for and run, unless one is named. A note
     /// says why a GPU is not used.
     pub(crate) fn target(&self, choice: &TargetChoice, progress: &mut dyn Progress) -> Result<Target, Error> {
+        let chosen = self.chosen_target(choice)?;
+        if let Some(note) = chosen.note() {
+            progress.note(&note);
+        }
+        Ok(chosen.target)
+    }
+
+    /// The same, with its reason.
+    pub(crate) fn chosen_target(&self, choice: &TargetChoice) -> Result<ChosenTarget, Error> {
         match choice {
             TargetChoice::Named(name) => {
-                name.parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(error.to_string()))
+                let target =
+                    name.parse().map_err(|error: codegen::UnknownTarget| Error::Unsupported(error.to_string()))?;
+                Ok(ChosenTarget { target, reason: String::new(), unused_gpu: false })
             }
             TargetChoice::Auto => {
                 let nvrtc = || self.compiler().map(|compiler| compiler.version()).map_err(|error| error.to_string());
-                let found = best_target(runtime::cuda::probe().ok(), nvrtc);
-                if let Err(reason) = &found {
-                    progress.note(&format!("compiling for the CPU: {reason}"));
-                }
-                Ok(found.unwrap_or(Target::Cpu))
+                Ok(best_target(runtime::cuda::probe(), nvrtc))
             }
         }
+    }
+
+    /// Whether a plan for a choice of target can be compiled here, before any work is done for it: a GPU's requires NVRTC.
+    pub fn check_compiler(&self, choice: &TargetChoice) -> Result<(), Error> {
+        match self.chosen_target(choice)?.target.is_gpu() {
+            true => self.compiler().map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// The memory that plans of a target have to fit in: that of the GPU here, or of the one that the target is for.
+    pub fn device_memory(&self, target: Target) -> Option<DeviceMemory> {
+        if !target.is_gpu() {
+            let bytes = runtime::cpu::available_memory()?;
+            return Some(DeviceMemory { device: "this machine, available now".to_owned(), bytes });
+        }
+        let here = runtime::cuda::probe().ok().and_then(|driver| {
+            let device = driver.devices.get(usize::try_from(driver.device_for_plans().ok()?).ok()?)?;
+            Some(DeviceMemory { device: device.name.clone(), bytes: device.memory_bytes })
+        });
+        let machine = Machine::of_target(target.name());
+        here.or_else(|| Some(DeviceMemory { device: machine.title.to_owned(), bytes: machine.memory_bytes? }))
     }
 
     /// An executor for plans of a target.
@@ -266,18 +295,60 @@ impl Driver {
     }
 }
 
-/// The best target of a machine; the error says why its GPU is not used.
-fn best_target(
-    driver: Option<runtime::cuda::Driver>,
-    nvrtc: impl FnOnce() -> Result<(i32, i32), String>,
-) -> Result<Target, String> {
-    let Some(driver) = driver.filter(|driver| !driver.devices.is_empty()) else { return Ok(Target::Cpu) };
-    driver.device_for_plans()?;
-    let ((major, minor), (newest, _)) = (nvrtc()?, driver.cuda_version);
-    if major > newest {
-        return Err(format!("the driver supports CUDA {newest}, NVRTC {major}.{minor} generates code for later ones"));
+/// A target, and why it is the one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ChosenTarget {
+    pub target: Target,
+    /// Why the machine's best target is this one; empty if it was named.
+    pub reason: String,
+    /// Whether there is a GPU that cannot be used.
+    unused_gpu: bool,
+}
+
+impl ChosenTarget {
+    /// What a user who has a GPU may not expect.
+    pub fn note(&self) -> Option<String> {
+        self.unused_gpu.then(|| format!("compiling for the CPU: {}", self.reason))
     }
-    Ok(Target::Sm90a)
+}
+
+/// The memory of a device.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeviceMemory {
+    /// Its name.
+    pub device: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The best target of a machine.
+fn best_target(
+    driver: Result<runtime::cuda::Driver, String>,
+    nvrtc: impl FnOnce() -> Result<(i32, i32), String>,
+) -> ChosenTarget {
+    let cpu = |reason: String, unused_gpu| ChosenTarget { target: Target::Cpu, reason, unused_gpu };
+    let driver = match driver {
+        Ok(driver) if driver.devices.is_empty() => return cpu("the NVIDIA driver reports no GPU".to_owned(), false),
+        Ok(driver) => driver,
+        Err(reason) => return cpu(format!("no NVIDIA driver: {reason}"), false),
+    };
+    let usable = || {
+        let device = driver.device_for_plans()?;
+        let ((major, minor), (newest, _)) = (nvrtc()?, driver.cuda_version);
+        match major > newest {
+            true => {
+                Err(format!("the driver supports CUDA {newest}, NVRTC {major}.{minor} generates code for later ones"))
+            }
+            false => Ok(usize::try_from(device).ok().and_then(|device| driver.devices.get(device))),
+        }
+    };
+    match usable() {
+        Ok(device) => {
+            let reason = device.map_or_else(String::new, |device| device.name.clone());
+            ChosenTarget { target: Target::Sm90a, reason, unused_gpu: false }
+        }
+        Err(reason) => cpu(reason, true),
+    }
 }
 
 /// A kernel that several catalogs hold.
@@ -343,24 +414,27 @@ mod tests {
                 memory_bytes: 1 << 30,
                 uuid: String::new(),
             };
-            Some(runtime::cuda::Driver { cuda_version: version, devices: devices.iter().map(device).collect() })
+            Ok(runtime::cuda::Driver { cuda_version: version, devices: devices.iter().map(device).collect() })
         };
         let (a100, h200) = (("A100", (8, 0)), ("H200", (9, 0)));
         let nvrtc = |version| move || Ok(version);
-        assert_eq!(best_target(None, nvrtc((13, 0))), Ok(Target::Cpu));
-        assert_eq!(best_target(driver((13, 0), &[]), nvrtc((13, 0))), Ok(Target::Cpu));
-        assert_eq!(best_target(driver((13, 0), &[h200]), nvrtc((13, 2))), Ok(Target::Sm90a));
+        let chosen = |target, reason: &str| ChosenTarget { target, reason: reason.to_owned(), unused_gpu: false };
+        let none = best_target(Err("libcuda.so was not found".to_owned()), nvrtc((13, 0)));
+        assert_eq!(none, chosen(Target::Cpu, "no NVIDIA driver: libcuda.so was not found"));
+        let empty = best_target(driver((13, 0), &[]), nvrtc((13, 0)));
+        assert_eq!(empty, chosen(Target::Cpu, "the NVIDIA driver reports no GPU"));
+        assert_eq!(best_target(driver((13, 0), &[h200]), nvrtc((13, 2))), chosen(Target::Sm90a, "H200"));
         let both = driver((13, 0), &[a100, h200]).expect("two devices");
         assert_eq!(both.device_for_plans(), Ok(1));
-        assert_eq!(best_target(Some(both), nvrtc((13, 0))), Ok(Target::Sm90a));
+        assert_eq!(best_target(Ok(both), nvrtc((13, 0))), chosen(Target::Sm90a, "H200"));
         for (driver, version, reason) in [
             (driver((13, 0), &[a100]), Ok((13, 0)), "9.0, A100 has 8.0"),
             (driver((12, 8), &[h200]), Ok((13, 0)), "the driver supports CUDA 12.8, plans for sm_90a need 13.0"),
             (driver((13, 0), &[h200]), Ok((14, 1)), "NVRTC 14.1 generates code for later ones"),
             (driver((13, 0), &[h200]), Err("NVRTC was not found".to_owned()), "NVRTC was not found"),
         ] {
-            let told = best_target(driver, || version).expect_err(reason);
-            assert!(told.contains(reason), "{told}");
+            let chosen = best_target(driver, || version);
+            assert!(chosen.unused_gpu && chosen.target == Target::Cpu && chosen.reason.contains(reason), "{chosen:?}");
         }
     }
 }

@@ -45,13 +45,22 @@ pub struct Generation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct GenerateTimings {
     /// From the plan file to the first possible step.
+    #[serde(serialize_with = "rounded")]
     pub load_ms: f64,
     /// From the request to its first token.
+    #[serde(serialize_with = "rounded")]
     pub prefill_ms: f64,
     /// From the first token to the last.
+    #[serde(serialize_with = "rounded")]
     pub decode_ms: f64,
     /// Tokens after the first, divided by `decode_ms`; zero if there are none.
+    #[serde(serialize_with = "rounded")]
     pub decode_tokens_per_s: f64,
+}
+
+/// To a thousandth: more digits are noise.
+fn rounded<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((value * 1e3).round() / 1e3)
 }
 
 /// The times of requests that generated this many tokens after their first one.

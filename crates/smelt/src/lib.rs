@@ -53,7 +53,7 @@ pub use ceilings::{CeilingSizes, Ceilings, ProductCeiling, RateSource};
 pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compilation::Compilation;
-pub use driver::{Driver, RunOptions};
+pub use driver::{DeviceMemory, Driver, RunOptions};
 pub use engine::{
     FinishReason, GenerationParams, Policy, ProfiledSequence, ProfiledStep, RequestId, Settings as EngineSettings,
     Stats as EngineStats,
@@ -94,9 +94,10 @@ pub mod stages {
 /// The contents of a plan and the predicted cost of its launches, for tools.
 pub mod plans {
     pub use ::plan::{
-        Arg, Arithmetic, Bound, Code, Cost, Dim, Estimate, Input, Kernel, KvGroup, Launch, Layout, Limits, Machine,
-        Model, Param, Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight, WeightData, Work,
-        claims, clipped, context, full_step, input, mapped, partial, step_cost, terminal, upper_bounds,
+        Arg, Arithmetic, Bound, Code, Cost, Dim, Estimate, FORMAT_VERSION, Input, Kernel, KvGroup, Launch, Layout,
+        Limits, Machine, Model, Param, Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight,
+        WeightData, Work, claims, clipped, context, full_step, input, mapped, partial, step_cost, terminal,
+        upper_bounds,
     };
 }
 

@@ -17,6 +17,34 @@ pub trait Progress {
     }
 }
 
+/// Progress of a part of the work, which each of its phases names.
+pub(crate) struct Part<'a> {
+    pub name: &'static str,
+    pub progress: &'a mut dyn Progress,
+}
+
+impl Progress for Part<'_> {
+    fn phase(&mut self, name: &str) {
+        self.progress.phase(&format!("{}: {name}", self.name));
+    }
+
+    fn weights(&mut self, written: u64, total: u64) {
+        self.progress.weights(written, total);
+    }
+
+    fn items(&mut self, done: u64, total: u64) {
+        self.progress.items(done, total);
+    }
+
+    fn note(&mut self, text: &str) {
+        self.progress.note(text);
+    }
+
+    fn warning(&mut self, text: &str) {
+        self.progress.warning(text);
+    }
+}
+
 /// Ignores progress.
 #[derive(Debug)]
 pub struct Quiet;

@@ -6,8 +6,8 @@ use passes::{Changed, PassReport};
 use plan::Plan;
 use serde::Serialize;
 
-use crate::GateReport;
 use crate::settings::workspace;
+use crate::{DeviceMemory, GateReport};
 
 /// Report of a compilation. Sizes are in bytes, times in milliseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -16,6 +16,8 @@ pub struct CompileReport {
     pub schema_version: u32,
     /// Target of the plan.
     pub target: String,
+    /// Why it was chosen, if it was not named.
+    pub target_reason: Option<String>,
     /// Architecture of the model.
     pub architecture: String,
     /// Scalar weights of the checkpoint.
@@ -34,6 +36,10 @@ pub struct CompileReport {
     pub kv_bytes: u64,
     /// The largest arena of any program.
     pub workspace_bytes: u64,
+    /// Weights, KV cache and workspace.
+    pub memory_bytes: u64,
+    /// What they have to fit in, if that is known.
+    pub device_memory: Option<DeviceMemory>,
     /// Names of the programs.
     pub programs: Vec<String>,
     /// Distinct kernels.
@@ -82,18 +88,23 @@ impl CompileReport {
     /// Of a plan that is not written yet.
     pub(crate) fn of(lowered: &Lowered, passes: Vec<PassTime>, warnings: Vec<String>) -> CompileReport {
         let plan = &lowered.plan;
+        let weight_bytes = plan.weights.iter().filter_map(plan::Weight::bytes).sum();
+        let kv_bytes = plan.kv.iter().map(plan::KvGroup::pool_bytes).sum();
         CompileReport {
             schema_version: 1,
             target: plan.target.clone(),
+            target_reason: None,
             architecture: plan.model.architecture.clone(),
             parameters: plan.model.parameters,
             config: plan.config.clone(),
             plan_bytes: None,
-            weight_bytes: plan.weights.iter().filter_map(plan::Weight::bytes).sum(),
+            weight_bytes,
             stored_weight_bytes: lowered.stored_bytes(),
             kv_bytes_per_token: plan.kv.iter().map(plan::KvGroup::bytes_per_token).sum(),
-            kv_bytes: plan.kv.iter().map(plan::KvGroup::pool_bytes).sum(),
+            kv_bytes,
             workspace_bytes: workspace(plan),
+            memory_bytes: weight_bytes + kv_bytes + workspace(plan),
+            device_memory: None,
             programs: plan.programs.iter().map(|program| program.name.clone()).collect(),
             kernels: plan.kernels.len(),
             passes,

@@ -280,8 +280,10 @@ fn said(stdout: &[u8], stderr: &[u8], code: Option<i32>, limits: &Limits) -> Vec
     if stderr.len() > limits.error {
         faults.push(Fault::LongError(stderr.len()));
     }
-    // as `miette` and `clap` start an error
-    let begins = |line: &&str| ["  × ", "  x ", "error: "].iter().any(|start| line.starts_with(start));
+    // as `Failure::rendered` and `clap` start an error
+    let begins = |line: &&str| {
+        ["  × ", "  x ", "error: ", "{\"schema_version\":1,\"error\":"].iter().any(|start| line.starts_with(start))
+    };
     let count = errors.lines().filter(begins).count();
     if code.is_some_and(|code| code != 0) && count != 1 {
         faults.push(Fault::Errors(count));

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args};
 use smelt::plans::input::{self, DATA_BYTES};
 use smelt::{
-    CalibrateOptions, ClipMethod, CompileOptions, Dataset, Driver, Error, RunOptions, TargetChoice, WeightsChoice,
-    activations_path, merge_calibrations,
+    CalibrateOptions, ClipMethod, CompileOptions, Dataset, Driver, Error, RunOptions, WeightsChoice, activations_path,
+    merge_calibrations,
 };
 
-use crate::args::{CacheArgs, IgnoreArgs, parse_count, parse_threads, weights_choices};
+use crate::args::{CacheArgs, IgnoreArgs, parse_count, parse_target, parse_threads, weights_choices};
 use crate::failure::Failure;
 use crate::inputs::open;
 use crate::model::plan_or_checkpoint;
@@ -76,10 +76,7 @@ impl Calibrate {
         let dataset = self.dataset()?;
         self.check_places()?;
         let options = CalibrateOptions {
-            target: match self.target.as_str() {
-                "auto" => TargetChoice::Auto,
-                name => TargetChoice::Named(name.to_owned()),
-            },
+            target: parse_target(&self.target)?,
             samples: self.samples,
             max_len: self.max_len,
             method: self.method,

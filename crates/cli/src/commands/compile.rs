@@ -1,6 +1,7 @@
 //! `smelt compile`
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::Args;
 use smelt::{Compilation, CompileReport, Driver, Error, Gate, Gated};
@@ -55,6 +56,7 @@ pub struct GateArgs {
 
 impl Compile {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {
+        let start = Instant::now();
         let output = self.output.filter(|_| !self.dry_run);
         let driver = self.cache.driver(driver);
         let dir = checkpoint(&self.dir)?;
@@ -64,14 +66,17 @@ impl Compile {
         outputs.iter().try_for_each(|path| check_place(path))?;
         self.emit.prepare_folder(&outputs)?;
         self.emit.check(&driver.rewrites(&options.rewrites)?)?;
-        let source = open(&dir, &options, false)?;
+        if output.is_some() || self.emit.needs_code() {
+            driver.check_compiler(&options.target)?;
+        }
+        let source = open(&dir, &options, self.json)?;
         let requested = Requested { precision: self.compile.precision, options };
-        let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;
+        let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache, self.json)?;
         let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
             (Some(gate), Some(text), Some(output)) => {
                 let gated = Gated { driver: &driver, gate, text: &read_text(text)? };
-                compile(&self.emit, |texts, progress| {
+                compile(&self.emit, self.json, |texts, progress| {
                     let report = gated.compile(&source, output, &options, texts, progress);
                     if let Err(Error::Gate(failure)) = &report {
                         failed = Some(failure.clone());
@@ -79,7 +84,7 @@ impl Compile {
                     report
                 })
             }
-            (_, _, output) => compile(&self.emit, |texts, progress| {
+            (_, _, output) => compile(&self.emit, self.json, |texts, progress| {
                 let compilation = Compilation::new(&driver, &source, &options, progress)?.observed(texts);
                 match output {
                     Some(output) => compilation.write(output),
@@ -89,9 +94,12 @@ impl Compile {
             }),
         };
         if let Some(failure) = failed.filter(|_| self.json) {
-            print_json(&serde_json::json!({ "gate": failure.report, "worst_layers": failure.layers }))?;
+            print_json(
+                &serde_json::json!({ "schema_version": 1, "gate": failure.report, "worst_layers": failure.layers }),
+            )?;
         }
-        let report = report?;
+        let mut report = report?;
+        report.total_ms = start.elapsed().as_secs_f64() * 1e3;
         match self.json {
             true => print_json(&WithChoice { report: &report, mixed: mixed.as_ref().map(Choice::of) }),
             false if self.emit.to_stdout() => Ok(()),
@@ -106,13 +114,26 @@ pub fn table(report: &CompileReport, output: Option<&Path>) -> String {
         (Some(path), Some(size)) => format!("{} ({})", path.display(), bytes(size)),
         _ => "not written (dry run)".to_owned(),
     };
+    let target = match &report.target_reason {
+        Some(reason) => format!("{} ({reason})", report.target),
+        None => report.target.clone(),
+    };
+    let needed = bytes(report.memory_bytes);
+    let memory = match &report.device_memory {
+        Some(device) if report.memory_bytes > device.bytes => {
+            format!("{needed}: MORE than the {} of {}", bytes(device.bytes), device.device)
+        }
+        Some(device) => format!("{needed} of {} ({})", bytes(device.bytes), device.device),
+        None => needed,
+    };
     let rows = [
         ("plan", file),
-        ("target", report.target.clone()),
+        ("target", target),
         ("model", format!("{}, {} parameters", report.architecture, report.parameters)),
         ("weights", bytes(report.weight_bytes)),
         ("KV cache", format!("{}, {} per token", bytes(report.kv_bytes), bytes(report.kv_bytes_per_token))),
         ("workspace", bytes(report.workspace_bytes)),
+        ("memory", memory),
         ("programs", report.programs.join(", ")),
         ("kernels", report.kernels.to_string()),
         ("passes", format!("{:.1} ms", report.passes.iter().map(|pass| pass.ms).sum::<f64>())),

@@ -58,6 +58,7 @@ pub struct Precision {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
+    schema_version: u32,
     kl: f64,
     top1: f64,
     layers: Vec<LayerError>,
@@ -89,7 +90,14 @@ impl Precision {
         let first_above = layers.iter().find(|layer| layer.growth * 100.0 > self.bound);
         let first_above = first_above.map(|layer| layer.layer.clone());
         if self.json {
-            return print_json(&Report { kl: found.kl, top1: found.top1, layers, first_above, formats });
+            return print_json(&Report {
+                schema_version: 1,
+                kl: found.kl,
+                top1: found.top1,
+                layers,
+                first_above,
+                formats,
+            });
         }
         let verdict = match first_above {
             Some(layer) => format!("first above {} %: {layer}", self.bound),

@@ -41,6 +41,7 @@ pub struct Eval {
 /// What was measured.
 #[derive(Serialize)]
 struct Report {
+    schema_version: u32,
     #[serde(flatten)]
     score: Score,
     #[serde(flatten)]
@@ -70,7 +71,7 @@ impl Eval {
         let score = eval::score(&mut llm, &passage, windows, &mut |position, _, _| {
             progress.items(position as u64, passage.tokens().len() as u64);
         })?;
-        Ok(Report { score, windows })
+        Ok(Report { schema_version: 1, score, windows })
     }
 }
 

@@ -69,6 +69,7 @@ pub struct Generate {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
+    schema_version: u32,
     prompt_ids: &'a [u32],
     token_ids: &'a [u32],
     text: Option<&'a str>,
@@ -132,6 +133,7 @@ impl Generate {
             return Ok(());
         }
         print_json(&Report {
+            schema_version: 1,
             prompt_ids: &generation.prompt_ids,
             token_ids: &generation.token_ids,
             text: generation.text.as_deref(),

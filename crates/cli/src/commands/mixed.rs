@@ -10,7 +10,7 @@ use smelt::{
 };
 
 use super::inspect::html::{Html, document};
-use crate::args::{CacheArgs, PrecisionChoice, parse_count, parse_machine, parse_positive};
+use crate::args::{CacheArgs, PrecisionChoice, machine_names, parse_count, parse_positive};
 use crate::environment::build_identity;
 use crate::failure::Failure;
 use crate::flags::with_flags;
@@ -38,7 +38,7 @@ pub struct MixedArgs {
     batch: u32,
     /// Machine whose roofline predicts the time of matrix products: h200, h100 or cpu [default: by target; with
     /// --timing-cache they are measured].
-    #[arg(long, value_name = "NAME", value_parser = parse_machine)]
+    #[arg(long, value_name = "NAME", hide_possible_values = true, value_parser = machine_names())]
     machine: Option<Machine>,
     /// Text that formats are measured on.
     #[arg(long, value_name = "FILE")]
@@ -97,6 +97,7 @@ impl MixedArgs {
         source: &Source,
         Requested { precision, options }: Requested,
         cache: &CacheArgs,
+        quiet: bool,
     ) -> Result<(CompileOptions, Option<Mixed>), Failure> {
         let goals = [
             self.target_bits.map(Goal::Bits),
@@ -140,12 +141,14 @@ impl MixedArgs {
         let (batch, tokens, machine) = (self.batch, self.precision_tokens, self.machine);
         let losses = cache.folder().map(|folder| LossCache::new(folder.join("losses"), build_identity()));
         let search = MixedOptions { goal, batch, text, tokens, formats, machine, run: RunOptions::default(), losses };
-        let mut progress = Stderr::new(false);
+        let mut progress = Stderr::new(quiet);
         let mixed = driver.choose_precision(source, &options, &search, &mut progress);
         progress.finish();
         let mixed = mixed?;
         let table = with_flags(&mixed.table());
-        print_error(&mixed.summary());
+        if !quiet {
+            print_error(&mixed.summary());
+        }
         if let Some(path) = &self.precision_table {
             write_file(path, table.as_bytes())?;
         }

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use smelt::{Error, PlanFile, dump_plan};
 
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, print_json};
 
 /// Tools for plans.
 #[derive(Debug, Subcommand)]
@@ -16,15 +16,24 @@ pub enum PlanCommand {
         /// Plan file.
         #[arg(value_name = "FILE.plan")]
         plan: PathBuf,
+        /// Prints JSON, without machine code and the contents of text files.
+        #[arg(long)]
+        json: bool,
     },
 }
 
 impl PlanCommand {
     pub fn run(self) -> Result<(), Failure> {
         match self {
-            PlanCommand::Dump { plan } => {
+            PlanCommand::Dump { plan, json } => {
                 let file = PlanFile::open(&plan).map_err(Error::from)?;
-                print(&dump_plan(file.plan()))
+                if !json {
+                    return print(&dump_plan(file.plan()));
+                }
+                let mut plan = file.plan().clone();
+                plan.kernels.iter_mut().filter_map(|kernel| kernel.code.as_mut()).for_each(|code| code.cubin.clear());
+                plan.files.iter_mut().for_each(|file| file.bytes.clear());
+                print_json(&serde_json::json!({ "schema_version": 1, "plan": plan }))
             }
         }
     }

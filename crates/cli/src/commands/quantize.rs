@@ -8,7 +8,7 @@ use smelt::{ActivationScales, CompileOptions, Driver, Error, Format, PrecisionOp
 
 use super::mixed::{MixedArgs, Requested};
 use crate::args::{
-    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, parse_format, parse_scales, precision_help, scales_help,
+    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, format_names, parse_scales, precision_help, scales_help,
 };
 use crate::choice::{Choice, WithChoice};
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ pub struct Quantize {
     #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
     precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
-    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", hide_possible_values = true, value_parser = format_names())]
     lm_head_precision: Option<Format>,
     /// File that assigns a format to each linear layer, one `layers.*.mlp.down fp8` per line; overrides --precision.
     #[arg(id = "precision.map", long = "precision-map", value_name = "FILE")]
@@ -82,11 +82,11 @@ impl Quantize {
         let ignored_tensors = self.ignored.ignore_tensors.clone();
         let options = CompileOptions { precision, ignored_tensors, ..CompileOptions::default() };
         // before minutes are spent on a choice
-        let source = open(&dir, &options, false)?;
+        let source = open(&dir, &options, self.json)?;
         driver.check_quantize(&source, &self.output)?;
         let requested = Requested { precision: self.precision, options };
-        let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache)?;
-        let mut progress = Stderr::new(false);
+        let (options, mixed) = self.mixed.options(&driver, &source, requested, &self.cache, self.json)?;
+        let mut progress = Stderr::new(self.json);
         let report = driver.quantize(&source, &self.output, &options.precision, &mut progress);
         progress.finish();
         let report = report.map_err(|error| with_repro(error, None))?;

@@ -153,3 +153,134 @@ fn a_name_of_the_hub_is_looked_for_in_its_cache() {
     missing(run("HF_HUB_CACHE", &hub, "some-one/demo_1.0@v2"), "hf download some-one/demo_1.0 --revision v2");
     missing(run("HF_HUB_CACHE", &hub, "some-one/other"), "hf download some-one/other");
 }
+
+#[test]
+fn a_compilation_says_why_its_target_and_whether_it_fits() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.ok(&["compile", DEMO, "--dry-run"]);
+    let row = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(row("target").contains('('), "{table}");
+    assert!(row("memory").contains(" of "), "{table}");
+    let shape = "bench/configs/llama-3.1-8b";
+    let args = ["compile", shape, "--weights", "dummy", "--dry-run", "--target", "h200", "--max-batch-size", "256"];
+    let report = sandbox.json(&[&args[..], &["--max-seq-len", "32768", "--json"]].concat());
+    let parts = ["weight_bytes", "kv_bytes", "workspace_bytes"].map(|name| report[name].as_u64().unwrap());
+    assert_eq!(report["memory_bytes"], parts.iter().sum::<u64>());
+    assert_eq!((&report["target"], &report["target_reason"]), (&"sm_90a".into(), &serde_json::Value::Null));
+    let table = sandbox.ok(&[&args[..], &["--max-seq-len", "32768"]].concat());
+    assert!(table.contains("MORE than the "), "{table}");
+    // before the checkpoint is looked at
+    let out = sandbox.text("x.plan");
+    sandbox.fails(&["compile", DEMO, "-o", &out, "--target", "sm_80"], 4, "unknown target `sm_80`");
+    let mut command = sandbox.command(&["compile", DEMO, "-o", &out, "--target", "gpu"]);
+    // no NVRTC is there
+    let output =
+        command.env("SMELT_CUDA_HOME", sandbox.folder()).env("PATH", "").env("CUDA_HOME", "").output().unwrap();
+    if !output.status.success() {
+        let errors = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(5) && errors.starts_with("  × compiling for a GPU requires NVRTC"),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn names_of_other_tools_are_understood_or_answered() {
+    let sandbox = Sandbox::new();
+    let dry = |format: &str| sandbox.json(&["compile", DEMO, "--dry-run", "--json", "--precision", format]);
+    for (other, own) in [("w8a16", "int8-weight"), ("fp8_e4m3", "fp8"), ("W4A16", "int4"), ("half", "f16")] {
+        assert_eq!(dry(other)["weight_bytes"], dry(own)["weight_bytes"], "{other}");
+    }
+    sandbox.fails(
+        &["compile", DEMO, "--dry-run", "--precision", "int8"],
+        2,
+        "(did you mean `int8-weight` (weights alone)",
+    );
+    sandbox.fails(&["compile", DEMO, "--dry-run", "--precision", "awq"], 2, "int4-awq requires a calibration");
+    let engine = sandbox.text("engine");
+    let build = |more: &[&str]| sandbox.run(&[&["build", DEMO, "-o", &engine, "--target", "cpu"], more].concat());
+    let output = build(&[
+        "--gemm_plugin",
+        "auto",
+        "--tp_size=1",
+        "--workers",
+        "4",
+        "--kv_cache_type",
+        "paged",
+        "--context_fmha",
+    ]);
+    let errors = text(&output.stderr);
+    assert!(output.status.success() && errors.matches("note: --").count() == 5, "{errors}");
+    assert!(sandbox.path("engine/model.plan").exists());
+    for (more, message) in [
+        (&["--tp_size", "2"][..], "--tp-size 2: a plan runs on one GPU, expected --tp-size 1"),
+        (&["--qformat", "int4_awq"], "--qformat does not exist here: write --precision"),
+        (&["--use_weight_only"], "write --precision int8-weight or int4"),
+        (&["--int8_kv_cache"], "write --kv-precision"),
+        (&["--max_beam_width", "4"], "a plan has no beams"),
+    ] {
+        let output = build(more);
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains(message), "{output:?}");
+    }
+    // a file, and the older spelling
+    let file = sandbox.text("other.plan");
+    let report = sandbox.json(&["build", "--model_dir", DEMO, "--output_dir", &file, "--target", "cpu", "--json"]);
+    assert_eq!(report["plan_bytes"], std::fs::metadata(&file).unwrap().len());
+}
+
+#[test]
+fn programs_read_json_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let (file, plan) = (sandbox.text("x.ir"), sandbox.text("x.plan"));
+    let graph = "graph @g<T in 1..8>(%x: f32[T, 4]) {\n  %y = silu %x : f32[T, 4]\n  return %y\n}\n";
+    std::fs::write(&file, graph).unwrap();
+    sandbox.ok(&["compile", DEMO, "-o", &plan, "--target", "cpu"]);
+    let words = sandbox.text("words.txt");
+    std::fs::write(&words, "If the vector is empty, then the function returns nothing.").unwrap();
+    for args in [
+        &["opt", &file][..],
+        &["plan", "dump", &plan],
+        &["inspect", &plan],
+        &["compile", DEMO, "--dry-run"],
+        &["generate", DEMO, "-n", "2", "-p", "If"],
+        &["eval", DEMO, "--text", &words],
+        &["debug", "precision", DEMO, "--precision", "fp8", "--text", &words],
+    ] {
+        let output = sandbox.run(&[args, &["--json"]].concat());
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["schema_version"], 1, "{args:?}");
+    }
+    let report = sandbox.json(&["opt", &file, "--json"]);
+    assert!(report["graph"].as_str().unwrap().starts_with("graph @g") && report["passes"][0]["name"].is_string());
+    // and errors
+    for (args, code, kind) in [
+        (&["generate", "no.plan", "-p", "x"][..], 3, "bad_input"),
+        (&["compile", DEMO, "--dry-run", "--target", "tpu"], 4, "unsupported"),
+        (&["generate", DEMO, "--no-such-option"], 2, "usage"),
+    ] {
+        let output = sandbox.run(&[args, &["--json"]].concat());
+        let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert!(output.stdout.is_empty() && output.status.code() == Some(code), "{output:?}");
+        assert_eq!((&error["error"]["kind"], &error["error"]["exit_code"]), (&kind.into(), &code.into()), "{error}");
+        assert!(!error["error"]["message"].as_str().unwrap().contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn the_program_explains_itself() {
+    let sandbox = Sandbox::new();
+    assert!(sandbox.ok(&[]).contains("Usage: smelt"));
+    let version = sandbox.ok(&["--version"]);
+    assert!(version.starts_with("smelt ") && version.contains("plan format 3\ntargets cpu, sm_90a"), "{version}");
+    assert_eq!(sandbox.ok(&["-V"]).lines().count(), 1);
+    let page = sandbox.ok(&["man"]);
+    assert!(page.contains(".SH \"SMELT GENERATE\"") && page.contains("max\\-tokens"), "{page}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = sandbox.ok(&["completions", shell]);
+        for value in ["int4-awq", "sm_90a", "fuse-silu-mul", "h200"] {
+            assert!(script.contains(value), "{shell}: {value}");
+        }
+    }
+}

@@ -257,7 +257,6 @@ fn what_cannot_be_done_has_its_exit_code() {
     sandbox.fails(&["generate", "README.md", "--prompt", "x"], 3, "not a plan");
     sandbox.fails(&["compile", "no/such/folder", "-o", &plan], 3, "there is no such file or directory");
     sandbox.fails(&["compile", MHA, "-o", &sandbox.text("no/such/folder/x.plan")], 3, "x.plan");
-    sandbox.fails(&[], 2, "expected a command");
     assert!(!sandbox.path("x.plan").exists());
 }
 
@@ -270,7 +269,9 @@ fn nothing_is_compiled_that_is_not_needed() {
     let run = |more: &[&str]| {
         let output = sandbox.run(&[&compile[..], more].concat());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(errors.contains("selecting kernels") && !errors.contains("compiling kernels"), "{errors}");
+        // with --json, phases are not told
+        let selected = more.contains(&"--json") || errors.contains("selecting kernels");
+        assert!(selected && !errors.contains("compiling kernels"), "{errors}");
         (output, errors)
     };
     let (output, errors) = run(&["1GiB", "--dry-run", "--json"]);
@@ -435,7 +436,11 @@ fn a_checkpoint_is_quantized_to_another() {
         let args = [command, &["--precision", "fp8"]].concat();
         sandbox.fails(&args, 2, "is already quantized by compressed-tensors");
     }
-    sandbox.fails(&["quantize", "nowhere", "-o", &again, "--precision", "fp8"], 3, "nowhere: there is no such file or directory");
+    sandbox.fails(
+        &["quantize", "nowhere", "-o", &again, "--precision", "fp8"],
+        3,
+        "nowhere: there is no such file or directory",
+    );
     sandbox.fails(&["quantize", MHA, "-o", &sandbox.text("no/where"), "--precision", "fp8"], 3, "no/where: ");
     sandbox.fails(&["quantize", MHA, "-o", &again, "--precision", "int4-awq"], 2, "int4-awq requires a calibration");
     let odd = "`model.layers.0.mlp.down_proj`: its 160 columns are not a multiple of 128, as compressed-tensors \

@@ -89,7 +89,7 @@ fn graphs_and_times_of_passes_are_emitted() {
     sandbox.fails(
         &[&args[..], &["ir-after=merge-linaers"]].concat(),
         2,
-        "unknown pass `merge-linaers`, expected one of: ",
+        "unknown pass `merge-linaers` (did you mean `merge-linears`?), expected one of: ",
     );
     sandbox.fails(&[&args[..], &["irr"]].concat(), 2, "ir-after-change");
 }

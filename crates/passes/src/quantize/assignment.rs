@@ -276,7 +276,10 @@ mod tests {
             error("experts fp8")
                 .ends_with("such as `layers.0.attn.q` (`model.layers.0.self_attn.q_proj`) and `logits` (`lm_head`)")
         );
-        assert!(error("logits fp9").starts_with("line 1: unknown format `fp9`, expected one of int8-weight"));
+        assert!(
+            error("logits fp9")
+                .starts_with("line 1: unknown format `fp9` (did you mean `fp8`?), expected one of int8-weight")
+        );
         assert_eq!(error("logits"), "line 1: expected a name and a format, found `logits`");
     }
 }

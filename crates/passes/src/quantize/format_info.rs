@@ -12,6 +12,8 @@ use crate::{PassContext, PassError};
 pub(crate) struct FormatInfo {
     /// The name on the command line and in tables.
     pub name: &'static str,
+    /// Its names in TensorRT-LLM, vLLM and papers, which are read, too.
+    pub also: &'static [&'static str],
     /// What it is, in a few words.
     pub help: &'static str,
     /// How weights are stored.

@@ -12,6 +12,7 @@ pub use bound::{Bound, Gate, Measured};
 pub use failure::{GateFailure, GateReport};
 
 use crate::eval::{Comparison, EvalRequest, LayerError, Passage, WindowOptions, compare, compare_layers};
+use crate::progress::Part;
 use crate::{
     Compilation, CompileOptions, CompileReport, Driver, Error, Llm, LoadOptions, Observer, Progress, RunOptions,
     Source, TargetChoice,
@@ -55,11 +56,13 @@ impl Gated<'_> {
         let scratch = PartialFolder::create_in(partial::folder_of(&place)).map_err(io)?;
         let [plan, reference] = ["new.plan", "reference.plan"].map(|name| scratch.path().join(name));
         let mut report = Compilation::new(self.driver, source, options, progress)?.observed(observer).write(&plan)?;
-        Compilation::new(self.driver, source, &options.reference(), progress)?.write(&reference)?;
-        let measured = self.measure(&reference, &plan, progress)?;
+        let mut part = Part { name: "reference", progress };
+        Compilation::new(self.driver, source, &options.reference(), &mut part)?.write(&reference)?;
+        let measured = self.measure(&reference, &plan, &mut Part { name: "gate", progress })?;
         if !measured.bounds.iter().all(|bound| bound.holds) {
             drop(scratch);
-            let layers = self.worst_layers(source, options, progress).unwrap_or_else(|error| {
+            let part = &mut Part { name: "worst layers", progress };
+            let layers = self.worst_layers(source, options, part).unwrap_or_else(|error| {
                 progress.note(&format!("the worst layers could not be found: {error}"));
                 Vec::new()
             });

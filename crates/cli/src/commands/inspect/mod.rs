@@ -23,7 +23,7 @@ use smelt::{Error, Plan, PlanFile, Program, read_calibration};
 
 use super::memory;
 use super::profile_file::ProfileFile;
-use crate::args::{parse_count, parse_machine};
+use crate::args::{machine_names, parse_count};
 use crate::failure::Failure;
 use crate::output::{bytes, check_place, print, print_json, reads, write_file};
 use diff::{Diff, Side};
@@ -69,7 +69,7 @@ pub struct Inspect {
     #[arg(long, value_name = "N", requires = "what", conflicts_with = "memory", value_parser = parse_count::<u32>)]
     context: Option<u32>,
     /// Machine whose roofline predicts times: h200, h100 or cpu [default: by target].
-    #[arg(long, value_name = "NAME", requires = "what", conflicts_with = "memory", value_parser = parse_machine)]
+    #[arg(long, value_name = "NAME", requires = "what", conflicts_with = "memory", hide_possible_values = true, value_parser = machine_names())]
     machine: Option<Machine>,
     /// Prints JSON.
     #[arg(long, conflicts_with_all = ["html", "dot"])]
