@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use smelt::extend::ir::text::nearest;
+use smelt::plans::input::read_text;
 
 use crate::environment::hub_cache;
 use crate::failure::Failure;
@@ -109,7 +110,7 @@ impl<'a> HubName<'a> {
     fn find(&self, cache: &Path) -> Option<PathBuf> {
         let folder = cache.join(format!("models--{}--{}", self.owner, self.name));
         let revision = self.revision.unwrap_or("main");
-        let commit = fs::read_to_string(folder.join("refs").join(revision)).ok();
+        let commit = read_text(&folder.join("refs").join(revision), 4096).ok();
         let snapshot = folder.join("snapshots").join(commit.as_deref().map_or(revision, str::trim));
         snapshot.join("config.json").is_file().then_some(snapshot)
     }

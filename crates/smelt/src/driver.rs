@@ -15,7 +15,7 @@ use runtime::cpu::{Args, CpuKernel};
 use runtime::{CpuExecutor, CudaExecutor};
 
 use crate::observer::{ObservedPasses, Observer};
-use crate::{Error, PassTime, Progress, RewriteFile, TargetChoice};
+use crate::{DeviceMemory, Error, PassTime, Progress, RewriteFile, TargetChoice};
 
 /// Compiles checkpoints and opens executors. Everything that the command line does goes through one.
 #[derive(Clone)]
@@ -310,15 +310,6 @@ impl ChosenTarget {
     pub fn note(&self) -> Option<String> {
         self.unused_gpu.then(|| format!("compiling for the CPU: {}", self.reason))
     }
-}
-
-/// The memory of a device.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct DeviceMemory {
-    /// Its name.
-    pub device: String,
-    /// Its size in bytes.
-    pub bytes: u64,
 }
 
 /// The best target of a machine.

@@ -1,6 +1,7 @@
 //! Errors, grouped by who has to act.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why something was not compiled, loaded or generated.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum Error {
     Engine(#[from] engine::EngineError),
     /// A service did not take a request.
     #[error(transparent)]
-    Refused(#[from] crate::Refused),
+    Refused(#[from] Refused),
     /// The tokenizer failed.
     #[error(transparent)]
     Text(#[from] text::TextError),
@@ -61,6 +62,23 @@ pub enum Error {
     /// A plan fails its accuracy gate.
     #[error(transparent)]
     Gate(Box<crate::GateFailure>),
+}
+
+/// Why a service did not take a request, which is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// As many wait as may.
+    #[error("too many requests wait, try again in {:.1} s", .retry_after.as_secs_f64())]
+    Full {
+        /// When one of them is likely to have left.
+        retry_after: Duration,
+    },
+    /// It finishes what it has.
+    #[error("the service is shutting down")]
+    Draining,
+    /// Its thread has ended.
+    #[error("the service has stopped")]
+    Stopped,
 }
 
 /// Classes of errors: a command line has an exit code for each.
@@ -121,8 +139,8 @@ impl Error {
             Error::NoDevice(_) => ErrorKind::NoDevice,
             Error::DoesNotFit(_) => ErrorKind::DoesNotFit,
             Error::Gate(_) => ErrorKind::Inaccurate,
-            Error::Refused(crate::Refused::Full { .. } | crate::Refused::Draining) => ErrorKind::DoesNotFit,
-            Error::Refused(crate::Refused::Stopped) => ErrorKind::Internal,
+            Error::Refused(Refused::Full { .. } | Refused::Draining) => ErrorKind::DoesNotFit,
+            Error::Refused(Refused::Stopped) => ErrorKind::Internal,
             Error::Pass(_) => ErrorKind::Internal,
             Error::Import(ImportError::BadInput(_)) => ErrorKind::BadInput,
             Error::Import(ImportError::Unsupported(_)) => ErrorKind::Unsupported,

@@ -53,12 +53,12 @@ pub use ceilings::{CeilingSizes, Ceilings, ProductCeiling, RateSource};
 pub use checkpoint_files::checkpoint_files;
 pub use codegen::{Target, cuda};
 pub use compilation::Compilation;
-pub use driver::{DeviceMemory, Driver, RunOptions};
+pub use driver::{Driver, RunOptions};
 pub use engine::{
     FinishReason, GenerationParams, Policy, ProfiledSequence, ProfiledStep, RequestId, Settings as EngineSettings,
     Stats as EngineStats,
 };
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Refused};
 pub use export::QuantizeReport;
 pub use gate::{Bound, Gate, GateFailure, GateReport, Gated, Measured};
 pub use generation::{GenerateTimings, Generation, Prompt};
@@ -77,11 +77,11 @@ pub use plan::{
 };
 pub use precision::PRECISION_FILE;
 pub use progress::{Progress, Quiet};
-pub use report::{CompileReport, PassTime, Unit};
+pub use report::{CompileReport, DeviceMemory, PassTime, Unit};
 pub use requests::Requests;
 pub use runtime::cpu::{instruction_set as cpu_instruction_set, read_bandwidth as cpu_read_bandwidth};
 pub use runtime::cuda::{Clocks as DeviceClocks, Monitor as DeviceMonitor, Range as ClockRange, probe as cuda_driver};
-pub use service::{Answers, Refused, Service, ServiceSettings, Submission};
+pub use service::{Answers, Service, ServiceSettings, Submission};
 pub use source::Source;
 
 /// The stages of a [`Compilation`].

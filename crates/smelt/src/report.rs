@@ -6,8 +6,8 @@ use passes::{Changed, PassReport};
 use plan::Plan;
 use serde::Serialize;
 
+use crate::GateReport;
 use crate::settings::workspace;
-use crate::{DeviceMemory, GateReport};
 
 /// Report of a compilation. Sizes are in bytes, times in milliseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -52,6 +52,15 @@ pub struct CompileReport {
     pub gate: Option<GateReport>,
     /// Warnings of the importer, missing timings, and slow fallback kernels.
     pub warnings: Vec<String>,
+}
+
+/// The memory of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceMemory {
+    /// Its name.
+    pub device: String,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// Statistics of one pass.

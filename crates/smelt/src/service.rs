@@ -13,7 +13,7 @@ use plan::PlanFile;
 use text::Tokenizer;
 
 use crate::answer::{Growing, tokens};
-use crate::{Answer, Error, Llm, Prompt};
+use crate::{Answer, Error, Llm, Prompt, Refused};
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,23 +48,6 @@ impl Submission {
     pub fn new(prompt: impl Into<Prompt>, params: GenerationParams) -> Submission {
         Submission { prompt: prompt.into(), params, priority: 0, timeout: None }
     }
-}
-
-/// Why a service did not take a request, which is valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// As many wait as may.
-    #[error("too many requests wait, try again in {:.1} s", .retry_after.as_secs_f64())]
-    Full {
-        /// When one of them is likely to have left.
-        retry_after: Duration,
-    },
-    /// It finishes what it has.
-    #[error("the service is shutting down")]
-    Draining,
-    /// Its thread has ended.
-    #[error("the service has stopped")]
-    Stopped,
 }
 
 /// Takes the answers of one request. It is called on the thread that hands them out, so it must not block.
