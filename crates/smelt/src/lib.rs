@@ -96,7 +96,7 @@ pub mod plans {
     pub use ::plan::{
         Arg, Arithmetic, Bound, Code, Cost, Dim, Estimate, FORMAT_VERSION, Input, Kernel, KvGroup, Launch, Layout,
         Limits, Machine, Model, Param, Port, ProgramKind, Scalar, Symbol, SymbolDecl, SymbolValues, TextFile, Weight,
-        WeightData, Work, claims, clipped, context, full_step, input, mapped, partial, step_cost, terminal,
+        WeightData, Work, claims, clipped, context, float_text, full_step, input, mapped, partial, step_cost, terminal,
         upper_bounds,
     };
 }

@@ -116,7 +116,10 @@ impl Precision {
 }
 
 fn table(found: &Comparison) -> String {
-    let head = format!("{:<18} {:>10} {:>10} {:>12}\n", "after", "error %", "growth %", "cosine");
+    // of the sums that layers add to
+    let what = "The residual stream after each layer, beside that of the unquantized model: its relative error, by how \
+                much the layer\nadds to it, and the cosine of the angle between the two.\n";
+    let head = format!("{what}{:<18} {:>10} {:>10} {:>12}\n", "after", "error %", "growth %", "cosine");
     let row = |layer: &LayerError| {
         let (error, growth) = (layer.error * 100.0, layer.growth * 100.0);
         format!("{:<18} {error:>10.4} {growth:>10.4} {:>12.8}\n", layer.layer, layer.cosine)

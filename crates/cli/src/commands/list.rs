@@ -58,15 +58,22 @@ impl List {
             (true, _) if json => print_json(&Passes { schema_version, pipeline, passes }),
             (_, true) if json => print_json(&Ops { schema_version, ops }),
             _ if json => print_json(&Kernels { schema_version, kernels }),
-            (true, _) => print(&pass_lines(passes)),
+            (true, _) => print(&pass_lines(pipeline, passes)),
             (_, true) => print(&op_lines(ops)),
             _ => print(&kernel_lines(kernels)),
         }
     }
 }
 
-fn pass_lines(passes: &[PassPart]) -> String {
-    passes.iter().map(|pass| format!("{}\n    {}\n", pass.name, pass.summary)).collect()
+/// Passes in the order of the pipeline, then those that only options add.
+fn pass_lines(pipeline: &[PipelineEntry], passes: &[PassPart]) -> String {
+    let place = |pass: &PassPart| {
+        let entry = |entry: &PipelineEntry| matches!(entry, PipelineEntry::Pass(name) if *name == pass.name);
+        pipeline.iter().position(entry).unwrap_or(pipeline.len())
+    };
+    let mut ordered: Vec<&PassPart> = passes.iter().collect();
+    ordered.sort_by_key(|pass| place(pass));
+    ordered.iter().map(|pass| format!("{}\n    {}\n", pass.name, pass.summary)).collect()
 }
 
 /// Ops with operands, attributes and documentation.
@@ -86,8 +93,12 @@ fn op_lines(ops: &[OpPart]) -> String {
 }
 
 fn kernel_lines(kernels: &[KernelPart]) -> String {
+    let width = |of: &dyn Fn(&KernelPart) -> usize| kernels.iter().map(of).max().unwrap_or(0);
+    let (target, name) = (width(&|kernel| kernel.target.len()), width(&|kernel| kernel.name.len()));
+    let file = width(&|kernel| kernel.file.len());
     let line = |kernel: &KernelPart| {
-        format!("{:<7} {:<18} {:<18} {}\n", kernel.target, kernel.name, kernel.ops.join(", "), kernel.file)
+        let KernelPart { target: of, name: kernel_name, ops, file: path } = kernel;
+        format!("{of:<target$}  {kernel_name:<name$}  {path:<file$}  {}\n", ops.join(", "))
     };
     kernels.iter().map(line).collect()
 }

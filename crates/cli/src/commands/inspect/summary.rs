@@ -147,12 +147,12 @@ impl Summary {
             rows.push(("KV cache".to_owned(), format!("{} {shape}, {pool}", kv.dtype)));
         }
         rows.extend(self.precision.iter().map(|precision| ("precision".to_owned(), precision.clone())));
-        rows.push(("kernels".to_owned(), self.kernels.join(", ")));
+        rows.push(("kernels".to_owned(), counted(&self.kernels)));
         for program in &self.programs {
             let text = format!("{}, {} steps, arena {}", program.name, program.steps, bytes(program.arena_bytes));
             rows.push(("program".to_owned(), text));
         }
-        for (key, value) in &self.config {
+        for (key, value) in self.config.iter().filter(|(_, value)| !value.is_empty()) {
             rows.push(("config".to_owned(), format!("{key} = {value}")));
         }
         for input in &self.inputs {
@@ -160,4 +160,20 @@ impl Summary {
         }
         rows.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
     }
+}
+
+/// Names in the order of their first, each with its number if it is there more than once.
+fn counted(names: &[String]) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        match counts.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let text = counts.iter().map(|(name, count)| match count {
+        1 => (*name).to_owned(),
+        count => format!("{name} x{count}"),
+    });
+    text.collect::<Vec<_>>().join(", ")
 }

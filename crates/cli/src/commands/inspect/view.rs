@@ -295,7 +295,7 @@ pub fn without_names(ir: &str) -> String {
 pub fn kernel_label(kernel: &Kernel) -> String {
     let params = kernel.params.iter().map(|param| match &param.value {
         Scalar::Int(value) => format!("{} = {value}", param.name),
-        Scalar::Float(value) => format!("{} = {value:?}", param.name),
+        Scalar::Float(value) => format!("{} = {}", param.name, smelt::plans::float_text(*value)),
         Scalar::Text(value) => format!("{} = {value}", param.name),
     });
     format!("{} {{{}}}", kernel.name, params.collect::<Vec<_>>().join(", "))
