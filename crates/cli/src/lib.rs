@@ -53,6 +53,7 @@ enum Command {
     Opt(commands::opt::Opt),
     #[command(subcommand)]
     Debug(commands::debug::Debug),
+    NewPass(commands::new_pass::NewPass),
     Doctor(commands::doctor::Doctor),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
@@ -94,6 +95,7 @@ pub fn run(driver: Driver) -> ExitCode {
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Opt(command)) => command.run(&driver),
         Some(Command::Debug(command)) => command.run(&driver),
+        Some(Command::NewPass(command)) => command.run(&driver),
         Some(Command::Doctor(command)) => command.run(&driver),
         Some(Command::Completions(command)) => command.run::<Cli>(),
         Some(Command::Man(command)) => command.run::<Cli>(),

@@ -28,6 +28,10 @@ pub struct Llm {
     warnings: Vec<String>,
 }
 
+/// Of a crate whose profile does not optimize the kernels.
+const UNOPTIMIZED: &str = "the CPU kernels are compiled without optimization and are some hundred times slower: build with \
+     --release, or set `opt-level = 3` in [profile.dev.package.runtime] of your Cargo.toml";
+
 /// How a model is loaded.
 #[derive(Debug, Default)]
 pub struct LoadOptions {
@@ -95,7 +99,7 @@ impl Llm {
         let Some(cache) = &options.cache else {
             let compiled = Compilation::new(driver, source, &compile, progress)?.write(&unkept)?;
             let llm = Llm::start(driver, PlanFile::open(&unkept)?, options, progress)?;
-            return Ok(Llm { warnings: compiled.warnings, ..llm });
+            return Ok(llm.warned(compiled.warnings));
         };
         let plan = cache.path(&source.checkpoint.sources(), &compile)?;
         let key = PlanCache::key(&plan);
@@ -110,7 +114,7 @@ impl Llm {
                     Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
                     done => {
                         let warnings = source.warn(&compile, progress);
-                        return done.map(|llm| Llm { warnings, ..llm });
+                        return done.map(|llm| llm.warned(warnings));
                     }
                 },
                 Ok(_) => progress.note("the cached plan was made from other inputs: recompiling"),
@@ -126,7 +130,13 @@ impl Llm {
         };
         let compiled = Compilation::new(driver, source, &compile, progress)?.keyed(&key).write(&plan)?;
         let llm = Llm::start(driver, PlanFile::open(&plan)?, options, progress)?;
-        Ok(Llm { warnings: compiled.warnings, ..llm })
+        Ok(llm.warned(compiled.warnings))
+    }
+
+    /// The same with warnings of its compilation before those of loading.
+    fn warned(mut self, mut warnings: Vec<String>) -> Llm {
+        warnings.append(&mut self.warnings);
+        Llm { warnings, ..self }
     }
 
     /// Loads a plan onto its device.
@@ -144,7 +154,10 @@ impl Llm {
         let tokenizer = file.plan().files.iter().find(|text| text.name == "tokenizer.json");
         let tokenizer = tokenizer.map(|text| Tokenizer::from_bytes(&text.bytes)).transpose()?.map(Arc::new);
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        Ok(Llm { file, engine, tokenizer, load_ms, warnings: Vec::new() })
+        let slow = file.plan().target == "cpu" && !runtime::cpu::OPTIMIZED;
+        let warnings: Vec<String> = slow.then(|| UNOPTIMIZED.to_owned()).into_iter().collect();
+        warnings.iter().for_each(|warning| progress.warning(warning));
+        Ok(Llm { file, engine, tokenizer, load_ms, warnings })
     }
 
     /// The plan.
@@ -153,7 +166,7 @@ impl Llm {
     }
 
     /// Warnings of a checkpoint's compilation, or of opening it for a cached plan: ignored keys and tensors, slow
-    /// kernels. A plan file has none.
+    /// kernels. A plan file has none of these.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

@@ -14,6 +14,7 @@ pub mod list;
 pub mod man;
 mod memory;
 mod mixed;
+pub mod new_pass;
 pub mod opt;
 pub mod plan;
 mod profile_file;

@@ -284,3 +284,38 @@ fn the_program_explains_itself() {
         }
     }
 }
+
+#[test]
+fn a_crate_with_a_pass_is_the_example_under_another_name() {
+    let sandbox = Sandbox::new();
+    let place = sandbox.text("mine");
+    let said = sandbox.ok(&["new-pass", "fuse-my-gate", "--path", &place]);
+    assert!(said.contains("cargo test"), "{said}");
+    let read = |path: &str| std::fs::read_to_string(sandbox.path("mine").join(path)).unwrap();
+    let example = sandbox.root().join("examples/new-pass");
+    for path in ["src/lib.rs", "src/main.rs", "src/pass.rs", "tests/cases.rs", "cases/fires.ir", "cases/fires.snap"] {
+        let of_example = std::fs::read_to_string(example.join(path)).unwrap();
+        let renamed = [("new-pass", "fuse-my-gate"), ("new_pass", "fuse_my_gate"), ("NewPass", "FuseMyGate")];
+        let expected = renamed.iter().fold(of_example, |text, (old, new)| text.replace(old, new));
+        assert_eq!(read(path), expected, "{path}");
+    }
+    // every file of the example is written
+    let cases = |folder: &std::path::Path| std::fs::read_dir(folder.join("cases")).unwrap().count();
+    assert_eq!(cases(&sandbox.path("mine")), cases(&example));
+    let manifest = read("Cargo.toml");
+    assert!(
+        manifest.contains("name = \"fuse-my-gate\"") && manifest.contains("[profile.dev.package.runtime]"),
+        "{manifest}"
+    );
+    for line in manifest.lines().filter(|line| line.contains("path = ")) {
+        let path = line.split('"').nth(1).unwrap();
+        assert!(std::path::Path::new(path).join("Cargo.toml").is_file(), "{line}");
+    }
+    let root = sandbox.root();
+    assert_eq!(read("Cargo.lock"), std::fs::read_to_string(root.join("Cargo.lock")).unwrap());
+    sandbox.fails(&["new-pass", "fuse-my-gate", "--path", &place], 2, "exists already");
+    sandbox.fails(&["new-pass", "fuse-silu-mul", "--path", &place], 2, "there is a pass `fuse-silu-mul` already");
+    let elsewhere = sandbox.text("none");
+    let args = ["new-pass", "b", "--path", &elsewhere, "--smelt", &place];
+    sandbox.fails(&args, 3, "is not a checkout of smelt");
+}

@@ -20,6 +20,9 @@ mod scales;
 mod simd;
 mod weights;
 
+/// Whether the kernels are compiled with optimization. Without, they are some hundred times slower.
+pub const OPTIMIZED: bool = !matches!(env!("SMELT_KERNEL_OPT_LEVEL").as_bytes(), b"0" | b"1");
+
 pub use args::{Args, KvLayer, RowArgs, Tensor};
 pub use bandwidth::read_bandwidth;
 pub use by_rows::{ByRows, RowKernel};

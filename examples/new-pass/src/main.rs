@@ -1,0 +1,7 @@
+//! The command line of smelt with the pass.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run(new_pass::driver())
+}
