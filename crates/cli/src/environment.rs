@@ -27,18 +27,45 @@ pub fn hub_cache() -> Option<PathBuf> {
 /// Where NVRTC may be, before the loader's own path: directories that the environment names, the usual place, and
 /// Python packages.
 pub fn cuda_folders() -> Vec<PathBuf> {
-    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter().filter_map(std::env::var_os);
-    let mut folders: Vec<PathBuf> = named.filter(|value| !value.is_empty()).map(PathBuf::from).collect();
+    let mut folders: Vec<PathBuf> = named_cuda_folders().map(|(_, folder)| folder).collect();
     folders.push(PathBuf::from("/usr/local/cuda"));
     let python = std::process::Command::new("python3").args(["-c", "import sys; print('\\n'.join(sys.path))"]).output();
     let paths = python.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    for packages in paths.lines().filter(|line| !line.is_empty()) {
-        let Ok(entries) = std::fs::read_dir(PathBuf::from(packages).join("nvidia")) else { continue };
+    let paths = paths.lines().filter(|line| !line.is_empty()).map(PathBuf::from);
+    // an environment is looked into as well if another `python3` comes first
+    for packages in virtual_environment().into_iter().chain(paths) {
+        let Ok(entries) = std::fs::read_dir(packages.join("nvidia")) else { continue };
         let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path().join("lib"))).collect();
         found.sort();
         folders.extend(found);
     }
     folders
+}
+
+/// CUDA directories that the user named, each with its variable.
+pub fn named_cuda_folders() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    let named = ["SMELT_CUDA_HOME", "CUDA_HOME"].into_iter();
+    let named = named.filter_map(|name| Some((name, std::env::var_os(name)?)));
+    named.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, PathBuf::from(value)))
+}
+
+/// Packages of the active virtual environment of Python.
+fn virtual_environment() -> Vec<PathBuf> {
+    let folder = std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let versions = folder.and_then(|folder| std::fs::read_dir(folder.join("lib")).ok());
+    versions.into_iter().flatten().flatten().map(|entry| entry.path().join("site-packages")).collect()
+}
+
+/// Whether a GPU of NVIDIA is on the PCI bus; unknown where the system does not list it.
+pub fn has_nvidia_gpu() -> Option<bool> {
+    let devices = std::fs::read_dir("/sys/bus/pci/devices").ok()?;
+    let text = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    // a display controller, or a processing accelerator
+    let is_gpu = |class: &str| class.starts_with("0x03") || class.starts_with("0x12");
+    let mut devices = devices.flatten().map(|entry| entry.path());
+    let found = devices.any(|path| text(path.join("vendor")).trim() == "0x10de" && is_gpu(&text(path.join("class"))));
+    // WSL has the driver's device, but no such entry on the bus
+    Some(found || std::path::Path::new("/dev/dxg").exists())
 }
 
 /// Identifies this build of the program, so that plans cached by an older one are not reused.

@@ -61,7 +61,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     run_command(&mut cargo(root, ["build", "--release", "-p", "cli"]))?;
     let smelt = Smelt { root, folder: root.join("target/bench") };
     std::fs::create_dir_all(&smelt.folder).map_err(|error| error.to_string())?;
-    let doctor = smelt.json(&["doctor", "--json"])?;
+    let doctor = smelt.json(&["doctor", "--measure", "--json"])?;
     let bandwidth = number(&doctor, "/cpu/read_bandwidth_gb_s")?;
 
     let demo = smelt.best("models/demo", &["--prompt", "This function returns", "--max-tokens", "400"])?;

@@ -1,13 +1,14 @@
 //! `smelt doctor`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use smelt::{Driver, Error, Target};
 
+use super::inspect::figures::number_of;
 use crate::args::parse_threads;
-use crate::environment::cuda_folders;
+use crate::environment::{cache_folder, cuda_folders, has_nvidia_gpu, named_cuda_folders};
 use crate::failure::Failure;
 use crate::output::{bytes, print, print_json};
 
@@ -17,20 +18,56 @@ pub struct Doctor {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+    /// Measures the memory bandwidth of the CPU, which takes some seconds.
+    #[arg(long)]
+    measure: bool,
     /// Number of threads to measure the CPU with [default: all].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
+    /// Cache directory to look into [default: smelt in the user's cache directory].
+    #[arg(long, value_name = "DIR", env = "SMELT_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
 struct Report {
     schema_version: u32,
     version: &'static str,
+    plan_format: u32,
     targets: Vec<&'static str>,
     cpu: Cpu,
     driver: Option<DriverReport>,
     nvrtc: Option<NvrtcReport>,
+    caches: Vec<Cache>,
+    /// Hardware that this machine does not have: nothing to install.
+    absent: Vec<String>,
     missing: Vec<Missing>,
+    remarks: Vec<String>,
+}
+
+/// Files of one kind in the cache directory.
+#[derive(Serialize)]
+struct Cache {
+    what: &'static str,
+    folder: PathBuf,
+    files: u64,
+    bytes: u64,
+}
+
+impl Cache {
+    /// The caches of a directory: what they hold, and how much of it.
+    fn all(folder: &Path) -> Vec<Cache> {
+        let places =
+            [("plans", folder.to_owned()), ("kernels", folder.join("units")), ("losses", folder.join("losses"))];
+        places.into_iter().map(|(what, folder)| Cache::of(what, folder)).collect()
+    }
+
+    fn of(what: &'static str, folder: PathBuf) -> Cache {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let sizes = entries.filter_map(|entry| entry.metadata().ok()).filter(|data| data.is_file());
+        let (files, bytes) = sizes.fold((0, 0), |(files, bytes), data| (files + 1, bytes + data.len()));
+        Cache { what, folder, files, bytes }
+    }
 }
 
 #[derive(Serialize)]
@@ -38,8 +75,8 @@ struct Cpu {
     architecture: &'static str,
     threads: usize,
     instruction_set: &'static str,
-    /// Memory bandwidth of all threads together, in GB/s.
-    read_bandwidth_gb_s: f64,
+    /// Memory bandwidth of all threads together, in GB/s, if it was measured.
+    read_bandwidth_gb_s: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -85,10 +122,12 @@ impl Doctor {
             architecture: std::env::consts::ARCH,
             threads: executor.threads(),
             instruction_set: smelt::cpu_instruction_set(),
-            read_bandwidth_gb_s: executor.install(|| smelt::cpu_read_bandwidth(1 << 30)).map_err(Error::DoesNotFit)?
-                / 1e9,
+            read_bandwidth_gb_s: match self.measure {
+                true => Some(executor.install(|| smelt::cpu_read_bandwidth(1 << 30)).map_err(Error::DoesNotFit)? / 1e9),
+                false => None,
+            },
         };
-        let mut missing = Vec::new();
+        let (mut absent, mut missing) = (Vec::new(), Vec::new());
         let driver = match smelt::cuda_driver() {
             Ok(found) => Some(DriverReport {
                 cuda_version: version(found.cuda_version),
@@ -102,6 +141,10 @@ impl Doctor {
                     })
                     .collect(),
             }),
+            Err(_) if has_nvidia_gpu() == Some(false) => {
+                absent.push("no NVIDIA GPU in this machine: plans run on the CPU".to_owned());
+                None
+            }
             Err(reason) => {
                 let install = "apt-get install nvidia-driver";
                 missing.push(Missing { what: "NVIDIA driver", reason, install });
@@ -119,14 +162,22 @@ impl Doctor {
             }
         };
         let version = env!("CARGO_PKG_VERSION");
+        let folders = named_cuda_folders().filter(|(_, folder)| !folder.is_dir());
+        let remarks =
+            folders.map(|(name, folder)| format!("{name} names {}, which is not a directory", folder.display()));
+        let caches = self.cache_dir.clone().or_else(cache_folder).map(|folder| Cache::all(&folder));
         Ok(Report {
             schema_version: 1,
             version,
+            plan_format: smelt::FORMAT_VERSION,
             targets: Target::ALL.map(Target::name).to_vec(),
             cpu,
             driver,
             nvrtc,
+            caches: caches.unwrap_or_default(),
+            absent,
             missing,
+            remarks: remarks.collect(),
         })
     }
 }
@@ -137,16 +188,16 @@ fn version((major, minor): (i32, i32)) -> String {
 
 impl Report {
     fn table(&self) -> String {
-        let mut rows = vec![
-            ("smelt", format!("{}, compiles for {}", self.version, self.targets.join(", "))),
-            (
-                "cpu",
-                format!(
-                    "{}, {} threads, {} instructions, reads {:.1} GB/s",
-                    self.cpu.architecture, self.cpu.threads, self.cpu.instruction_set, self.cpu.read_bandwidth_gb_s
-                ),
-            ),
-        ];
+        let cpu = &self.cpu;
+        let reads = match cpu.read_bandwidth_gb_s {
+            Some(rate) => format!("reads {rate:.1} GB/s"),
+            None => "--measure shows its memory bandwidth".to_owned(),
+        };
+        let cpu =
+            format!("{}, {} threads, {} instructions, {reads}", cpu.architecture, cpu.threads, cpu.instruction_set);
+        let smelt =
+            format!("{}, plan format {}, compiles for {}", self.version, self.plan_format, self.targets.join(", "));
+        let mut rows = vec![("smelt", smelt), ("cpu", cpu)];
         if let Some(driver) = &self.driver {
             rows.push(("driver", format!("CUDA {}", driver.cuda_version)));
             for device in &driver.devices {
@@ -159,6 +210,12 @@ impl Report {
             rows.push(("nvrtc", format!("{} in {place}", nvrtc.version)));
             rows.extend(nvrtc.skipped.iter().map(|reason| ("skipped", reason.clone())));
         }
+        for cache in &self.caches {
+            let (files, place) = (number_of(cache.files, "file"), cache.folder.display());
+            rows.push(("cache", format!("{}: {files}, {}, in {place}", cache.what, bytes(cache.bytes))));
+        }
+        rows.extend(self.absent.iter().map(|what| ("absent", what.clone())));
+        rows.extend(self.remarks.iter().map(|remark| ("note", remark.clone())));
         for missing in &self.missing {
             rows.push(("missing", format!("{}: {} (`{}`)", missing.what, missing.reason, missing.install)));
         }

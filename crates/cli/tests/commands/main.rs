@@ -222,9 +222,30 @@ fn lists_doctor_and_completions_print() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(sandbox.ok(&["completions", shell]).contains("smelt"));
     }
-    let report = sandbox.json(&["doctor", "--json"]);
+    let report = sandbox.json(&["doctor", "--json", "--measure"]);
     assert!(report["cpu"]["read_bandwidth_gb_s"].as_f64().unwrap() > 0.0);
-    assert!(report["driver"].is_object() || report["missing"][0]["install"].is_string());
+    let told = report["absent"].as_array().unwrap().len() + report["missing"].as_array().unwrap().len();
+    assert!(report["driver"].is_object() || told > 0);
+}
+
+#[test]
+fn doctor_shows_the_caches() {
+    let sandbox = Sandbox::new();
+    let cache = sandbox.path("doctor-cache");
+    std::fs::create_dir_all(cache.join("units")).unwrap();
+    for (name, size) in [("a.plan", 2048), ("b.plan", 1024), ("units/c.cubin", 10)] {
+        std::fs::write(cache.join(name), vec![0; size]).unwrap();
+    }
+    let report = sandbox.json(&["doctor", "--json", "--cache-dir", &sandbox.text("doctor-cache")]);
+    let found: Vec<String> = report["caches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cache| format!("{} {} {}", cache["what"], cache["files"], cache["bytes"]))
+        .collect();
+    assert_eq!(found, ["\"plans\" 2 3072", "\"kernels\" 1 10", "\"losses\" 0 0"]);
+    assert!(report["cpu"]["read_bandwidth_gb_s"].is_null(), "measured only on request");
+    assert_eq!(report["plan_format"], 3);
 }
 
 #[test]
