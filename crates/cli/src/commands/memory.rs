@@ -1,10 +1,12 @@
 //! `smelt inspect --memory`: lifetimes of the buffers in a program's arena.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use serde::Serialize;
 use smelt::{Plan, Program, Step};
 
+use super::inspect::view::ranges;
 use crate::failure::Failure;
 use crate::output::bytes;
 
@@ -77,23 +79,49 @@ impl Memory {
         )
     }
 
+    fn is_fullest(&self, buffer: &Placed) -> bool {
+        (buffer.first_step..=buffer.last_step).contains(&self.fullest_step)
+    }
+
+    /// The buffers, those of several layers at one place as one: the first, and its layers.
+    fn folded(&self) -> Vec<(&Placed, Vec<u32>)> {
+        let mut rows: Vec<(&Placed, Vec<u32>)> = Vec::new();
+        let mut known: HashMap<_, usize> = HashMap::new();
+        for buffer in &self.buffers {
+            let Some((number, rest)) = layer(&buffer.name) else {
+                rows.push((buffer, Vec::new()));
+                continue;
+            };
+            let place = (buffer.offset, buffer.bytes, self.is_fullest(buffer));
+            let row = *known.entry((rest, &buffer.dtype, &buffer.shape, place)).or_insert(rows.len());
+            match rows.get_mut(row) {
+                Some((_, layers)) => layers.push(number),
+                None => rows.push((buffer, vec![number])),
+            }
+        }
+        rows
+    }
+
     /// The arena as text.
     pub fn table(&self) -> String {
         let mut text = format!("{}: {}\n", self.program, self.headline());
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:>12} {:>12} {:>11}  value", "offset", "bytes", "steps");
-        for buffer in &self.buffers {
+        for (buffer, layers) in self.folded() {
             let steps = format!("{}..{}", buffer.first_step, buffer.last_step);
-            let fullest = (buffer.first_step..=buffer.last_step).contains(&self.fullest_step);
-            let mark = if fullest { "  *" } else { "" };
-            let (name, dtype, shape) = (&buffer.name, &buffer.dtype, buffer.shape.join(", "));
+            let mark = if self.is_fullest(buffer) { "  *" } else { "" };
+            let (dtype, shape) = (&buffer.dtype, buffer.shape.join(", "));
+            let name = match (layers.len() > 1).then(|| layer(&buffer.name)).flatten() {
+                Some((_, rest)) => format!("layers.{{{}}}.{rest}", ranges(&layers)),
+                None => buffer.name.clone(),
+            };
             let _ = writeln!(
                 text,
                 "{:>12} {:>12} {steps:>11}  {name} : {dtype}[{shape}]{mark}",
                 buffer.offset, buffer.bytes
             );
         }
-        text + "* live at the memory peak\n"
+        text + "* live at the memory peak; offsets and sizes in bytes; equal layers in one row, with the steps of the first\n"
     }
 }
 
@@ -103,6 +131,12 @@ pub fn program<'a>(plan: &'a Plan, name: &str) -> Result<&'a Program, Failure> {
         let known: Vec<&str> = plan.programs.iter().map(|program| program.name.as_str()).collect();
         Failure::usage(format!("the plan has no program `{name}`, it has: {}", known.join(", ")))
     })
+}
+
+/// `3` and `mlp.down` of `layers.3.mlp.down`.
+fn layer(name: &str) -> Option<(u32, &str)> {
+    let (number, rest) = name.strip_prefix("layers.")?.split_once('.')?;
+    Some((number.parse().ok()?, rest))
 }
 
 fn placed(buffer: &smelt::Buffer) -> Placed {
