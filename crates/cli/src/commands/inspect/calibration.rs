@@ -99,21 +99,24 @@ impl<'a> Report<'a> {
     }
 
     /// The page for a browser.
-    pub fn page(&self) -> String {
-        document("Calibration", &self.headline(), |html| {
+    pub fn page(&self, name: &str) -> String {
+        document(&format!("Calibration {name}"), &self.headline(), |html| {
             html.raw(
                 "<p class=\"note\">Number of values (upwards, logarithmic) by magnitude (to the right, up to the ",
             );
             html.raw("largest). The line is the default method's clip: larger values saturate. ");
-            html.raw("Outliers: the largest channel over the median one.</p>\n");
-            for (index, rows) in self.tensors.chunk_by(|a, b| layer(a.name) == layer(b.name)).enumerate() {
+            html.raw("Outliers: the largest channel over the median one. The layer with the largest is open.</p>\n");
+            let layers = || self.tensors.chunk_by(|a, b| layer(a.name) == layer(b.name));
+            let worst = |rows: &[Row<'_>]| rows.iter().filter_map(|row| row.outlier_ratio).fold(0.0, f32::max);
+            let worst_of_all = worst(&self.tensors);
+            let opened = layers().position(|rows| worst(rows) == worst_of_all);
+            for (index, rows) in layers().enumerate() {
                 let title = layer(rows[0].name).map_or("after the layers".to_owned(), |layer| format!("layer {layer}"));
                 let open: &[(&str, &str)] = &[("class", "program"), ("open", "")];
-                html.tag("details", if index == 0 { open } else { &open[..1] }, |html| {
+                html.tag("details", if opened == Some(index) { open } else { &open[..1] }, |html| {
                     html.tag("summary", &[], |html| {
                         html.leaf("h2", "", &title).raw(" ");
-                        let worst = rows.iter().filter_map(|row| row.outlier_ratio).fold(0.0, f32::max);
-                        html.leaf("span", "", &format!("outliers up to {}", ratio(Some(worst))));
+                        html.leaf("span", "", &format!("outliers up to {}", ratio(Some(worst(rows)))));
                     });
                     html.tag("div", &[("class", "columns")], |html| rows.iter().for_each(|row| self.tensor(html, row)));
                 });
@@ -156,10 +159,17 @@ fn histogram(html: &mut Html, row: &Row<'_>) {
     let at = format!("{:.1}", (f64::from(row.clip) / range * WIDTH).min(WIDTH));
     let (size, bottom) = (format!("0 0 {WIDTH} {HEIGHT}"), format!("{HEIGHT}"));
     let label = format!("Magnitudes of {} up to {:.4}, clipped at {:.4}", row.name, row.absmax, row.clip);
+    let most = bars.iter().copied().max().unwrap_or(0);
+    html.leaf("p", "axis note", &format!("at most {} in a bar", number_of(most, "value")));
     html.tag("svg", &[("viewBox", &size), ("role", "img"), ("aria-label", &label)], |html| {
         html.leaf("title", "", &format!("{label}; {} values", count(histogram.total() as f64)));
         html.tag("path", &[("class", "c0"), ("d", &path)], |_| {});
         html.tag("line", &[("class", "clip"), ("x1", &at), ("x2", &at), ("y1", "0"), ("y2", &bottom)], |_| {});
+    });
+    html.tag("p", &[("class", "axis note")], |html| {
+        for part in [0.0, 0.25, 0.5, 0.75, 1.0] {
+            html.leaf("span", "", &format!("{:.3}", part * range));
+        }
     });
 }
 

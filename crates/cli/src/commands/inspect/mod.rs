@@ -124,7 +124,7 @@ impl Inspect {
         let calibration = read_calibration(&self.plan)?;
         let report = calibration::Report::of(&calibration);
         match &self.html {
-            Some(path) => write_html(path, &report.page()),
+            Some(path) => write_html(path, &report.page(&name_of(&self.plan))),
             None if self.json => print_json(&report),
             None => print(&report.table()),
         }
@@ -137,7 +137,7 @@ impl Inspect {
         if let Some(profile) = profile {
             views = views.into_iter().map(|view| view.with(&profile)).collect();
         }
-        let page = page::page(&Subject { plan, views, context: self.context(plan)? });
+        let page = page::page(&Subject { plan, name: name_of(&self.plan), views, context: self.context(plan)? });
         write_html(path, &page)
     }
 
@@ -161,6 +161,13 @@ impl Inspect {
             context => Ok(context.unwrap_or(CONTEXT.min(most))),
         }
     }
+}
+
+/// What the user calls a plan: its file, or the folder of a `model.plan`.
+fn name_of(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name).filter(|_| path.ends_with("model.plan"));
+    let name = folder.or(path.file_stem()).unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 fn write_html(path: &Path, page: &str) -> Result<(), Failure> {

@@ -12,10 +12,11 @@ use super::view::{Node, Section, Share, Taken, View, kernel_label};
 use super::weights::{self, typed};
 use crate::output::bytes;
 
-/// How pages look.
 /// A plan on a machine: what the page is about.
 pub struct Subject<'a> {
     pub plan: &'a Plan,
+    /// What the user calls it.
+    pub name: String,
     /// Programs to show, the first one opened.
     pub views: Vec<View<'a>>,
     pub context: u32,
@@ -24,7 +25,9 @@ pub struct Subject<'a> {
 /// The page.
 pub fn page(subject: &Subject<'_>) -> String {
     let plan = subject.plan;
-    let title = format!("{} on {}", plan.model.architecture, plan.target);
+    let configured = |key: &str| plan.config.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let format = configured("precision").or_else(|| configured("dtype")).unwrap_or("mixed");
+    let title = format!("{}: {}, {format}, on {}", subject.name, plan.model.architecture, plan.target);
     document(&title, &subtitle(subject), |html| {
         for (index, view) in subject.views.iter().enumerate() {
             program(html, subject, view, index == 0);
@@ -191,7 +194,7 @@ fn node(html: &mut Html, plan: &Plan, view: &View<'_>, (node, mean): (&Node<'_>,
     html.raw("<dl><dt>kernel<dd>");
     let target = format!("#k{}", node.launch.kernel);
     html.with("a", &[("href", &target)], &kernel_name(node.launch.kernel, node.kernel));
-    html.raw("<dt>grid").leaf("dd", "", &with_value(view, &node.launch.grid, "blocks"));
+    html.raw("<dt>grid").leaf("dd", "", &with_value(view, &node.launch.grid, "block"));
     if let Some(code) = &node.kernel.code {
         html.raw("<dt>block").leaf(
             "dd",
@@ -234,8 +237,9 @@ fn costs(html: &mut Html, view: &View<'_>, node: &Node<'_>, mean: Option<Taken>)
 
 fn with_value(view: &View<'_>, dim: &Dim, unit: &str) -> String {
     match (dim.as_const(), dim.eval(&view.values)) {
-        (None, Ok(value)) => format!("{value} {unit} = {dim}"),
-        _ => format!("{dim} {unit}"),
+        (None, Ok(value)) => format!("{} = {dim}", number_of(value, unit)),
+        (Some(value), _) => number_of(value, unit),
+        _ => format!("{dim} {unit}s"),
     }
 }
 
@@ -266,13 +270,18 @@ fn memory(html: &mut Html, plan: &Plan) {
     html.raw("</p>\n<table class=\"ops\"><tbody>");
     let pools = plan.kv.iter().map(|group| {
         format!(
-            "{} {} layers × {} heads × {}, {} blocks of {} tokens",
-            group.dtype, group.layers, group.kv_heads, group.head_dim, group.blocks, group.block_tokens
+            "{} {} × {} × {}, {} of {} tokens",
+            group.dtype,
+            number_of(group.layers.into(), "layer"),
+            number_of(group.kv_heads.into(), "head"),
+            group.head_dim,
+            number_of(group.blocks.into(), "block"),
+            group.block_tokens
         )
     });
     let largest = plan.programs.iter().max_by_key(|program| program.arena_bytes);
     let rows = [
-        ("weights", weights, format!("{} tensors", plan.weights.len())),
+        ("weights", weights, number_of(plan.weights.len() as u64, "tensor")),
         ("KV cache", kv, pools.collect::<Vec<_>>().join("; ")),
         ("arena", arena, largest.map_or_else(String::new, |program| format!("of {}, the largest", program.name))),
     ];

@@ -104,7 +104,7 @@ fn view(plan: &Plan) -> View<'_> {
 #[test]
 fn a_page_needs_nothing_else_and_believes_nothing() {
     let plan = plan();
-    let html = page(&Subject { plan: &plan, views: vec![view(&plan)], context: 64 });
+    let html = page(&Subject { plan: &plan, name: format!("tiny{HOSTILE}"), views: vec![view(&plan)], context: 64 });
     for forbidden in ["http://", "https://", "<script", "src=\"", "src='", "@import", "url(", "\u{1b}"] {
         assert!(!html.contains(forbidden), "the page has `{forbidden}`");
     }
