@@ -17,7 +17,7 @@ use smelt::plans::input::{self, TEXT_BYTES};
 
 use crate::environment::cache_folder;
 use crate::failure::Failure;
-use crate::inputs::read_map;
+use crate::inputs::{not_read, read_map};
 use crate::output::{check_place, reads, reads_calibration};
 
 /// Compilation options.
@@ -220,7 +220,7 @@ impl PassArgs {
         self.rewrites.iter().for_each(|path| reads(path));
         let read = |path: &PathBuf| match input::read_text(path, TEXT_BYTES) {
             Ok(text) => Ok(RewriteFile { path: path.clone(), text }),
-            Err(error) => Err(Error::Io { path: path.clone(), error }),
+            Err(error) => Err(not_read("--rewrites", path, error)),
         };
         self.rewrites.iter().map(read).collect()
     }

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use smelt::plans::input::read_text;
+
 /// The user's directory for cached files.
 pub fn cache_folder() -> Option<PathBuf> {
     folder("XDG_CACHE_HOME", "smelt").or_else(|| folder("HOME", ".cache/smelt"))
@@ -59,7 +61,7 @@ fn virtual_environment() -> Vec<PathBuf> {
 /// Whether a GPU of NVIDIA is on the PCI bus; unknown where the system does not list it.
 pub fn has_nvidia_gpu() -> Option<bool> {
     let devices = std::fs::read_dir("/sys/bus/pci/devices").ok()?;
-    let text = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let text = |path: PathBuf| read_text(&path, 4096).unwrap_or_default();
     // a display controller, or a processing accelerator
     let is_gpu = |class: &str| class.starts_with("0x03") || class.starts_with("0x12");
     let mut devices = devices.flatten().map(|entry| entry.path());

@@ -30,21 +30,26 @@ pub fn open(dir: &Path, options: &CompileOptions, quiet: bool) -> Result<Source,
     Ok(source?)
 }
 
-/// Reads a text, before anything is compiled.
-pub fn read_text(path: &Path) -> Result<String, Failure> {
+/// Reads the text of an option, before anything is compiled.
+pub fn read_text(option: &str, path: &Path) -> Result<String, Failure> {
     reads(path);
     match input::read_text_or_pipe(path, DATA_BYTES) {
         Ok(text) if text.is_empty() => Err(Failure::bad_input(format!("{}: the file is empty", path.display()))),
         Ok(text) => Ok(text),
-        Err(error) => Err(Error::Io { path: path.to_owned(), error }.into()),
+        Err(error) => Err(not_read(option, path, error).into()),
     }
+}
+
+/// Why the file of an option was not read.
+pub fn not_read(option: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::Io { path: format!("{option} {}", path.display()).into(), error }
 }
 
 /// Reads a prompt from a file, or from stdin (`-`). Editors and `echo` end a text with a line feed, which is not part of it.
 pub fn read_prompt(path: &Path) -> Result<String, Failure> {
     let (name, text) = match path.to_str() {
         Some("-") => ("stdin".to_owned(), read_stdin()?),
-        _ => (path.display().to_string(), read_text(path)?),
+        _ => (path.display().to_string(), read_text("--prompt-file", path)?),
     };
     let text = text.strip_suffix('\n').map_or(&text[..], |text| text.strip_suffix('\r').unwrap_or(text));
     match text.is_empty() {
@@ -69,6 +74,6 @@ pub fn read_map(path: &Path) -> Result<PrecisionMap, Error> {
     reads(path);
     match input::read_text(path, TEXT_BYTES) {
         Ok(text) => Ok(PrecisionMap { path: path.to_owned(), text }),
-        Err(error) => Err(Error::Io { path: path.to_owned(), error }),
+        Err(error) => Err(not_read("--precision-map", path, error)),
     }
 }

@@ -17,11 +17,12 @@ const MAP: &[(&str, &[&str])] = &[
     ("plan", &[]),
     ("custom-pass", &["cli", "smelt"]),
     ("custom-op", &["cli", "smelt"]),
+    ("new-pass", &["cli", "smelt"]),
     ("tests", &[]),
     ("xtask", &[]),
 ];
 const FREE: [&str; 2] = ["tests", "xtask"];
-const EXAMPLES: [&str; 2] = ["custom-pass", "custom-op"];
+const EXAMPLES: [&str; 3] = ["custom-pass", "custom-op", "new-pass"];
 const COMPILER: [&str; 4] = ["frontend", "ir", "passes", "codegen"];
 
 /// Crates depend only on those that the map allows. Tests within a crate may use others.

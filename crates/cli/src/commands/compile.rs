@@ -75,7 +75,7 @@ impl Compile {
         let mut failed = None;
         let report = match (&self.gate.gate, &self.gate.gate_text, &output) {
             (Some(gate), Some(text), Some(output)) => {
-                let gated = Gated { driver: &driver, gate, text: &read_text(text)? };
+                let gated = Gated { driver: &driver, gate, text: &read_text("--gate-text", text)? };
                 compile(&self.emit, self.json, |texts, progress| {
                     let report = gated.compile(&source, output, &options, texts, progress);
                     if let Err(Error::Gate(failure)) = &report {

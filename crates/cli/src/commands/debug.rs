@@ -71,7 +71,7 @@ struct Report {
 impl Precision {
     fn run(self, driver: &Driver) -> Result<(), Failure> {
         let dir = plan_or_checkpoint(&self.dir)?;
-        let text = read_text(&self.text)?;
+        let text = read_text("--text", &self.text)?;
         let (driver, options) = (self.cache.driver(driver), self.compile.options()?);
         if dir.is_file() {
             let reason = "expected a checkpoint directory: the plan and its reference are compiled from it";

@@ -59,7 +59,7 @@ impl Eval {
 
     fn measure(&self, driver: &Driver, progress: &mut Stderr) -> Result<Report, Failure> {
         let windows = WindowOptions::from(self.windows);
-        let text = read_text(&self.text)?;
+        let text = read_text("--text", &self.text)?;
         let model = plan_or_checkpoint(&self.model)?;
         let mut options = self.load.options(&model)?;
         // plans that score have limits of their own, and are of no use to other commands

@@ -107,7 +107,7 @@ impl MixedArgs {
         let goal = goals.into_iter().flatten().next();
         let usage = |message: &str| Err(Error::Usage(message.to_owned()).into());
         let (goal, text) = match (precision, goal, &self.precision_text) {
-            (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text(text)?),
+            (Some(PrecisionChoice::Mixed), Some(goal), Some(text)) => (goal, read_text("--precision-text", text)?),
             (Some(PrecisionChoice::Mixed), Some(_), None) => {
                 return usage("--precision mixed requires --precision-text FILE");
             }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use smelt::plans::input::{TEXT_BYTES, read_text};
 use smelt::{Driver, Error};
 
 use crate::failure::Failure;
@@ -90,8 +91,9 @@ impl NewPass {
             write_file(&path, text.as_bytes())?;
         }
         // the versions that smelt is tested with
-        let lock = folder.join("Cargo.lock");
-        std::fs::copy(smelt.join("Cargo.lock"), &lock).map_err(io(&lock))?;
+        let lock = smelt.join("Cargo.lock");
+        let versions = read_text(&lock, TEXT_BYTES).map_err(io(&lock))?;
+        write_file(&folder.join("Cargo.lock"), versions.as_bytes())?;
         let place = folder.display();
         print(&format!(
             "{place}/src/pass.rs       the pass\n{place}/cases/fires.ir   a graph that it changes\n\n\

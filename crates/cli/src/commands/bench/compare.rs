@@ -8,6 +8,7 @@ use smelt::plans::input::{self, TEXT_BYTES};
 use super::report::{Change, Report, Row, SCHEMA_VERSION, number};
 use super::stats::rank_sum_p;
 use crate::failure::Failure;
+use crate::inputs::not_read;
 use crate::output::reads;
 
 /// Below this probability of chance, samples differ.
@@ -78,8 +79,7 @@ impl Baseline {
     pub fn read(path: &Path) -> Result<Baseline, Failure> {
         reads(path);
         let bad = |reason: String| Failure::bad_input(format!("{}: {reason}", path.display()));
-        let text =
-            input::read_text(path, TEXT_BYTES).map_err(|error| smelt::Error::Io { path: path.to_owned(), error })?;
+        let text = input::read_text(path, TEXT_BYTES).map_err(|error| not_read("--compare", path, error))?;
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| bad(format!("is not JSON: {error}")))?;
         if value.get("schema_version").and_then(serde_json::Value::as_u64) != Some(u64::from(SCHEMA_VERSION)) {
