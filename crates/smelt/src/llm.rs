@@ -29,8 +29,8 @@ pub struct Llm {
 }
 
 /// Of a crate whose profile does not optimize the kernels.
-const UNOPTIMIZED: &str = "the CPU kernels are compiled without optimization and are some hundred times slower: build with \
-     --release, or set `opt-level = 3` in [profile.dev.package.runtime] of your Cargo.toml";
+const UNOPTIMIZED: &str = "the CPU kernels are compiled without optimization and are some hundred times slower: build the \
+     release profile, or set `opt-level = 3` in [profile.dev.package.runtime] of your Cargo.toml";
 
 /// How a model is loaded.
 #[derive(Debug, Default)]
