@@ -153,7 +153,9 @@ impl MixedArgs {
             write_file(path, table.as_bytes())?;
         }
         if let Some(path) = &self.precision_html {
-            write_file(path, page(&mixed).as_bytes())?;
+            let model = source.dir().canonicalize().unwrap_or_else(|_| source.dir().to_owned());
+            let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            write_file(path, page(&name, &mixed).as_bytes())?;
         }
         if mixed.chosen.formats.iter().all(|format| *format == 0) {
             print_error("note: no linear layer is quantized: no format keeps the bound, or is faster");
@@ -171,10 +173,10 @@ const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 56.0;
 
 /// The page: speed against loss of the Pareto front, uniform formats and the choice, and a row per group.
-fn page(mixed: &Mixed) -> String {
-    document("Precision of each linear layer", &mixed.summary(), |html| {
-        plot(html, mixed);
-        groups(html, mixed);
+fn page(model: &str, mixed: &Mixed) -> String {
+    document(&format!("{model}: precision of each linear layer"), &mixed.summary(), |html| {
+        html.tag("section", &[], |html| plot(html, mixed));
+        html.tag("section", &[], |html| groups(html, mixed));
     })
 }
 
@@ -183,9 +185,8 @@ fn plot(html: &mut Html, mixed: &Mixed) {
     html.leaf(
         "p",
         "note",
-        "To the right is faster, down is closer to the reference. The line is the Pareto front; \
-         its points add up the \
-             losses and times of the groups.",
+        "To the right is faster, down is closer to the reference. The line is the Pareto front; its points add up the \
+         losses and times of the groups.",
     );
     let points = || mixed.frontier.iter().chain(mixed.uniform.iter().map(|(_, point)| point));
     let fastest = points().map(|point| point.speedup).fold(1.0, f64::max).max(1.01);
@@ -196,7 +197,7 @@ fn plot(html: &mut Html, mixed: &Mixed) {
         [format!("{x:.1}"), format!("{y:.1}")]
     };
     let size = format!("0 0 {WIDTH} {HEIGHT}");
-    html.tag("svg", &[("viewBox", &size), ("role", "img"), ("width", "100%")], |html| {
+    html.tag("svg", &[("viewBox", &size), ("role", "img"), ("class", "curve")], |html| {
         let (low, right) = (format!("{}", HEIGHT - MARGIN), format!("{}", WIDTH - MARGIN));
         let margin = format!("{MARGIN}");
         let axis = |html: &mut Html, from: [&str; 2], to: [&str; 2]| {

@@ -38,32 +38,7 @@ const FILES: [(&str, &str); 8] = [
     ),
 ];
 
-const MANIFEST: &str = r#"[package]
-name = "NAME"
-version = "0.1.0"
-edition = "2024"
-
-[dependencies]
-cli = { path = "SMELT/crates/cli" }
-smelt = { path = "SMELT/crates/smelt" }
-
-[dev-dependencies]
-tests = { path = "SMELT/tests" }
-
-# A crate does not inherit smelt's profiles. Without these lines, `cargo run` and `cargo test` would take kernels that are
-# not optimized, which are some hundred times slower.
-[profile.dev]
-opt-level = 1
-
-[profile.dev.package.passes]
-opt-level = 3
-
-[profile.dev.package.runtime]
-opt-level = 3
-
-# Nothing above this directory belongs to it.
-[workspace]
-"#;
+const MANIFEST: &str = include_str!("new-pass.toml");
 
 impl NewPass {
     pub fn run(self, driver: &Driver) -> Result<(), Failure> {

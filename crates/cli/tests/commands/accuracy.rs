@@ -217,7 +217,7 @@ fn formats_are_chosen_with_reasons() {
     );
     let json = sandbox.json(&["inspect", &plan, "--precision", "--json"]);
     assert!(json["linears"][0]["reason"].as_str().unwrap().starts_with("kl "), "{json}");
-    assert!(fs::read_to_string(&page).unwrap().contains("Precision of each linear layer"));
+    assert!(fs::read_to_string(&page).unwrap().contains(": precision of each linear layer"));
     fs::write(sandbox.path("x.html"), "").unwrap();
     sandbox.ok(&["inspect", &plan, "--html", &page]);
     assert!(fs::read_to_string(&page).unwrap().contains("layers.1.mlp.down"));

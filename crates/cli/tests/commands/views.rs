@@ -75,6 +75,13 @@ fn plans_differ_by_layer() {
     );
     assert!(program["b"]["launches"].as_u64() == program["a"]["launches"].as_u64(), "{program}");
     sandbox.fails(&["inspect", &a, "--diff", "README.md"], 3, "not a plan");
+    let page = sandbox.text("diff.html");
+    sandbox.ok(&["inspect", &a, "--diff", &b, "--html", &page]);
+    let page = std::fs::read_to_string(&page).unwrap();
+    for part in ["<title>a and b</title>", "fuse-linear-add", "class=\"added\">+ add_rms_norm", "layers 0–1"] {
+        assert!(page.contains(part), "{page}");
+    }
+    sandbox.fails(&["inspect", &a, "--diff", &b, "--dot"], 2, "cannot be used with");
 }
 
 #[test]

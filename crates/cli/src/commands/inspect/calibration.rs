@@ -100,7 +100,7 @@ impl<'a> Report<'a> {
 
     /// The page for a browser.
     pub fn page(&self, name: &str) -> String {
-        document(&format!("Calibration {name}"), &self.headline(), |html| {
+        document(&format!("{name}: activation ranges"), &self.headline(), |html| {
             html.raw(
                 "<p class=\"note\">Number of values (upwards, logarithmic) by magnitude (to the right, up to the ",
             );

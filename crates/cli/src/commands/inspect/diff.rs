@@ -21,42 +21,42 @@ pub struct Diff {
     config: Vec<Change>,
     /// Inputs by their hash.
     inputs: Vec<Change>,
-    weights: Lines,
-    kernels: Lines,
+    pub(super) weights: Lines,
+    pub(super) kernels: Lines,
     /// Kernels of one name and configuration whose CUDA C differs.
-    kernels_with_other_source: Vec<String>,
-    programs: Vec<ProgramDiff>,
+    pub(super) kernels_with_other_source: Vec<String>,
+    pub(super) programs: Vec<ProgramDiff>,
 }
 
 /// A fact that differs; `None` if a plan has nothing of that name.
 #[derive(Serialize)]
-struct Change {
-    name: String,
-    a: Option<String>,
-    b: Option<String>,
+pub(super) struct Change {
+    pub name: String,
+    pub a: Option<String>,
+    pub b: Option<String>,
 }
 
 /// What A alone has, and what B has instead.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
-struct Lines {
-    removed: Vec<String>,
-    added: Vec<String>,
+pub(super) struct Lines {
+    pub removed: Vec<String>,
+    pub added: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct ProgramDiff {
+pub(super) struct ProgramDiff {
     name: String,
     a: Option<ProgramFacts>,
     b: Option<ProgramFacts>,
-    launches: Vec<LaunchDiff>,
+    pub launches: Vec<LaunchDiff>,
 }
 
 /// A place where the launches of a program differ, with all layers that differ alike.
 #[derive(PartialEq, Eq, Serialize)]
-struct LaunchDiff {
+pub(super) struct LaunchDiff {
     layers: Vec<u32>,
     #[serde(flatten)]
-    lines: Lines,
+    pub lines: Lines,
 }
 
 #[derive(PartialEq, Serialize)]
@@ -99,10 +99,15 @@ impl Diff {
         }
     }
 
+    /// The facts that differ, by their titles.
+    pub(super) fn changes(&self) -> [(&'static str, &[Change]); 3] {
+        [("header", &self.header), ("config", &self.config), ("made from", &self.inputs)]
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        for (title, changes) in [("header", &self.header), ("config", &self.config), ("made from", &self.inputs)] {
+        for (title, changes) in self.changes() {
             if !changes.is_empty() {
                 out += &format!("{title}\n");
                 out.extend(changes.iter().map(Change::text));
@@ -155,17 +160,23 @@ impl Lines {
 }
 
 impl LaunchDiff {
-    fn text(&self) -> String {
+    /// Where it is.
+    pub fn place(&self) -> String {
         match self.layers.len() {
-            0 => format!("  outside of layers\n{}", self.lines.text()),
-            1 => format!("  layer {}\n{}", self.layers[0], self.lines.text()),
-            _ => format!("  layers {}\n{}", ranges(&self.layers), self.lines.text()),
+            0 => "outside of layers".to_owned(),
+            1 => format!("layer {}", self.layers[0]),
+            _ => format!("layers {}", ranges(&self.layers)),
         }
+    }
+
+    fn text(&self) -> String {
+        format!("  {}\n{}", self.place(), self.lines.text())
     }
 }
 
 impl ProgramDiff {
-    fn headline(&self) -> String {
+    /// Its figures in both plans, on a line.
+    pub fn headline(&self) -> String {
         let figures = |figure: fn(&ProgramFacts) -> String| match (&self.a, &self.b) {
             (Some(a), Some(b)) if figure(a) == figure(b) => figure(a),
             (a, b) => [a, b].map(|facts| facts.as_ref().map_or_else(|| "nothing".to_owned(), figure)).join(" → "),

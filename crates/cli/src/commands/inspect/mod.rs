@@ -3,6 +3,7 @@
 mod arena;
 mod calibration;
 mod diff;
+mod diff_page;
 mod dot;
 pub(super) mod figures;
 pub(super) mod html;
@@ -37,26 +38,26 @@ const CONTEXT: u32 = 1024;
 
 /// Shows the contents of a plan or a calibration.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").args(["memory", "html", "diff", "dot"]))]
+#[command(group = ArgGroup::new("what").args(["memory", "html", "diff", "dot"]).multiple(true))]
 pub struct Inspect {
     /// Plan or calibration file.
     #[arg(value_name = "FILE.plan|CALIBRATION.json")]
     plan: PathBuf,
     /// Shows the arena's memory map: the fullest step of a program, and every buffer with its lifetime.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["html", "diff", "dot"])]
     memory: bool,
     /// Shows each linear layer's format and the reason: a table that compile reads back with --precision-map.
     #[arg(long, conflicts_with = "what")]
     precision: bool,
     /// Writes an HTML page: predicted time, launches by layer with kernels and costs, memory, and the CUDA C. For a
-    /// calibration: histograms with clips.
-    #[arg(long, value_name = "OUT.html")]
+    /// calibration: histograms with clips. With --diff: what differs.
+    #[arg(long, value_name = "OUT.html", conflicts_with = "dot")]
     html: Option<PathBuf>,
     /// Shows measured times next to their bounds on the page: profile.json of this plan, written by bench --profile.
-    #[arg(long, value_name = "profile.json", requires = "html")]
+    #[arg(long, value_name = "profile.json", requires = "html", conflicts_with = "diff")]
     profile: Option<PathBuf>,
     /// Shows the differences to another plan. The exit code is 0 either way.
-    #[arg(long, value_name = "OTHER.plan")]
+    #[arg(long, value_name = "OTHER.plan", conflicts_with = "dot")]
     diff: Option<PathBuf>,
     /// Prints a program in Graphviz format.
     #[arg(long)]
@@ -94,9 +95,6 @@ impl Inspect {
             let precision = Precision::of(file.plan()).ok_or_else(|| Failure::usage(all_numbers))?;
             return if self.json { print_json(&precision) } else { print(precision.table()) };
         }
-        if let Some(path) = &self.html {
-            return self.write_page(&file, path);
-        }
         if let Some(path) = &self.diff {
             let other = open(path)?;
             let [a, b] = [(&file, &self.plan), (&other, path)].map(|(file, path)| {
@@ -105,7 +103,14 @@ impl Inspect {
                 Ok::<_, Failure>(Side { file, views: views? })
             });
             let diff = Diff::of(&a?, &b?);
-            return if self.json { print_json(&diff) } else { print(&diff.text()) };
+            return match &self.html {
+                Some(page) => write_html(page, &diff_page::page(&diff, &name_of(&self.plan), &name_of(path))),
+                None if self.json => print_json(&diff),
+                None => print(&diff.text()),
+            };
+        }
+        if let Some(path) = &self.html {
+            return self.write_page(&file, path);
         }
         if self.dot {
             let views = self.views(file.plan())?;

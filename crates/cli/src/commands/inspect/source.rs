@@ -47,9 +47,11 @@ fn split(source: &str) -> Vec<(&str, String)> {
                 files.len() - 1
             });
         }
-        if mark.is_none() {
-            files[current].1 += line;
-            files[current].1.push('\n');
+        // where another file was included, an empty line may be left
+        let text = &mut files[current].1;
+        if mark.is_none() && !(line.is_empty() && text.ends_with("\n\n")) {
+            *text += line;
+            text.push('\n');
         }
     }
     files.iter_mut().for_each(|(_, text)| *text = text.trim_matches('\n').to_owned() + "\n");
