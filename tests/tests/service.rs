@@ -159,6 +159,10 @@ fn a_service_that_shuts_down_finishes_what_it_has() {
     for answers in waiting {
         assert_eq!(answers.wait().unwrap().0.token_ids.len(), 500);
     }
+    let forever = service(1);
+    let answers = forever.submit(&long()).unwrap();
+    assert!(forever.shutdown(Duration::MAX));
+    assert_eq!(answers.wait().unwrap().0.token_ids.len(), 500);
     // or cancels it, where there is no time
     let second = service(1);
     let waiting: Vec<_> = (0..3).map(|_| second.submit(&long()).unwrap()).collect();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use smelt::extend::ir::text::nearest;
 use smelt::plans::input::read_text;
+use smelt::{Error, PlanFile};
 
 use crate::environment::hub_cache;
 use crate::failure::Failure;
@@ -53,10 +54,23 @@ fn find(named: &Path, wanted: Wanted) -> Result<PathBuf, Failure> {
             return Err(name.missing(cache.as_deref()));
         }
     }
+    Err(missing(named))
+}
+
+/// Opens a plan file.
+pub fn open_plan(path: &Path) -> Result<PlanFile, Failure> {
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Err(missing(path));
+    }
+    Ok(PlanFile::open(path).map_err(Error::from)?)
+}
+
+/// Of a path at which there is nothing.
+fn missing(named: &Path) -> Failure {
     let plan = named.extension().is_some_and(|extension| extension == "plan");
     let what = if plan { "there is no such plan" } else { "there is no such file or directory" };
     let near = neighbour(named).map_or_else(String::new, |near| format!(" (did you mean `{}`?)", near.display()));
-    Err(Failure::bad_input(format!("{}: {what}{near}", named.display())))
+    Failure::bad_input(format!("{}: {what}{near}", named.display()))
 }
 
 /// The directory of a file that is part of a checkpoint.

@@ -138,7 +138,10 @@ impl Service {
             spawn("smelt-answers", Box::new(move || hand_out(&messages, &to_engine))),
         ];
         if threads.iter().any(Option::is_none) {
-            shared.desk().stopped = true;
+            let mut desk = shared.desk();
+            desk.stopped = true;
+            // the other thread must not wait for the one that is missing
+            let _ = (desk.to_router.send(Message::Stopped), desk.to_engine.send(Command::Stop));
         }
         Service { shared, threads: threads.into_iter().flatten().collect() }
     }
@@ -212,14 +215,14 @@ impl Service {
         self.shared.desk().draining = true;
     }
 
-    /// Refuses requests, waits as long for those that it has, cancels the rest, and ends. Returns whether all had ended by
-    /// themselves.
+    /// Refuses new requests, waits at most this long for those that it has, cancels the rest, and ends. Returns whether all
+    /// had ended by themselves.
     pub fn shutdown(mut self, grace: Duration) -> bool {
         self.drain();
-        let end = Instant::now() + grace;
+        let start = Instant::now();
         let mut desk = self.shared.desk();
         while !desk.stopped && desk.submitted.requests + desk.stats.waiting + desk.stats.running > 0 {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = grace.saturating_sub(start.elapsed());
             if left.is_zero() {
                 break;
             }

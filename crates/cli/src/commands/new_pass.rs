@@ -60,15 +60,14 @@ impl NewPass {
         }
         let manifest = MANIFEST.replace("NAME", &self.name).replace("SMELT", &smelt.display().to_string());
         let files = FILES.iter().map(|(path, text)| (*path, renamed(text, &self.name)));
-        for (path, text) in files.chain([("Cargo.toml", manifest)]) {
+        // the versions that smelt is tested with; read before anything is written
+        let lock = smelt.join("Cargo.lock");
+        let versions = read_text(&lock, TEXT_BYTES).map_err(io(&lock))?;
+        for (path, text) in files.chain([("Cargo.toml", manifest), ("Cargo.lock", versions)]) {
             let path = folder.join(path);
             path.parent().map_or(Ok(()), make_folder)?;
             write_file(&path, text.as_bytes())?;
         }
-        // the versions that smelt is tested with
-        let lock = smelt.join("Cargo.lock");
-        let versions = read_text(&lock, TEXT_BYTES).map_err(io(&lock))?;
-        write_file(&folder.join("Cargo.lock"), versions.as_bytes())?;
         let place = folder.display();
         print(&format!(
             "{place}/src/pass.rs       the pass\n{place}/cases/fires.ir   a graph that it changes\n\n\

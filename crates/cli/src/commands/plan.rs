@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use smelt::{Error, PlanFile, dump_plan};
+use smelt::dump_plan;
 
 use crate::failure::Failure;
+use crate::model::open_plan;
 use crate::output::{print, print_json};
 
 /// Tools for plans.
@@ -26,7 +27,7 @@ impl PlanCommand {
     pub fn run(self) -> Result<(), Failure> {
         match self {
             PlanCommand::Dump { plan, json } => {
-                let file = PlanFile::open(&plan).map_err(Error::from)?;
+                let file = open_plan(&plan)?;
                 if !json {
                     return print(&dump_plan(file.plan()));
                 }

@@ -103,6 +103,9 @@ fn a_path_that_is_not_there_is_said_to_be() {
         sandbox.fails(&[&[command, &plan][..], more].concat(), 3, "no-such.plan: there is no such plan");
         sandbox.fails(&[&[command, &other][..], more].concat(), 3, "there is no such file or directory (did you mean");
     }
+    for command in [&["inspect"][..], &["plan", "dump"]] {
+        sandbox.fails(&[command, &[&plan]].concat(), 3, "no-such.plan: there is no such plan");
+    }
     let out = sandbox.text("x.plan");
     sandbox.fails(&["compile", "models/dmo", "-o", &out], 3, "(did you mean `models/demo`?)");
     // a file of a checkpoint stands for its directory

@@ -26,6 +26,7 @@ use super::memory;
 use super::profile_file::ProfileFile;
 use crate::args::{machine_names, parse_count};
 use crate::failure::Failure;
+use crate::model::open_plan;
 use crate::output::{bytes, check_place, print, print_json, reads, write_file};
 use diff::{Diff, Side};
 use page::Subject;
@@ -182,7 +183,7 @@ fn write_html(path: &Path, page: &str) -> Result<(), Failure> {
 
 /// Opens a plan and reads all of it once, so that the view matches what was written.
 fn open(path: &Path) -> Result<PlanFile, Failure> {
-    let file = PlanFile::open(path).map_err(Error::from)?;
+    let file = open_plan(path)?;
     for chunk in 0..file.chunk_count() {
         file.verify_chunk(chunk).map_err(Error::from)?;
     }
