@@ -29,4 +29,11 @@ __device__ __forceinline__ float ld_shared_cluster_f32(u32 address) {
   return x;
 }
 
+__device__ __forceinline__ void ld_shared_cluster(u32 address, u32 (&words)[4]) {
+  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+}
+
 }  // namespace smelt::ptx

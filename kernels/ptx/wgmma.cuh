@@ -37,7 +37,7 @@ template <int kCount> __device__ __forceinline__ void wgmma_complete(int (&d)[kC
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(d[i])::"memory");
 }
 
-// d = a * b (`add` false) or d += a * b. T is bf16 or f16; kCols 32, 64, 128, 192 or 256.
+// d = a * b (`add` false) or d += a * b. T is bf16 or f16; kCols 16, 32, 64, 128, 192 or 256.
 template <class T, int kCols>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[kCols / 2], u64 a, u64 b, bool add);
 
@@ -45,6 +45,7 @@ __device__ __forceinline__ void wgmma_m64k16(float (&d)[kCols / 2], u64 a, u64 b
 template <class T, int kCols, class D>
 __device__ __forceinline__ void wgmma_m64k32(D (&d)[kCols / 2], u64 a, u64 b, bool add);
 
+#define SMELT_WGMMA_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define SMELT_WGMMA_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define SMELT_WGMMA_32 SMELT_WGMMA_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define SMELT_WGMMA_48 SMELT_WGMMA_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
@@ -56,7 +57,8 @@ __device__ __forceinline__ void wgmma_m64k32(D (&d)[kCols / 2], u64 a, u64 b, bo
 #define SMELT_WGMMA_128 SMELT_WGMMA_112 \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define SMELT_D4(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
-#define SMELT_D16(c, i) SMELT_D4(c, i), SMELT_D4(c, i + 4), SMELT_D4(c, i + 8), SMELT_D4(c, i + 12)
+#define SMELT_D8(c, i) SMELT_D4(c, i), SMELT_D4(c, i + 4)
+#define SMELT_D16(c, i) SMELT_D8(c, i), SMELT_D8(c, i + 8)
 #define SMELT_D32(c, i) SMELT_D16(c, i), SMELT_D16(c, i + 16)
 #define SMELT_WGMMA(name, D, cols, instruction, more, registers, a_, b_, add_, ...) \
   template <> __device__ __forceinline__ void name(D (&d)[cols / 2], u64 a, u64 b, bool add) { \
@@ -80,6 +82,7 @@ __device__ __forceinline__ void wgmma_m64k16_of_registers(float (&d)[kCols / 2],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add))); \
   }
 #define SMELT_WGMMA_A_ALL(name, c, instruction) \
+  SMELT_WGMMA_A(name(16), 16, instruction, SMELT_WGMMA_8, "%8", "%9", "%10", "%11", "%12", "%13", SMELT_D8(c, 0)) \
   SMELT_WGMMA_A(name(32), 32, instruction, SMELT_WGMMA_16, "%16", "%17", "%18", "%19", "%20", "%21", SMELT_D16(c, 0)) \
   SMELT_WGMMA_A(name(64), 64, instruction, SMELT_WGMMA_32, "%32", "%33", "%34", "%35", "%36", "%37", SMELT_D32(c, 0)) \
   SMELT_WGMMA_A(name(128), 128, instruction, SMELT_WGMMA_64, "%64", "%65", "%66", "%67", "%68", "%69", \
@@ -91,6 +94,7 @@ __device__ __forceinline__ void wgmma_m64k16_of_registers(float (&d)[kCols / 2],
 #define SMELT_F(x) "+f"(x)
 #define SMELT_I(x) "+r"(x)
 #define SMELT_WGMMA_ALL(name, D, c, instruction, more) \
+  SMELT_WGMMA(name(16, D), D, 16, instruction, more, SMELT_WGMMA_8, "%8", "%9", "%10", SMELT_D8(c, 0)) \
   SMELT_WGMMA(name(32, D), D, 32, instruction, more, SMELT_WGMMA_16, "%16", "%17", "%18", SMELT_D16(c, 0)) \
   SMELT_WGMMA(name(64, D), D, 64, instruction, more, SMELT_WGMMA_32, "%32", "%33", "%34", SMELT_D32(c, 0)) \
   SMELT_WGMMA(name(128, D), D, 128, instruction, more, SMELT_WGMMA_64, "%64", "%65", "%66", SMELT_D32(c, 0), \
@@ -121,6 +125,7 @@ SMELT_WGMMA_ALL(SMELT_I8, int, SMELT_I, "k32.s32.s8.s8", "")
 #undef SMELT_I8
 #undef SMELT_F
 #undef SMELT_I
+#undef SMELT_WGMMA_8
 #undef SMELT_WGMMA_16
 #undef SMELT_WGMMA_32
 #undef SMELT_WGMMA_48

@@ -114,7 +114,7 @@ fn linears() -> Vec<Case> {
     let mut turn = 0;
     for format in FORMATS {
         for (place, [n, k]) in shapes.into_iter().enumerate() {
-            let rows = [[1, 1], [16, 2], [5, 5], [9, 8], [12, 11], [33, 32]];
+            let rows = [[1, 1], [16, 2], [5, 5], [9, 8], [12, 11], [33, 32], [100, 70]];
             for [t, b] in rows.into_iter().skip(place % 2).step_by(2) {
                 turn += 1;
                 let (before, epilogue) = match around[turn % around.len()] {

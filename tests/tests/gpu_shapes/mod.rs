@@ -28,7 +28,7 @@ fn case(name: String, sizes: &[(&str, u64)], text: String) -> Case {
 
 /// All cases.
 pub fn cases() -> Vec<Case> {
-    [small_cases(), large_linears(), codes::cases(), codes_by_one_scale::cases(), refilled_rings()].concat()
+    [small_cases(), large_linears(), codes::cases(), codes_by_one_scale::cases(), refilled_rings(), streams()].concat()
 }
 
 /// Few units per warp, and weights that L2 holds: a place of a ring is filled again while its last loads may still be under
@@ -37,6 +37,13 @@ fn refilled_rings() -> Vec<Case> {
     let shapes = [(4224, 1032), (4256, 1088), (4256, 1536)];
     let case = |(n, k)| [1, 2].map(|rows| fused_linear("bf16", [n, k, rows, rows], "", "bias, gelu"));
     shapes.into_iter().flat_map(case).collect()
+}
+
+/// Streams of weights whose columns are split over clusters, unevenly, and rings that are filled several times.
+fn streams() -> Vec<Case> {
+    let shapes = [[192, 4104, 33, 20], [4160, 1032, 100, 40], [72, 16384, 12, 9], [576, 2056, 128, 64]];
+    let epilogues = ["swiglu", "bias, gelu", "bias, add"];
+    shapes.into_iter().flat_map(|shape| epilogues.map(|epilogue| fused_linear("bf16", shape, "", epilogue))).collect()
 }
 
 /// The fastest ones.

@@ -8,7 +8,7 @@ use plan::{DType, Dim, ProgramKind};
 use super::body::{Body, c_float, c_type};
 use super::heads::{HeadNorm, frequencies};
 use super::kv::{BLOCK_TOKENS, check_blocks, with_step};
-use super::linear::few;
+use super::linear::{few, stream};
 use super::quantized::is_8_bit;
 use super::{MULTIPROCESSORS, is_16_bit};
 use crate::kernels::{Row, distinct};
@@ -166,7 +166,7 @@ fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
     let tokens = site.dim(0, 0)?;
     let splits = splits.unwrap_or_else(|| splits_of(site, &tokens, kv_heads.into()));
     let shape = format!("{heads}, {kv_heads}, {head_dim}, {half}, {scale}, {splits}");
-    let alone = !before_few(site, site.op);
+    let alone = !before_rings(site, site.op);
     let instance = format!("RopeAttentionDecode<{types}, {shape}, {}, {alone}>", norm.ty);
     let grid = tokens.clone() * (u64::from(kv_heads) * splits).into();
     let mut body = decode_body(&ROPE_ATTENTION_DECODE, instance, kv, grid, splits);
@@ -180,9 +180,9 @@ fn rope_decode(site: &Site<'_>, splits: Option<u64>) -> Result<Call, Refusal> {
     Ok(if alone { call.text("overlap", "none") } else { call })
 }
 
-/// Whether the linear layers that read the first result of an op, perhaps quantized or gathered, are all of
-/// `linear_few`: only those may start beside attention.
-fn before_few(site: &Site<'_>, op: OpId) -> bool {
+/// Whether the linear layers that read the first result of an op, perhaps quantized or gathered, all have their weights
+/// in rings in shared memory: only those may start beside attention.
+fn before_rings(site: &Site<'_>, op: OpId) -> bool {
     let graph = site.graph;
     let users = graph.uses(graph.result(op));
     !users.is_empty()
@@ -192,8 +192,8 @@ fn before_few(site: &Site<'_>, op: OpId) -> bool {
                 || graph.cast::<Quantize>(user.op).is_some()
                 || graph.cast::<GatherRows>(user.op).is_some();
             match LinearParts::of(graph, user.op) {
-                Some(_) => few::supports(&site),
-                None => passes_on && before_few(&site, user.op),
+                Some(_) => few::supports(&site) || stream::supports(&site),
+                None => passes_on && before_rings(&site, user.op),
             }
         })
 }

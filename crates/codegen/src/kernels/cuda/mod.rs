@@ -20,7 +20,7 @@ mod sampling;
 use plan::DType;
 use plan::devices::sm90;
 
-use self::linear::{few, reference, skinny, wgmma};
+use self::linear::{few, reference, skinny, stream, wgmma};
 use crate::{Catalog, Kernel};
 
 pub use body::{Body, c_float, c_type};
@@ -30,6 +30,7 @@ pub(crate) use rows::{READ_TILE_BYTES, fill_random, stream_read};
 pub(crate) fn catalog() -> Catalog {
     let kernels = [
         few::LINEAR_FEW,
+        stream::LINEAR_STREAM,
         skinny::LINEAR_SKINNY,
         wgmma::LINEAR_WGMMA,
         wgmma::LINEAR_WGMMA_QUANTIZED,

@@ -1,10 +1,11 @@
-//! `kernels/linear`: rings for up to eight rows, streaming for few rows, wgmma for many, and reference loops for
-//! everything else.
+//! `kernels/linear`: rings for up to eight rows, streams of weights for up to 128, wgmma for many, and reference loops
+//! for everything else.
 
 mod arguments;
 pub(super) mod few;
 pub(super) mod reference;
 pub(super) mod skinny;
+pub(super) mod stream;
 pub(super) mod wgmma;
 
 use ir::ops::{Epilogue, FusedLinear, Linear, LinearParts};

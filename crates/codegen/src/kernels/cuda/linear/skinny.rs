@@ -4,7 +4,7 @@ use plan::DType;
 use plan::devices::sm90;
 
 use super::arguments::{Arguments, operands};
-use super::{LINEARS, Shape, WIDE, check_tiled, few, shape};
+use super::{LINEARS, Shape, WIDE, check_tiled, few, shape, stream};
 use crate::kernels::cuda::MULTIPROCESSORS;
 use crate::kernels::cuda::body::Body;
 use crate::kernels::cuda::quantized::QuantizedOperands;
@@ -61,9 +61,11 @@ fn skinny(site: &Site<'_>, config: Option<SkinnyConfig>) -> Result<Call, Refusal
 }
 
 fn candidates(site: &Site<'_>) -> Result<Vec<Call>, Refusal> {
-    if few::supports(site) {
-        // beside blocks that stay, this kernel would have a small L1, through which its weights go
-        return Err(Refusal::because("linear_few supports it, and a program has one of both"));
+    if few::supports(site) || stream::supports(site) {
+        // beside rings in shared memory, this kernel would have a small L1, through which its weights go
+        return Err(Refusal::because(
+            "a kernel with rings in shared memory supports it, and a program has one of both",
+        ));
     }
     let shape = shape(site)?;
     let rows = site.program.bound(&shape.rows).unwrap_or(u64::MAX);

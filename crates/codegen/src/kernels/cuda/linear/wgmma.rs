@@ -30,7 +30,7 @@ pub(in crate::kernels::cuda) const LINEAR_WGMMA_WEIGHTS: Row =
 /// Columns that tensor cores add up before the sum is scaled.
 const STEP: u64 = 128;
 /// Columns of which products of 8-bit integers fit a sum of 32 bits.
-const EXACT_COLS: u64 = 1 << 17;
+pub(super) const EXACT_COLS: u64 = 1 << 17;
 
 /// The block of outputs of a kernel, and the depth of its ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,16 +128,16 @@ fn configs(all: &[(u64, u64, u64)]) -> impl Iterator<Item = WgmmaConfig> {
     all.iter().map(|&(rows, cols, stages)| WgmmaConfig { rows, cols, stages })
 }
 
-/// A product for tensor cores: its shape, and the rows of the program.
-struct Product {
-    shape: Shape,
-    quantized: QuantizedOperands,
-    bound: u64,
+/// A product for wgmma: its shape, and the rows of the program.
+pub(super) struct Product {
+    pub shape: Shape,
+    pub quantized: QuantizedOperands,
+    pub bound: u64,
 }
 
 impl Product {
-    /// Checks what all kernels of this file require.
-    fn of(site: &Site<'_>) -> Result<Product, Refusal> {
+    /// Checks what all kernels that multiply by wgmma require.
+    pub fn of(site: &Site<'_>) -> Result<Product, Refusal> {
         let shape = shape(site)?;
         check_tiled(site, &shape)?;
         if shape.parts.prologue.is_some() {
@@ -163,12 +163,12 @@ impl Product {
     }
 
     /// Whether x and the weight are quantized.
-    fn quantized_operands(&self) -> (bool, bool) {
+    pub fn quantized_operands(&self) -> (bool, bool) {
         (self.quantized.x.is_some(), self.quantized.weight.is_some())
     }
 
     /// Whether the scales of an operand are in groups, and their type.
-    fn scales(&self, sharing: Option<ScaleBlock>) -> Result<(bool, String), Refusal> {
+    pub fn scales(&self, sharing: Option<ScaleBlock>) -> Result<(bool, String), Refusal> {
         let cols = sharing.map_or(0, |sharing| sharing.cols);
         match cols.is_multiple_of(STEP) {
             true => Ok((cols != 0, ScaleBlock::argument(sharing, self.shape.k))),
@@ -177,25 +177,24 @@ impl Product {
     }
 
     /// The argument that names the functions of the epilogue, if any.
-    fn formula(&self) -> &'static str {
+    pub fn formula(&self) -> &'static str {
         if self.shape.formula().is_some() { ", Formula" } else { "" }
     }
 
     /// The type of a bias, `other` without one.
-    fn bias(&self, site: &Site<'_>, other: DType) -> Result<DType, Refusal> {
+    pub fn bias(&self, site: &Site<'_>, other: DType) -> Result<DType, Refusal> {
         self.shape.bias().map_or(Ok(other), |bias| Ok(site.tensor(bias)?.dtype))
     }
 
-    /// The call of a body: boxes of x and w in its maps, and the operands `more` after the weight, some of which may be
-    /// absent.
-    fn call(
+    /// The call of a body: boxes of so many rows of x and w in its maps, and the operands `more` after the weight, some
+    /// of which may be absent.
+    pub fn call(
         &self,
         site: &Site<'_>,
         mut body: Body,
-        config: WgmmaConfig,
+        [rows, cols]: [u64; 2],
         more: &[Option<Value>],
     ) -> Result<Call, Refusal> {
-        let WgmmaConfig { rows, cols, stages } = config;
         let parts = &self.shape.parts;
         let map = |input, value, box_rows: u64| {
             let box_cols = Tiles::cols_of(site.tensor(value)?.dtype);
@@ -205,7 +204,19 @@ impl Product {
         body.says_blocks = true;
         body.maps = vec![map(0, parts.x, rows)?, map(1, parts.weight, cols)?];
         let call = self.shape.call(site, body, more)?.layout(1, layout_of(site.graph, parts.weight));
-        Ok(call.int("rows", rows as i64).int("cols", cols as i64).int("stages", stages as i64))
+        Ok(call.int("rows", rows as i64))
+    }
+
+    /// The same for blocks of outputs that a grid covers.
+    fn call_of_blocks(
+        &self,
+        site: &Site<'_>,
+        body: Body,
+        WgmmaConfig { rows, cols, stages }: WgmmaConfig,
+        more: &[Option<Value>],
+    ) -> Result<Call, Refusal> {
+        let call = self.call(site, body, [rows, cols], more)?;
+        Ok(call.int("cols", cols as i64).int("stages", stages as i64))
     }
 
     fn grid(&self, config: WgmmaConfig) -> Dim {
@@ -236,7 +247,7 @@ fn unquantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Ref
     let threads = 2 * rows as u32 + 32;
     let mut body = Body::of(&LINEAR_WGMMA, instance, threads, product.grid(config));
     body.shared_bytes = ring_bytes(config);
-    product.call(site, body, config, &[product.shape.bias(), product.shape.residual()])
+    product.call_of_blocks(site, body, config, &[product.shape.bias(), product.shape.residual()])
 }
 
 fn both_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
@@ -281,7 +292,7 @@ fn both_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, 
     let mut body = Body::of(&LINEAR_WGMMA_QUANTIZED, instance, threads, grid);
     body.shared_bytes = ring_bytes(config);
     let epilogue = [product.shape.bias(), product.shape.residual(), product.shape.output_scale()];
-    product.call(site, body, config, &[&[parts.scales.x, parts.scales.weight][..], &epilogue].concat())
+    product.call_of_blocks(site, body, config, &[&[parts.scales.x, parts.scales.weight][..], &epilogue].concat())
 }
 
 fn weight_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call, Refusal> {
@@ -310,7 +321,7 @@ fn weight_quantized(site: &Site<'_>, config: Option<WgmmaConfig>) -> Result<Call
     // rings of activations and weights, and barriers
     body.shared_bytes = (stages * (256 * rows + 128 * cols + 32)) as u32;
     let more = [parts.scales.weight, parts.scales.zero_point, product.shape.bias(), product.shape.residual()];
-    product.call(site, body, config, &more)
+    product.call_of_blocks(site, body, config, &more)
 }
 
 type Make = fn(&Site<'_>, Option<WgmmaConfig>) -> Result<Call, Refusal>;
