@@ -85,4 +85,9 @@ impl Engine {
     pub fn submit_in_order(&mut self, in_order: bool) {
         self.in_order = in_order;
     }
+
+    /// Keeps requests from using and filling the prefix cache, or no longer does; returns what held before.
+    pub fn reuse_prefixes(&mut self, reuse: bool) -> bool {
+        self.core.reuse_prefixes(reuse)
+    }
 }

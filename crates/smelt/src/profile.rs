@@ -21,8 +21,11 @@ impl Llm {
         let requests: Vec<Request> = requests.collect();
         requests.iter().try_for_each(|request| Engine::check(self.plan().plan(), request))?;
         self.engine.submit_in_order(true);
+        // prompts that were read before are read once more
+        let reuse = self.engine.reuse_prefixes(false);
         let profiled = steps(&mut self.engine, requests, tokens, runs);
         self.engine.clear();
+        self.engine.reuse_prefixes(reuse);
         self.engine.submit_in_order(false);
         let plan = self.plan().plan();
         let profiled = profiled?;

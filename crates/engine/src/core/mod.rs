@@ -250,6 +250,11 @@ impl Core {
         }
     }
 
+    /// Whether sequences use and fill the prefix cache from now on; returns what held before.
+    pub fn reuse_prefixes(&mut self, reuse: bool) -> bool {
+        std::mem::replace(&mut self.settings.prefix_cache, reuse)
+    }
+
     /// Whether a sequence uses and fills the prefix cache. Logits are wanted of positions that must then be computed.
     fn shares(&self, sequence: &Sequence) -> bool {
         self.settings.prefix_cache && !sequence.params.logits
