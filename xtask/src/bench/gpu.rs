@@ -15,7 +15,7 @@ pub const REPORTS: [&str; 6] = [
 ];
 
 /// All reports, and their titles.
-pub const SHAPES: [(&str, &str); 7] = [
+pub const SHAPES: [(&str, &str); 10] = [
     (REPORTS[0], "Llama-3.1-8B, bf16"),
     (REPORTS[1], "Llama-3.1-8B, bf16"),
     (REPORTS[2], "Llama-3.1-8B, fp8"),
@@ -23,6 +23,9 @@ pub const SHAPES: [(&str, &str); 7] = [
     (REPORTS[4], "Llama-3.1-8B, int4"),
     ("bench/h200/llama-3.2-1b-bf16.json", "Llama-3.2-1B, bf16"),
     ("bench/h200/qwen3-8b-bf16.json", "Qwen3-8B, bf16"),
+    ("bench/h200/llama-3.1-8b-bf16-long-4096.json", "Llama-3.1-8B, bf16"),
+    ("bench/h200/llama-3.1-8b-bf16-long-16384.json", "Llama-3.1-8B, bf16"),
+    ("bench/h200/llama-3.1-8b-bf16-long-32768.json", "Llama-3.1-8B, bf16"),
 ];
 
 /// Batch sizes that the first table has.
