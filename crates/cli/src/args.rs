@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use smelt::eval::WindowOptions;
+use smelt::extend::ir::text::suggestion;
 use smelt::{
     ActivationScales, CompileOptions, DType, Driver, Error, Format, PassOptions, PrecisionOptions, RewriteFile, Target,
     TargetChoice, TimingMode, TimingOptions, WeightsChoice,
@@ -141,7 +142,7 @@ impl<P: TypedValueParser> TypedValueParser for Completed<P> {
 }
 
 /// Text that shells complete with these.
-fn completed<T: Clone + Send + Sync + 'static>(
+pub fn completed<T: Clone + Send + Sync + 'static>(
     parse: fn(&str) -> Result<T, String>,
     names: fn() -> Vec<String>,
 ) -> impl TypedValueParser<Value = T> {
@@ -178,6 +179,17 @@ pub fn pass_names() -> impl TypedValueParser<Value = String> {
     completed(
         |text| Ok(text.to_owned()),
         || Driver::new().passes().iter().map(|pass| pass.name().into_owned()).collect(),
+    )
+}
+
+/// Formats that a checkpoint can be quantized to.
+pub fn code_names() -> impl TypedValueParser<Value = PrecisionChoice> {
+    completed(
+        |text| match text {
+            "mixed" => Ok(PrecisionChoice::Mixed),
+            _ => text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, or mixed")),
+        },
+        || [format_list(), vec!["mixed".to_owned()]].concat(),
     )
 }
 
@@ -374,8 +386,13 @@ fn parse_kv_precision(text: &str) -> Result<DType, String> {
 
 /// The name of a machine with a roofline model.
 fn parse_machine(name: &str) -> Result<Machine, String> {
-    let known = Machine::ALL.map(|machine| machine.name).join(", ");
-    Machine::find(name).ok_or_else(|| format!("unknown machine `{name}`, expected one of: {known}"))
+    Machine::find(name).ok_or_else(|| unknown("machine", name, &Machine::ALL.map(|machine| machine.name)))
+}
+
+/// The error for a name that is none of these.
+pub fn unknown(kind: &str, name: &str, known: &[&str]) -> String {
+    let near = suggestion(name, known.iter().copied());
+    format!("unknown {kind} `{name}`{near}, expected one of: {}", known.join(", "))
 }
 
 /// A finite number above zero.

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::TypedValueParser;
 use smelt::extend::ir::{Graph, text};
 use smelt::stages::{Lowered, Selection};
 use smelt::{CompileReport, Driver, Error, Observer, PassTime, Progress, Unit, dump_plan};
 
+use crate::args::{completed, unknown};
 use crate::failure::Failure;
 use crate::output::{bytes, check_folder, make_folder, print, print_error, write_file};
 use crate::progress::Stderr;
@@ -18,7 +20,7 @@ pub struct EmitArgs {
     /// Intermediate texts to write, comma-separated: ir (imported and final), ir-after-all, ir-after-change (after
     /// passes that changed something), ir-after=PASS, passes (statistics and times), kernels (choices with reasons),
     /// plan, cuda, ptx, cubin, sass-report (registers and shared memory of each kernel).
-    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    #[arg(long, value_delimiter = ',', value_name = "WHAT", hide_possible_values = true, value_parser = emit_names())]
     emit: Vec<Emit>,
     /// Directory for --emit and repro.ir; without it, texts go to stdout.
     #[arg(long, value_name = "DIR")]
@@ -52,33 +54,40 @@ enum Emit {
     SassReport,
 }
 
+/// What `--emit` takes besides `ir-after=PASS`.
+const NAMES: [(&str, Emit); 10] = [
+    ("ir", Emit::Ir),
+    ("ir-after-all", Emit::IrAfterAll),
+    ("ir-after-change", Emit::IrAfterChange),
+    ("passes", Emit::Passes),
+    ("kernels", Emit::Kernels),
+    ("plan", Emit::Plan),
+    ("cuda", Emit::Cuda),
+    ("ptx", Emit::Ptx),
+    ("cubin", Emit::Cubin),
+    ("sass-report", Emit::SassReport),
+];
+const AFTER: &str = "ir-after=";
+
 impl std::str::FromStr for Emit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Emit, String> {
-        Ok(match text {
-            "ir" => Emit::Ir,
-            "ir-after-all" => Emit::IrAfterAll,
-            "ir-after-change" => Emit::IrAfterChange,
-            "passes" => Emit::Passes,
-            "kernels" => Emit::Kernels,
-            "plan" => Emit::Plan,
-            "cuda" => Emit::Cuda,
-            "ptx" => Emit::Ptx,
-            "cubin" => Emit::Cubin,
-            "sass-report" => Emit::SassReport,
-            _ => match text.strip_prefix("ir-after=") {
-                Some(pass) if !pass.is_empty() => Emit::IrAfter(pass.to_owned()),
-                _ => {
-                    return Err(
-                        "expected ir, ir-after-all, ir-after-change, ir-after=PASS, passes, kernels, plan, cuda, \
-                                ptx, cubin or sass-report"
-                            .to_owned(),
-                    );
-                }
-            },
+        if let Some(pass) = text.strip_prefix(AFTER).filter(|pass| !pass.is_empty()) {
+            return Ok(Emit::IrAfter(pass.to_owned()));
+        }
+        let found = NAMES.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, emit)| emit).ok_or_else(|| {
+            let mut names = NAMES.map(|(name, _)| name).to_vec();
+            names.insert(3, "ir-after=PASS");
+            unknown("text", text, &names)
         })
     }
+}
+
+/// The texts of `--emit`, which shells complete.
+fn emit_names() -> impl TypedValueParser<Value = Emit> {
+    completed(str::parse, || NAMES.iter().map(|(name, _)| *name).chain([AFTER]).map(str::to_owned).collect())
 }
 
 impl EmitArgs {
@@ -100,6 +109,11 @@ impl EmitArgs {
     /// Whether kernels are to be compiled even if no plan is written.
     pub fn needs_code(&self) -> bool {
         self.wants(&[Emit::Ptx, Emit::Cubin, Emit::SassReport])
+    }
+
+    /// Whether texts are requested, and kernels need not be compiled for any of them.
+    pub fn without_code(&self) -> bool {
+        self.any() && !self.needs_code()
     }
 
     /// Names of the passes whose graphs are requested.

@@ -214,8 +214,7 @@ impl Driver {
     pub fn pass_named(&self, name: &str) -> Result<Arc<dyn Pass>, Error> {
         self.passes.find(name).ok_or_else(|| {
             let known: Vec<String> = self.passes.iter().map(|pass| pass.name().into_owned()).collect();
-            let near = ir::text::nearest(name, known.iter().map(String::as_str));
-            let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+            let near = ir::text::suggestion(name, known.iter().map(String::as_str));
             Error::Usage(format!("unknown pass `{name}`{near}, expected one of: {}", known.join(", ")))
         })
     }
@@ -231,12 +230,12 @@ impl Driver {
 
     /// The target of a choice: the best that this machine can both compile for and run, unless one is named. A note
     /// says why a GPU is not used.
-    pub(crate) fn target(&self, choice: &TargetChoice, progress: &mut dyn Progress) -> Result<Target, Error> {
+    pub(crate) fn target(&self, choice: &TargetChoice, progress: &mut dyn Progress) -> Result<ChosenTarget, Error> {
         let chosen = self.chosen_target(choice)?;
         if let Some(note) = chosen.note() {
             progress.note(&note);
         }
-        Ok(chosen.target)
+        Ok(chosen)
     }
 
     /// The same, with its reason.

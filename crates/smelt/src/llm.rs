@@ -26,6 +26,7 @@ pub struct Llm {
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     load_ms: f64,
     warnings: Vec<String>,
+    target_reason: Option<String>,
 }
 
 /// Of a crate whose profile does not optimize the kernels.
@@ -87,21 +88,32 @@ impl Llm {
         options: &LoadOptions,
         progress: &mut dyn Progress,
     ) -> Result<Llm, Error> {
+        let chosen = driver.target(&options.compile.target, progress)?;
         // a cached plan must not depend on what `auto` meant that day
-        let compile = CompileOptions {
-            target: TargetChoice::Named(driver.target(&options.compile.target, progress)?.name().to_owned()),
-            ..options.compile.clone()
-        };
+        let target = TargetChoice::Named(chosen.target.name().to_owned());
+        let compile = CompileOptions { target, ..options.compile.clone() };
+        let llm = Llm::compile_for(driver, source, &compile, options, progress)?;
+        Ok(Llm { target_reason: Some(chosen.reason).filter(|reason| !reason.is_empty()), ..llm })
+    }
+
+    /// The same for the target of `compile`.
+    fn compile_for(
+        driver: &Driver,
+        source: &Source,
+        compile: &CompileOptions,
+        options: &LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Llm, Error> {
         // Deleted when it goes out of scope; the mapping of an opened plan keeps its bytes.
         let temporary = PartialFolder::temporary();
         let temporary = temporary.map_err(|error| Error::Io { path: std::env::temp_dir(), error })?;
         let unkept = temporary.path().join("model.plan");
         let Some(cache) = &options.cache else {
-            let compiled = Compilation::new(driver, source, &compile, progress)?.write(&unkept)?;
+            let compiled = Compilation::new(driver, source, compile, progress)?.write(&unkept)?;
             let llm = Llm::start(driver, PlanFile::open(&unkept)?, options, progress)?;
             return Ok(llm.warned(compiled.warnings));
         };
-        let plan = cache.path(&source.checkpoint.sources(), &compile)?;
+        let plan = cache.path(&source.checkpoint.sources(), compile)?;
         let key = PlanCache::key(&plan);
         if plan.exists() {
             // only regular files are read or replaced
@@ -113,7 +125,7 @@ impl Llm {
                     // A damaged plan in the cache is recompiled.
                     Err(Error::Plan(_) | Error::Exec(ExecError::Plan(_))) => {}
                     done => {
-                        let warnings = source.warn(&compile, progress);
+                        let warnings = source.warn(compile, progress);
                         return done.map(|llm| llm.warned(warnings));
                     }
                 },
@@ -128,7 +140,7 @@ impl Llm {
                 unkept
             }
         };
-        let compiled = Compilation::new(driver, source, &compile, progress)?.keyed(&key).write(&plan)?;
+        let compiled = Compilation::new(driver, source, compile, progress)?.keyed(&key).write(&plan)?;
         let llm = Llm::start(driver, PlanFile::open(&plan)?, options, progress)?;
         Ok(llm.warned(compiled.warnings))
     }
@@ -157,7 +169,7 @@ impl Llm {
         let slow = file.plan().target == "cpu" && !runtime::cpu::OPTIMIZED;
         let warnings: Vec<String> = slow.then(|| UNOPTIMIZED.to_owned()).into_iter().collect();
         warnings.iter().for_each(|warning| progress.warning(warning));
-        Ok(Llm { file, engine, tokenizer, load_ms, warnings })
+        Ok(Llm { file, engine, tokenizer, load_ms, warnings, target_reason: None })
     }
 
     /// The plan.
@@ -169,6 +181,12 @@ impl Llm {
     /// kernels. A plan file has none of these.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Why the target was chosen, if it was not named, and a checkpoint was compiled: the name of the GPU, or what keeps
+    /// this machine from using one.
+    pub fn target_reason(&self) -> Option<&str> {
+        self.target_reason.as_deref()
     }
 
     /// Time from opening the plan file to the first possible step, in milliseconds.

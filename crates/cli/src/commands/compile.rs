@@ -66,7 +66,8 @@ impl Compile {
         outputs.iter().try_for_each(|path| check_place(path))?;
         self.emit.prepare_folder(&outputs)?;
         self.emit.check(&driver.rewrites(&options.rewrites)?)?;
-        if output.is_some() || self.emit.needs_code() {
+        // without NVRTC there is no plan, but texts that need none are written before the error
+        if output.is_some() && !self.emit.without_code() || self.emit.needs_code() {
             driver.check_compiler(&options.target)?;
         }
         let source = open(&dir, &options, self.json)?;

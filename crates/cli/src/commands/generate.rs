@@ -126,7 +126,11 @@ impl Generate {
                 _ if self.max_tokens.is_some() => "--max-tokens".to_owned(),
                 _ => format!("{DEFAULT_TOKENS} tokens (--max-tokens for more)"),
             };
-            print_error(&summary(generation, &timings, &why));
+            let target = llm.target_reason().map_or_else(String::new, |reason| {
+                let target = &llm.plan().plan().target;
+                format!("; target {target} ({reason})")
+            });
+            print_error(&format!("{}{target}", summary(generation, &timings, &why)));
         }
         stats.iter().for_each(|stats| print_error(stats));
         if !json {

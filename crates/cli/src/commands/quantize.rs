@@ -8,7 +8,8 @@ use smelt::{ActivationScales, CompileOptions, Driver, Error, Format, PrecisionOp
 
 use super::mixed::{MixedArgs, Requested};
 use crate::args::{
-    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, format_names, parse_scales, precision_help, scales_help,
+    CacheArgs, IgnoreArgs, PrecisionChoice, calibration_help, code_names, format_names, parse_scales, precision_help,
+    scales_help,
 };
 use crate::choice::{Choice, WithChoice};
 use crate::failure::Failure;
@@ -26,7 +27,7 @@ pub struct Quantize {
     /// Directory to write, which must not exist.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", value_parser = parse_codes, help = precision_help(""))]
+    #[arg(id = "precision.linears", long = "precision", value_name = "FORMAT", hide_possible_values = true, value_parser = code_names(), help = precision_help(""))]
     precision: Option<PrecisionChoice>,
     /// Format of lm_head [default: unquantized].
     #[arg(id = "precision.head", long = "lm-head-precision", value_name = "FORMAT", hide_possible_values = true, value_parser = format_names())]
@@ -47,14 +48,6 @@ pub struct Quantize {
     /// Prints the report as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// The name of a format, or `mixed`.
-fn parse_codes(text: &str) -> Result<PrecisionChoice, String> {
-    match text {
-        "mixed" => Ok(PrecisionChoice::Mixed),
-        _ => text.parse().map(PrecisionChoice::Codes).map_err(|error: String| format!("{error}, or mixed")),
-    }
 }
 
 impl Quantize {

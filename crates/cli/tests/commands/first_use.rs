@@ -73,6 +73,8 @@ fn the_end_says_what_it_took_and_why_it_came() {
     };
     let end = said(&[DEMO, "-n", "4", "-p", "If the"]);
     assert!(end.starts_with("3 prompt tokens, 4 generated: the first after ") && end.contains(" ms, then "), "{end}");
+    assert!(end.contains("tokens/s; ended by --max-tokens; target ") && end.ends_with(')'), "{end}");
+    let end = said(&[DEMO, "-n", "4", "-p", "If the", "--target", "cpu"]);
     assert!(end.ends_with("tokens/s; ended by --max-tokens"), "{end}");
     assert!(said(&[&short, "--prompt-ids", "0,5,6"]).ends_with("longest sequence, 16 tokens (--max-seq-len)"));
     let end = said(&[&small, "--prompt-ids", "0,5", "--ignore-eos"]);
@@ -185,6 +187,15 @@ fn a_compilation_says_why_its_target_and_whether_it_fits() {
             output.status.code() == Some(5) && errors.starts_with("  × compiling for a GPU requires NVRTC"),
             "{errors}"
         );
+        // texts that need none are written nevertheless
+        let dump = sandbox.text("dump");
+        let texts = ["--target", "gpu", "--emit", "ir,kernels,cuda", "--dump-dir", &dump];
+        let mut command = sandbox.command(&[&["compile", DEMO, "-o", &out][..], &texts].concat());
+        let command = command.env("SMELT_CUDA_HOME", sandbox.folder()).env("PATH", "").env("CUDA_HOME", "");
+        assert_eq!(command.output().unwrap().status.code(), Some(5));
+        let files: Vec<_> = std::fs::read_dir(sandbox.path("dump")).unwrap().map(|file| file.unwrap().path()).collect();
+        let has = |ending: &str| files.iter().any(|file| file.to_str().unwrap().ends_with(ending));
+        assert!(has("graph.ir") && has("kernels.txt") && has(".cu") && !sandbox.path("x.plan").exists(), "{files:?}");
     }
 }
 
@@ -282,7 +293,7 @@ fn the_program_explains_itself() {
     assert!(page.contains(".SH \"SMELT GENERATE\"") && page.contains("max\\-tokens"), "{page}");
     for shell in ["bash", "zsh", "fish"] {
         let script = sandbox.ok(&["completions", shell]);
-        for value in ["int4-awq", "sm_90a", "fuse-silu-mul", "h200"] {
+        for value in ["int4-awq", "sm_90a", "fuse-silu-mul", "h200", "sass-report", "ir-after-change"] {
             assert!(script.contains(value), "{shell}: {value}");
         }
     }

@@ -229,6 +229,46 @@ fn lists_doctor_and_completions_print() {
 }
 
 #[test]
+fn lists_have_the_order_of_what_they_list() {
+    let sandbox = Sandbox::new();
+    let names =
+        |text: &str| -> Vec<String> { text.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect() };
+    // the pipeline, then what only options add
+    let passes = names(&sandbox.ok(&["--list-passes"]));
+    let report = sandbox.json(&["--list-passes", "--json"]);
+    let of_pipeline = report["pipeline"].as_array().unwrap().iter().filter_map(|entry| entry["pass"].as_str());
+    let of_pipeline: Vec<&str> = of_pipeline.collect();
+    let mut seen = std::collections::BTreeSet::new();
+    let first: Vec<&str> = of_pipeline.into_iter().filter(|name| seen.insert(*name)).collect();
+    assert!(first.len() > 10 && passes[..first.len()] == first[..], "{passes:?} {first:?}");
+    // ops by name
+    let ops = names(&sandbox.ok(&["--list-ops"]));
+    assert!(ops.is_sorted(), "{ops:?}");
+    // kernels by target, each column as wide as its widest entry
+    let kernels = sandbox.ok(&["--list-kernels"]);
+    let column = |line: &str| line.find("kernels/").or(line.find("crates/")).unwrap();
+    let columns: std::collections::BTreeSet<usize> = kernels.lines().map(column).collect();
+    assert_eq!(columns.len(), 1, "{kernels}");
+    let count = sandbox.json(&["--list-kernels", "--json"])["kernels"].as_array().unwrap().len();
+    assert_eq!(kernels.lines().count(), count);
+}
+
+#[test]
+fn misspelled_names_get_a_suggestion() {
+    let sandbox = Sandbox::new();
+    let dry = ["compile", DEMO, "--dry-run"];
+    sandbox.fails(&[&dry[..], &["--emit", "kernals"]].concat(), 2, "unknown text `kernals` (did you mean `kernels`?)");
+    sandbox.fails(&["inspect", DEMO, "--machine", "h20"], 2, "unknown machine `h20` (did you mean `h200`?)");
+    let limit = ["bench", DEMO, "--fail-if", "tpot_p5>+3%"];
+    sandbox.fails(&limit, 2, "unknown figure `tpot_p5` (did you mean `tpot_p50`?)");
+    let graph = sandbox.text("x.ir");
+    std::fs::write(&graph, "graph @g(%x: f32[2]) {\n  %y = slu %x : f32[2]\n  return %y\n}\n").unwrap();
+    sandbox.fails(&["opt", &graph], 3, "unknown op `slu` (did you mean `silu`?)");
+    let scratch = sandbox.text("scratch");
+    sandbox.fails(&["quantize", DEMO, "-o", &scratch, "--precision", "int3"], 2, "(did you mean `int4`?)");
+}
+
+#[test]
 fn doctor_shows_the_caches() {
     let sandbox = Sandbox::new();
     let cache = sandbox.path("doctor-cache");

@@ -152,7 +152,7 @@ fn bad_rules_are_refused_with_all_their_errors() {
         sandbox.fails(&args, 3, message);
     };
     let text = GATE.replace("= silu ", "= slu ").replace("%up\n}", "%u\n}");
-    fails(&text, "gate.rules: line 2, column 8: unknown op `slu`, did you mean `silu`?");
+    fails(&text, "gate.rules: line 2, column 8: unknown op `slu` (did you mean `silu`?)");
     fails(&text, "gate.rules: line 6, column 24: `%u` is not defined above");
     let taken = "a pass `fuse-silu-mul` already exists, give the rule another name";
     fails(&GATE.replace("@silu-mul", "@fuse-silu-mul"), taken);

@@ -6,6 +6,6 @@ mod parse;
 mod print;
 
 pub use lexer::Token;
-pub use near::nearest;
+pub use near::{nearest, suggestion};
 pub use parse::{ParseError, Parsed, Parser, parse};
 pub use print::{print, print_op};

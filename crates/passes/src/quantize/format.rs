@@ -149,12 +149,11 @@ impl FromStr for Format {
         });
         found.ok_or_else(|| {
             let names = Format::ALL.map(Format::name);
-            let meant = match (plain.as_str(), ir::text::nearest(&plain, names)) {
-                ("int8" | "w8a8", _) => {
+            let meant = match plain.as_str() {
+                "int8" | "w8a8" => {
                     " (did you mean `int8-weight` (weights alone) or `int8-smoothquant` (activations, too)?)".to_owned()
                 }
-                (_, Some(near)) => format!(" (did you mean `{near}`?)"),
-                (_, None) => String::new(),
+                _ => ir::text::suggestion(&plain, names),
             };
             format!("unknown format `{text}`{meant}, expected one of {}", names.join(", "))
         })

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ir::text::{ParseError, nearest};
+use ir::text::{ParseError, suggestion};
 use ir::{AttrValue, OpInfo, OpSet};
 
 use super::attributes::{self, Kinds};
@@ -76,8 +76,7 @@ impl Check<'_> {
     fn info(&mut self, op: &OpText) -> Option<OpInfo> {
         let Name { text, at } = &op.mnemonic;
         let Some(info) = self.ops.find(text) else {
-            let near = nearest(text, self.ops.iter().map(|info| info.mnemonic));
-            let near = near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let near = suggestion(text, self.ops.iter().map(|info| info.mnemonic));
             self.report(*at, format!("unknown op `{text}`{near}"));
             return None;
         };

@@ -120,7 +120,7 @@ impl Driver {
         let _lock = OutputLock::take(out)?;
         progress.phase("reading text");
         let samples = Samples::of(dataset, &source.checkpoint, options)?;
-        let target = self.target(&options.target, progress)?;
+        let target = self.target(&options.target, progress)?.target;
         let compile = layer_runner::compile_options(target, options.max_len);
         source.warn(&compile, progress);
         let mut quiet = Quiet;

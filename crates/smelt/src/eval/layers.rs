@@ -31,7 +31,7 @@ pub fn compare_layers(
     progress: &mut dyn Progress,
 ) -> Result<Comparison, Error> {
     let driver = driver.clone().pass(Slot::AfterImport, MarkSums);
-    let target = driver.target(&request.options.target, progress)?.name().to_owned();
+    let target = driver.target(&request.options.target, progress)?.target.name().to_owned();
     let options = CompileOptions { target: TargetChoice::Named(target), ..request.compile_options() };
     let mut load =
         |compile| Llm::compile(&driver, source, &LoadOptions { compile, ..LoadOptions::default() }, progress);

@@ -44,7 +44,7 @@ impl Gated<'_> {
         observer: &mut dyn Observer,
         progress: &mut dyn Progress,
     ) -> Result<CompileReport, Error> {
-        let target = self.driver.target(&options.target, progress)?.name().to_owned();
+        let target = self.driver.target(&options.target, progress)?.target.name().to_owned();
         // before anything is compiled that cannot be run
         self.driver.executor(&target, RunOptions::default()).map_err(|error| match error {
             plan::ExecError::NoDevice(reason) => Error::NoDevice(format!("a gate runs the plan: {reason}")),

@@ -6,7 +6,7 @@ use plan::{Arithmetic, Cost, Machine, ProgramKind, full_step};
 use super::plans::{Model, Plans};
 use super::product_times::ProductTimes;
 use super::{Goal, Group, GroupFormat, MixedOptions, Point, by};
-use crate::{Error, Llm, Progress, Quiet};
+use crate::{Error, Llm, Progress};
 
 /// Costs of formats, for decode steps of some batch size.
 pub(super) struct Costs {
@@ -138,7 +138,7 @@ fn product_times(
     mixed: &MixedOptions,
     progress: &mut dyn Progress,
 ) -> Result<ProductTimes, Error> {
-    let target = plans.driver.target(&plans.options.target, &mut Quiet)?;
+    let target = plans.driver.chosen_target(&plans.options.target)?.target;
     let mut times = ProductTimes::new(plans.driver, target, model.types, mixed.run, plans.options.timing.as_ref())?;
     progress.phase("timing products");
     let formats: Vec<Option<Format>> = mixed.formats.iter().copied().map(Some).chain([None]).collect();

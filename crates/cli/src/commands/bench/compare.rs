@@ -7,6 +7,7 @@ use smelt::plans::input::{self, TEXT_BYTES};
 
 use super::report::{Change, Report, Row, SCHEMA_VERSION, number};
 use super::stats::rank_sum_p;
+use crate::args::unknown;
 use crate::failure::Failure;
 use crate::inputs::not_read;
 use crate::output::reads;
@@ -57,7 +58,7 @@ impl FromStr for Limit {
         let (name, rest) = (text[..at].trim(), text[at + 1..].trim());
         let metric = METRICS.iter().position(|metric| metric.name == name).ok_or_else(|| {
             let names: Vec<&str> = METRICS.iter().map(|metric| metric.name).collect();
-            format!("unknown figure `{name}`, expected one of: {}", names.join(", "))
+            unknown("figure", name, &names)
         })?;
         let percent = rest.strip_suffix('%').and_then(|percent| percent.trim().parse::<f64>().ok());
         let percent = percent.filter(|percent| percent.is_finite()).ok_or_else(expected)?;

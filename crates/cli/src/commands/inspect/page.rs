@@ -26,7 +26,9 @@ pub struct Subject<'a> {
 pub fn page(subject: &Subject<'_>) -> String {
     let plan = subject.plan;
     let configured = |key: &str| plan.config.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-    let format = configured("precision").or_else(|| configured("dtype")).unwrap_or("mixed");
+    // a plan of one format names it; of one with several, a file in the plan has each layer's
+    let mixed = || Precision::of(plan).map(|_| "mixed precision");
+    let format = configured("precision").or_else(mixed).or_else(|| configured("dtype")).unwrap_or("unknown dtype");
     let title = format!("{}: {}, {format}, on {}", subject.name, plan.model.architecture, plan.target);
     document(&title, &subtitle(subject), |html| {
         for (index, view) in subject.views.iter().enumerate() {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use plan::{Symbol, SymbolDecl};
 
 use super::lexer::{Spanned, Token, lex};
+use super::near::suggestion;
 use crate::{AttrReader, Graph, KvDecl, OpId, OpSet, TensorType, Type, Value};
 
 /// A syntax or type error in IR text.
@@ -311,7 +312,8 @@ impl Parser<'_> {
 
     fn named_op(&mut self, graph: &mut Graph, mnemonic: &str, at: usize, names: &[&str]) -> Result<OpId, ParseError> {
         let Some(info) = self.ops.find(mnemonic) else {
-            return self.fail(at, format!("unknown op `{mnemonic}`"));
+            let near = suggestion(mnemonic, self.ops.iter().map(|info| info.mnemonic));
+            return self.fail(at, format!("unknown op `{mnemonic}`{near}"));
         };
         let parse = info.parse;
         let mut operands: Vec<Value> = Vec::new();
