@@ -26,7 +26,7 @@ impl Session for Ahead {
     }
 
     fn submit(&mut self, program: usize, bindings: &Bindings<'_>) -> Result<StepId, ExecError> {
-        if bindings.inputs.iter().any(|(_, data)| matches!(data, InputData::Previous(_))) {
+        if bindings.inputs.iter().any(|(_, data)| matches!(data, InputData::Forwarded { .. })) {
             self.fed_back.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.session.submit(program, bindings)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use plan::{Bindings, ExecError, Plan, PlanFile, PortData, ProgramKind, Session, StepId};
+use plan::{Bindings, ExecError, Plan, PlanFile, PortData, Session, StepId};
 
 use crate::core::{Chunk, Core, Millis, Output, Room, Settings, Stats};
 use crate::request::{FinishReason, Request, RequestId};
@@ -23,7 +23,7 @@ pub struct Engine {
     spare: StepInputs,
     outputs: Vec<Output>,
     /// Submitted steps whose results were not read, the oldest first.
-    submitted: [Option<Submitted>; 2],
+    submitted: [Option<StepId>; 2],
     /// Whether steps are submitted only after the results of the previous one were read.
     pub(crate) in_order: bool,
     /// The step whose results were read last.
@@ -32,12 +32,6 @@ pub struct Engine {
     ended: Vec<Output>,
     next_request: u64,
     start: Instant,
-}
-
-#[derive(Clone, Copy)]
-struct Submitted {
-    step: StepId,
-    program: usize,
 }
 
 /// The outcome of one step for one request.
@@ -236,13 +230,13 @@ impl Engine {
         if self.submitted[0].is_none() && self.plan_next() {
             self.submit(&mut events);
         }
-        if self.may_run_ahead() && self.core.plan_ahead() {
+        if self.may_run_ahead() && self.core.plan() {
             self.pack(Padding::Decode);
             self.submit(&mut events);
         }
-        if let Some(submitted) = self.submitted[0].take() {
+        if let Some(step) = self.submitted[0].take() {
             self.submitted.swap(0, 1);
-            self.finish(submitted.step, &mut events);
+            self.finish(step, &mut events);
         }
         events
     }
@@ -268,22 +262,19 @@ impl Engine {
         self.planned = Some(inputs);
     }
 
-    /// Whether a step may be submitted whose tokens are those that the running one chooses: both then have the same rows.
+    /// Whether a step may be submitted before the results of the running one were read.
     fn may_run_ahead(&self) -> bool {
-        let [Some(running), None] = self.submitted else { return false };
-        let decode = self.file.plan().programs[running.program].kind == ProgramKind::Decode;
-        decode && !self.in_order && self.session.runs_ahead()
+        matches!(self.submitted, [Some(_), None]) && !self.in_order && self.session.runs_ahead()
     }
 
     /// Submits the planned step. If it is refused, its requests end.
     fn submit(&mut self, events: &mut Vec<Event>) {
         let Some(inputs) = self.planned.take() else { return };
-        let feedback = self.core.planned().is_some_and(|step| step.feedback);
-        let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named(feedback) };
+        let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named() };
         match self.session.submit(inputs.program, &bindings) {
             Ok(step) => {
                 let place = usize::from(self.submitted[0].is_some());
-                self.submitted[place] = Some(Submitted { step, program: inputs.program });
+                self.submitted[place] = Some(step);
             }
             Err(error) => events.extend(failed(self.core.fail_planned(), error)),
         }
@@ -353,7 +344,7 @@ impl Engine {
             let (request, position) = (sequence.request, chunk.start + chunk.tokens - 1);
             let mut inputs = StepInputs::default();
             self.packer.pack(&self.core, &[chunk], Padding::None, &mut inputs);
-            let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named(false) };
+            let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named() };
             let error = match self.session.first_not_finite(inputs.program, &bindings) {
                 Ok(first) => EngineError::NotFinite { request, position, first },
                 Err(error) => error.into(),

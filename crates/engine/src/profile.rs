@@ -75,7 +75,7 @@ impl Engine {
             .iter()
             .map(|chunk| ProfiledSequence { tokens: chunk.tokens as u64, cached: chunk.start as u64 });
         let sequences = sequences.collect();
-        let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named(false) };
+        let bindings = Bindings { symbols: &inputs.symbols, inputs: &inputs.named() };
         let times = self.session.profile(inputs.program, &bindings, runs)?;
         let (program, symbols) = (inputs.program, inputs.symbols.clone());
         Ok(times.map(|times| ProfiledStep { program, symbols, sequences, times }))

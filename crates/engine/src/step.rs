@@ -1,6 +1,6 @@
 //! Packing sequences into the inputs of one step.
 
-use plan::{DType, InputData, Plan, Port, Program, ProgramKind, Symbol, SymbolDecl, SymbolValues, upper_bounds};
+use plan::{DType, InputData, Plan, Port, Program, ProgramKind, Run, Symbol, SymbolDecl, SymbolValues, upper_bounds};
 
 use crate::core::{Chunk, Core};
 
@@ -10,6 +10,8 @@ pub(crate) struct StepInputs {
     pub program: usize,
     pub symbols: SymbolValues,
     pub tokens: Vec<i32>,
+    /// Tokens that the step before chooses.
+    pub forwarded: Vec<Run>,
     pub positions: Vec<i32>,
     pub query_starts: Vec<i32>,
     pub block_table: Vec<i32>,
@@ -17,11 +19,11 @@ pub(crate) struct StepInputs {
 }
 
 impl StepInputs {
-    /// The inputs by their names; with `feedback` the tokens are those that the previous step chose.
-    pub fn named(&self, feedback: bool) -> [(&'static str, InputData<'_>); 5] {
-        let tokens = match feedback {
-            true => InputData::Previous("next_tokens"),
-            false => InputData::Values(&self.tokens),
+    /// The inputs by their names.
+    pub fn named(&self) -> [(&'static str, InputData<'_>); 5] {
+        let tokens = match &self.forwarded[..] {
+            [] => InputData::Values(&self.tokens),
+            runs => InputData::Forwarded { values: &self.tokens, output: "next_tokens", runs },
         };
         [
             ("tokens", tokens),
@@ -38,6 +40,17 @@ impl StepInputs {
         {
             values.clear();
         }
+        self.forwarded.clear();
+    }
+
+    /// The token that comes next is what the step before chooses in a row.
+    fn forward(&mut self, row: u32) {
+        let input = self.tokens.len() as u32;
+        match self.forwarded.last_mut() {
+            Some(run) if run.input + run.len == input && run.output + run.len == row => run.len += 1,
+            _ => self.forwarded.push(Run { input, output: row, len: 1 }),
+        }
+        self.tokens.push(0);
     }
 
     fn set(&mut self, symbol: &Symbol, size: usize) {
@@ -62,7 +75,8 @@ pub(crate) enum Padding {
 pub(crate) struct Packer {
     /// Batches of decode programs and their indices, the smallest first.
     decode: Vec<(usize, usize)>,
-    mixed: usize,
+    /// Sizes of mixed programs, in the order of `symbols`, and their indices, the smallest first.
+    mixed: Vec<([usize; 3], usize)>,
     blocks_per_sequence: usize,
     /// Of tokens, sequences and rows.
     symbols: [Symbol; 3],
@@ -77,16 +91,20 @@ impl Packer {
             let programs = plan.programs.iter().enumerate();
             programs.filter(move |(_, program)| program.kind == kind)
         };
-        let batch = |program: &Program| {
-            let batch = program.symbols.iter().find(|decl| decl.symbol.name() == "B");
-            batch.map_or(0, |decl| decl.max as usize)
+        let sizes = |program: &Program| {
+            let bounds = upper_bounds(&program.symbols);
+            ["T", "B", "R"]
+                .map(|name| Symbol::new(name).and_then(|symbol| bounds.get(&symbol).copied()).unwrap_or(0) as usize)
         };
         let mut decode: Vec<(usize, usize)> =
-            of_kind(ProgramKind::Decode).map(|(index, program)| (batch(program), index)).collect();
+            of_kind(ProgramKind::Decode).map(|(index, program)| (sizes(program)[1], index)).collect();
         decode.sort_unstable();
+        let mut mixed: Vec<([usize; 3], usize)> =
+            of_kind(ProgramKind::Mixed).map(|(index, program)| (sizes(program), index)).collect();
+        mixed.sort_unstable();
         Ok(Packer {
             decode,
-            mixed: of_kind(ProgramKind::Mixed).next().map(|(index, _)| index).ok_or("it has no mixed program")?,
+            mixed,
             blocks_per_sequence: blocks_for(plan, plan.limits.max_seq_len as usize),
             symbols: [symbol("T")?, symbol("B")?, symbol("R")?],
         })
@@ -99,8 +117,10 @@ impl Packer {
         for chunk in chunks {
             let Some(sequence) = core.sequence_of(chunk) else { continue };
             for position in chunk.start..chunk.start + chunk.tokens {
-                // a token that is not known yet comes from the previous step
-                inputs.tokens.push(sequence.tokens.get(position).map_or(0, |token| *token as i32));
+                match (sequence.tokens.get(position), chunk.chosen_by) {
+                    (Some(token), _) => inputs.tokens.push(*token as i32),
+                    (None, row) => inputs.forward(row.unwrap_or(0)),
+                }
                 inputs.positions.push(position as i32);
             }
             let end = inputs.tokens.len();
@@ -128,8 +148,11 @@ impl Packer {
                 [batch; 3]
             }
             None => {
-                inputs.program = self.mixed;
-                [inputs.tokens.len(), chunks.len(), inputs.rows.len()]
+                let sizes = [inputs.tokens.len(), chunks.len(), inputs.rows.len()];
+                let fits = |(room, _): &&([usize; 3], usize)| room.iter().zip(sizes).all(|(room, size)| *room >= size);
+                // the largest has room for any step
+                inputs.program = self.mixed.iter().find(fits).or(self.mixed.last()).map_or(0, |(_, index)| *index);
+                sizes
             }
         };
         for (symbol, size) in self.symbols.iter().zip(sizes) {
@@ -152,18 +175,17 @@ fn check_ports(plan: &Plan) -> Result<(), String> {
     }
     let blocks = blocks_for(plan, plan.limits.max_seq_len as usize) as u64;
     let vocab = u64::from(plan.model.vocab_size);
+    let limits = &plan.limits;
+    let wanted = [limits.max_num_tokens, limits.max_batch_size, limits.max_logit_rows].map(u64::from);
+    let mut holds_all = false;
     for program in &plan.programs {
         let bounds = upper_bounds(&program.symbols);
         let size = |name| Symbol::new(name).and_then(|symbol| bounds.get(&symbol).copied());
         let (Some(tokens), Some(sequences), Some(rows)) = (size("T"), size("B"), size("R")) else {
             return Err(format!("program `{}` does not declare the symbols T, B and R", program.name));
         };
-        let limits = &plan.limits;
-        let wanted = [limits.max_num_tokens, limits.max_batch_size, limits.max_logit_rows].map(u64::from);
         let room = [tokens, sequences, rows].into_iter().zip(wanted).all(|(room, wanted)| room >= wanted);
-        if program.kind == ProgramKind::Mixed && !room {
-            return Err(format!("program `{}` is too small for the plan's limits", program.name));
-        }
+        holds_all |= program.kind == ProgramKind::Mixed && room;
         let single = |decl: &SymbolDecl| decl.min <= 1;
         if program.kind == ProgramKind::Mixed && !program.symbols.iter().all(single) {
             return Err(format!("program `{}` must accept one token of one sequence", program.name));
@@ -185,7 +207,10 @@ fn check_ports(plan: &Plan) -> Result<(), String> {
         check_port(program, &program.outputs, "next_tokens", &[rows], |dtype| dtype == DType::I32)?;
         check_port(program, &program.outputs, "logits", &[rows, vocab], DType::is_float)?;
     }
-    Ok(())
+    match holds_all {
+        true => Ok(()),
+        false => Err("no mixed program is as large as the plan's limits".to_owned()),
+    }
 }
 
 /// Whether a port exists, with this shape in the largest step.

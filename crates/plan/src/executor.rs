@@ -114,15 +114,47 @@ pub enum InputData<'a> {
     Values(&'a [i32]),
     /// These values, row-major, for a port of dtype `f32`.
     Floats(&'a [f32]),
-    /// What the previous step wrote to this output port: on a device, it need not have finished.
-    Previous(&'a str),
+    /// The same, where some are replaced by what the previous step wrote to an output port: on a device, it need not have
+    /// finished.
+    Forwarded {
+        /// The values, anything in place of those that are replaced.
+        values: &'a [i32],
+        /// The name of the output port.
+        output: &'a str,
+        /// Which values of the output replace which ones.
+        runs: &'a [Run],
+    },
+}
+
+/// Consecutive values of an output that replace values of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first value that is replaced.
+    pub input: u32,
+    /// The first value of the output.
+    pub output: u32,
+    /// Number of values.
+    pub len: u32,
+}
+
+impl Run {
+    /// Checks that a run lies within an input and an output of so many values.
+    pub fn check(&self, inputs: usize, outputs: usize) -> Result<(), String> {
+        let within = |first: u32, all: usize| u64::from(first) + u64::from(self.len) <= all as u64;
+        match within(self.input, inputs) && within(self.output, outputs) {
+            true => Ok(()),
+            false => {
+                Err(format!("{self:?} of {outputs} values, expected a run within them and the {inputs} of the input"))
+            }
+        }
+    }
 }
 
 impl InputData<'_> {
     /// The dtype of its ports.
     pub fn dtype(&self) -> DType {
         match self {
-            InputData::Values(_) | InputData::Previous(_) => DType::I32,
+            InputData::Values(_) | InputData::Forwarded { .. } => DType::I32,
             InputData::Floats(_) => DType::F32,
         }
     }

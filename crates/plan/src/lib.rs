@@ -34,7 +34,7 @@ pub use dim::{Dim, DimError, Symbol, SymbolDecl, SymbolValues, upper_bounds};
 pub use dtype::DType;
 pub use dump::{dump, float_text};
 pub use executor::{
-    Bindings, ExecError, Executor, InputData, PortData, Profile, Session, StepId, check_symbols, median,
+    Bindings, ExecError, Executor, InputData, PortData, Profile, Run, Session, StepId, check_symbols, median,
 };
 pub use file::{CHUNK_BYTES, FORMAT_VERSION, PlanError, PlanFile, PlanWriter};
 pub use formula::{Apply, BLOCK, Formula, Registers, Store, Term};

@@ -166,6 +166,7 @@ impl Core {
             computed: 0,
             chosen: 0,
             received: 0,
+            row: 0,
             blocks: Vec::new(),
             reserved: 0,
             hashes: Vec::new(),
@@ -264,11 +265,8 @@ impl Core {
         tokens.div_ceil(self.room.block_tokens)
     }
 
-    /// Whether the next of those that wait has room beside those that run, and the blocks that it finds.
+    /// The next of those that wait, if there are blocks for it beside those that run, and the blocks that it finds.
     fn next_admitted(&mut self) -> Option<(u32, Cached)> {
-        if self.running.len() >= self.room.sequences {
-            return None;
-        }
         let index = self.queue.next(&self.sequences, self.settings.aging_ms)?;
         let sequence = &self.sequences[index as usize];
         let cached = match self.shares(sequence) {

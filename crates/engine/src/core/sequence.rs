@@ -45,6 +45,8 @@ pub(crate) struct Sequence {
     /// Tokens that submitted steps choose, and those that have come back. They only rise.
     pub chosen: u64,
     pub received: u64,
+    /// The row of the step under way that chooses its token.
+    pub row: u32,
     /// Its blocks, and how many it is expected to need.
     pub blocks: Vec<u32>,
     pub reserved: usize,
@@ -73,9 +75,12 @@ impl Sequence {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Whether it goes on after the tokens that are under way, whatever they are.
-    pub fn outlasts_flying(&self) -> bool {
-        self.finished.is_none() && self.generated() + self.flying() < self.params.max_tokens as usize
+    /// Whether a next step has something to compute of it, whatever the tokens are that are under way.
+    pub fn goes_on(&self) -> bool {
+        match self.flying() {
+            0 => !self.is_done(),
+            flying => self.finished.is_none() && self.generated() + flying < self.params.max_tokens as usize,
+        }
     }
 
     /// Whether it is finished. If logits are requested, the last token has a step of its own.

@@ -8,8 +8,6 @@ use super::{Core, Output, SequenceId};
 pub(crate) struct StepPlan {
     /// Single tokens first.
     pub chunks: Vec<Chunk>,
-    /// Whether its tokens are those that the step before it chooses, row by row.
-    pub feedback: bool,
     tokens: usize,
     rows: usize,
 }
@@ -25,31 +23,41 @@ pub(crate) struct Chunk {
     pub rows: usize,
     /// Whether the last row yields the sequence's next token.
     pub samples: bool,
+    /// The row of the step before that chooses its token, if that is not known yet.
+    pub chosen_by: Option<u32>,
 }
 
 impl StepPlan {
     fn clear(&mut self) {
         self.chunks.clear();
-        (self.feedback, self.tokens, self.rows) = (false, 0, 0);
+        (self.tokens, self.rows) = (0, 0);
     }
 }
 
 impl Core {
-    /// Plans the next step, if there is something to compute and no step is under way: single tokens of sequences that decode, then parts of
+    /// Plans the next step, if there is something to compute: single tokens of sequences that decode, then parts of
     /// prompts in order of admission, then those of newcomers. It is then under way.
+    ///
+    /// Over one step that is under way, the next one is planned before the results are known: a sequence takes the token
+    /// that the step before it chooses for it. The sequence may turn out to have ended with that token; its row is then
+    /// nobody's, in blocks that are given to others only in later steps. A step for which some would have to give their
+    /// blocks to others waits for the results, and so does one after logits, which are kept of the last step alone.
     pub fn plan(&mut self) -> bool {
-        if !self.under_way.is_empty() {
+        let ahead = !self.under_way.is_empty();
+        if ahead && !self.may_run_ahead() {
             return false;
         }
         let mut step = self.spare.pop().unwrap_or_default();
         step.clear();
+        // those that end with the token under way need no place any more
+        let mut places = self.running.iter().filter(|index| self.sequences[**index as usize].goes_on()).count();
         for decodes in [true, false] {
             let mut at = 0;
             while let Some(&index) = self.running.get(at) {
                 let sequence = &self.sequences[index as usize];
                 let pending = sequence.pending();
                 let before = self.running.len();
-                if pending > 0 && (pending == 1) == decodes && !sequence.is_done() {
+                if pending > 0 && (pending == 1) == decodes && sequence.goes_on() {
                     self.take_chunk(index, &mut step);
                 }
                 at = match self.running.len() == before {
@@ -59,47 +67,39 @@ impl Core {
                 };
             }
         }
-        while step.tokens < self.room.tokens && step.rows < self.room.rows {
+        while places < self.room.sequences && step.tokens < self.room.tokens && step.rows < self.room.rows {
             let Some(index) = self.admit() else { break };
+            places += 1;
             let before = step.chunks.len();
             self.take_chunk(index, &mut step);
             if step.chunks.len() == before {
                 break;
             }
         }
+        self.stats.steps_ahead += u64::from(ahead && !step.chunks.is_empty());
         self.submit(step)
     }
 
-    /// Plans a step over the results of the one that is under way, before they are known, if its rows are the same: the
-    /// same sequences go on to decode, and none can join them. A sequence may end with a token that the host has not seen
-    /// yet; the step then computes a row for nobody, in blocks that are given to others only in later steps.
-    pub fn plan_ahead(&mut self) -> bool {
+    /// Whether a step may be planned over the one that is under way; notes the rows of the tokens that it chooses.
+    fn may_run_ahead(&mut self) -> bool {
         let [before] = self.under_way.make_contiguous() else { return false };
-        let block_tokens = self.room.block_tokens;
-        let mut grows = 0;
-        if before.chunks.len() != self.running.len() {
-            return false;
-        }
-        for (chunk, index) in before.chunks.iter().zip(&self.running) {
-            let sequence = &self.sequences[*index as usize];
-            let same = chunk.sequence == SequenceId { index: *index, generation: sequence.generation };
-            let single = chunk.tokens == 1 && chunk.rows == 1 && chunk.samples;
-            if !same || !single || sequence.params.logits || !sequence.outlasts_flying() || sequence.pending() != 1 {
-                return false;
+        let mut end = 0;
+        for chunk in &before.chunks {
+            end += chunk.rows;
+            let sequence = &mut self.sequences[chunk.sequence.index as usize];
+            if sequence.generation == chunk.sequence.generation {
+                if sequence.params.logits {
+                    return false;
+                }
+                sequence.row = end.saturating_sub(1) as u32;
             }
-            grows += usize::from(sequence.computed >= sequence.blocks.len() * block_tokens);
         }
-        if grows > self.pool.available() || self.next_admitted().is_some() {
-            return false;
-        }
-        let mut step = self.spare.pop().unwrap_or_default();
-        step.clear();
-        step.feedback = true;
-        for at in 0..self.running.len() {
-            self.take_chunk(self.running[at], &mut step);
-        }
-        self.stats.steps_ahead += 1;
-        self.submit(step)
+        let growth = |index: &u32| {
+            let sequence = &self.sequences[*index as usize];
+            let tokens = sequence.computed + sequence.pending();
+            tokens.div_ceil(self.room.block_tokens).saturating_sub(sequence.blocks.len())
+        };
+        self.running.iter().map(growth).sum::<usize>() <= self.pool.available()
     }
 
     fn submit(&mut self, step: StepPlan) -> bool {
@@ -158,6 +158,7 @@ impl Core {
         while self.sequences[index as usize].blocks.len() * block_tokens < start + taken {
             match self.pool.take() {
                 Some(block) => self.sequences[index as usize].blocks.push(block),
+                None if !self.under_way.is_empty() => return,
                 None => match self.preempt() {
                     Some(victim) if victim != index => self.drop_chunk(victim, step),
                     // it has to wait itself
@@ -166,6 +167,7 @@ impl Core {
             }
         }
         let sequence = &mut self.sequences[index as usize];
+        let chosen_by = (start >= sequence.tokens.len()).then_some(sequence.row);
         let written = start / block_tokens..(start + taken).div_ceil(block_tokens);
         let private = sequence.blocks[written].iter().all(|block| self.pool.is_private(*block));
         assert!(private, "a step may write only blocks that no other sequence reads");
@@ -177,6 +179,7 @@ impl Core {
             tokens: taken,
             rows: wanted,
             samples: complete,
+            chosen_by,
         });
         step.tokens += taken;
         step.rows += wanted;

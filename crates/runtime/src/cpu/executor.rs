@@ -320,13 +320,18 @@ impl CpuSession {
             match data {
                 InputData::Values(values) => fill(&tensor, values),
                 InputData::Floats(values) => fill(&tensor, values),
-                InputData::Previous(output) => {
+                InputData::Forwarded { values, output, runs } => fill(&tensor, values).and_then(|()| {
                     let kept = self.integers[1].1.get(*output);
-                    fill(
-                        &tensor,
-                        kept.ok_or_else(|| fail(format!("the previous step has no integer output `{output}`")))?,
-                    )
-                }
+                    let kept = kept.ok_or_else(|| format!("no integer output `{output}` of a step before"))?;
+                    // SAFETY: no launch is running.
+                    let values = unsafe { tensor.write::<i32>(0..tensor.len()) }?;
+                    runs.iter().try_for_each(|run| {
+                        run.check(values.len(), kept.len())?;
+                        let [to, from, len] = [run.input, run.output, run.len].map(|value| value as usize);
+                        values[to..to + len].copy_from_slice(&kept[from..from + len]);
+                        Ok(())
+                    })
+                }),
             }
             .map_err(|reason| fail(format!("input `{name}` has {reason}")))?;
         }

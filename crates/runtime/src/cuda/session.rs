@@ -238,14 +238,20 @@ impl CudaSession {
             }
             let bytes = bytes(buffer, bindings.symbols).map_err(fail)?;
             let start = (address - self.inputs) as usize;
+            if let InputData::Forwarded { values, output, runs } = data {
+                let (source, length) = self.previous(output).map_err(fail)?;
+                for run in *runs {
+                    run.check(values.len(), length).map_err(fail)?;
+                    let [to, from, bytes] = [run.input, run.output, run.len].map(|values| 4 * u64::from(values));
+                    copies.push((address + to, source + from, bytes));
+                }
+            }
             let place = &mut self.slots[slot].inputs.part(start..start + bytes as usize);
             match data {
-                InputData::Values(values) => fill(place, values.iter().map(|value| value.to_ne_bytes())),
-                InputData::Floats(values) => fill(place, values.iter().map(|value| value.to_ne_bytes())),
-                InputData::Previous(output) => {
-                    copies.push((*address, self.previous(output, bytes).map_err(fail)?, bytes));
-                    continue;
+                InputData::Values(values) | InputData::Forwarded { values, .. } => {
+                    fill(place, values.iter().map(|value| value.to_ne_bytes()))
                 }
+                InputData::Floats(values) => fill(place, values.iter().map(|value| value.to_ne_bytes())),
             }
             .map_err(|reason| fail(format!("input `{name}` has {reason}")))?;
             end = start + bytes as usize;
@@ -260,19 +266,17 @@ impl CudaSession {
         Ok(places)
     }
 
-    /// The address of what the latest step wrote to an integer output of this size.
-    fn previous(&self, output: &str, wanted: u64) -> Result<u64, String> {
+    /// The address of what the latest step wrote to an integer output, and the number of values.
+    fn previous(&self, output: &str) -> Result<(u64, usize), String> {
         let last = self.slots.iter().filter_map(|slot| slot.step.as_ref()).max_by_key(|(step, ..)| *step);
         let (_, index, symbols) = last.ok_or("there is no step before this one")?;
         let program = &self.file.plan().programs[*index];
-        let port = program.outputs.iter().find(|port| port.name == output);
-        let port = port.ok_or_else(|| format!("there is no output `{output}`"))?;
-        let buffer = &program.buffers[port.buffer as usize];
-        let found = bytes(buffer, symbols)?;
-        match buffer.dtype == DType::I32 && found == wanted {
-            true => self.output_address(*index, port.buffer, symbols),
-            false => Err(format!("output `{output}` of the step before has {found} bytes, expected {wanted}")),
-        }
+        let mut ports = program.outputs.iter();
+        let is_integer = |port: &&Port| program.buffers[port.buffer as usize].dtype == DType::I32;
+        let port = ports.find(|port| port.name == output).filter(is_integer);
+        let port = port.ok_or_else(|| format!("the step before has no integer output `{output}`"))?;
+        let values = bytes(&program.buffers[port.buffer as usize], symbols)? / DType::I32.bytes();
+        Ok((self.output_address(*index, port.buffer, symbols)?, values as usize))
     }
 
     /// Copies integer outputs to the slot, where they outlive the arena's next step.
