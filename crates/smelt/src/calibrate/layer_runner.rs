@@ -160,7 +160,7 @@ impl LayerRunner<'_> {
         let compilation = Compilation::new(&self.driver, self.source, &self.compile, &mut quiet)?;
         compilation.part(segment.graph.clone()).lowered()?.build()?.write(&path)?;
         let file = Arc::new(PlanFile::open(&path)?);
-        let mixed = file.plan().programs.iter().position(|program| program.kind == ProgramKind::Mixed);
+        let mixed = file.plan().programs.iter().rposition(|program| program.kind == ProgramKind::Mixed);
         let program = mixed.ok_or_else(|| CodegenError::Graph("the layer has no mixed program".to_owned()))?;
         Ok(Layer { session: executor.load(Arc::clone(&file))?, file, program })
     }
