@@ -18,11 +18,11 @@ pub struct ProgramShape {
     pub symbols: Vec<SymbolDecl>,
 }
 
-/// Batches of decode programs, as far as a plan has them: twice the one before where that costs no time, 32 more where
-/// products take as long as they have rows.
+/// Batch sizes of decode programs: powers of two while reading the weights sets the time of a step, then closer ones, since
+/// the time of larger products grows with their rows.
 const DECODE_BATCHES: [u64; 14] = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256];
 
-/// Tokens of mixed programs beside the largest, for steps that are much smaller: their kernels have smaller tiles.
+/// Maximum tokens of the mixed programs for smaller steps, whose kernels have smaller tiles than those of the largest.
 const MIXED_TOKENS: [u64; 3] = [256, 512, 1024];
 
 impl ProgramShape {

@@ -66,7 +66,7 @@ impl Compile {
         outputs.iter().try_for_each(|path| check_place(path))?;
         self.emit.prepare_folder(&outputs)?;
         self.emit.check(&driver.rewrites(&options.rewrites)?)?;
-        // without NVRTC there is no plan, but texts that need none are written before the error
+        // a plan needs NVRTC in any case; texts that do not are written first
         if output.is_some() && !self.emit.without_code() || self.emit.needs_code() {
             driver.check_compiler(&options.target)?;
         }

@@ -75,7 +75,7 @@ impl Sequence {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Whether a next step has something to compute of it, whatever the tokens are that are under way.
+    /// Whether it has tokens for a later step, whatever the tokens under way turn out to be.
     pub fn goes_on(&self) -> bool {
         match self.flying() {
             0 => !self.is_done(),

@@ -38,7 +38,7 @@ impl Core {
     /// Plans the next step, if there is something to compute: single tokens of sequences that decode, then parts of
     /// prompts in order of admission, then those of newcomers. It is then under way.
     ///
-    /// Over one step that is under way, the next one is planned before the results are known: a sequence takes the token
+    /// While one step is under way, the next one is planned before its results are known: a sequence takes the token
     /// that the step before it chooses for it. The sequence may turn out to have ended with that token; its row is then
     /// nobody's, in blocks that are given to others only in later steps. A step for which some would have to give their
     /// blocks to others waits for the results, and so does one after logits, which are kept of the last step alone.
@@ -158,6 +158,7 @@ impl Core {
         while self.sequences[index as usize].blocks.len() * block_tokens < start + taken {
             match self.pool.take() {
                 Some(block) => self.sequences[index as usize].blocks.push(block),
+                // the results of the step under way may free blocks
                 None if !self.under_way.is_empty() => return,
                 None => match self.preempt() {
                     Some(victim) if victim != index => self.drop_chunk(victim, step),
